@@ -1,0 +1,216 @@
+"""CodeBuild as executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chalicelib.domain.build import Build, BuildBody, Status
+from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
+from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
+
+_BUILDSPEC = Path(__file__).with_name("buildspec.yml")
+_MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
+_CLOCK_SKEW = timedelta(minutes=2)
+_WAIT = {
+    "AccountLimitExceededException",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+}
+_REFUSED = {"InvalidInputException", "ResourceNotFoundException", "AccessDeniedException"}
+
+_STATUS_OF_PHASE = {
+    "SUBMITTED": Status.SCHEDULED,
+    "QUEUED": Status.SCHEDULED,
+    "PROVISIONING": Status.SCHEDULED,
+    "DOWNLOAD_SOURCE": Status.BUILDING,
+    "INSTALL": Status.BUILDING,
+    "PRE_BUILD": Status.BUILDING,
+    "BUILD": Status.RUNNING,
+    "POST_BUILD": Status.RUNNING,
+    "UPLOAD_ARTIFACTS": Status.RUNNING,
+    "FINALIZING": Status.RUNNING,
+}
+_OUTCOME = {
+    "SUCCEEDED": Outcome.SUCCEEDED,
+    "FAILED": Outcome.FAILED,
+    "TIMED_OUT": Outcome.TIMED_OUT,
+    "STOPPED": Outcome.STOPPED,
+    "FAULT": Outcome.FAULT,
+}
+_EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
+
+
+def start_build_request(
+    build: Build, project: str, bucket: str, queue_minutes: int, build_minutes: int
+) -> dict[str, Any]:
+    """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
+    idempotency token always comes with the same parameters, as CodeBuild demands."""
+    variables = {
+        "SLIPWAY_BUILD": str(build.key),
+        "SLIPWAY_ATTEMPT": str(build.attempt),
+        "SLIPWAY_IMAGE": build.image,
+        "SLIPWAY_NONCE": build.nonce,
+        "SLIPWAY_NOCACHE": "1" if build.nocache else "",
+    }
+    return {
+        "projectName": project,
+        "idempotencyToken": f"{build.uuid}-{build.attempt}",
+        "sourceTypeOverride": "S3",
+        "sourceLocationOverride": f"{bucket}/{_source_folder(build)}",
+        "buildspecOverride": _BUILDSPEC.read_text(),
+        "timeoutInMinutesOverride": build_minutes,
+        "queuedTimeoutInMinutesOverride": queue_minutes,
+        "autoRetryLimitOverride": 0,  # we count attempts ourselves
+        "environmentVariablesOverride": [
+            {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
+        ],
+    }
+
+
+def build_id_of_event(event: Mapping[str, Any]) -> str:
+    """The CodeBuild id that a state-change or phase-change event is about. The event is a doorbell:
+    nothing else in it is believed. Raises KeyError for another event."""
+    return str(event["detail"]["build-id"]).rpartition(":build/")[2]
+
+
+class CodeBuildExecutor:
+    """`Executor` on CodeBuild; a handle is a CodeBuild id (`project:uuid`)."""
+
+    replay_seconds = 240  # CodeBuild keeps idempotency tokens for 300
+
+    def __init__(self, project: str, bucket: str, queue_minutes: int, build_minutes: int) -> None:
+        self._project, self._bucket = project, bucket
+        self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
+        self._codebuild: Any = boto3.client("codebuild")
+        self._s3: Any = None
+
+    def submit(self, build: Build, body: BuildBody) -> str:
+        self._put_source(build, body)
+        request = start_build_request(
+            build, self._project, self._bucket, self._queue_minutes, self._build_minutes
+        )
+        try:
+            return str(self._codebuild.start_build(**request)["build"]["id"])
+        except (ClientError, BotoCoreError) as exc:
+            raise _translated(exc) from exc
+
+    def find(self, build: Build) -> str | None:
+        """Newest first, back to the claim: CodeBuild cannot be searched by what a build was given."""
+        assert build.submitting_at is not None
+        since = build.submitting_at - _CLOCK_SKEW
+        try:
+            for page in self._codebuild.get_paginator("list_builds_for_project").paginate(
+                projectName=self._project, sortOrder="DESCENDING"
+            ):
+                found = self._describe(page["ids"])
+                for described in found:
+                    if _identity(described) == (str(build.key), build.attempt):
+                        return str(described["id"])
+                if found and min(described["startTime"] for described in found) < since:
+                    return None
+        except (ClientError, BotoCoreError) as exc:
+            raise _translated(exc) from exc
+        return None
+
+    def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
+        try:
+            described = self._describe(handles)
+        except (ClientError, BotoCoreError) as exc:
+            raise _translated(exc) from exc
+        return {str(each["id"]): observation_of(each) for each in described if _identity(each)[0]}
+
+    def stop(self, handle: str) -> None:
+        try:
+            self._codebuild.stop_build(id=handle)
+        except ClientError as exc:
+            if exc.response["Error"]["Code"] not in ("ResourceNotFoundException", "InvalidInputException"):
+                raise _translated(exc) from exc  # those two: unknown, or ended already
+        except BotoCoreError as exc:
+            raise _translated(exc) from exc
+
+    def _describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        chunks = [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]
+        return [
+            each for chunk in chunks for each in self._codebuild.batch_get_builds(ids=list(chunk))["builds"]
+        ]
+
+    def _put_source(self, build: Build, body: BuildBody) -> None:
+        """Puts the context where CodeBuild fetches it by itself, so that no address or credential travels
+        in a variable. Idempotent."""
+        if self._s3 is None:
+            self._s3 = boto3.client("s3")
+        try:
+            self._s3.put_object(
+                Bucket=self._bucket,
+                Key=f"{_source_folder(build)}Dockerfile",
+                Body=(body.dockerfile or "").encode(),
+            )
+        except (ClientError, BotoCoreError) as exc:
+            raise Unavailable("The source of the build could not be stored.") from exc
+
+
+def observation_of(described: Mapping[str, Any]) -> Observation:
+    """What one element of BatchGetBuilds' answer says."""
+    key, attempt = _identity(described)
+    phases = described.get("phases", [])
+    stages = [
+        (_STATUS_OF_PHASE[phase["phaseType"]], phase["startTime"].astimezone(UTC))
+        for phase in phases
+        if phase["phaseType"] in _STATUS_OF_PHASE and "startTime" in phase
+    ]
+    logs = described.get("logs", {})
+    group, stream = logs.get("groupName"), logs.get("streamName")
+    outcome = _OUTCOME.get(described["buildStatus"])
+    ended: datetime | None = described.get("endTime")
+    return Observation(
+        key=key,
+        attempt=attempt,
+        handle=str(described["id"]),
+        log=f"{group}:{stream}" if group and stream else None,
+        steps=steps_of(stages),
+        outcome=outcome,
+        ended_at=ended and ended.astimezone(UTC),
+        reason=_reason(described, phases) if outcome in _EXPLAINED else None,
+    )
+
+
+def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> str | None:
+    """CodeBuild's own words about the end of a build that did not succeed."""
+    for phase in phases:
+        if phase.get("phaseStatus") == "TIMED_OUT":
+            if phase["phaseType"] == "QUEUED":
+                waited = described.get("queuedTimeoutInMinutes")
+                return f"The build waited longer than {waited} minutes in the queue."
+            return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
+        if phase.get("phaseStatus") in ("FAILED", "FAULT"):
+            messages = [context.get("message", "") for context in phase.get("contexts", [])]
+            return f"{phase['phaseType']}: {' '.join(messages).strip() or phase['phaseStatus']}"
+    if described["buildStatus"] == "TIMED_OUT":
+        return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
+    return None
+
+
+def _identity(described: Mapping[str, Any]) -> tuple[str, int]:
+    """Which attempt of which build this is; an empty key for a build that is not ours."""
+    variables = {each["name"]: each["value"] for each in described["environment"]["environmentVariables"]}
+    return variables.get("SLIPWAY_BUILD", ""), int(variables.get("SLIPWAY_ATTEMPT", "0"))
+
+
+def _source_folder(build: Build) -> str:
+    return f"builds/{build.uuid}/"
+
+
+def _translated(exc: Exception) -> SlipwayError:
+    code = exc.response["Error"]["Code"] if isinstance(exc, ClientError) else ""
+    if code in _WAIT:
+        return Busy(f"CodeBuild asks us to wait: {code}.")
+    if code in _REFUSED:
+        return ExecutorRefused(f"CodeBuild refused the build: {exc}")
+    return Unavailable("CodeBuild did not answer.")

@@ -1,0 +1,1 @@
+"""The rules of builds: pure functions and frozen data, standard library only."""

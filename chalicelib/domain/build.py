@@ -1,0 +1,193 @@
+"""What a build is, and the people, projects and tokens around it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
+
+
+class Status(StrEnum):
+    """The thirteen statuses of the Polyaxon job lifecycle."""
+
+    CREATED = "created"
+    RESUMING = "resuming"
+    BUILDING = "building"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    UNSCHEDULABLE = "unschedulable"
+    WARNING = "warning"
+    UNKNOWN = "unknown"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UPSTREAM_FAILED = "upstream_failed"
+    STOPPED = "stopped"
+    SKIPPED = "skipped"
+
+
+DONE = frozenset({Status.SUCCEEDED, Status.FAILED, Status.UPSTREAM_FAILED, Status.STOPPED, Status.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BuildKey:
+    """Names a build: ids count up from 1 within their project."""
+
+    owner: str
+    project: str
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.project}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> BuildKey:
+        """The inverse of `str(key)`; ValueError when `text` is not one."""
+        owner, project, number = text.split("/")
+        if not (owner and project and number.isascii() and number.isdigit()):
+            raise ValueError(f"{text!r} does not name a build")
+        return cls(owner, project, int(number))
+
+
+@dataclass(frozen=True, slots=True)
+class StatusEntry:
+    """One row of a build's history."""
+
+    id: int
+    uuid: str
+    status: Status
+    created_at: datetime
+    message: str | None = None
+    traceback: str | None = None
+    details: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """The record of a build, small enough to be read and written whole; its texts are in `BuildBody`."""
+
+    key: BuildKey
+    uuid: str
+    user: str  # who created it; the owner is in the key
+    created_at: datetime
+    updated_at: datetime
+    backend: str
+    nonce: str  # ends the log; told to the executor only, so that no step of the user can print it
+    image: str  # where the result goes: repository and tag, known from the start
+    history: tuple[StatusEntry, ...]
+    name: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    is_managed: bool = True  # False: nothing runs here, statuses are reported from outside
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    image_digest: str | None = None
+    nocache: bool = False
+    node_scheduled: str | None = None
+    resources: dict[str, Any] | None = None
+    commit: str | None = None
+    attempt: int = 0  # counts the times an executor was asked to start this build
+    submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
+    handle: str | None = None  # what the executor calls this build; opaque outside of it
+    log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
+    stop_requested_at: datetime | None = None
+    look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
+    archived_at: datetime | None = None
+    version: int = 1  # every write asserts the version it read
+
+    @property
+    def last_status(self) -> Status:
+        return self.history[-1].status
+
+    @property
+    def is_done(self) -> bool:
+        return self.last_status in DONE
+
+    @property
+    def unique_name(self) -> str:
+        return f"{self.key.owner}.{self.key.project}.builds.{self.key.id}"
+
+    @property
+    def pod_id(self) -> str:
+        return f"plx-build-{self.uuid}"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildBody:
+    """The texts of a build, kept apart so that lists stay light."""
+
+    content: str | None
+    config: dict[str, Any] | None
+    dockerfile: str | None  # what is built
+    reported_dockerfile: str | None = None  # what somebody said was built, by PATCH; only ever shown
+
+    @property
+    def shown_dockerfile(self) -> str | None:
+        return self.reported_dockerfile or self.dockerfile
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    owner: str
+    name: str
+    uuid: str
+    created_at: datetime
+    updated_at: datetime
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    is_public: bool = True
+    last_build_id: int = 0
+    live_builds: int = 0  # builds that are neither archived nor deleted
+
+    @property
+    def unique_name(self) -> str:
+        return f"{self.owner}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str
+    created_at: datetime
+    email: str | None = None
+    is_superuser: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is kept of a token: never the token itself."""
+
+    sha256: str
+    user: str
+    expires_at: datetime
+
+
+def token_sha256(token: str) -> str:
+    """The only form in which a token is stored or looked up."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def may_read(user: User, owner: str, is_public: bool) -> bool:
+    return is_public or may_write(user, owner)
+
+
+def may_write(user: User, owner: str) -> bool:
+    return user.is_superuser or user.name == owner
+
+
+def image_reference(registry: str, project: Project, build_id: int) -> str:
+    """Where a build's image goes: one repository per project, the build's id as tag.
+
+    The project's uuid keeps apart what lower-casing makes equal. ECR allows lower-case letters, digits
+    and single separators `.`, `_`, `-` between them, 256 characters in all.
+    """
+    name = f"{_repository_part(project.owner)}/{_repository_part(project.name)}-{project.uuid[:8]}"
+    return f"{registry}/{name}:{build_id}"
+
+
+def _repository_part(name: str) -> str:
+    clean = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return clean[:100].rstrip("-") or "x"

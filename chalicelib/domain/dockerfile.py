@@ -1,0 +1,36 @@
+"""The Dockerfile of a spec that names a base image: Polyaxon's blocks, in Polyaxon's order, byte for byte.
+
+`build` is the folder with the code in the context, beside the Dockerfile. Because the code is copied
+last, build steps can only use the special files that are copied before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from chalicelib.domain.spec import Spec
+
+# Files of the code that are copied before the build steps: the first of each group that exists.
+SPECIAL_FILES = (
+    ("polyaxon_requirements.txt", "requirements.txt"),
+    ("polyaxon_conda_env.yaml", "polyaxon_conda_env.yml", "conda_env.yaml", "conda_env.yml"),
+    ("polyaxon_setup.sh", "setup.sh"),
+)
+
+
+def generate(spec: Spec, files: Collection[str] = ()) -> str:
+    """The Dockerfile for `spec.image`; `files` are the names at the top of the code.
+
+    Every value was checked by `spec` to stay within its line, so none can add an instruction.
+    """
+    lines = ["", f"FROM {spec.image}", ""]
+    if spec.lang_env:
+        lines += [f"ENV {name} {spec.lang_env}" for name in ("LC_ALL", "LANG", "LANGUAGE")]
+    lines += ["# Use bash as default shell, rather than sh", "ENV SHELL /bin/bash", ""]
+    lines += [f"ENV {name} {value}" for name, value in spec.env_vars]
+    lines += ["WORKDIR /code", ""]
+    for group in SPECIAL_FILES:
+        lines += [f"COPY build/{name} /code" for name in group if name in files][:1]
+    lines += [f"RUN {step}" for step in spec.build_steps]
+    lines += ["COPY build /code", ""]
+    return "\n".join(lines)

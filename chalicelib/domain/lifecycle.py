@@ -1,0 +1,234 @@
+"""Which statuses may follow which, and what an executor's view of a build means for its record.
+
+Everything that is late, repeated or out of order is answered here, from one table.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from chalicelib.domain.build import DONE, Build, Status, StatusEntry
+from chalicelib.errors import Invalid
+
+MAX_HISTORY = 100  # keeps the record far below DynamoDB's 400 KB an item
+MAX_MESSAGE = 256  # the API's column; longer is refused from outside and cut inside
+MAX_TEXT_BYTES = 4096  # traceback, and details as JSON
+LAST_ENTRY_RESERVED = 1  # of the history, so that a build can always end
+GRACE = timedelta(minutes=10)
+
+S = Status
+_ACTIVE = (S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN, *sorted(DONE))
+_NEXT: dict[Status, frozenset[Status]] = {
+    S.CREATED: frozenset({S.RESUMING, S.BUILDING, S.SCHEDULED, S.RUNNING, *_ACTIVE}),
+    S.RESUMING: frozenset({S.BUILDING, S.SCHEDULED, S.RUNNING, *_ACTIVE}),
+    S.BUILDING: frozenset({S.SCHEDULED, S.RUNNING, *_ACTIVE}),
+    S.SCHEDULED: frozenset({S.BUILDING, S.RUNNING, *_ACTIVE}),
+    S.RUNNING: frozenset(_ACTIVE),
+    S.UNSCHEDULABLE: frozenset({S.BUILDING, S.SCHEDULED, S.RUNNING, *_ACTIVE}),
+    S.WARNING: frozenset({S.RESUMING, S.BUILDING, S.SCHEDULED, S.RUNNING, *_ACTIVE} - {S.WARNING}),
+    S.UNKNOWN: frozenset({S.BUILDING, S.SCHEDULED, S.RUNNING, *_ACTIVE} - {S.UNKNOWN}),
+}
+_STARTED = frozenset({S.BUILDING, S.SCHEDULED, S.RUNNING})
+# How far a build has come within one attempt; an executor's view never leads backwards.
+_RANK = {S.SCHEDULED: 1, S.BUILDING: 2, S.RUNNING: 3}
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, as the executor tells it."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    STOPPED = "stopped"
+    FAULT = "fault"  # the executor's own trouble, worth one more attempt
+    GONE = "gone"  # the executor does not know the build any more
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The executor entered the stage that we call `status` at `at`."""
+
+    status: Status
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an executor says of one attempt: everything since its start, so that one is enough.
+
+    `key` is the text of a BuildKey; `outcome` is None while the attempt goes on.
+    """
+
+    key: str
+    attempt: int
+    handle: str
+    log: str | None
+    steps: tuple[Step, ...]
+    outcome: Outcome | None = None
+    ended_at: datetime | None = None
+    reason: str | None = None  # the executor's own words about the end
+
+
+def may_follow(last: Status, status: Status) -> bool:
+    """Whether the API's table allows the step; nothing follows a final status."""
+    return status in _NEXT.get(last, frozenset())
+
+
+def first_entry(now: datetime) -> StatusEntry:
+    return StatusEntry(id=1, uuid=uuid.uuid4().hex, status=Status.CREATED, created_at=now)
+
+
+def advance(
+    build: Build,
+    status: Status,
+    now: datetime,
+    *,
+    at: datetime | None = None,
+    message: str | None = None,
+    traceback: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> Build:
+    """The build with one more row of history. Raises Invalid when the table does not allow it.
+
+    `at` is when it happened where the build runs (default: `now`); rows stay in the order of time.
+    started_at is set by the first of building, scheduled, running and never overwritten, finished_at by
+    the first final status; a build that never started takes its creation as start.
+    """
+    last = build.history[-1]
+    if not may_follow(last.status, status):
+        raise Invalid([f"A build that is {last.status} cannot become {status}."])
+    room = MAX_HISTORY if status in DONE else MAX_HISTORY - LAST_ENTRY_RESERVED
+    if len(build.history) >= room:
+        raise Invalid([f"The history of a build is limited to {MAX_HISTORY} statuses."])
+    happened = min(max(at or now, last.created_at), now)
+    entry = StatusEntry(
+        id=last.id + 1,
+        uuid=uuid.uuid4().hex,
+        status=status,
+        created_at=happened,
+        message=message and _cut(message, MAX_MESSAGE),
+        traceback=traceback,
+        details=details,
+    )
+    started_at, finished_at = build.started_at, build.finished_at
+    if status in _STARTED:
+        started_at = started_at or happened
+    if status in DONE:
+        finished_at = now
+        started_at = started_at or build.created_at
+    return replace(
+        build,
+        history=(*build.history, entry),
+        updated_at=max(now, build.updated_at),
+        started_at=started_at,
+        finished_at=finished_at,
+        look_at=None if status in DONE else build.look_at,
+    )
+
+
+def claim(build: Build, now: datetime) -> Build:
+    """A new attempt to have the build started; saved before the executor hears of it."""
+    return replace(build, attempt=build.attempt + 1, submitting_at=now, handle=None, log=None)
+
+
+def release(build: Build, look_at: datetime) -> Build:
+    """The executor said that it has started nothing: the build waits until `look_at`."""
+    return replace(build, submitting_at=None, look_at=look_at)
+
+
+def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Build:
+    """The executor has the build and calls it `handle`."""
+    build = replace(build, handle=handle, look_at=look_at)
+    if build.last_status in _RANK:  # an event was faster than this note
+        return build
+    return advance(build, Status.SCHEDULED, now)
+
+
+def request_stop(build: Build, now: datetime) -> Build | None:
+    """The build as somebody wants it stopped; None when there is nothing (more) to do.
+
+    Before an executor was asked to start it the build is stopped at once: it will never start.
+    """
+    if build.is_done:
+        return None
+    if build.submitting_at is None or not build.is_managed:
+        return advance(replace(build, stop_requested_at=now), Status.STOPPED, now)
+    if build.stop_requested_at is not None:
+        return None
+    return replace(build, stop_requested_at=now, look_at=now)
+
+
+def follow(
+    build: Build, seen: Observation, now: datetime, *, digest: str | None, reason: str | None
+) -> Build | None:
+    """What the record becomes in the light of an observation; None when it tells nothing new.
+
+    `digest` is the registry's answer for the build's image, needed when the attempt's outcome is
+    succeeded or gone: no image, no success. `reason` says in words why the attempt failed.
+    """
+    if build.is_done or not build.is_managed or seen.attempt != build.attempt:
+        return None
+    new = replace(build, handle=build.handle or seen.handle, log=seen.log or build.log)
+    for step in seen.steps:
+        if _RANK[step.status] > _RANK.get(new.last_status, 0) and may_follow(new.last_status, step.status):
+            new = advance(new, step.status, now, at=step.at)
+    if seen.outcome is not None:
+        new = _end(new, seen, now, digest, reason)
+    return None if new == build else new
+
+
+def _end(build: Build, seen: Observation, now: datetime, digest: str | None, reason: str | None) -> Build:
+    def end(status: Status, message: str | None) -> Build:
+        return advance(build, status, now, at=seen.ended_at, message=message)
+
+    match seen.outcome:
+        case Outcome.SUCCEEDED | Outcome.GONE if digest is not None:
+            return replace(end(Status.SUCCEEDED, "Completed"), image_digest=digest)
+        case Outcome.SUCCEEDED:
+            return end(
+                Status.FAILED, "The build ended without an error, but the registry has no image of it."
+            )
+        case Outcome.STOPPED:
+            return end(Status.STOPPED, None if build.stop_requested_at else "Stopped from outside.")
+        case Outcome.GONE if build.stop_requested_at:
+            return end(Status.STOPPED, None)
+        case Outcome.GONE:
+            return end(Status.FAILED, "The build disappeared from where it was running.")
+        case Outcome.FAULT if build.attempt == 1 and not build.stop_requested_at:
+            warned = end(Status.WARNING, seen.reason or "The build service had a fault; trying once more.")
+            return replace(warned, submitting_at=None, handle=None, look_at=now)
+        case _:
+            return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
+
+
+def overdue(build: Build, now: datetime, queue: timedelta, run: timedelta) -> str | None:
+    """Why a build should be given up by now, in words; None while it may go on. The executor has the same
+    limits and acts first; `GRACE` later nobody waits for it any longer."""
+    if build.is_done or not build.is_managed:
+        return None
+    if build.submitting_at is None:
+        late = now - build.created_at > queue + GRACE
+        return f"The build could not be started within {_minutes(queue)} minutes." if late else None
+    late = now - build.submitting_at > queue + run + GRACE
+    return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None
+
+
+def _minutes(span: timedelta) -> int:
+    return int(span.total_seconds() // 60)
+
+
+def steps_of(stages: Iterable[tuple[Status, datetime]]) -> tuple[Step, ...]:
+    """Stages in the order of time, each status once."""
+    seen: dict[Status, datetime] = {}
+    for status, at in stages:
+        seen.setdefault(status, at)
+    return tuple(Step(status, at) for status, at in seen.items())
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

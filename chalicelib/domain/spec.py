@@ -1,0 +1,385 @@
+"""A build specification: what people write into `content` or `config`, checked field by field.
+
+Two layouts are in use. Since Polyaxon 0.5 the fields stand at the top level of a text (`content`);
+before, they stood under `build` in a JSON object (`config`). Both become the same Spec, and both are
+given back. Texts are never rendered as templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from chalicelib.errors import Invalid
+
+MAX_NODES = 5_000  # of a document: YAML aliases can make a small text expand without end
+MAX_DEPTH = 20
+MAX_STEPS = 200
+MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
+MAX_TAGS = 50
+MAX_TAG = 64
+
+BACKENDS = ("native", "kaniko", "other")
+_HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
+_BUILD = (
+    "image",
+    "dockerfile",
+    "ref",
+    "context",
+    "build_steps",
+    "env_vars",
+    "lang_env",
+    "nocache",
+    "commit",
+    "branch",
+)
+_SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
+_ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_LANG = re.compile(r"[a-zA-Z0-9_.@-]{1,64}")
+_COMMIT = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._/-]{0,127}")
+_HEREDOC = re.compile(r"(?<!<)<<(?!<)")  # BuildKit takes even `1<<2` for one; `<<<` is harmless
+_RESOURCES = ("cpu", "memory", "gpu", "tpu")
+_ENVIRONMENT = [
+    "resources",
+    "labels",
+    "annotations",
+    "node_selector",
+    "affinity",
+    "tolerations",
+    "service_account",
+    "image_pull_secrets",
+    "max_restarts",
+    "secret_refs",
+    "config_map_refs",
+    "data_refs",
+    "artifact_refs",
+    "index",
+    "configmap_refs",
+    "persistence",
+    "outputs",
+]
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A valid specification; exactly one of `image` and `dockerfile` is set."""
+
+    document: dict[str, Any] = field(repr=False)  # top-level layout, as received
+    image: str | None = None
+    dockerfile: str | None = None
+    context: str | None = None
+    build_steps: tuple[str, ...] = ()
+    env_vars: tuple[tuple[str, str], ...] = ()
+    lang_env: str | None = None
+    nocache: bool = False
+    commit: str | None = None
+    branch: str | None = None
+    backend: str | None = None
+    tags: tuple[str, ...] = ()
+    resources: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The layout of Polyaxon 0.2: the build's own fields under `build`."""
+        build = {key: value for key, value in self.document.items() if key in _BUILD}
+        rest = {key: value for key, value in self.document.items() if key not in _BUILD}
+        return {"build": build, **rest}
+
+
+def parse_content(document: object) -> Spec:
+    """The Spec of a document in the top-level layout. Raises Invalid with one sentence per fault."""
+    return _parse(_mapping(document))
+
+
+def parse_config(document: object) -> Spec:
+    """The Spec of a document in the 0.2 layout, whose Dockerfiles always set the en_US locale.
+
+    The locale is made explicit as `lang_env`, so that both layouts mean the same from here on.
+    """
+    nested = dict(_mapping(document))
+    build = nested.pop("build", None)
+    if not isinstance(build, Mapping):
+        _refuse("`config` needs a `build` section with the fields of the build.")
+    if stray := [str(key) for key in nested if key in _BUILD]:
+        _refuse(f"In `config`, {_quoted(stray)} belongs under `build`.")
+    spec = _parse({**nested, **build})
+    if spec.lang_env is None and spec.image is not None:
+        return replace(spec, lang_env="en_US.UTF-8")
+    return spec
+
+
+def is_slug(name: object) -> bool:
+    """Whether `name` is 1 to 128 letters, digits, hyphens and underscores: as every name here."""
+    return isinstance(name, str) and _SLUG.fullmatch(name) is not None
+
+
+def checked_tags(tags: object) -> tuple[str, ...]:
+    """Tags without repetition, in their order. Raises Invalid (a bare list of sentences)."""
+    if not isinstance(tags, list) or not all(
+        isinstance(tag, str) and 0 < len(tag) <= MAX_TAG for tag in tags
+    ):
+        _refuse(f"`tags` must be a list of strings of 1 to {MAX_TAG} characters.")
+    unique = tuple(dict.fromkeys(tags))
+    if len(unique) > MAX_TAGS:
+        _refuse(f"`tags` must have at most {MAX_TAGS} entries.")
+    if any(has_control_characters(tag) for tag in unique):
+        _refuse("`tags` must not contain control characters.")
+    return unique
+
+
+def has_control_characters(text: str) -> bool:
+    """Characters that would end or garble a line (tabs are fine), or that cannot be stored as UTF-8."""
+    return any(
+        (char < " " and char != "\t") or char in "\x7f\x85\u2028\u2029" or "\ud800" <= char <= "\udfff"
+        for char in text
+    )
+
+
+def confined_path(text: str) -> bool:
+    """Whether a path stays below where it is used: relative, without `..`, one plain line."""
+    parts = text.split("/")
+    return (
+        bool(text)
+        and not text.startswith("/")
+        and ".." not in parts
+        and "\\" not in text
+        and not has_control_characters(text)
+    )
+
+
+def _parse(document: Mapping[str, Any]) -> Spec:
+    _bounded(document)
+    if unknown := [str(key) for key in document if key not in _HEADER and key not in _BUILD]:
+        _refuse(f"{_quoted(unknown)} is not a field of a build; remove it.")
+    version = document.get("version")
+    if isinstance(version, bool) or version != 1:
+        _refuse("`version` must be 1.")
+    if document.get("kind") != "build":
+        _refuse("`kind` must be `build`.")
+    get = document.get
+    faults: list[str] = []
+
+    def check(name: str, rule: Callable[[str, Any], Any], default: Any = None) -> Any:
+        value = get(name)
+        if value is None:
+            return default
+        try:
+            return rule(name, value)
+        except Invalid as fault:
+            faults.extend(fault.sentences())
+            return default
+
+    spec = Spec(
+        document=dict(document),
+        image=check("image", _image),
+        dockerfile=check("dockerfile", _path),
+        context=check("context", _path),
+        build_steps=check("build_steps", _steps, ()),
+        env_vars=check("env_vars", _env_vars, ()),
+        lang_env=check("lang_env", _lang),
+        nocache=check("nocache", _boolean, False),
+        commit=check("commit", _revision),
+        branch=check("branch", _revision),
+        backend=check("backend", _backend),
+        tags=check("tags", lambda _, value: checked_tags(value), ()),
+        resources=check("environment", _environment),
+    )
+    check("name", _slug)
+    check("description", _text)
+    check("logging", _logging)
+    check("ref", lambda *_: _refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."))
+    if not faults and (spec.image is None) == (spec.dockerfile is None):
+        faults.append("Exactly one of `image` and `dockerfile` is needed.")
+    if faults:
+        raise Invalid(faults)
+    return spec
+
+
+# Rules of single fields: each returns the value as the Spec holds it, or raises Invalid.
+
+
+def _line(name: str, value: Any) -> str:
+    """Text that becomes part of one Dockerfile line and must not be able to start another, or a flag."""
+    if not isinstance(value, str) or not value.strip():
+        _refuse(f"`{name}` must be a non-empty string.")
+    if len(value) > MAX_VALUE:
+        _refuse(f"`{name}` must have at most {MAX_VALUE} characters.")
+    if has_control_characters(value):
+        _refuse(f"`{name}` must be a single line without control characters.")
+    if value.rstrip().endswith("\\"):
+        _refuse(f"`{name}` must not end with a backslash, which would join it with the next line.")
+    return value
+
+
+def _image(name: str, value: Any) -> str:
+    image = _line(name, value)
+    if " " in image or "\t" in image:
+        _refuse("`image` must not contain spaces.")
+    if image.startswith("-") or not image.isascii() or not image[0].isalnum():
+        _refuse("`image` must start with a letter or digit and be ASCII.")
+    reference = image.split("@")[0]
+    parts = reference.split(":")
+    if (
+        len(parts) > 3
+        or (len(parts) == 3 and ("/" not in parts[1] or parts[1].startswith("/")))
+        or not parts[0]
+    ):
+        _refuse("`image` must look like `name`, `name:tag` or `host:port/name:tag`.")
+    if "$" in image or "#" in image:
+        _refuse("`image` must not contain `$` or `#`.")
+    return image
+
+
+def _steps(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_STEPS:
+        _refuse(f"`{name}` must be a list of at most {MAX_STEPS} commands.")
+    return tuple(_step(f"{name}[{i}]", step) for i, step in enumerate(value))
+
+
+def _step(name: str, value: Any) -> str:
+    step = _line(name, value)
+    if step.lstrip().startswith("--"):
+        _refuse(f"`{name}` must not start with `--`: flags of RUN are not allowed, only commands.")
+    if _HEREDOC.search(step):
+        _refuse(f"`{name}` must not contain a here-document (`<<`), which would swallow the lines after it.")
+    return step
+
+
+def _env_vars(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or len(value) > MAX_STEPS:
+        _refuse(f"`{name}` must be a list of at most {MAX_STEPS} [NAME, value] pairs.")
+    return tuple(_env_var(f"{name}[{i}]", pair) for i, pair in enumerate(value))
+
+
+def _env_var(name: str, value: Any) -> tuple[str, str]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        _refuse(f"`{name}` must be a pair [NAME, value].")
+    key, scalar = value
+    if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
+        _refuse(f"`{name}`: the name must be letters, digits and underscores, not starting with a digit.")
+    if isinstance(scalar, bool):
+        scalar = str(scalar).lower()
+    if not isinstance(scalar, str | int | float):
+        _refuse(f"`{name}`: the value must be a string or a number.")
+    return key, _line(name, str(scalar))
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not confined_path(value) or len(value) > 512:
+        _refuse(f"`{name}` must be a relative path inside the code, without `..`.")
+    return value
+
+
+def _lang(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not _LANG.fullmatch(value):
+        _refuse(f"`{name}` must be a locale such as `C.UTF-8`.")
+    return value
+
+
+def _boolean(name: str, value: Any) -> bool:
+    word = str(value).lower() if isinstance(value, bool | int | str) else ""
+    if word not in _YES and word not in _NO:
+        _refuse(f"`{name}` must be true or false.")
+    return word in _YES
+
+
+def _revision(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not _COMMIT.fullmatch(value) or ".." in value:
+        _refuse(f"`{name}` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.")
+    return value
+
+
+def _backend(name: str, value: Any) -> str:
+    if value not in BACKENDS:
+        _refuse(f"`{name}` must be one of {_quoted(BACKENDS)}.")
+    return str(value)
+
+
+def _slug(name: str, value: Any) -> None:
+    if not is_slug(value):
+        _refuse(f"`{name}` must be letters, digits, hyphens and underscores, at most 128.")
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        _refuse(f"`{name}` must be a string.")
+
+
+def _logging(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping) or set(value) - {"level", "formatter"}:
+        _refuse(f"`{name}` may have `level` and `formatter`.")
+    if value.get("level", "INFO") not in _LOG_LEVELS:
+        _refuse(f"`{name}.level` must be one of {_quoted(_LOG_LEVELS)}.")
+
+
+def _environment(name: str, value: Any) -> dict[str, Any] | None:
+    """The resources of the environment, the one part the API gives back; the rest is checked by name."""
+    if not isinstance(value, Mapping):
+        _refuse(f"`{name}` must be a mapping.")
+    if unknown := [str(key) for key in value if key not in _ENVIRONMENT]:
+        _refuse(f"`{name}` has no {_quoted(unknown)}.")
+    resources = value.get("resources")
+    if resources is None:
+        return None
+    if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
+        _refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
+    kept: dict[str, Any] = {}
+    for kind, amounts in resources.items():
+        if amounts is None:
+            continue
+        if not isinstance(amounts, Mapping) or set(amounts) - {"requests", "limits"}:
+            _refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
+        for which, amount in amounts.items():
+            if amount is not None and (
+                isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
+            ):
+                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory in MiB).")
+        kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
+    return kept or None
+
+
+def _bounded(document: Any) -> None:
+    """Raises Invalid when the document is too deep or large to work on, or holds what JSON cannot."""
+    nodes = 0
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        nodes += len(level)
+        if nodes > MAX_NODES:
+            _refuse("The specification is too large.")
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, Mapping):
+                below += [*node.keys(), *node.values()]
+            elif isinstance(node, list | tuple):
+                below += node
+            elif isinstance(node, str) and any("\ud800" <= char <= "\udfff" for char in node):
+                _refuse("The specification contains text that is not valid UTF-8.")
+            elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+                _refuse("The specification contains a number that is too large.")
+            elif not isinstance(node, str | int | float | None):
+                _refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
+            if len(below) > MAX_NODES:
+                _refuse("The specification is too large.")
+        if not below:
+            return
+        level = below
+    _refuse("The specification is nested too deeply.")
+
+
+def _mapping(document: object) -> Mapping[str, Any]:
+    if not isinstance(document, Mapping):
+        _refuse("A build specification must be a mapping with `version`, `kind` and the fields of the build.")
+    return document
+
+
+def _quoted(names: object) -> str:
+    assert isinstance(names, list | tuple)
+    return ", ".join(f"`{name[:64]}`" for name in names[:10])
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise Invalid([sentence])

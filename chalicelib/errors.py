@@ -1,0 +1,69 @@
+"""What can go wrong, in the language of builds. HTTP numbers live in `web.py`, nowhere else."""
+
+from collections.abc import Mapping, Sequence
+
+
+class SlipwayError(Exception):
+    """Something went wrong that we can say in a sentence."""
+
+
+class Invalid(SlipwayError):
+    """The request says something that cannot be done.
+
+    `reasons` is rendered as the API's clients expect it: a mapping of field to sentences, or a bare
+    list of sentences for what is wrong with the whole.
+    """
+
+    def __init__(self, reasons: Mapping[str, Sequence[str]] | Sequence[str]) -> None:
+        super().__init__(str(reasons))
+        self.reasons = reasons
+
+    def sentences(self) -> list[str]:
+        """Every reason as one line of its own, field names in front."""
+        if isinstance(self.reasons, Mapping):
+            return [f"{field}: {text}" for field, texts in self.reasons.items() for text in texts]
+        return list(self.reasons)
+
+
+class Malformed(SlipwayError):
+    """The request body cannot be read at all."""
+
+
+class Unauthenticated(SlipwayError):
+    """The caller did not say who it is, or not believably."""
+
+
+class Forbidden(SlipwayError):
+    """The caller is known, and may not do this."""
+
+
+class NotFound(SlipwayError):
+    """There is no such thing, or none that the caller may know of."""
+
+
+class TooLarge(SlipwayError):
+    """The body exceeds what this way in can carry."""
+
+
+class NoLog(SlipwayError):
+    """Nothing was logged yet."""
+
+
+class Conflict(SlipwayError):
+    """Somebody else wrote first: read again and decide again."""
+
+
+class AlreadyExists(SlipwayError):
+    """The thing to be made is there already."""
+
+
+class Busy(SlipwayError):
+    """A service we depend on asks us to come back later. Nothing was started."""
+
+
+class ExecutorRefused(SlipwayError):
+    """The executor will never run this build as it stands; the message says why."""
+
+
+class Unavailable(SlipwayError):
+    """A service we depend on did not answer; trying again may help."""

@@ -1,0 +1,114 @@
+"""The domain as the API's JSON. Times are ISO 8601 in UTC with `Z`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from chalicelib.domain.build import Build, Project, StatusEntry, User
+from chalicelib.ports import Opened
+from chalicelib.usecases.accounts import NewUser
+
+Json = dict[str, Any]
+
+
+def build_summary(build: Build, bookmarked: bool) -> Json:
+    """A build in a list: everything but its texts."""
+    return {
+        "id": build.key.id,
+        "uuid": build.uuid,
+        "name": build.name,
+        "unique_name": build.unique_name,
+        "pod_id": build.pod_id,
+        "user": build.user,
+        "description": build.description,
+        "created_at": _time(build.created_at),
+        "updated_at": _time(build.updated_at),
+        "started_at": _time(build.started_at),
+        "finished_at": _time(build.finished_at),
+        "last_status": build.last_status,
+        "tags": list(build.tags) or None,
+        "project": f"{build.key.owner}.{build.key.project}",
+        "backend": build.backend,
+        "is_managed": build.is_managed,
+        "bookmarked": bookmarked,
+        "image": build.image,
+        "image_digest": build.image_digest,
+    }
+
+
+def build_detail(opened: Opened) -> Json:
+    """A build with its texts, in both layouts of its specification."""
+    build, body = opened.build, opened.body
+    return {
+        **build_summary(build, opened.bookmarked),
+        "content": body.content,
+        "config": body.config,
+        "resources": build.resources,
+        "node_scheduled": build.node_scheduled,
+        "num_jobs": 0,  # jobs and experiments that use the image live elsewhere
+        "num_experiments": 0,
+        "dockerfile": body.shown_dockerfile,
+        "commit": build.commit,
+    }
+
+
+def status_entry(build: Build, entry: StatusEntry) -> Json:
+    return {
+        "id": entry.id,
+        "uuid": entry.uuid,
+        "created_at": _time(entry.created_at),
+        "message": entry.message,
+        "traceback": entry.traceback,
+        "status": entry.status,
+        "details": entry.details,
+        "job": build.key.id,
+    }
+
+
+def project(project: Project) -> Json:
+    return {
+        "id": int(project.uuid[:13], 16),  # clients want a number; projects are found by name
+        "uuid": project.uuid,
+        "user": project.owner,
+        "owner": project.owner,
+        "name": project.name,
+        "unique_name": project.unique_name,
+        "description": project.description,
+        "tags": list(project.tags) or None,
+        "created_at": _time(project.created_at),
+        "updated_at": _time(project.updated_at),
+        "is_public": project.is_public,
+        "has_code": False,
+        "num_builds": project.live_builds,
+    }
+
+
+def user(user: User) -> Json:
+    return {"username": user.name, "email": user.email, "is_superuser": user.is_superuser}
+
+
+def new_user(new: NewUser) -> Json:
+    return {**user(new.user), "token": new.token, "token_expires_at": _time(new.expires_at)}
+
+
+def page(
+    results: Sequence[Json], count: int, url: str, query: Mapping[str, str], offset: int, limit: int
+) -> Json:
+    """One page of a list; `url` is the list's absolute address, `query` what else was asked for."""
+
+    def link(to: int) -> str:
+        return f"{url}?{urlencode({**query, 'limit': limit, 'offset': to})}"
+
+    return {
+        "count": count,
+        "next": link(offset + limit) if offset + limit < count else None,
+        "previous": link(max(offset - limit, 0)) if offset > 0 else None,
+        "results": results,
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z") if at else None

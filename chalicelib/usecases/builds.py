@@ -1,0 +1,338 @@
+"""What people do with builds."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import (
+    Build,
+    BuildBody,
+    BuildKey,
+    Project,
+    User,
+    image_reference,
+    may_read,
+    may_write,
+)
+from chalicelib.domain.dockerfile import generate
+from chalicelib.domain.spec import (
+    Spec,
+    checked_tags,
+    has_control_characters,
+    is_slug,
+    parse_config,
+    parse_content,
+)
+from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound
+from chalicelib.ports import Opened, Services
+from chalicelib.usecases.accounts import is_description, open_project
+
+ATTEMPTS = 8  # at writing on top of what somebody else has just written
+MAX_DOCKERFILE = 65_536
+_SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Builds of one page, which of them the caller bookmarked, and how many there are in all."""
+
+    project: Project
+    builds: Sequence[Build]
+    bookmarked: frozenset[BuildKey]
+    count: int
+
+
+def create(services: Services, caller: User, owner: str, project_name: str, fields: dict[str, Any]) -> Opened:
+    """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then."""
+    project = open_project(services, caller, owner, project_name)
+    if not may_write(caller, owner):
+        raise Forbidden
+    wish = _wish(fields)
+    for _ in range(ATTEMPTS):
+        now = services.now()
+        key = BuildKey(owner, project_name, project.last_build_id + 1)
+        build = Build(
+            key=key,
+            uuid=uuid.uuid4().hex,
+            user=caller.name,
+            created_at=now,
+            updated_at=now,
+            backend=wish.backend,
+            nonce=uuid.uuid4().hex,
+            image=image_reference(services.settings.registry, project, key.id),
+            history=(lifecycle.first_entry(now),),
+            description=wish.description,
+            tags=wish.tags,
+            is_managed=wish.is_managed,
+            nocache=wish.spec is not None and wish.spec.nocache,
+            resources=wish.spec.resources if wish.spec else None,
+            look_at=now + timedelta(seconds=services.settings.look_again_seconds)
+            if wish.is_managed
+            else None,
+        )
+        body = _body(wish)
+        try:
+            build = services.store.add(project, build, body, wish.name)
+        except Conflict:
+            project = open_project(services, caller, owner, project_name)
+            continue
+        if build.is_managed:
+            services.queue.announce(build.key)
+        return Opened(build, body, project, bookmarked=False)
+    raise Conflict("Too many builds are being created in this project at once; try again.")
+
+
+def page(services: Services, caller: User, owner: str, project_name: str, offset: int, limit: int) -> Page:
+    """The live builds of a project, newest change first. Raises NotFound, Forbidden."""
+    project = open_project(services, caller, owner, project_name)
+    builds = services.store.page(project, offset, limit)
+    bookmarked = services.store.bookmarks(caller.name, [build.key for build in builds])
+    return Page(project, builds, bookmarked, project.live_builds)
+
+
+def get(services: Services, caller: User, key: BuildKey) -> Opened:
+    """A build the caller may see. Raises NotFound, Forbidden."""
+    opened = services.store.open(key, caller.name)
+    if opened is None or opened.build.archived_at is not None:
+        raise NotFound
+    if not may_read(caller, key.owner, opened.project.is_public):
+        raise Forbidden
+    return opened
+
+
+def update(
+    services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
+) -> Opened:
+    """Changes what may be changed of a build; fields that may not are ignored, as clients send them all.
+
+    `whole` (PUT) takes a missing name for none. Raises NotFound, Forbidden, Invalid.
+    """
+    if whole:
+        fields = {"name": None, **fields}
+    for _ in range(ATTEMPTS):
+        opened = _writable(services, caller, key)
+        changed = _changed(opened.build, fields)
+        renames = changed.name is not None and changed.name != opened.build.name
+        now = services.now()
+        try:
+            if changed != opened.build:
+                changed = replace(changed, updated_at=max(now, opened.build.updated_at))
+                if renames:
+                    changed = services.store.rename(changed, str(changed.name))
+                else:
+                    changed = services.store.save(changed)
+        except Conflict:
+            continue
+        body = opened.body
+        if "dockerfile" in fields:
+            body = replace(body, reported_dockerfile=fields["dockerfile"])
+            services.store.save_dockerfile(key, body.reported_dockerfile)
+        return replace(opened, build=changed, body=body)
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def stop(services: Services, caller: User, key: BuildKey) -> None:
+    """Has the build stopped: at once when nothing was started, soon otherwise; nothing if it has ended.
+    Raises NotFound, Forbidden."""
+    _writable(services, caller, key)
+    _stop(services, key)
+
+
+def delete(services: Services, caller: User, key: BuildKey) -> None:
+    """Hides the build at once and has it stopped. Raises NotFound, Forbidden."""
+    for _ in range(ATTEMPTS):
+        opened = _writable(services, caller, key)
+        now = services.now()
+        try:
+            services.store.archive(replace(opened.build, archived_at=now, updated_at=now), now)
+        except Conflict:
+            continue
+        _stop(services, key)
+        return
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def bookmark(services: Services, caller: User, key: BuildKey) -> None:
+    """Idempotent. Raises NotFound, Forbidden."""
+    get(services, caller, key)
+    services.store.bookmark(caller.name, key, services.now())
+
+
+def unbookmark(services: Services, caller: User, key: BuildKey) -> None:
+    """Idempotent. Raises NotFound, also when the caller never bookmarked it; Forbidden."""
+    get(services, caller, key)
+    if not services.store.unbookmark(caller.name, key):
+        raise NotFound
+
+
+def _stop(services: Services, key: BuildKey) -> None:
+    for _ in range(ATTEMPTS):
+        build = services.store.get(key)
+        stopping = build and lifecycle.request_stop(build, services.now())
+        if stopping is None:
+            return
+        try:
+            stopping = services.store.save(stopping)
+        except Conflict:
+            continue
+        if not stopping.is_done:
+            services.queue.announce(key)
+        return
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def _writable(services: Services, caller: User, key: BuildKey) -> Opened:
+    opened = get(services, caller, key)
+    if not may_write(caller, key.owner):
+        raise Forbidden
+    return opened
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A valid request for a build."""
+
+    name: str | None
+    description: str | None
+    tags: tuple[str, ...]
+    backend: str
+    is_managed: bool
+    spec: Spec | None
+    content: str | None
+
+
+def _wish(fields: dict[str, Any]) -> _Wish:
+    name, description, backend = fields.get("name") or None, fields.get("description"), fields.get("backend")
+    is_managed = fields.get("is_managed")
+    faults = _field_faults(name, description, fields.get("tags"), backend, is_managed)
+    if faults:
+        raise Invalid(faults)
+    _check_ttl(fields.get("ttl"))
+    spec, content = _specification(fields)
+    if spec is None and is_managed is not False:
+        raise Invalid({"non_field_errors": ["Build expects a `content`."]})
+    return _Wish(
+        name=name,
+        description=description,
+        tags=checked_tags(fields.get("tags") or []) or (spec.tags if spec else ()),
+        backend=(spec and spec.backend) or backend or "native",
+        is_managed=is_managed is not False,
+        spec=spec,
+        content=content,
+    )
+
+
+def _field_faults(
+    name: Any, description: Any, tags: Any, backend: Any, is_managed: Any
+) -> dict[str, list[str]]:
+    faults: dict[str, list[str]] = {}
+    if name is not None and not is_slug(name):
+        faults["name"] = [_SLUG_FAULT]
+    if description is not None and not is_description(description):
+        faults["description"] = ["Must be a text of at most 4096 characters."]
+    if backend is not None and not (
+        isinstance(backend, str) and len(backend) <= 16 and not has_control_characters(backend)
+    ):
+        faults["backend"] = ["Must be a string of at most 16 characters."]
+    if is_managed is not None and not isinstance(is_managed, bool):
+        faults["is_managed"] = ["Must be true or false."]
+    try:
+        checked_tags(tags or [])
+    except Invalid as fault:
+        faults["tags"] = fault.sentences()
+    return faults
+
+
+def _check_ttl(ttl: Any) -> None:
+    if ttl is None or (isinstance(ttl, int) and ttl >= 0):
+        return
+    if not (isinstance(ttl, str) and ttl.isascii() and ttl.isdigit()):
+        raise Invalid(["ttl must be an integer."])
+
+
+def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
+    """The spec of a request and its text in the top-level layout, from `content` or the older `config`."""
+    content, config = fields.get("content"), fields.get("config")
+    if content is not None and not isinstance(content, str):
+        raise Invalid({"content": ["Must be the text of a specification, as YAML or JSON."]})
+    if content and content.strip():
+        return parse_content(_document(content)), content
+    if config is None:
+        return None, None
+    if isinstance(config, str):
+        config = _document(config)
+    spec = parse_config(config)
+    document = dict(spec.document)
+    if spec.lang_env:
+        document.setdefault("lang_env", spec.lang_env)  # what the older layout implied
+    return spec, json.dumps(document)
+
+
+def _document(text: str) -> object:
+    """What a text of JSON or YAML says. Raises Invalid."""
+    try:
+        return json.loads(text)
+    except RecursionError as exc:
+        raise Invalid(["The specification is nested too deeply."]) from exc
+    except ValueError:
+        pass  # most likely YAML
+    import yaml  # loaded only here: the published command line sends JSON
+
+    class PlainLoader(yaml.SafeLoader):
+        """YAML without dates: a value that looks like one is text."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    try:
+        return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        where = getattr(exc, "problem_mark", None)
+        place = f" near line {where.line + 1}" if where else ""
+        raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc
+
+
+def _body(wish: _Wish) -> BuildBody:
+    spec = wish.spec
+    if spec is None:
+        return BuildBody(content=None, config=None, dockerfile=None)
+    if spec.dockerfile is not None:
+        raise Invalid(
+            ["`dockerfile` names a file of the project's code, and the project has none; upload it first."]
+        )
+    if spec.context or spec.commit or spec.branch:
+        raise Invalid(
+            ["`context`, `commit` and `branch` refer to the project's code, and the project has none."]
+        )
+    return BuildBody(content=wish.content, config=spec.config, dockerfile=generate(spec))
+
+
+def _changed(build: Build, fields: dict[str, Any]) -> Build:
+    name, description = fields.get("name") or None, fields.get("description")
+    tags, backend, node = fields.get("tags"), fields.get("backend"), fields.get("node_scheduled")
+    faults = _field_faults(name, description, tags, backend, None)
+    dockerfile = fields.get("dockerfile")
+    if dockerfile is not None and not (isinstance(dockerfile, str) and len(dockerfile) <= MAX_DOCKERFILE):
+        faults["dockerfile"] = [f"Must be a text of at most {MAX_DOCKERFILE} characters."]
+    if node is not None and not (isinstance(node, str) and len(node) <= 256):
+        faults["node_scheduled"] = ["Must be a string of at most 256 characters."]
+    if faults:
+        raise Invalid(faults)
+    if "name" in fields:
+        build = replace(build, name=name)
+    if "description" in fields:
+        build = replace(build, description=description)
+    if "tags" in fields:
+        new = checked_tags(tags or [])
+        build = replace(
+            build, tags=tuple(dict.fromkeys((*build.tags, *new))) if fields.get("merge") is True else new
+        )
+    return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)

@@ -1,0 +1,151 @@
+"""From a recorded build to a running one, and back from what the executor shows to the record.
+
+Messages and events are doorbells: they name a build, and the record says what it needs. So every
+function here may run twice, late, or stop between any two calls, and the next ring completes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.failure import TAIL_LINES, failure_reason
+from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.errors import Busy, Conflict, ExecutorRefused, Unavailable
+from chalicelib.ports import Services
+
+ATTEMPTS = 8
+WAIT_WHEN_BUSY_SECONDS = 30  # until a schedule asks the executor again
+
+
+def attend(services: Services, key: BuildKey) -> None:
+    """Does what the build needs now: have it started, or stopped, or its executor asked about it."""
+    build = services.store.get(key)
+    if build is None or build.is_done or not build.is_managed:
+        return
+    if build.handle is None:
+        _submit(services, key)
+        build = services.store.get(key)
+    if build is None or build.is_done or build.handle is None:
+        return
+    if build.stop_requested_at is not None:
+        services.executor.stop(build.handle)
+    observe(services, [build.handle])
+
+
+def observe(services: Services, handles: Sequence[str]) -> None:
+    """Asks the executor about its builds and records what is new."""
+    for seen in services.executor.observe(handles).values():
+        record(services, seen)
+
+
+def record(services: Services, seen: Observation) -> None:
+    """Brings the record of a build up to an observation. Idempotent; late ones change nothing."""
+    key = BuildKey.parse(seen.key)
+    for _ in range(ATTEMPTS):
+        build = services.store.get(key)
+        if build is None or build.is_done:
+            return
+        now = services.now()
+        digest = reason = None
+        if seen.attempt == build.attempt:
+            if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
+                digest = services.registry.digest(build.image)
+            elif seen.outcome is Outcome.FAILED:
+                reason = _reason(services, seen)
+        new = lifecycle.follow(build, seen, now, digest=digest, reason=reason)
+        if new is None:
+            return
+        try:
+            new = services.store.save(new)
+        except Conflict:
+            continue
+        if not new.is_done and new.handle is None:  # a fault: one more attempt
+            services.queue.announce(key)
+        return
+    raise Conflict(f"Build {key} kept changing while it was being recorded.")
+
+
+def _submit(services: Services, key: BuildKey) -> None:
+    """Claims the build, then has it started: a claim that nobody completed is completed by the next."""
+    for _ in range(ATTEMPTS):
+        build = services.store.get(key)
+        if build is None or build.is_done or build.handle is not None:
+            return
+        try:
+            if build.submitting_at is None:
+                _start(services, services.store.save(lifecycle.claim(build, services.now())))
+            else:
+                _complete(services, build, build.submitting_at)
+            return
+        except Conflict:
+            continue
+    raise Conflict(f"Build {key} kept changing while it was being started.")
+
+
+def _complete(services: Services, build: Build, claimed_at: datetime) -> None:
+    """Continues where whoever claimed the build may have died: before, in or after the executor's start."""
+    replayable = services.now() - claimed_at < timedelta(seconds=services.executor.replay_seconds)
+    wanted = build.stop_requested_at is None
+    if replayable and wanted:
+        _start(services, build)
+    elif handle := services.executor.find(build):
+        _note(services, build, handle)
+    elif wanted:
+        _start(services, services.store.save(lifecycle.claim(build, services.now())))
+    elif replayable:  # the claimer may still be at it, and will see the wish to stop
+        look_at = claimed_at + timedelta(seconds=services.executor.replay_seconds)
+        services.store.save(replace(build, look_at=look_at))
+    else:
+        services.store.save(lifecycle.advance(build, Status.STOPPED, services.now()))
+
+
+def _start(services: Services, build: Build) -> None:
+    """Has the claimed attempt started and stores the handle. Raises Conflict."""
+    if build.attempt > 1 and (digest := services.registry.digest(build.image)):
+        # An earlier attempt had finished after all; tags cannot be overwritten, nor need they be.
+        seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
+        if done := lifecycle.follow(build, seen, services.now(), digest=digest, reason=None):
+            services.store.save(done)
+        return
+    body = services.store.body(build.key)
+    if body is None:
+        return
+    try:
+        services.registry.prepare(build.image)
+        handle = services.executor.submit(build, body)
+    except Busy:
+        later = services.now() + timedelta(seconds=WAIT_WHEN_BUSY_SECONDS)
+        services.store.save(lifecycle.release(build, later))
+    except ExecutorRefused as refusal:
+        services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal)))
+    else:
+        _note(services, build, handle)
+
+
+def _note(services: Services, claimed: Build, handle: str) -> None:
+    """Stores the handle, on top of whatever was written since the claim: it must not get lost."""
+    for _ in range(ATTEMPTS):
+        build = services.store.get(claimed.key)
+        if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
+            return
+        now = services.now()
+        look_at = now + timedelta(seconds=services.settings.look_again_seconds)
+        try:
+            services.store.save(lifecycle.submitted(build, handle, now, look_at))
+            return
+        except Conflict:
+            continue
+    raise Conflict(f"The handle of build {claimed.key} could not be stored.")
+
+
+def _reason(services: Services, seen: Observation) -> str | None:
+    if seen.log is None:
+        return None
+    try:
+        return failure_reason([line.text for line in services.logs.tail(seen.log, TAIL_LINES)])
+    except Unavailable:
+        return None  # the build did fail; only the words are missing

@@ -1,0 +1,89 @@
+"""What schedules do: the safety net under messages and events that got lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import Build, Status
+from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.errors import Conflict, SlipwayError
+from chalicelib.ports import Services
+from chalicelib.usecases import execution
+
+log = logging.getLogger(__name__)
+MAX_BUILDS = 500  # of one tick; the next one continues
+OBSERVED_AT_ONCE = 100
+
+
+def reconcile(services: Services) -> int:
+    """Looks at every build whose time to be looked at has come, and returns how many there were.
+
+    One that was never started is started, one that runs is compared with its executor, one past its
+    deadline is given up. Trouble with one build does not keep others waiting.
+    """
+    due = [
+        build for key in services.store.due(services.now(), MAX_BUILDS) if (build := services.store.get(key))
+    ]
+    running: list[Build] = []
+    for build in due:
+        with _apart(build):
+            if build.is_done or build.look_at is None or build.look_at > services.now():
+                continue  # the index was behind
+            if _given_up(services, build):
+                continue
+            if build.handle is None or build.stop_requested_at is not None:
+                execution.attend(services, build.key)
+            else:
+                running.append(build)
+    for start in range(0, len(running), OBSERVED_AT_ONCE):
+        _compare(services, running[start : start + OBSERVED_AT_ONCE])
+    for build in due:
+        with _apart(build):
+            _look_again(services, build)
+    return len(due)
+
+
+def _given_up(services: Services, build: Build) -> bool:
+    queue = timedelta(minutes=services.settings.queue_timeout_minutes)
+    run = timedelta(minutes=services.settings.build_timeout_minutes)
+    reason = lifecycle.overdue(build, services.now(), queue, run)
+    if reason is None:
+        return False
+    if build.handle is not None:
+        services.executor.stop(build.handle)
+    services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason))
+    return True
+
+
+def _compare(services: Services, builds: Sequence[Build]) -> None:
+    observed = services.executor.observe([build.handle for build in builds if build.handle])
+    for build in builds:
+        assert build.handle is not None
+        gone = Observation(str(build.key), build.attempt, build.handle, None, (), Outcome.GONE)
+        with _apart(build):
+            execution.record(services, observed.get(build.handle, gone))
+
+
+def _look_again(services: Services, seen: Build) -> None:
+    build = services.store.get(seen.key)
+    now = services.now()
+    if build is None or build.is_done or build.look_at is None or build.look_at > now:
+        return
+    later = now + timedelta(seconds=services.settings.look_again_seconds)
+    services.store.save(replace(build, look_at=later))
+
+
+@contextmanager
+def _apart(build: Build) -> Iterator[None]:
+    """Trouble with one build is logged and does not reach the others; the next tick tries again."""
+    try:
+        yield
+    except Conflict:
+        pass  # somebody else is at it
+    except SlipwayError as error:
+        log.warning("Build %s could not be looked at: %s", build.key, error or type(error).__name__)

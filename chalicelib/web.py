@@ -1,0 +1,240 @@
+"""HTTP around the use cases: who is asking, what the body says, and which status an error becomes.
+
+Views raise domain errors; `endpoint` maps them, because Chalice turns what a view raises into a response
+before any middleware could. What Chalice and the gateway refuse by themselves is reshaped in `finish`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from chalice.app import Chalice, Request, Response
+
+from chalicelib import errors, wiring
+from chalicelib.domain.build import ID_DIGITS, BuildKey, User
+from chalicelib.domain.spec import is_slug
+from chalicelib.ports import Services
+from chalicelib.usecases import accounts
+
+log = logging.getLogger(__name__)
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 500
+MAX_OFFSET = 10_000  # offsets are reached by reading
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+}
+
+_STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
+    errors.Malformed: HTTPStatus.BAD_REQUEST,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.Busy: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_DETAIL = {
+    HTTPStatus.FORBIDDEN: "You do not have permission to perform this action.",
+    HTTPStatus.NOT_FOUND: "Not found.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, as views see it."""
+
+    services: Services
+    user: User
+    request: Request
+
+    def fields(self) -> dict[str, Any]:
+        """The body as a mapping, from JSON or a form; empty for no body. Raises Malformed, TooLarge."""
+        return _fields(self.request, self.services.settings.max_body_bytes)
+
+    def query(self) -> dict[str, str]:
+        """Query parameters; of repeated ones the last."""
+        given: Any = self.request.query_params
+        return {name: given[name] for name in given} if given else {}
+
+    def paging(self) -> tuple[int, int]:
+        """Limit and offset; what is no sensible number is the default. Raises Invalid beyond the bound."""
+        query = self.query()
+        limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, MAX_LIMIT)
+        offset = _number(query.get("offset"))
+        if offset > MAX_OFFSET:
+            raise errors.Invalid([f"`offset` can be at most {MAX_OFFSET}."])
+        return limit, offset
+
+    def url(self) -> str:
+        """The absolute address of this request, without its query."""
+        context: Mapping[str, Any] = self.request.context
+        headers = self.request.headers
+        host = context.get("domainName") or headers.get("host", "localhost")
+        scheme = headers.get("x-forwarded-proto", "http")
+        return f"{scheme}://{host}{context['path']}"
+
+
+def endpoint(app: Chalice) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    """Decorates views: they are called with a Call and the path's parameters, and answer with JSON, with
+    a Response, or None for an empty body."""
+
+    def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
+        @wraps(view)
+        def handle(**captured: str) -> Response:
+            try:
+                services, request = wiring.services(), _current_request(app)
+                user = accounts.authenticate(services, _token(request))
+                answer = view(Call(services, user, request), **_places(captured))
+            except errors.SlipwayError as error:
+                return _refusal(error)
+            except Exception:
+                log.exception("unexpected error in %s", view.__name__)
+                return reply(
+                    {"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR
+                )
+            return answer if isinstance(answer, Response) else reply(answer)
+
+        return handle
+
+    return decorate
+
+
+def _current_request(app: Chalice) -> Request:
+    request = app.current_request
+    assert request is not None, "views run within a request"
+    return request
+
+
+def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer; None is an empty body."""
+    text = "" if body is None else msgspec.json.encode(body).decode()
+    return Response(text, {**(headers or {}), "Content-Type": "application/json"}, int(status))
+
+
+def text(body: str) -> Response:
+    """A plain text answer."""
+    return Response(body, {"Content-Type": "text/plain; charset=utf-8"})
+
+
+def finish(request: Request, get_response: Callable[[Request], Response]) -> Response:
+    """HTTP middleware: Chalice's own refusals in this API's shape, and the CORS headers of all answers."""
+    response = get_response(request)
+    body = response.body
+    if isinstance(body, dict) and set(body) == {"Code", "Message"}:
+        detail = str(body["Message"])
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f'Method "{request.method}" not allowed.'
+        response.body = msgspec.json.encode({"detail": detail}).decode()
+        response.headers["Content-Type"] = "application/json"
+    response.headers.update(CORS)
+    return response
+
+
+def each_message(event: Any, handle: Callable[[str], None]) -> dict[str, Any]:
+    """Handles the messages of an SQS event one by one; the answer names those that shall come again."""
+    failed = []
+    for record in event:
+        try:
+            handle(record.body)
+        except Exception:
+            log.exception("message %s failed", record.to_dict()["messageId"])
+            failed.append({"itemIdentifier": record.to_dict()["messageId"]})
+    return {"batchItemFailures": failed}
+
+
+def _refusal(error: errors.SlipwayError) -> Response:
+    """An error as the API's clients expect it."""
+    if isinstance(error, errors.Invalid):
+        return reply(error.reasons, HTTPStatus.BAD_REQUEST)
+    if isinstance(error, errors.NoLog):
+        return reply(str(error), HTTPStatus.NOT_FOUND)
+    status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Token"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "5"
+        log.warning("%s", error, exc_info=error)
+    return reply({"detail": str(error) or _DETAIL.get(status, status.phrase)}, status, headers)
+
+
+def _token(request: Request) -> str:
+    """The token of `Authorization: Token <key>`; other schemes count as no credentials."""
+    words = request.headers.get("authorization", "").split()
+    if not words or words[0].lower() != "token":
+        raise errors.Unauthenticated("Authentication credentials were not provided.")
+    if len(words) == 1:
+        raise errors.Unauthenticated("Invalid token header. No credentials provided.")
+    if len(words) > 2:
+        raise errors.Unauthenticated("Invalid token header. Token string should not contain spaces.")
+    return str(words[1])
+
+
+def _places(captured: Mapping[str, str]) -> dict[str, Any]:
+    """Path parameters, decoded; owner, project and build id together as a BuildKey. What cannot name
+    anything is NotFound."""
+    decoded = {name: unquote(value) for name, value in captured.items()}
+    number = decoded.pop("build_id", None)
+    if not all(is_slug(name) for name in decoded.values()):
+        raise errors.NotFound
+    if number is None:
+        return decoded
+    if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
+        raise errors.NotFound
+    return {"key": BuildKey(decoded["owner"], decoded["project"], int(number))}
+
+
+def _fields(request: Request, max_bytes: int) -> dict[str, Any]:
+    raw = request.raw_body or b""
+    raw = raw.encode() if isinstance(raw, str) else raw
+    if len(raw) > max_bytes:
+        raise errors.TooLarge(f"The body has {len(raw)} bytes; at most {max_bytes} are taken here.")
+    try:
+        body = raw.decode()
+    except UnicodeDecodeError as exc:
+        raise errors.Malformed("The body is not valid UTF-8.") from exc
+    if not body.strip():
+        return {}
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        return dict(parse_qsl(body, keep_blank_values=True))
+    try:
+        parsed = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise errors.Malformed(f"JSON parse error - {exc}") from exc
+    if not isinstance(parsed, dict):
+        raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
+    if _has_surrogates(body):
+        raise errors.Malformed("The body has an escape for half a character (a lone surrogate).")
+    return parsed
+
+
+def _has_surrogates(body: str) -> bool:
+    if "\\ud" not in body and "\\uD" not in body:
+        return False
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _number(text: str | None) -> int:
+    """A positive number of sane length, or 0."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= ID_DIGITS else 0

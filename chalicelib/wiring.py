@@ -1,0 +1,80 @@
+"""The real adapters, each made once, when first touched: nothing loads that a request does not use."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cached_property
+
+from chalicelib import settings as environment
+from chalicelib.ports import Accounts, BuildQueue, BuildStore, Executor, LogReader, Registry, Services
+from chalicelib.settings import Settings
+
+
+class AwsServices:
+    """`Services` on AWS, or on whatever AWS_ENDPOINT_URL and its kin name."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        return environment.read()
+
+    @cached_property
+    def store(self) -> BuildStore:
+        from chalicelib.adapters import dynamodb
+
+        dynamodb.use_table(self.settings.table)
+        return dynamodb.DynamoBuildStore()
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        from chalicelib.adapters import dynamodb
+
+        dynamodb.use_table(self.settings.table)
+        return dynamodb.DynamoAccounts(self.settings.account_memory_seconds)
+
+    @cached_property
+    def queue(self) -> BuildQueue:
+        from chalicelib.adapters.sqs import SqsBuildQueue
+
+        return SqsBuildQueue(self.settings.dispatch_queue_url)
+
+    @cached_property
+    def executor(self) -> Executor:
+        from chalicelib.adapters.codebuild import CodeBuildExecutor
+
+        return CodeBuildExecutor(
+            self.settings.codebuild_project,
+            self.settings.bucket,
+            self.settings.queue_timeout_minutes,
+            self.settings.build_timeout_minutes,
+        )
+
+    @cached_property
+    def registry(self) -> Registry:
+        from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
+
+        return PlainRegistry() if self.settings.registry_kind == "plain" else EcrRegistry()
+
+    @cached_property
+    def logs(self) -> LogReader:
+        from chalicelib.adapters.cloudwatch import CloudWatchLogs
+
+        return CloudWatchLogs()
+
+    def now(self) -> datetime:
+        now = datetime.now(UTC)
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+_services: Services = AwsServices()
+
+
+def services() -> Services:
+    """The services of this process."""
+    return _services
+
+
+def install(replacement: Services) -> Services:
+    """Puts others in their place, for tests; returns those that were there."""
+    global _services
+    previous, _services = _services, replacement
+    return previous

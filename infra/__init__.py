@@ -1,0 +1,1 @@
+"""What is deployed (`aws/`) and the one-machine stack (`local/`)."""

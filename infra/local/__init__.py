@@ -1,0 +1,1 @@
+"""The whole stack on one machine: moto, a CodeBuild that really builds, and what wakes the handlers."""

@@ -1,0 +1,76 @@
+"""DynamoDB, SQS, S3 and CloudWatch Logs on loopback: moto's server, and what a deployment would create."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+REGION = "us-east-1"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_XRAY_SDK_ENABLED": "false",
+}
+MAX_RECEIVES = 5  # of a message, before it goes to the dead-letter queue
+
+
+class _Handler(MotoRequestHandler):  # type: ignore[misc]
+    protocol_version = "HTTP/1.1"  # connections stay open
+    disable_nagle_algorithm = True
+
+    def log_request(self, *_: Any) -> None:
+        """Requests are not logged."""
+
+
+class Moto:
+    """moto's server in threads of this process.
+
+    Requests to DynamoDB go one by one: moto checks a condition and writes in two steps, and its
+    transactions copy whole tables, so that concurrent ones would break what DynamoDB promises.
+    """
+
+    def __init__(self) -> None:
+        self._dispatcher = DomainDispatcherApplication(create_backend_app)
+        self._one_at_a_time = threading.Lock()
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="moto")
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
+            with self._one_at_a_time:
+                return list(self._dispatcher(environ, start_response))
+        return self._dispatcher(environ, start_response)  # type: ignore[no-any-return]
+
+
+def create_resources(table: str, queue: str, bucket: str) -> str:
+    """The table (if it is not there), the queue with its dead-letter queue, and the bucket. Returns the
+    queue's URL."""
+    from chalicelib.adapters import dynamodb
+
+    dynamodb.use_table(table)
+    if not dynamodb.Item.exists():
+        dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    sqs = boto3.client("sqs")
+    dead = sqs.create_queue(QueueName=f"{queue}-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = f'{{"deadLetterTargetArn": "{arn}", "maxReceiveCount": "{MAX_RECEIVES}"}}'
+    attributes = {"VisibilityTimeout": "180", "RedrivePolicy": redrive}
+    return str(sqs.create_queue(QueueName=queue, Attributes=attributes)["QueueUrl"])

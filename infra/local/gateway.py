@@ -1,0 +1,53 @@
+"""API Gateway on loopback: Chalice's local server, tuned and with the deployed API's own refusals."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from chalice.app import Chalice
+from chalice.config import Config
+from chalice.local import (
+    ChaliceRequestHandler,
+    ForbiddenError,
+    LocalChalice,
+    LocalDevServer,
+    LocalGatewayException,
+    ThreadedHTTPServer,
+)
+
+
+class _Server(ThreadedHTTPServer):
+    request_queue_size = 128
+
+
+class _Handler(ChaliceRequestHandler):
+    disable_nagle_algorithm = True  # else a keep-alive request takes 40 ms
+
+    def _send_error_response(self, error: LocalGatewayException) -> None:
+        """The deployed gateway answers unknown routes with this text as well: see its GatewayResponses."""
+        if isinstance(error, ForbiddenError):
+            self._send_http_response(404, {}, b'{"detail": "Not found."}')
+        else:
+            super()._send_error_response(error)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not logged here; the service logs what goes wrong."""
+
+
+class Gateway:
+    """Serves an app on loopback until closed. Raises OSError when the port is taken."""
+
+    def __init__(self, app: Chalice, port: int) -> None:
+        app.__class__ = LocalChalice  # keeps the current request per thread
+        self._server = LocalDevServer(app, Config(), "127.0.0.1", port, _Handler, _Server).server
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="gateway")
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

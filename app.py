@@ -10,10 +10,11 @@ from chalice.app import Chalice, Response
 
 from chalicelib import serializers, settings, web, wiring
 from chalicelib.domain.build import BuildKey
-from chalicelib.usecases import accounts, builds, execution, logs, upkeep
+from chalicelib.usecases import accounts, builds, code, execution, logs, upkeep
 
 app = Chalice(app_name="slipway")
-app.api.binary_types.append("multipart/form-data")  # else API Gateway garbles uploads
+# Else API Gateway garbles uploads.
+app.api.binary_types += ["multipart/form-data", "application/gzip", "application/x-gzip"]
 app.register_middleware(web.finish, "http")
 
 PROJECT = "/{owner}/{project}"
@@ -55,6 +56,31 @@ def create_project(call: web.Call) -> Any:
 @route(PROJECT, "GET")
 def get_project(call: web.Call, owner: str, project: str) -> Any:
     return serializers.project(accounts.open_project(call.services, call.user, owner, project))
+
+
+# Code
+
+
+@route(PROJECT + "/repo/upload", "PUT", "POST")
+def upload_code(call: web.Call, owner: str, project: str) -> Any:
+    code.upload(call.services, call.user, owner, project, call.archive())
+
+
+@route(PROJECT + "/repo/upload/offers", "POST")
+def offer_upload(call: web.Call, owner: str, project: str) -> Any:
+    offer = code.offer(call.services, call.user, owner, project)
+    return web.reply(serializers.offer(offer, call.url()), HTTPStatus.CREATED)
+
+
+@route(PROJECT + "/repo/upload/offers/{offer_id}", "POST")
+def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> Any:
+    code.complete(call.services, call.user, owner, project, offer_id)
+
+
+@route(PROJECT + "/repo/external", "POST")
+def use_git(call: web.Call, owner: str, project: str) -> Any:
+    changed, is_new = code.use_git(call.services, call.user, owner, project, call.fields())
+    return web.reply(serializers.project(changed), HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
 
 # Builds

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import IO, Protocol
 
+from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, Token, User
 from chalicelib.domain.lifecycle import Observation
 from chalicelib.settings import Settings
@@ -40,6 +41,9 @@ class BuildStore(Protocol):
 
     def add_project(self, project: Project) -> None:
         """Raises AlreadyExists when the owner has a project of that name."""
+
+    def save_project(self, project: Project) -> Project:
+        """Writes all but the counters, if the stored version is still `project.version`. Raises Conflict."""
 
     def add(self, project: Project, build: Build, body: BuildBody, wanted_name: str | None) -> Build:
         """Stores a new build whole or not at all, as `project.last_build_id + 1`.
@@ -110,11 +114,44 @@ class BuildQueue(Protocol):
         """At least once, soon, in any order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Leave to upload a file straight to storage: POST a form of `fields` and `file` to `url`."""
+
+    id: str
+    url: str
+    fields: Mapping[str, str]
+    expires_at: datetime
+
+
+class Sources(Protocol):
+    """Code of projects, and what executors fetch of it."""
+
+    def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
+        """Keeps an archive by its hash, with what is in it. Idempotent."""
+
+    def listing(self, sha256: str) -> Listing:
+        """What is in a kept archive. Raises NotFound."""
+
+    def open(self, sha256: str) -> IO[bytes]:
+        """A kept archive, at its start. Raises NotFound."""
+
+    def stage(self, build: Build, dockerfile: str | None) -> None:
+        """Lays out what the build's executor fetches: Dockerfile and code.tar.gz. Idempotent."""
+
+    def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
+        """Leave for one upload into `project` of at most `max_bytes`."""
+
+    def received(self, project: Project, offer_id: str) -> IO[bytes]:
+        """What was uploaded under an offer. Raises NotFound."""
+
+
 class Executor(Protocol):
     """Where builds run."""
 
-    def submit(self, build: Build, body: BuildBody) -> str:
-        """Starts the build's current attempt and returns its handle. The same attempt submitted again
+    def submit(self, build: Build) -> str:
+        """Starts the build's current attempt, whose source is staged, and returns its handle.
+        The same attempt submitted again
         within `replay_seconds` is one build. Raises Busy (nothing started, come later) and
         ExecutorRefused (never will)."""
 
@@ -164,6 +201,8 @@ class Services(Protocol):
     def accounts(self) -> Accounts: ...
     @property
     def queue(self) -> BuildQueue: ...
+    @property
+    def sources(self) -> Sources: ...
     @property
     def executor(self) -> Executor: ...
     @property

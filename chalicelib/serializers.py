@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from chalicelib.domain.build import Build, Project, StatusEntry, User
-from chalicelib.ports import Opened
+from chalicelib.ports import Offer, Opened
 from chalicelib.usecases.accounts import NewUser
 
 Json = dict[str, Any]
@@ -81,8 +81,19 @@ def project(project: Project) -> Json:
         "created_at": _time(project.created_at),
         "updated_at": _time(project.updated_at),
         "is_public": project.is_public,
-        "has_code": False,
+        "has_code": project.code is not None or project.git_url is not None,
+        "git_url": project.git_url,
         "num_builds": project.live_builds,
+    }
+
+
+def offer(offer: Offer, url: str) -> Json:
+    """`url` is the address that offers are asked for at."""
+    return {
+        "url": offer.url,
+        "fields": offer.fields,
+        "complete": f"{url.rstrip('/')}/{offer.id}",
+        "expires_at": _time(offer.expires_at),
     }
 
 

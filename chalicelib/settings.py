@@ -23,6 +23,8 @@ class Settings:
     token_lifetime_days: int = 30
     account_memory_seconds: int = 30  # how long a process may trust what it knows of users and tokens
     max_log_bytes: int = 5_000_000  # of a log in one response; API Gateway and Lambda end near 6 MB
+    max_upload_bytes: int = 150 * 1024**2  # of an archive uploaded to storage, as the command line caps it
+    max_inline_upload_bytes: int = 4_500_000  # of an archive in a request: Lambda takes 6 MB of base64
     max_body_bytes: int = 300_000  # of a JSON request; the stored texts must fit DynamoDB's 400 KB item
 
 
@@ -44,6 +46,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
     values: dict[str, str | int] = {name: environment[variable] for name, variable in _REQUIRED.items()}
     for name in (
+        "max_inline_upload_bytes",
         "build_timeout_minutes",
         "queue_timeout_minutes",
         "look_again_seconds",

@@ -64,6 +64,18 @@ class Call:
         """The body as a mapping, from JSON or a form; empty for no body. Raises Malformed, TooLarge."""
         return _fields(self.request, self.services.settings.max_body_bytes)
 
+    def archive(self) -> bytes:
+        """The body of an upload: part `repo` of a form, or the whole. Raises Invalid, TooLarge."""
+        limit = self.services.settings.max_inline_upload_bytes
+        raw = _raw(self.request)
+        if len(raw) > limit:
+            raise errors.TooLarge(
+                f"The upload has {len(raw)} bytes, and a request can carry {limit}. Larger archives go "
+                f"straight to storage: POST {self.url().rstrip('/')}/offers, upload to the answered `url` "
+                "with its `fields` and the archive as `file`, then POST to the answered `complete`."
+            )
+        return _part(raw, self.request.headers.get("content-type", ""), "repo")
+
     def query(self) -> dict[str, str]:
         """Query parameters; of repeated ones the last."""
         given: Any = self.request.query_params
@@ -198,8 +210,7 @@ def _places(captured: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _fields(request: Request, max_bytes: int) -> dict[str, Any]:
-    raw = request.raw_body or b""
-    raw = raw.encode() if isinstance(raw, str) else raw
+    raw = _raw(request)
     if len(raw) > max_bytes:
         raise errors.TooLarge(f"The body has {len(raw)} bytes; at most {max_bytes} are taken here.")
     try:
@@ -219,6 +230,29 @@ def _fields(request: Request, max_bytes: int) -> dict[str, Any]:
     if _has_surrogates(body):
         raise errors.Malformed("The body has an escape for half a character (a lone surrogate).")
     return parsed
+
+
+def _raw(request: Request) -> bytes:
+    raw = request.raw_body or b""
+    return raw.encode() if isinstance(raw, str) else raw
+
+
+def _part(raw: bytes, content_type: str, name: str) -> bytes:
+    """One part of a multipart form; any other body is taken whole."""
+    if not content_type.lower().startswith("multipart/form-data"):
+        return raw
+    from io import BytesIO
+
+    from multipart import MultipartError, MultipartParser, parse_options_header
+
+    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    try:
+        part = MultipartParser(BytesIO(raw), boundary, len(raw), memory_limit=len(raw)).get(name)
+    except (MultipartError, ValueError) as exc:
+        raise errors.Invalid(["The form cannot be read; is its boundary right, and is it complete?"]) from exc
+    if part is None:
+        raise errors.Invalid([f"The form needs a part `{name}` with a gzipped tar archive."])
+    return bytes(part.raw)
 
 
 def _has_surrogates(body: str) -> bool:

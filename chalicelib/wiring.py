@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from chalicelib import settings as environment
-from chalicelib.ports import Accounts, BuildQueue, BuildStore, Executor, LogReader, Registry, Services
+from chalicelib.ports import (
+    Accounts,
+    BuildQueue,
+    BuildStore,
+    Executor,
+    LogReader,
+    Registry,
+    Services,
+    Sources,
+)
 from chalicelib.settings import Settings
 
 
@@ -36,6 +45,12 @@ class AwsServices:
         from chalicelib.adapters.sqs import SqsBuildQueue
 
         return SqsBuildQueue(self.settings.dispatch_queue_url)
+
+    @cached_property
+    def sources(self) -> Sources:
+        from chalicelib.adapters.s3 import S3Sources
+
+        return S3Sources(self.settings.bucket)
 
     @cached_property
     def executor(self) -> Executor:

@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chalicelib.domain.build import Build, BuildBody, Status
+from chalicelib.domain.build import Build, Source, Status, source_folder
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 
@@ -52,18 +52,23 @@ def start_build_request(
 ) -> dict[str, Any]:
     """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
     idempotency token always comes with the same parameters, as CodeBuild demands."""
+    source = build.source or Source()
     variables = {
         "SLIPWAY_BUILD": str(build.key),
         "SLIPWAY_ATTEMPT": str(build.attempt),
         "SLIPWAY_IMAGE": build.image,
         "SLIPWAY_NONCE": build.nonce,
         "SLIPWAY_NOCACHE": "1" if build.nocache else "",
+        "SLIPWAY_GIT_URL": source.git_url or "",
+        "SLIPWAY_GIT_REVISION": source.git_revision or "",
+        "SLIPWAY_CONTEXT": source.context or "",
+        "SLIPWAY_DOCKERFILE": source.dockerfile or "",
     }
     return {
         "projectName": project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
         "sourceTypeOverride": "S3",
-        "sourceLocationOverride": f"{bucket}/{_source_folder(build)}",
+        "sourceLocationOverride": f"{bucket}/{source_folder(build)}",
         "buildspecOverride": _BUILDSPEC.read_text(),
         "timeoutInMinutesOverride": build_minutes,
         "queuedTimeoutInMinutesOverride": queue_minutes,
@@ -89,10 +94,8 @@ class CodeBuildExecutor:
         self._project, self._bucket = project, bucket
         self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
         self._codebuild: Any = boto3.client("codebuild")
-        self._s3: Any = None
 
-    def submit(self, build: Build, body: BuildBody) -> str:
-        self._put_source(build, body)
+    def submit(self, build: Build) -> str:
         request = start_build_request(
             build, self._project, self._bucket, self._queue_minutes, self._build_minutes
         )
@@ -141,20 +144,6 @@ class CodeBuildExecutor:
             each for chunk in chunks for each in self._codebuild.batch_get_builds(ids=list(chunk))["builds"]
         ]
 
-    def _put_source(self, build: Build, body: BuildBody) -> None:
-        """Puts the context where CodeBuild fetches it by itself, so that no address or credential travels
-        in a variable. Idempotent."""
-        if self._s3 is None:
-            self._s3 = boto3.client("s3")
-        try:
-            self._s3.put_object(
-                Bucket=self._bucket,
-                Key=f"{_source_folder(build)}Dockerfile",
-                Body=(body.dockerfile or "").encode(),
-            )
-        except (ClientError, BotoCoreError) as exc:
-            raise Unavailable("The source of the build could not be stored.") from exc
-
 
 def observation_of(described: Mapping[str, Any]) -> Observation:
     """What one element of BatchGetBuilds' answer says."""
@@ -201,10 +190,6 @@ def _identity(described: Mapping[str, Any]) -> tuple[str, int]:
     """Which attempt of which build this is; an empty key for a build that is not ours."""
     variables = {each["name"]: each["value"] for each in described["environment"]["environmentVariables"]}
     return variables.get("SLIPWAY_BUILD", ""), int(variables.get("SLIPWAY_ATTEMPT", "0"))
-
-
-def _source_folder(build: Build) -> str:
-    return f"builds/{build.uuid}/"
 
 
 def _translated(exc: Exception) -> SlipwayError:

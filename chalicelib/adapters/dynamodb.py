@@ -116,9 +116,16 @@ class DynamoBuildStore:
 
     def add_project(self, project: Project) -> None:
         pk, sk = _project_key(project.owner, project.name)
-        item = Item(pk, sk, data=_encode(project), last_build_id=0, live_builds=0)
+        item = Item(pk, sk, data=_encode(project), version=project.version, last_build_id=0, live_builds=0)
         with _translated(refused=AlreadyExists):
             item.save(Item.pk.does_not_exist())
+
+    def save_project(self, project: Project) -> Project:
+        new = replace(project, version=project.version + 1)
+        actions: list[Any] = [Item.data.set(_encode(new)), Item.version.set(new.version)]
+        with _translated(refused=Conflict):
+            Item(*_project_key(project.owner, project.name)).update(actions, Item.version == project.version)
+        return new
 
     def add(self, project: Project, build: Build, body: BuildBody, wanted_name: str | None) -> Build:
         for name, marker in self._names(build.key, wanted_name):

@@ -67,6 +67,31 @@ class StatusEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """An uploaded archive, named by its content."""
+
+    sha256: str
+    bytes: int
+    uploaded_at: datetime
+
+    @property
+    def commit(self) -> str:
+        """What stands for a commit: as many digits of the hash as git's have."""
+        return self.sha256[:40]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a build's code comes from: an upload, or a git repository at a revision."""
+
+    code_sha256: str | None = None
+    git_url: str | None = None
+    git_revision: str | None = None
+    context: str | None = None  # the directory that becomes `build`; None for the whole
+    dockerfile: str | None = None  # path of the code's own Dockerfile, when the build must look it up
+
+
+@dataclass(frozen=True, slots=True)
 class Build:
     """The record of a build, small enough to be read and written whole; its texts are in `BuildBody`."""
 
@@ -90,6 +115,7 @@ class Build:
     node_scheduled: str | None = None
     resources: dict[str, Any] | None = None
     commit: str | None = None
+    source: Source | None = None  # the code that goes into the image; None for an image without code
     attempt: int = 0  # counts the times an executor was asked to start this build
     submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
     handle: str | None = None  # what the executor calls this build; opaque outside of it
@@ -140,6 +166,9 @@ class Project:
     description: str | None = None
     tags: tuple[str, ...] = ()
     is_public: bool = True
+    code: Code | None = None  # the newest upload
+    git_url: str | None = None  # or where the code is kept; never both
+    version: int = 1
     last_build_id: int = 0
     live_builds: int = 0  # builds that are neither archived nor deleted
 
@@ -191,3 +220,8 @@ def image_reference(registry: str, project: Project, build_id: int) -> str:
 def _repository_part(name: str) -> str:
     clean = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return clean[:100].rstrip("-") or "x"
+
+
+def source_folder(build: Build) -> str:
+    """Where in the bucket a build's source is laid out."""
+    return f"builds/{build.uuid}/"

@@ -18,8 +18,13 @@ SPECIAL_FILES = (
 )
 
 
-def generate(spec: Spec, files: Collection[str] = ()) -> str:
-    """The Dockerfile for `spec.image`; `files` are the names at the top of the code.
+# Stands for the special files of code that is only known where the build runs.
+SPECIAL_FILES_MARK = "#slipway-special-files"
+
+
+def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
+    """The Dockerfile for `spec.image`; `files` are the names at the top of the code, None when they are
+    not known yet: then a mark stands for their lines.
 
     Every value was checked by `spec` to stay within its line, so none can add an instruction.
     """
@@ -29,8 +34,11 @@ def generate(spec: Spec, files: Collection[str] = ()) -> str:
     lines += ["# Use bash as default shell, rather than sh", "ENV SHELL /bin/bash", ""]
     lines += [f"ENV {name} {value}" for name, value in spec.env_vars]
     lines += ["WORKDIR /code", ""]
-    for group in SPECIAL_FILES:
-        lines += [f"COPY build/{name} /code" for name in group if name in files][:1]
+    if files is None:
+        lines.append(SPECIAL_FILES_MARK)
+    else:
+        for group in SPECIAL_FILES:
+            lines += [f"COPY build/{name} /code" for name in group if name in files][:1]
     lines += [f"RUN {step}" for step in spec.build_steps]
     lines += ["COPY build /code", ""]
     return "\n".join(lines)

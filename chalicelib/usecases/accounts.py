@@ -83,6 +83,17 @@ def register(
     return NewUser(user, token, expires_at)
 
 
+def ensure_superuser(services: Services, name: str, *, token: str | None = None) -> str:
+    """A superuser of that name and a token of it: for who runs the service, not for its API."""
+    known = services.accounts.user(name)
+    if known is None:
+        return register(services, name, is_superuser=True, token=token).token
+    token = token or secrets.token_hex(32)
+    expires_at = services.now() + timedelta(days=services.settings.token_lifetime_days)
+    services.accounts.add_token(Token(token_sha256(token), name, expires_at))
+    return token
+
+
 def create_project(services: Services, caller: User, fields: dict[str, Any]) -> Project:
     """A project of the caller's. Raises Invalid."""
     name, description = fields.get("name"), fields.get("description")

@@ -20,7 +20,6 @@ from chalicelib.domain.build import (
     may_read,
     may_write,
 )
-from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.spec import (
     Spec,
     checked_tags,
@@ -32,6 +31,7 @@ from chalicelib.domain.spec import (
 from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound
 from chalicelib.ports import Opened, Services
 from chalicelib.usecases.accounts import is_description, open_project
+from chalicelib.usecases.code import source_of
 
 ATTEMPTS = 8  # at writing on top of what somebody else has just written
 MAX_DOCKERFILE = 65_536
@@ -54,6 +54,10 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
     if not may_write(caller, owner):
         raise Forbidden
     wish = _wish(fields)
+    source, commit, dockerfile = None, None, None
+    if wish.spec is not None:
+        source, commit, dockerfile = source_of(services, project, wish.spec)
+    body = BuildBody(wish.content, wish.spec.config if wish.spec else None, dockerfile)
     for _ in range(ATTEMPTS):
         now = services.now()
         key = BuildKey(owner, project_name, project.last_build_id + 1)
@@ -72,11 +76,12 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
             is_managed=wish.is_managed,
             nocache=wish.spec is not None and wish.spec.nocache,
             resources=wish.spec.resources if wish.spec else None,
+            commit=commit if wish.is_managed else None,
+            source=source,
             look_at=now + timedelta(seconds=services.settings.look_again_seconds)
             if wish.is_managed
             else None,
         )
-        body = _body(wish)
         try:
             build = services.store.add(project, build, body, wish.name)
         except Conflict:
@@ -298,21 +303,6 @@ def _document(text: str) -> object:
         where = getattr(exc, "problem_mark", None)
         place = f" near line {where.line + 1}" if where else ""
         raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc
-
-
-def _body(wish: _Wish) -> BuildBody:
-    spec = wish.spec
-    if spec is None:
-        return BuildBody(content=None, config=None, dockerfile=None)
-    if spec.dockerfile is not None:
-        raise Invalid(
-            ["`dockerfile` names a file of the project's code, and the project has none; upload it first."]
-        )
-    if spec.context or spec.commit or spec.branch:
-        raise Invalid(
-            ["`context`, `commit` and `branch` refer to the project's code, and the project has none."]
-        )
-    return BuildBody(content=wish.content, config=spec.config, dockerfile=generate(spec))
 
 
 def _changed(build: Build, fields: dict[str, Any]) -> Build:

@@ -116,7 +116,8 @@ def _start(services: Services, build: Build) -> None:
         return
     try:
         services.registry.prepare(build.image)
-        handle = services.executor.submit(build, body)
+        services.sources.stage(build, body.dockerfile)
+        handle = services.executor.submit(build)
     except Busy:
         later = services.now() + timedelta(seconds=WAIT_WHEN_BUSY_SECONDS)
         services.store.save(lifecycle.release(build, later))

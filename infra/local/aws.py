@@ -22,7 +22,7 @@ ENVIRONMENT = {
 MAX_RECEIVES = 5  # of a message, before it goes to the dead-letter queue
 
 
-class _Handler(MotoRequestHandler):  # type: ignore[misc]
+class _Handler(MotoRequestHandler):
     protocol_version = "HTTP/1.1"  # connections stay open
     disable_nagle_algorithm = True
 

@@ -1,0 +1,155 @@
+"""The code of projects: uploaded, or kept in a git repository."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from dataclasses import replace
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from chalicelib.domain import archive
+from chalicelib.domain.build import Code, Project, Source, User, may_write
+from chalicelib.domain.dockerfile import generate
+from chalicelib.domain.spec import Spec, has_control_characters, is_slug
+from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from chalicelib.ports import Offer, Services
+from chalicelib.usecases.accounts import open_project
+
+ATTEMPTS = 5
+SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
+MAX_GIT_URL = 512
+
+
+def upload(services: Services, caller: User, owner: str, name: str, packed: bytes) -> Project:
+    """Makes a gzipped tar the project's code. Raises NotFound, Forbidden, Invalid; nothing is kept then."""
+    project = _writable(services, caller, owner, name)
+    if not packed:
+        raise Invalid(["The upload is empty: send a gzipped tar archive."])
+    return _take(services, project, io.BytesIO(packed))
+
+
+def offer(services: Services, caller: User, owner: str, name: str) -> Offer:
+    """Leave to upload an archive that exceeds what a request can carry. Raises NotFound, Forbidden."""
+    project = _writable(services, caller, owner, name)
+    _refuse_git(project)
+    return services.sources.offer(project, services.settings.max_upload_bytes, services.now())
+
+
+def complete(services: Services, caller: User, owner: str, name: str, offer_id: str) -> Project:
+    """Makes what was uploaded under an offer the project's code. Raises NotFound when nothing was uploaded;
+    else as `upload`."""
+    project = _writable(services, caller, owner, name)
+    if not is_slug(offer_id):
+        raise NotFound
+    limit = services.settings.max_upload_bytes
+    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as packed:
+        received = services.sources.received(project, offer_id)
+        while block := received.read(1024**2):
+            packed.write(block)
+            if packed.tell() > limit:
+                raise TooLarge(f"The upload has more than {limit} bytes.")
+        packed.seek(0)
+        return _take(services, project, packed)
+
+
+def use_git(
+    services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]
+) -> tuple[Project, bool]:
+    """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
+    Invalid. Whether it can be reached, the first build tells."""
+    project = _writable(services, caller, owner, name)
+    url = _checked_git_url(fields.get("git_url"))
+    if project.git_url == url:
+        return project, False
+    if project.git_url is not None:
+        raise Invalid([f"The project's code is at {project.git_url} already."])
+    if project.code is not None:
+        raise Forbidden("The project's code was uploaded; it cannot come from git as well.")
+    return _saved(services, replace(project, git_url=url, updated_at=services.now())), True
+
+
+def source_of(
+    services: Services, project: Project, spec: Spec
+) -> tuple[Source | None, str | None, str | None]:
+    """What a build of `spec` takes from the project: its source, the commit that stands for it, and the
+    Dockerfile as far as it is known. Raises Invalid when the project's code cannot give what is asked for."""
+    if project.git_url is not None:
+        revision = spec.commit or (spec.branch and f"origin/{spec.branch}") or "origin/HEAD"
+        source = Source(
+            git_url=project.git_url, git_revision=revision, context=spec.context, dockerfile=spec.dockerfile
+        )
+        return source, spec.commit, None if spec.dockerfile else generate(spec, files=None)
+    if project.code is None:
+        if spec.dockerfile or spec.context or spec.commit or spec.branch:
+            raise Invalid(
+                ["`dockerfile`, `context`, `commit` and `branch` need code, and the project has none."]
+            )
+        return None, None, generate(spec)
+    if spec.branch or spec.commit not in (None, project.code.commit):
+        raise Invalid(
+            [f"The project's code was uploaded and has one commit, {project.code.commit}, and no branches."]
+        )
+    files = services.sources.listing(project.code.sha256).inside(spec.context)
+    source = Source(code_sha256=project.code.sha256, context=spec.context)
+    if spec.dockerfile is None:
+        return source, project.code.commit, generate(spec, files)
+    packed = services.sources.open(project.code.sha256)
+    return source, project.code.commit, archive.read_text(packed, project.code.bytes, spec.dockerfile)
+
+
+def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
+    _refuse_git(project)
+    size = packed.seek(0, io.SEEK_END)
+    packed.seek(0)
+    listing = archive.listing(packed, size)
+    packed.seek(0)
+    sha256 = hashlib.file_digest(packed, "sha256").hexdigest()  # type: ignore[arg-type]
+    packed.seek(0)
+    services.sources.keep(packed, sha256, listing)
+    now = services.now()
+    return _saved(services, replace(project, code=Code(sha256, size, now), updated_at=now))
+
+
+def _saved(services: Services, wanted: Project) -> Project:
+    """Writes the code of `wanted` on top of whatever else changed of the project meanwhile."""
+    project = wanted
+    for _ in range(ATTEMPTS):
+        try:
+            return services.store.save_project(project)
+        except Conflict:
+            stored = services.store.project(wanted.owner, wanted.name)
+            if stored is None:
+                raise NotFound from None
+            project = replace(stored, code=wanted.code, git_url=wanted.git_url, updated_at=wanted.updated_at)
+    raise Conflict("The project is being changed by others at this moment; try again.")
+
+
+def _writable(services: Services, caller: User, owner: str, name: str) -> Project:
+    project = open_project(services, caller, owner, name)
+    if not may_write(caller, owner):
+        raise Forbidden
+    return project
+
+
+def _refuse_git(project: Project) -> None:
+    if project.git_url is not None:
+        raise Forbidden(f"The project's code comes from {project.git_url}; nothing can be uploaded.")
+
+
+def _checked_git_url(url: object) -> str:
+    fault = {"git_url": ["Must be like https://host/path, without user name and password."]}
+    if not isinstance(url, str) or len(url) > MAX_GIT_URL or has_control_characters(url) or not url.isascii():
+        raise Invalid(fault)
+    try:
+        parts = urlsplit(url)
+        plain = (
+            parts.scheme == "https" and parts.hostname and parts.path.strip("/") and "@" not in parts.netloc
+        )
+        port_is_sane = parts.port is None or parts.port > 0
+    except ValueError as exc:
+        raise Invalid(fault) from exc
+    if not plain or not port_is_sane or parts.query or parts.fragment or " " in url:
+        raise Invalid(fault)
+    return url

@@ -1,0 +1,92 @@
+"""`python -m infra.local demo|up`: the one-machine stack from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from infra.local import demo
+from infra.local.engines import NoEngine
+from infra.local.machine import Machine, installed_machine
+from infra.local.stack import Running, stack
+
+STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between runs: base image, layers
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 failed, 2 something has to be installed first."""
+    parser = argparse.ArgumentParser(prog="python -m infra.local", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
+    up = commands.add_parser("up", help="serve the API until interrupted")
+    up.add_argument("--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT")
+    token = os.environ.get("SLIPWAY_ROOT_TOKEN") or None
+    up.add_argument("--token", type=_token, default=token, help="of user root, or SLIPWAY_ROOT_TOKEN")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        with ExitStack() as closing:
+            work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-")))
+            tools = closing.enter_context(installed_machine(STATE, say))
+            serve = partial(stack, tools.engine, tools.registry, work)
+            if arguments.command == "demo":
+                running = closing.enter_context(serve())
+                demo.run(running.url, running.token, tools.engine, tools.base_image, say)
+            else:
+                running = closing.enter_context(serve(port=arguments.port, root_token=arguments.token))
+                print(json.dumps(_ready(running, tools)), flush=True)
+                threading.Event().wait()
+    except NoEngine as error:
+        print(error, file=sys.stderr)
+        return 2
+    except demo.DemoFailed as error:
+        demo.explain(error)
+        return 1
+    except KeyboardInterrupt:
+        say("Stopped.")
+        return 0 if arguments.command == "up" else 130
+    return 0
+
+
+def say(line: str) -> None:
+    """Progress, for people: on standard error, so that standard output stays for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _ready(running: Running, tools: Machine) -> dict[str, object]:
+    return {
+        "ready": True,
+        "url": running.url,
+        "user": "root",
+        "token": running.token,
+        "base_image": tools.base_image,
+    }
+
+
+def _token(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text or len(text) < 8:
+        raise argparse.ArgumentTypeError("root's token must be 8 or more characters without spaces")
+    return text
+
+
+def _interrupt(*_: object) -> None:
+    """Ends the work once; what is then stopped and removed shall not be interrupted again."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

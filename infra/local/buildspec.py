@@ -1,0 +1,116 @@
+"""Runs the phases of a buildspec as CodeBuild does: bash, one process group, output line by line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+TERM_SECONDS = 10  # between asking a build to end and ending it
+
+
+@dataclass(frozen=True)
+class Buildspec:
+    """The part of version 0.2 that is used here: variables, and commands by phase."""
+
+    variables: Mapping[str, str]
+    commands: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a phase ended: `exit_code` 0 for success; else `command` is the failing one's first line."""
+
+    exit_code: int
+    command: str = ""
+
+
+def parse(text: str) -> Buildspec:
+    """Raises ValueError for what is no buildspec of version 0.2."""
+    try:
+        document = yaml.safe_load(text)
+        if document["version"] != 0.2:
+            raise ValueError("only version 0.2 is understood")
+        variables = {str(k): str(v) for k, v in document.get("env", {}).get("variables", {}).items()}
+        phases = {
+            name: [str(command) for command in phase.get("commands", [])]
+            for name, phase in document["phases"].items()
+        }
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the buildspec cannot be read: {error}") from error
+    return Buildspec(variables, phases)
+
+
+class Phase:
+    """The commands of one phase, in one bash process, so that what one sets the next one sees. Between
+    phases nothing but files is kept (CodeBuild also keeps variables; our buildspec needs none)."""
+
+    def __init__(
+        self,
+        commands: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+    ) -> None:
+        self._commands = commands
+        self._control = folder.parent / f"{folder.name}-control"
+        self._control.mkdir(exist_ok=True)
+        self._say = say
+        script = []
+        for number, command in enumerate(commands):
+            (self._control / str(number)).write_text(command)
+            # Sourced as a simple command, because `if` or `||` would switch `set -e` off inside of it.
+            script += [f"echo {number} > {self._control}/at", f". {self._control}/{number}", "s=$?", _STOP_IF]
+        (self._control / "phase").write_text("\n".join([*script, ""]))
+        self._process = subprocess.Popen(
+            ["bash", str(self._control / "phase")],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait(self, seconds: float) -> Ended | None:
+        """How it ended, or None while it runs; waits up to `seconds`."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self._signal(signal.SIGKILL)  # what it left in the background would hold the output open
+        self._reader.join()
+        at = int((self._control / "at").read_text() or 0)
+        return Ended(code, self._commands[at].strip().splitlines()[0] if code else "")
+
+    def end(self) -> bool:
+        """Ends it with all its children; False when they had to be killed."""
+        self._signal(signal.SIGTERM)
+        if self.wait(TERM_SECONDS) is not None:
+            return True
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+        return False
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return  # nobody left in the group
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._say(line.decode(errors="replace").rstrip("\r\n"))
+
+
+_STOP_IF = 'if [ "$s" -ne 0 ]; then exit "$s"; fi'

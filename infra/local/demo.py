@@ -1,0 +1,114 @@
+"""The main job, seen from outside: a build is posted, followed, and its image is read back."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import urllib3
+
+from chalicelib.adapters.registry import PlainRegistry
+from infra.local.engines import Engine
+
+PROJECT = "/root/quick-start"
+FOLLOW_EVERY_SECONDS = 0.3
+PATIENCE_SECONDS = 600
+DONE = ("succeeded", "failed", "stopped")
+PROOF = "/built-by-slipway.txt"
+
+
+class DemoFailed(Exception):
+    """The demo did not end with an image; the message says why."""
+
+
+def run(url: str, token: str, engine: Engine, base_image: str, say: Callable[[str], None]) -> None:
+    """Does the main job over REST and prints what came of it. Raises DemoFailed."""
+    api = Api(url + "/api/v1", token)
+    api.post("/projects/", {"name": "quick-start"})
+    specification = {
+        "version": 1,
+        "kind": "build",
+        "image": base_image,
+        "env_vars": [["GREETING", "Ahoy from Slipway"]],
+        "build_steps": [
+            "pip3 install --no-cache-dir cowsay==6.1",
+            f"""python3 -c "import os, cowsay; cowsay.cow(os.environ['GREETING'])" > {PROOF}""",
+        ],
+    }
+    say("Posting a build to POST /api/v1/root/quick-start/builds/ …")
+    posted_at = time.monotonic()
+    build = api.post(f"{PROJECT}/builds/", {"content": json.dumps(specification), "tags": ["demo"]})
+    build = follow(api, f"{PROJECT}/builds/{build['id']}", posted_at)
+    print(json.dumps(build, indent=2))
+    if build["last_status"] != "succeeded":
+        reason = api.get(f"{PROJECT}/builds/{build['id']}/statuses")["results"][-1]["message"]
+        raise DemoFailed(f"The build ended as {build['last_status']}: {reason}")
+    digest = PlainRegistry().digest(build["image"])
+    print(f"\nThe registry answers for {build['image']}:\n  {digest}")
+    if digest != build["image_digest"]:
+        raise DemoFailed("The registry's digest is not the one the build tells.")
+    proof = engine.run_in_image(f"{build['image']}", ["cat", PROOF])
+    if "Ahoy from Slipway" not in proof:
+        raise DemoFailed(f"{PROOF} in the image does not hold what the build steps wrote: {proof!r}")
+    print(f"\n{PROOF}, read from the image:\n{proof}")
+
+
+def follow(api: Api, path: str, posted_at: float) -> Any:
+    """Prints statuses and log lines as they come; returns the build at its end. Raises DemoFailed."""
+    statuses = lines = 0
+    while time.monotonic() - posted_at < PATIENCE_SECONDS:
+        build = api.get(path)
+        lines = _print_new(api.log(path), lines, "  | ")
+        history = [
+            f"{entry['status']}{': ' + entry['message'] if entry['message'] else ''}"
+            for entry in api.get(f"{path}/statuses")["results"]
+        ]
+        for status in history[statuses:]:
+            print(f"[{time.monotonic() - posted_at:5.1f} s] {status}", flush=True)
+        statuses = len(history)
+        if build["last_status"] in DONE:
+            _print_new(api.log(path), lines, "  | ")
+            return build
+        time.sleep(FOLLOW_EVERY_SECONDS)
+    raise DemoFailed(f"The build did not end within {PATIENCE_SECONDS} seconds.")
+
+
+def _print_new(log: str, printed: int, margin: str) -> int:
+    lines = log.splitlines()
+    for line in lines[printed:]:
+        print(f"{margin}{line}", flush=True)
+    return len(lines)
+
+
+class Api:
+    """The REST API with one token. Answers outside 2xx raise DemoFailed."""
+
+    def __init__(self, root: str, token: str) -> None:
+        self._root = root
+        self._headers = {"Authorization": f"token {token}"}
+        self._http = urllib3.PoolManager(retries=False)
+
+    def get(self, path: str) -> Any:
+        return self._json("GET", path)
+
+    def post(self, path: str, fields: dict[str, Any]) -> Any:
+        return self._json("POST", path, json=fields)
+
+    def log(self, path: str) -> str:
+        """The log so far, empty while there is none."""
+        answer = self._http.request("GET", f"{self._root}{path}/logs", headers=self._headers)
+        return answer.data.decode() if answer.status == 200 else ""
+
+    def _json(self, method: str, path: str, **body: Any) -> Any:
+        answer = self._http.request(method, self._root + path, headers=self._headers, **body)
+        if answer.status >= 300:
+            raise DemoFailed(f"{method} {path} answered {answer.status}: {answer.data.decode()[:500]}")
+        return answer.json()
+
+
+def explain(error: Exception) -> None:
+    """The reason, as the last line."""
+    print(f"\nThe demo failed: {error}", file=sys.stderr)

@@ -1,0 +1,362 @@
+"""Container engines: finding one that really builds here, and what the stack asks of it.
+
+All settings travel in the environment and in files that an engine reads by itself, so that the buildspec's
+plain commands work: `docker buildx build --push …`, `buildah build …`, `buildah push …`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, get_args
+from uuid import uuid4
+
+from infra.local.python_image import NoImage, python_image
+
+EngineName = Literal["docker", "podman", "buildah"]
+NETWORK = "host"  # of RUN steps: neither a bridge nor plug-ins need to be there
+STORAGE_DRIVERS = ("overlay", "vfs")  # of podman and buildah, the quicker one first
+INSTALLER = Path(__file__).with_name("install_engines.sh")
+ADVICE = (
+    "Install one of: docker with the buildx plugin, and start it (https://docs.docker.com/engine/install/); "
+    "podman or buildah, with runc and docker-registry. On Debian and Ubuntu, as root:\n"
+    "  apt-get install --no-install-recommends buildah runc docker-registry"
+)
+READER = "slipway-reader-"  # names of containers that only look into an image
+
+
+class NoEngine(Exception):
+    """No container engine works here; the message says why not, and what to install."""
+
+
+class EngineFailed(Exception):
+    """A command of an engine failed or took too long; the message ends with what it printed last."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine and the variables, added to the process's own, that its commands need."""
+
+    name: EngineName
+    environment: Mapping[str, str]
+
+    def build(self, dockerfile: str, context: Path, reference: str) -> None:
+        """Builds into the engine's own store. Raises EngineFailed."""
+        buildx = ("buildx", "build", "--provenance=false")
+        command = buildx if self.name == "docker" else ("build", "--layers")
+        with tempfile.NamedTemporaryFile("w", prefix="slipway-", suffix=".Dockerfile") as file:
+            file.write(dockerfile)
+            file.flush()
+            self.run(*command, "--network", NETWORK, "--tag", reference, "--file", file.name, str(context))
+
+    def import_tar(self, tar: Path, reference: str, *instructions: str) -> None:
+        """Makes an image of a root filesystem alone in its folder, and more of a Dockerfile's instructions.
+        Raises EngineFailed."""
+        self.build("\n".join(("FROM scratch", f"ADD {tar.name} /", *instructions, "")), tar.parent, reference)
+
+    def has_image(self, reference: str) -> bool:
+        """Whether the image is in the engine's own store."""
+        inspect = ("inspect", "--type", "image") if self.name == "buildah" else ("image", "inspect")
+        return self._succeeds(*inspect, reference)
+
+    def pull(self, reference: str, timeout_seconds: float) -> bool:
+        """Whether the image is in the store afterwards."""
+        return self._succeeds("pull", reference, timeout_seconds=timeout_seconds)
+
+    def run_in_image(self, reference: str, command: list[str]) -> str:
+        """Standard output of a command in a container of an image as its registry has it now. Raises
+        EngineFailed."""
+        name = READER + uuid4().hex
+        if self.name == "buildah":
+            try:
+                self.run("from", "--pull-always", "--name", name, reference)
+                return self.run("run", "--network", NETWORK, name, "--", *command)
+            finally:
+                self._succeeds("rm", name)
+        self.run("pull", reference)
+        # more than ours is not for every root to give, and podman would ask for it
+        limits = ("--ulimit", "host") if self.name == "podman" else ()
+        return self.run("run", "--rm", "--name", name, "--network", NETWORK, *limits, reference, *command)
+
+    def clean_up(self) -> None:
+        """Removes what killed builds left: steps that run on, working containers, mounts, files.
+
+        Builds that still run, in another stack on this machine as well, are left alone; then containers and
+        files wait for the next call. Raises EngineFailed.
+        """
+        if self.name == "docker":
+            return  # its daemon ends what belonged to a client that is gone
+        temporary = Path(self.environment["TMPDIR"])
+        left = [*self._containers()]
+        files = [*temporary.iterdir()]
+        for bundle in temporary.glob("buildah*/pid"):
+            self._end_step_without_build(bundle)
+        if not self._is_working():
+            for container in left:
+                self._succeeds("rm", *(["--force"] if self.name == "podman" else []), container)
+            for file in files:
+                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+
+    def run(self, *arguments: str, timeout_seconds: float = 300) -> str:
+        """Standard output of one of the engine's commands. Raises EngineFailed."""
+        return _run([self.name, *arguments], self.environment, timeout_seconds)
+
+    def _succeeds(self, *arguments: str, timeout_seconds: float = 60) -> bool:
+        try:
+            self.run(*arguments, timeout_seconds=timeout_seconds)
+        except EngineFailed:
+            return False
+        return True
+
+    def _containers(self) -> Iterator[str]:
+        """Ids of all containers that builds work in."""
+        if self.name == "buildah":
+            for container in json.loads(self.run("containers", "--json") or "null") or ():
+                if not container["containername"].startswith(READER):
+                    yield container["id"]
+        else:
+            for container in json.loads(self.run("ps", "--all", "--external", "--format", "json")):
+                if not container["Names"][0].startswith(READER):
+                    yield container["Id"]
+
+    def _is_working(self) -> bool:
+        """Whether any process, of a build or of the engine, was started with our settings."""
+        return any(self._is_ours(process) for process in Path("/proc").glob("[0-9]*"))
+
+    def _is_ours(self, process: Path) -> bool:
+        ours = f"CONTAINERS_STORAGE_CONF={self.environment['CONTAINERS_STORAGE_CONF']}".encode()
+        try:
+            return ours in (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile, or is another user's
+            return False
+
+    def _end_step_without_build(self, pid_file: Path) -> None:
+        """A step's first process is a child of the engine, which waits for it: unless that was killed."""
+        with suppress(OSError, ValueError, EngineFailed):
+            process = Path("/proc") / str(int(pid_file.read_text()))
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if not self._is_ours(process.parent / parent):
+                step = f"buildah-{pid_file.parent.name}"
+                _run([self.environment["BUILDAH_RUNTIME"], "delete", "--force", step], self.environment)
+
+
+def find_engine(
+    state: Path, say: Callable[[str], None], *, only: str | None = None, docker_host: str | None = None
+) -> Engine:
+    """The first engine that really builds here, of docker, podman and buildah.
+
+    `state` is a folder for their stores. `only` (or else the variable SLIPWAY_ENGINE) names the one to
+    take; `docker_host` is the daemon's address where it is not the usual one. An image to build upon is in
+    the engine's store afterwards. Raises NoEngine.
+    """
+    only = only or os.environ.get("SLIPWAY_ENGINE")
+    reasons = []
+    for name in get_args(EngineName):
+        if only not in (None, "", name):
+            continue
+        if not shutil.which(name):
+            reasons.append(f"{name}: not installed")
+            continue
+        for engine in _candidates(name, state.absolute(), docker_host):
+            try:
+                _probe(engine, state, say)
+            except EngineFailed as error:
+                reasons.append(f"{_describe(engine)}: {error}")
+            except NoImage as error:
+                reasons.append(f"{name}: {error}")
+                break
+            else:
+                say(f"Building with {_describe(engine)}.")
+                return engine
+    if not reasons:
+        raise NoEngine(f'SLIPWAY_ENGINE is "{only}"; expected docker, podman or buildah.')
+    raise NoEngine("\n- ".join(("No container engine works here.", *reasons)) + f"\n{ADVICE}")
+
+
+def _candidates(name: EngineName, state: Path, docker_host: str | None) -> Iterator[Engine]:
+    """The ways to use an engine, best first."""
+    if name == "docker":
+        yield _docker(docker_host)
+        return
+    runtime = shutil.which("runc") or shutil.which("crun")  # crun refuses hybrid cgroups
+    for isolation in ("oci", "chroot") if runtime else ("chroot",):
+        for driver in STORAGE_DRIVERS:
+            yield _containers_engine(name, state / f"{name}-{driver}", driver, isolation, runtime or "runc")
+
+
+def _docker(host: str | None) -> Engine:
+    variables = {"SLIPWAY_ENGINE": "docker", "SLIPWAY_NETWORK": NETWORK}
+    if host:
+        variables |= {"DOCKER_HOST": host}
+    with suppress(EngineFailed):
+        # the daemon's own builder: another would see neither its images nor our registry
+        context = Engine("docker", variables).run("context", "inspect", "--format", "{{.Name}}")
+        variables |= {"BUILDX_BUILDER": context.strip()}
+    return Engine("docker", variables)
+
+
+def _containers_engine(
+    name: Literal["podman", "buildah"], folder: Path, driver: str, isolation: str, runtime: str
+) -> Engine:
+    """podman or buildah with a store, settings and temporary files that are all ours to remove."""
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "CONTAINERS_STORAGE_CONF": (
+            folder / "storage.conf",
+            f'[storage]\ndriver = "{driver}"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+            # no mount of the store upon itself, which would outlive us and stand in the way of removing it
+            '[storage.options.overlay]\nskip_mount_home = "true"\n',
+        ),
+        "CONTAINERS_REGISTRIES_CONF": (
+            folder / "registries.conf",
+            # every port of this machine, as docker does by itself
+            'unqualified-search-registries = ["docker.io"]\n'
+            '[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n',
+        ),
+        "CONTAINERS_CONF": (
+            folder / "containers.conf",
+            # cgroups and logs as they are without systemd
+            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n',
+        ),
+    }
+    for path, text in settings.values():
+        path.write_text(text)
+    return Engine(
+        name,
+        {
+            **{variable: str(path) for variable, (path, _) in settings.items()},
+            "BUILDAH_ISOLATION": isolation,
+            "BUILDAH_RUNTIME": runtime,
+            "TMPDIR": str(temporary),
+            "SLIPWAY_ENGINE": name,
+            "SLIPWAY_NETWORK": NETWORK,
+        },
+    )
+
+
+def _probe(engine: Engine, state: Path, say: Callable[[str], None]) -> None:
+    """Runs a step. Later the layer cache answers, until the engine or our settings change."""
+    if engine.name == "docker":
+        version = engine.run("version", "--format", "{{.Server.Version}}", timeout_seconds=20)
+        engine.run("buildx", "version", timeout_seconds=20)
+    else:
+        version = engine.run("--version", timeout_seconds=20)
+    setting = sha256(repr((version, sorted(engine.environment.items()))).encode()).hexdigest()
+    image = python_image(engine, state, say)
+    with tempfile.TemporaryDirectory() as empty:
+        probe = f"FROM {image}\nRUN : {setting}\n"
+        engine.build(probe, Path(empty), "localhost/slipway/probe:local")
+
+
+def _describe(engine: Engine) -> str:
+    if engine.name == "docker":
+        return "docker"
+    storage = Path(engine.environment["CONTAINERS_STORAGE_CONF"]).parent.name.partition("-")[2]
+    return f"{engine.name} ({storage} storage, {engine.environment['BUILDAH_ISOLATION']} isolation)"
+
+
+def install_missing(say: Callable[[str], None]) -> None:
+    """Installs buildah and docker-registry, as root on Debian and Ubuntu. Raises NoEngine elsewhere."""
+    say("Installing buildah and docker-registry (10 to 20 s) …")
+    done = subprocess.run(["sh", INSTALLER, "buildah"], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise NoEngine(f"{done.stderr.strip()[-1000:]}\n{ADVICE}")
+
+
+@contextmanager
+def running_engine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Engine]:
+    """As `find_engine`; a docker daemon of our own runs meanwhile where docker is named and has none.
+    Raises NoEngine."""
+    with ExitStack() as closing:
+        try:
+            engine = find_engine(state, say, only=only)
+        except NoEngine:
+            if "docker" not in (only, os.environ.get("SLIPWAY_ENGINE")) or not shutil.which("dockerd"):
+                raise
+            host = closing.enter_context(private_docker(state, say))
+            engine = find_engine(state, say, only="docker", docker_host=host)
+        yield engine
+
+
+@contextmanager
+def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
+    """Runs a docker daemon of our own, as root on Linux, and gives its address, a value for DOCKER_HOST.
+
+    Images and layers are kept in `state`. Raises NoEngine when it does not come up.
+    """
+    if not shutil.which("dockerd"):
+        raise NoEngine("There is no `dockerd`. On Debian and Ubuntu, as root: apt-get install docker.io")
+    with ExitStack() as closing:
+        # sockets have short paths, at most 108 bytes; a mount for steps may be left in it
+        run = Path(tempfile.mkdtemp(prefix="slipway-docker-"))
+        closing.callback(_remove_with_mounts, run)
+        host = f"unix://{run}/docker.sock"
+        log = closing.enter_context((run / "log").open("w+"))
+        say("Starting a docker daemon …")
+        folders = ("--data-root", state.absolute() / "docker", "--exec-root", run, "--pidfile", run / "pid")
+        command = ("dockerd", "--host", host, *folders, "--iptables=false", "--bridge=none")
+        daemon = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+        )
+        closing.callback(_stop, daemon)
+        engine = Engine("docker", {"DOCKER_HOST": host})
+        deadline = time.monotonic() + 60
+        while not engine._succeeds("version", timeout_seconds=5):
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise NoEngine(f"dockerd did not start:\n{log.read()[-1000:]}")
+            time.sleep(0.1)
+        yield host
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _remove_with_mounts(folder: Path) -> None:
+    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for path in reversed([path for path in mounted if Path(path).is_relative_to(folder)]):
+        subprocess.run(["umount", path], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(command: list[str], environment: Mapping[str, str], timeout_seconds: float = 60) -> str:
+    """Standard output of a command. Raises EngineFailed."""
+    what = " ".join(command[:3])
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineFailed(f"`{what}` took over {timeout_seconds:g} seconds") from error
+    except OSError as error:
+        raise EngineFailed(f"there is no `{command[0]}` to run ({error.strerror})") from error
+    if done.returncode:
+        raise EngineFailed(f"`{what}` failed: {done.stderr.strip()[-500:]}")
+    return done.stdout

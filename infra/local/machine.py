@@ -1,0 +1,42 @@
+"""What builds need of this machine: an engine, a registry, an image to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local import registry
+from infra.local.engines import Engine, NoEngine, install_missing, running_engine
+from infra.local.python_image import python_image
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`registry` is host:port, `base_image` a reference with Python in it."""
+
+    engine: Engine
+    registry: str
+    base_image: str
+
+
+@contextmanager
+def machine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Machine]:
+    """An engine that was seen to work and a registry, until the block is left. Raises NoEngine, which
+    says what to install."""
+    with running_engine(state, say, only) as engine, registry.serve(state, engine, say) as host:
+        yield Machine(engine, host, python_image(engine, state, say))
+
+
+@contextmanager
+def installed_machine(state: Path, say: Callable[[str], None]) -> Iterator[Machine]:
+    """Like `machine`; what is missing is installed where that is possible."""
+    with ExitStack() as closing:
+        try:
+            ready = closing.enter_context(machine(state, say))
+        except NoEngine as missing:
+            say(str(missing))
+            install_missing(say)
+            ready = closing.enter_context(machine(state, say))
+        yield ready

@@ -1,0 +1,116 @@
+"""The whole service on one machine, in one process: started together, stopped together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+
+from infra.local import aws
+from infra.local.codebuild import CodeBuild
+from infra.local.engines import Engine
+from infra.local.gateway import Gateway
+from infra.local.triggers import Triggers
+
+PROJECT = "slipway-builds"
+TABLE = "slipway"
+QUEUE = "slipway-dispatch"
+BUCKET = "slipway-sources"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stack that answers: its URL, root's token, and the CodeBuild behind it."""
+
+    url: str
+    token: str
+    codebuild: CodeBuild
+
+
+@contextmanager
+def stack(
+    engine: Engine,
+    registry: str,
+    state: Path,
+    *,
+    port: int = 0,
+    root_token: str | None = None,
+    concurrency: int = 2,
+    seconds_per_minute: float = 60,
+    reconcile_every_seconds: float = 60,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    """Everything, until the block is left; then builds that run are stopped and all threads are ended.
+
+    `registry` is host:port; `state` a folder for work in progress. One at a time in a process, because
+    settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
+    """
+    with ExitStack() as closing:
+        moto = aws.Moto()
+        moto.start()
+        closing.callback(moto.close)
+        closing.enter_context(
+            _environment(
+                aws.ENVIRONMENT
+                | {
+                    "AWS_ENDPOINT_URL": moto.url,
+                    "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
+                    "SLIPWAY_TABLE": TABLE,
+                    "SLIPWAY_CODEBUILD_PROJECT": PROJECT,
+                    "SLIPWAY_BUCKET": BUCKET,
+                    "SLIPWAY_REGISTRY": registry,
+                    "SLIPWAY_REGISTRY_KIND": "plain",
+                }
+                | dict(settings or {})
+            )
+        )
+        queue_url = aws.create_resources(TABLE, QUEUE, BUCKET)
+        closing.enter_context(_environment({"SLIPWAY_DISPATCH_QUEUE_URL": queue_url}))
+
+        from app import app  # declares its routes by the environment
+        from chalicelib import wiring
+        from chalicelib.usecases import accounts
+
+        services = wiring.AwsServices()
+        previous = wiring.install(services)
+        closing.callback(wiring.install, previous)
+        root = accounts.ensure_superuser(services, "root", token=root_token)
+
+        triggers = Triggers(app, queue_url, reconcile_every_seconds)
+        codebuild = CodeBuild(
+            {PROJECT: engine.environment},
+            s3=boto3.client("s3"),
+            logs=boto3.client("logs"),
+            ring=triggers.ring,
+            state=state,
+            concurrency=concurrency,
+            seconds_per_minute=seconds_per_minute,
+            clean_up=engine.clean_up,
+        )
+        closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
+        gateway = Gateway(app, port)
+        closing.callback(triggers.close)
+        closing.callback(codebuild.close)  # before the triggers: its last events are still recorded
+        closing.callback(gateway.close)
+        triggers.start()
+        gateway.start()
+        yield Running(gateway.url, root, codebuild)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for a while."""
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

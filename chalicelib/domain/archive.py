@@ -9,13 +9,13 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES
 from chalicelib.errors import Invalid
 
 MAX_MEMBERS = 50_000
 MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200  # of unpacked to packed bytes; source code compresses 3 to 10 times
 RATIO_COUNTS_FROM_BYTES = 64 * 1024**2  # small archives of zeros are harmless
-MAX_DOCKERFILE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+# A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
+MAX_TEXTS_BYTES = 300_000
+MAX_DOCKERFILE_BYTES = 65_536
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
 
 
@@ -146,14 +150,20 @@ class Build:
 class BuildBody:
     """The texts of a build, kept apart so that lists stay light."""
 
-    content: str | None
-    config: dict[str, Any] | None
-    dockerfile: str | None  # what is built
+    content: str | None = None
+    config: dict[str, Any] | None = None
+    dockerfile: str | None = None  # what is built
     reported_dockerfile: str | None = None  # what somebody said was built, by PATCH; only ever shown
 
     @property
     def shown_dockerfile(self) -> str | None:
         return self.reported_dockerfile or self.dockerfile
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether what a build is made from, as JSON in UTF-8, exceeds `MAX_TEXTS_BYTES`."""
+        texts = json.dumps([self.content, self.config, self.dockerfile], ensure_ascii=False)
+        return len(texts.encode()) > MAX_TEXTS_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,10 @@ _BUILDKIT = re.compile(
     r'process "(?:/bin/(?:ba)?sh -c )?(?P<command>.*)" did not complete successfully: '
     r"exit code: (?P<code>\d+)"
 )
+# older BuildKit: executor failed running [/bin/sh -c pip install nope]: exit code: 1
+_OLD_BUILDKIT = re.compile(
+    r"executor failed running \[(?:/bin/(?:ba)?sh -c )?(?P<command>.*)\]: exit code: (?P<code>\d+)"
+)
 # buildah, podman: building at STEP "RUN pip install nope": while running runtime: exit status 1
 _BUILDAH = re.compile(
     r'building at STEP "(?:RUN )?(?P<command>.*?)": while running runtime: exit status (?P<code>\d+)'
@@ -24,7 +28,8 @@ _ERROR = re.compile(r"^(?:ERROR|Error)[:\s]\s*(?P<text>.+)$")
 def failure_reason(lines: Sequence[str]) -> str | None:
     """The failing command with its exit code where the log names one, else its last error line, else None."""
     for line in reversed(lines):
-        if step := _BUILDKIT.search(line) or _BUILDAH.search(line):
+        step = _BUILDKIT.search(line) or _OLD_BUILDKIT.search(line) or _BUILDAH.search(line)
+        if step:
             command = step["command"].replace('\\"', '"')
             return f"Exit code {step['code']}: {command}"  # the code first: messages are cut at their end
     for line in reversed(lines):

@@ -171,8 +171,8 @@ def follow(
     `digest` is the registry's answer for the build's image, needed when the attempt's outcome is
     succeeded or gone: no image, no success. `reason` says in words why the attempt failed.
     """
-    if build.is_done or not build.is_managed or seen.attempt != build.attempt:
-        return None
+    if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
+        return None  # without a claim, the attempt is over: the next one counts
     new = replace(build, handle=build.handle or seen.handle, log=seen.log or build.log)
     for step in seen.steps:
         if _RANK[step.status] > _RANK.get(new.last_status, 0) and may_follow(new.last_status, step.status):
@@ -199,11 +199,16 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
             return end(Status.STOPPED, None)
         case Outcome.GONE:
             return end(Status.FAILED, "The build disappeared from where it was running.")
-        case Outcome.FAULT if build.attempt == 1 and not build.stop_requested_at:
+        case Outcome.FAULT if not build.stop_requested_at and not _was_warned(build):
             warned = end(Status.WARNING, seen.reason or "The build service had a fault; trying once more.")
             return replace(warned, submitting_at=None, handle=None, look_at=now)
         case _:
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
+
+
+def _was_warned(build: Build) -> bool:
+    """Whether a fault was forgiven before: attempts do not tell, a busy executor costs some too."""
+    return any(entry.status is Status.WARNING for entry in build.history)
 
 
 def overdue(build: Build, now: datetime, queue: timedelta, run: timedelta) -> str | None:

@@ -7,6 +7,7 @@ given back. Texts are never rendered as templates.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -360,6 +361,8 @@ def _bounded(document: Any) -> None:
                 _refuse("The specification contains text that is not valid UTF-8.")
             elif isinstance(node, int) and not -(2**63) <= node < 2**63:
                 _refuse("The specification contains a number that is too large.")
+            elif isinstance(node, float) and not math.isfinite(node):
+                _refuse("The specification contains a number that is not finite.")
             elif not isinstance(node, str | int | float | None):
                 _refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
             if len(below) > MAX_NODES:

@@ -11,6 +11,8 @@ from typing import Any
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import (
+    MAX_DOCKERFILE_BYTES,
+    MAX_TEXTS_BYTES,
     Build,
     BuildBody,
     BuildKey,
@@ -34,7 +36,6 @@ from chalicelib.usecases.accounts import is_description, open_project
 from chalicelib.usecases.code import source_of
 
 ATTEMPTS = 8  # at writing on top of what somebody else has just written
-MAX_DOCKERFILE = 65_536
 _SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
 
 
@@ -58,6 +59,8 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
     if wish.spec is not None:
         source, commit, dockerfile = source_of(services, project, wish.spec)
     body = BuildBody(wish.content, wish.spec.config if wish.spec else None, dockerfile)
+    if body.is_too_large:
+        raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
     for _ in range(ATTEMPTS):
         now = services.now()
         key = BuildKey(owner, project_name, project.last_build_id + 1)
@@ -310,8 +313,10 @@ def _changed(build: Build, fields: dict[str, Any]) -> Build:
     tags, backend, node = fields.get("tags"), fields.get("backend"), fields.get("node_scheduled")
     faults = _field_faults(name, description, tags, backend, None)
     dockerfile = fields.get("dockerfile")
-    if dockerfile is not None and not (isinstance(dockerfile, str) and len(dockerfile) <= MAX_DOCKERFILE):
-        faults["dockerfile"] = [f"Must be a text of at most {MAX_DOCKERFILE} characters."]
+    if dockerfile is not None and not (
+        isinstance(dockerfile, str) and len(dockerfile.encode()) <= MAX_DOCKERFILE_BYTES
+    ):
+        faults["dockerfile"] = [f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes."]
     if node is not None and not (isinstance(node, str) and len(node) <= 256):
         faults["node_scheduled"] = ["Must be a string of at most 256 characters."]
     if faults:

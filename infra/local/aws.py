@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import boto3
+import urllib3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
@@ -48,6 +49,8 @@ class Moto:
         self._thread.start()
 
     def close(self) -> None:
+        """Ends the server and forgets its state, which moto keeps for the whole process."""
+        urllib3.request("POST", f"{self.url}/moto-api/reset")
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,18 +95,25 @@ class Phase:
     def end(self) -> bool:
         """Ends it with all its children; False when they had to be killed."""
         self._signal(signal.SIGTERM)
-        if self.wait(TERM_SECONDS) is not None:
-            return True
+        deadline = time.monotonic() + TERM_SECONDS
+        # The shell ends at once; the engine below it needs the time to end its step and tidy up.
+        while anybody_left := self._signal(0):
+            self._process.poll()  # a shell that has ended would count as one of the group
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join()
-        return False
+        return not anybody_left
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: int) -> bool:
+        """Whether anybody was left in the group to get it."""
         try:
             os.killpg(self._process.pid, number)
         except (ProcessLookupError, PermissionError):
-            return  # nobody left in the group
+            return False
+        return True
 
     def _read(self) -> None:
         assert self._process.stdout is not None

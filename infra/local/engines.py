@@ -33,6 +33,14 @@ ADVICE = (
     "  apt-get install --no-install-recommends buildah runc docker-registry"
 )
 READER = "slipway-reader-"  # names of containers that only look into an image
+# podman would raise limits by itself, which not every root may
+PODMAN_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+# what people set for engines on their machine: builds do not see other variables of this process
+INHERITED = (
+    *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
 
 
 class NoEngine(Exception):
@@ -45,7 +53,7 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True)
 class Engine:
-    """A container engine and the variables, added to the process's own, that its commands need."""
+    """A container engine and all variables, beside PATH, HOME and LANG, that its commands need."""
 
     name: EngineName
     environment: Mapping[str, str]
@@ -84,8 +92,7 @@ class Engine:
             finally:
                 self._succeeds("rm", name)
         self.run("pull", reference)
-        # more than ours is not for every root to give, and podman would ask for it
-        limits = ("--ulimit", "host") if self.name == "podman" else ()
+        limits = PODMAN_LIMITS if self.name == "podman" else ()
         return self.run("run", "--rm", "--name", name, "--network", NETWORK, *limits, reference, *command)
 
     def clean_up(self) -> None:
@@ -188,14 +195,16 @@ def _candidates(name: EngineName, state: Path, docker_host: str | None) -> Itera
     if name == "docker":
         yield _docker(docker_host)
         return
-    runtime = shutil.which("runc") or shutil.which("crun")  # crun refuses hybrid cgroups
+    # Debian's runc is not in everybody's PATH; crun comes second because it refuses hybrid cgroups
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+    runtime = shutil.which("runc", path=path) or shutil.which("crun", path=path)
     for isolation in ("oci", "chroot") if runtime else ("chroot",):
         for driver in STORAGE_DRIVERS:
             yield _containers_engine(name, state / f"{name}-{driver}", driver, isolation, runtime or "runc")
 
 
 def _docker(host: str | None) -> Engine:
-    variables = {"SLIPWAY_ENGINE": "docker", "SLIPWAY_NETWORK": NETWORK}
+    variables = _inherited() | {"SLIPWAY_ENGINE": "docker", "SLIPWAY_NETWORK": NETWORK}
     if host:
         variables |= {"DOCKER_HOST": host}
     with suppress(EngineFailed):
@@ -235,6 +244,7 @@ def _containers_engine(
     return Engine(
         name,
         {
+            **_inherited(),
             **{variable: str(path) for variable, (path, _) in settings.items()},
             "BUILDAH_ISOLATION": isolation,
             "BUILDAH_RUNTIME": runtime,
@@ -243,6 +253,10 @@ def _containers_engine(
             "SLIPWAY_NETWORK": NETWORK,
         },
     )
+
+
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def _probe(engine: Engine, state: Path, say: Callable[[str], None]) -> None:
@@ -276,8 +290,8 @@ def install_missing(say: Callable[[str], None]) -> None:
 
 @contextmanager
 def running_engine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Engine]:
-    """As `find_engine`; a docker daemon of our own runs meanwhile where docker is named and has none.
-    Raises NoEngine."""
+    """As `find_engine`, and cleans up behind the builds. A docker daemon of our own runs meanwhile where
+    docker is asked for by name and has none. Raises NoEngine."""
     with ExitStack() as closing:
         try:
             engine = find_engine(state, say, only=only)
@@ -286,6 +300,7 @@ def running_engine(state: Path, say: Callable[[str], None], only: str | None = N
                 raise
             host = closing.enter_context(private_docker(state, say))
             engine = find_engine(state, say, only="docker", docker_host=host)
+        closing.callback(engine.clean_up)
         yield engine
 
 

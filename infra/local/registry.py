@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,33 +43,32 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[s
 
 @contextmanager
 def _process(state: Path) -> Iterator[str]:
-    state.mkdir(parents=True, exist_ok=True)
-    for _ in range(ATTEMPTS):
-        host = f"127.0.0.1:{_free_port()}"
-        name = uuid4().hex
-        settings = state / "registry.yml"
-        settings.write_text(
-            "version: 0.1\n"
-            "log: {level: error, accesslog: {disabled: true}}\n"
-            f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
-            f"http: {{addr: '{host}', secret: only-on-this-machine, headers: {{{NAME}: ['{name}']}}}}\n"
-        )
-        with (state / "registry.log").open("w") as log:
-            process = subprocess.Popen(
-                ["docker-registry", "serve", settings],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+    with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
+        settings, log = Path(folder, "registry.yml"), Path(folder, "log")
+        for _ in range(ATTEMPTS):
+            host, name = f"127.0.0.1:{_free_port()}", uuid4().hex
+            settings.write_text(
+                "version: 0.1\n"
+                "log: {level: error, accesslog: {disabled: true}}\n"
+                f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
+                f"http: {{addr: '{host}', secret: only-on-this-machine, headers: {{{NAME}: ['{name}']}}}}\n"
             )
-        try:
-            if _answers(host, name, process):
-                yield host
-                return
-        finally:
-            process.terminate()
-            process.wait()
-    raise NoEngine(f"docker-registry did not start:\n{(state / 'registry.log').read_text()[-1000:]}")
+            with log.open("w") as output:
+                process = subprocess.Popen(
+                    ["docker-registry", "serve", settings],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+                )
+            try:
+                if _answers(host, name, process):
+                    yield host
+                    return
+            finally:
+                process.terminate()
+                process.wait()
+        raise NoEngine(f"docker-registry did not start:\n{log.read_text()[-1000:]}")
 
 
 @contextmanager

@@ -1,0 +1,459 @@
+"""What a BuildStore promises: the fake and DynamoDB alike."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import (
+    MAX_DOCKERFILE_BYTES,
+    MAX_TEXTS_BYTES,
+    Build,
+    BuildKey,
+    Code,
+    Project,
+    Source,
+    Status,
+)
+from chalicelib.errors import AlreadyExists, Conflict, NotFound
+from chalicelib.ports import BuildStore
+from tests.factories import KEY, NOW, after, make_body, make_build, make_project
+from tests.fakes import FakeBuildStore
+
+
+@pytest.fixture(params=["fake", "DynamoDB"])
+def store(request: pytest.FixtureRequest) -> BuildStore:
+    if request.param == "fake":
+        return FakeBuildStore()
+    request.getfixturevalue("dynamodb_table")
+    from chalicelib.adapters.dynamodb import DynamoBuildStore
+
+    return DynamoBuildStore()
+
+
+def read_project(store: BuildStore) -> Project:
+    project = store.project("ada", "vision")
+    assert project is not None
+    return project
+
+
+def add(store: BuildStore, wanted_name: str | None = None, **changes: Any) -> Build:
+    """One more build of ada/vision, and the project if it is not there."""
+    if store.project("ada", "vision") is None:
+        store.add_project(make_project())
+    project = read_project(store)
+    build = make_build(number=project.last_build_id + 1, **changes)
+    return store.add(project, build, make_body(), wanted_name)
+
+
+# Projects
+
+
+def test_a_project_is_read_as_it_was_added(store: BuildStore) -> None:
+    project = make_project(
+        description="two\nlines", tags=("a", "b"), is_public=False, code=Code("ab" * 32, 10, NOW)
+    )
+
+    store.add_project(project)
+
+    assert store.project("ada", "vision") == project
+    assert store.project("ada", "other") is None
+
+
+def test_a_project_is_added_once(store: BuildStore) -> None:
+    store.add_project(make_project())
+
+    with pytest.raises(AlreadyExists):
+        store.add_project(make_project(description="another"))
+    assert read_project(store).description is None
+
+
+def test_saving_a_project_leaves_its_counters_alone(store: BuildStore) -> None:
+    store.add_project(make_project())
+    before = read_project(store)
+    add(store)
+
+    saved = store.save_project(replace(before, git_url="https://git.test/a"))
+
+    stored = read_project(store)
+    assert (stored.git_url, stored.last_build_id, stored.live_builds) == ("https://git.test/a", 1, 1)
+    assert stored.version == saved.version == before.version + 1
+
+
+def test_a_project_somebody_else_saved_is_a_conflict(store: BuildStore) -> None:
+    store.add_project(make_project())
+    before = read_project(store)
+    store.save_project(before)
+
+    with pytest.raises(Conflict):
+        store.save_project(replace(before, description="late"))
+    assert read_project(store).description is None
+
+
+def test_a_project_that_is_not_there_cannot_be_saved(store: BuildStore) -> None:
+    with pytest.raises(Conflict):
+        store.save_project(make_project())
+    assert store.project("ada", "vision") is None
+
+
+# Adding
+
+
+def test_a_build_is_read_as_it_was_added(store: BuildStore) -> None:
+    store.add_project(make_project())
+    build = make_build(
+        description="ünï\ncode 🚢",
+        tags=("b", "a"),
+        nocache=True,
+        resources={"cpu": {"requests": 0.5, "limits": 2}},
+        commit="ab" * 20,
+        source=Source(code_sha256="ab" * 32, context="src"),
+        look_at=after(300),
+        history=lifecycle.advance(
+            make_build(), Status.SCHEDULED, after(1), message="waiting", details={"a": [1]}
+        ).history,
+    )
+    body = make_body(content="a: 1\n", config={"build": {"image": "x"}, "n": 1.5, "t": True}, dockerfile=None)
+
+    added = store.add(read_project(store), build, body, None)
+
+    assert added == build
+    assert store.get(KEY) == build
+    assert store.body(KEY) == body
+
+
+def test_the_project_counts_its_builds(store: BuildStore) -> None:
+    add(store)
+    add(store)
+
+    project = read_project(store)
+    assert (project.last_build_id, project.live_builds) == (2, 2)
+
+
+def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing(store: BuildStore) -> None:
+    store.add_project(make_project())
+    before = read_project(store)
+    store.add(before, make_build(number=1), make_body(), None)
+
+    with pytest.raises(Conflict):
+        store.add(before, make_build(number=1, description="late"), make_body(content="late"), "taken")
+
+    stored, body = store.get(KEY), store.body(KEY)
+    assert stored is not None
+    assert stored.description is None
+    assert body == make_body()
+    assert read_project(store).live_builds == 1
+    assert add(store, "taken").name == "taken", "the name was not used up"
+
+
+def test_a_build_of_no_project_is_a_conflict(store: BuildStore) -> None:
+    with pytest.raises(Conflict):
+        store.add(make_project(), make_build(), make_body(), None)
+    assert store.get(KEY) is None
+
+
+def test_what_is_not_there(store: BuildStore) -> None:
+    assert store.get(KEY) is None
+    assert store.body(KEY) is None
+    assert store.open(KEY, "ada") is None
+
+
+# Names
+
+
+def test_a_taken_name_gets_the_first_free_suffix(store: BuildStore) -> None:
+    names = [add(store, "trainer").name for _ in range(3)]
+
+    assert names == ["trainer", "trainer-1", "trainer-2"]
+
+
+def test_a_suffix_that_is_taken_is_skipped(store: BuildStore) -> None:
+    names = [add(store, name).name for name in ("trainer-1", "trainer", "trainer", "trainer-1")]
+
+    assert names == ["trainer-1", "trainer", "trainer-2", "trainer-1-1"]
+
+
+def test_names_are_their_projects_own(store: BuildStore) -> None:
+    add(store, "trainer")
+    store.add_project(make_project(name="sound"))
+    project = store.project("ada", "sound")
+    assert project is not None
+
+    build = store.add(project, make_build(key=BuildKey("ada", "sound", 1)), make_body(), "trainer")
+
+    assert build.name == "trainer"
+
+
+def test_a_suffixed_name_stays_within_the_length_of_names(store: BuildStore) -> None:
+    names = [add(store, "x" * 128).name or "" for _ in range(3)]
+
+    assert len(set(names)) == 3
+    assert max(map(len, names)) <= 128
+
+
+def test_an_archived_build_keeps_its_name(store: BuildStore) -> None:
+    build = add(store, "trainer")
+    store.archive(replace(build, archived_at=after(1)), after(1))
+
+    assert add(store, "trainer").name == "trainer-1"
+
+
+def test_renaming_frees_the_old_name_and_takes_the_new(store: BuildStore) -> None:
+    build = add(store, "old")
+
+    renamed = store.rename(replace(build, description="too"), "new")
+
+    assert (renamed.name, renamed.version) == ("new", build.version + 1)
+    assert store.get(KEY) == renamed
+    assert add(store, "old").name == "old"
+    assert add(store, "new").name == "new-1"
+
+
+def test_renaming_to_a_taken_name_gets_a_suffix(store: BuildStore) -> None:
+    add(store, "taken")
+    build = add(store)
+
+    assert store.rename(build, "taken").name == "taken-1"
+
+
+def test_renaming_what_somebody_else_changed_is_a_conflict(store: BuildStore) -> None:
+    build = add(store, "old")
+    store.save(build)
+
+    with pytest.raises(Conflict):
+        store.rename(build, "new")
+
+    stored = store.get(KEY)
+    assert stored is not None
+    assert stored.name == "old"
+    assert add(store, "new").name == "new", "the name was not used up"
+
+
+# Saving
+
+
+def test_a_saved_build_has_its_next_version(store: BuildStore) -> None:
+    build = add(store)
+
+    saved = store.save(replace(build, handle="run-1"))
+
+    assert saved == replace(build, handle="run-1", version=build.version + 1)
+    assert store.get(KEY) == saved
+
+
+def test_what_became_none_is_none_after_reading(store: BuildStore) -> None:
+    build = add(store, handle="run-1", look_at=after(1), submitting_at=NOW)
+
+    store.save(replace(build, handle=None, look_at=None, submitting_at=None))
+
+    stored = store.get(KEY)
+    assert stored is not None
+    assert (stored.handle, stored.look_at, stored.submitting_at) == (None, None, None)
+
+
+def test_of_two_writers_one_meets_a_conflict(store: BuildStore) -> None:
+    build = add(store)
+    first = store.save(replace(build, handle="first"))
+
+    with pytest.raises(Conflict):
+        store.save(replace(build, handle="second"))
+    assert store.get(KEY) == first
+
+
+def test_a_build_that_is_not_there_cannot_be_saved(store: BuildStore) -> None:
+    with pytest.raises(Conflict):
+        store.save(make_build())
+    assert store.get(KEY) is None
+
+
+def test_of_many_writers_at_once_one_wins(store: BuildStore) -> None:
+    build = add(store)
+
+    def write(number: int) -> bool:
+        try:
+            store.save(replace(build, handle=f"run-{number}"))
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(write, range(8)))
+
+    assert won.count(True) == 1
+    stored = store.get(KEY)
+    assert stored is not None
+    assert stored.handle == f"run-{won.index(True)}"
+
+
+# Texts
+
+
+def test_a_reported_dockerfile_is_shown_and_taken_back(store: BuildStore) -> None:
+    add(store)
+
+    store.save_dockerfile(KEY, "FROM a\n")
+    assert store.body(KEY) == make_body(reported_dockerfile="FROM a\n")
+    store.save_dockerfile(KEY, None)
+    assert store.body(KEY) == make_body()
+
+
+def test_a_dockerfile_needs_a_build(store: BuildStore) -> None:
+    with pytest.raises(NotFound):
+        store.save_dockerfile(KEY, "FROM a\n")
+    assert store.body(KEY) is None
+
+
+@pytest.mark.parametrize("field", ["content", "config", "dockerfile"])
+def test_texts_may_be_missing(store: BuildStore, field: str) -> None:
+    store.add_project(make_project())
+    body = make_body(**{field: None})
+
+    store.add(read_project(store), make_build(), body, None)
+
+    opened = store.open(KEY, "ada")
+    assert opened is not None
+    assert opened.body == store.body(KEY) == body
+
+
+def test_the_largest_texts_a_request_can_bring_are_stored(store: BuildStore) -> None:
+    store.add_project(make_project())
+    body = make_body(content="é" * (MAX_TEXTS_BYTES // 2 - 100))
+    assert not body.is_too_large
+    assert replace(body, content=f"{body.content}{'é' * 100}").is_too_large
+    dockerfile = "é" * (MAX_DOCKERFILE_BYTES // 2)
+
+    store.add(read_project(store), make_build(), body, None)
+    store.save_dockerfile(KEY, dockerfile)
+
+    assert store.body(KEY) == replace(body, reported_dockerfile=dockerfile)
+
+
+def test_opening_reads_all_that_belongs_to_a_build(store: BuildStore) -> None:
+    build = add(store)
+    store.bookmark("bob", KEY, NOW)
+
+    opened = store.open(KEY, "bob")
+
+    assert opened is not None
+    assert (opened.build, opened.body, opened.project) == (build, make_body(), read_project(store))
+    assert opened.bookmarked
+    by_ada = store.open(KEY, "ada")
+    assert by_ada is not None
+    assert not by_ada.bookmarked
+
+
+# Archiving and lists
+
+
+def test_an_archived_build_is_in_no_list_and_still_there(store: BuildStore) -> None:
+    kept, gone = add(store), add(store)
+
+    archived = store.archive(replace(gone, archived_at=after(1)), after(1))
+
+    assert store.page(read_project(store), 0, 10) == [kept]
+    assert read_project(store).live_builds == 1
+    assert store.get(gone.key) == archived
+    assert archived.version == gone.version + 1
+
+
+def test_archiving_what_somebody_else_changed_is_a_conflict(store: BuildStore) -> None:
+    build = add(store)
+    store.save(build)
+
+    with pytest.raises(Conflict):
+        store.archive(replace(build, archived_at=after(1)), after(1))
+    assert read_project(store).live_builds == 1
+
+
+def test_pages_hold_the_newest_change_first(store: BuildStore) -> None:
+    builds = [add(store, updated_at=after(number)) for number in range(5)]
+    store.save(replace(builds[1], updated_at=after(60)))
+
+    def page(offset: int, limit: int) -> list[int]:
+        return [build.key.id for build in store.page(read_project(store), offset, limit)]
+
+    assert page(0, 10) == [2, 5, 4, 3, 1]
+    assert page(0, 2) == [2, 5]
+    assert page(2, 2) == [4, 3]
+    assert page(4, 2) == [1]
+    assert page(9, 2) == []
+
+
+def test_changes_of_the_same_instant_are_listed_by_number(store: BuildStore) -> None:
+    for _ in range(11):
+        add(store)
+
+    listed = [build.key.id for build in store.page(read_project(store), 0, 20)]
+
+    assert listed == list(range(11, 0, -1))
+
+
+def test_a_listed_build_knows_its_last_status(store: BuildStore) -> None:
+    build = add(store)
+    store.save(lifecycle.advance(build, Status.SCHEDULED, after(1)))
+
+    (listed,) = store.page(read_project(store), 0, 10)
+
+    assert listed.last_status == Status.SCHEDULED
+
+
+def test_pages_hold_builds_of_one_project(store: BuildStore) -> None:
+    add(store)
+    store.add_project(make_project(name="vision2"))
+    project = store.project("ada", "vision2")
+    assert project is not None
+
+    assert store.page(project, 0, 10) == []
+
+
+# What is due
+
+
+def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: BuildStore) -> None:
+    for look_at in (after(3), after(1), None, after(2), after(4)):
+        add(store, look_at=look_at)
+
+    assert [key.id for key in store.due(after(3), 10)] == [2, 4, 1]
+    assert [key.id for key in store.due(after(3), 2)] == [2, 4]
+    assert store.due(NOW, 10) == []
+
+
+def test_a_build_is_due_until_nothing_can_happen_any_more(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+    build = store.archive(replace(build, archived_at=after(1)), after(1))
+    assert store.due(after(1), 10) == [KEY], "an archived build may still have to be stopped"
+
+    store.save(lifecycle.advance(build, Status.STOPPED, after(1)))
+
+    assert store.due(after(1), 10) == []
+
+
+# Bookmarks
+
+
+def test_bookmarks_are_each_users_own(store: BuildStore) -> None:
+    keys = [add(store).key for _ in range(12)]
+    for key in (keys[0], keys[1], keys[11]):
+        store.bookmark("ada", key, NOW)
+    store.bookmark("ada", keys[0], NOW)
+    store.bookmark("bob", keys[2], NOW)
+
+    assert store.bookmarks("ada", keys) == {keys[0], keys[1], keys[11]}
+    assert store.bookmarks("ada", keys[1:3]) == {keys[1]}
+    assert store.bookmarks("bob", keys) == {keys[2]}
+    assert store.bookmarks("eve", keys) == frozenset()
+    assert store.bookmarks("ada", []) == frozenset()
+
+
+def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: BuildStore) -> None:
+    key = add(store).key
+
+    assert store.unbookmark("ada", key) is False
+    store.bookmark("ada", key, NOW)
+    assert store.unbookmark("ada", key) is True
+    assert store.unbookmark("ada", key) is True
+    assert store.bookmarks("ada", [key]) == frozenset()

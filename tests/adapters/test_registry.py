@@ -1,0 +1,175 @@
+"""What a Registry promises: the fake and registries over HTTP alike; and ECR's own ways."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
+from chalicelib.errors import Unavailable
+from chalicelib.ports import Registry
+from tests.factories import DIGEST
+from tests.fakes import FakeRegistry
+
+
+class _Http(ThreadingHTTPServer):
+    """A registry's one question: does it have this manifest?"""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, tuple[int, dict[str, str]]] = {}
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Http
+
+    def do_HEAD(self) -> None:
+        self.server.asked.append((self.command, self.path, dict(self.headers)))
+        status, headers = self.server.answers.get(self.path, (404, {}))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815 - http.server finds methods by this name
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def http() -> Iterator[_Http]:
+    server = _Http()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(params=["fake", "plain", "ECR"])
+def registry(request: pytest.FixtureRequest, http: _Http) -> tuple[Registry, str]:
+    """A registry with one image, and the image's repository."""
+    repository = f"{http.host}/ada/vision-{uuid.uuid4().hex[:8]}"
+    if request.param == "fake":
+        fake = FakeRegistry()
+        fake.prepare(f"{repository}:1")
+        fake.push(f"{repository}:1")
+        return fake, repository
+    path = f"/v2/{repository.partition('/')[2]}/manifests/1"
+    http.answers[path] = (200, {"Docker-Content-Digest": DIGEST})
+    if request.param == "plain":
+        return PlainRegistry(), repository
+    request.getfixturevalue("on_aws")
+    ecr = EcrRegistry()
+    ecr.scheme = "http"
+    return ecr, repository
+
+
+def test_an_image_has_the_digest_its_registry_says(registry: tuple[Registry, str]) -> None:
+    answers, repository = registry
+
+    assert answers.digest(f"{repository}:1") == DIGEST
+
+
+def test_an_image_that_is_not_there_has_none(registry: tuple[Registry, str]) -> None:
+    answers, repository = registry
+
+    assert answers.digest(f"{repository}:2") is None
+    assert answers.digest(f"{repository}-other:1") is None
+
+
+def test_preparing_repeats(registry: tuple[Registry, str]) -> None:
+    answers, repository = registry
+
+    answers.prepare(f"{repository}:1")
+    answers.prepare(f"{repository}:2")
+
+
+# Over HTTP
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(500, {}), (503, {"Docker-Content-Digest": DIGEST}), (401, {}), (200, {})],
+    ids=["500", "503", "401", "200 without a digest"],
+)
+def test_any_other_answer_is_no_answer(http: _Http, status: int, headers: dict[str, str]) -> None:
+    http.answers["/v2/a/b/manifests/1"] = (status, headers)
+
+    with pytest.raises(Unavailable):
+        PlainRegistry().digest(f"{http.host}/a/b:1")
+
+
+def test_nobody_listening_is_unavailable(http: _Http) -> None:
+    free = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    port = free.server_port
+    free.server_close()
+
+    with pytest.raises(Unavailable):
+        PlainRegistry().digest(f"127.0.0.1:{port}/a/b:1")
+
+
+def test_every_kind_of_manifest_is_accepted_without_login(http: _Http) -> None:
+    PlainRegistry().digest(f"{http.host}/a/b:1")
+
+    ((method, path, headers),) = http.asked
+    assert (method, path) == ("HEAD", "/v2/a/b/manifests/1")
+    assert "application/vnd.oci.image.index.v1+json" in headers["Accept"]
+    assert "application/vnd.docker.distribution.manifest.v2+json" in headers["Accept"]
+    assert "Authorization" not in headers
+
+
+# ECR
+
+
+@pytest.fixture
+def ecr(on_aws: None) -> Any:
+    import boto3
+
+    return boto3.client("ecr")
+
+
+def test_ecr_repositories_have_tags_that_cannot_be_moved(ecr: Any) -> None:
+    name = f"ada/vision-{uuid.uuid4().hex}"
+
+    EcrRegistry(ecr).prepare(f"000000000000.dkr.ecr.us-east-1.amazonaws.com/{name}:1")
+
+    (repository,) = ecr.describe_repositories(repositoryNames=[name])["repositories"]
+    assert repository["imageTagMutability"] == "IMMUTABLE"
+    assert repository["imageScanningConfiguration"] == {"scanOnPush": True}
+
+
+def test_ecr_is_logged_in_to(ecr: Any, http: _Http) -> None:
+    registry = EcrRegistry(ecr)
+    registry.scheme = "http"
+
+    registry.digest(f"{http.host}/a/b:1")
+
+    scheme, _, credentials = http.asked[0][2]["Authorization"].partition(" ")
+    assert scheme == "Basic"
+    assert base64.b64decode(credentials).startswith(b"AWS:")
+
+
+def test_ecr_in_trouble_is_unavailable(ecr: Any) -> None:
+    from botocore.stub import Stubber
+
+    with Stubber(ecr) as script:
+        script.add_client_error("create_repository", "ServerException")
+        script.add_client_error("get_authorization_token", "ServerException")
+        with pytest.raises(Unavailable):
+            EcrRegistry(ecr).prepare("host/a/b:1")
+        with pytest.raises(Unavailable):
+            EcrRegistry(ecr).digest("host/a/b:1")

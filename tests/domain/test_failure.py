@@ -1,0 +1,97 @@
+# ruff: noqa: E501 - logs are quoted as they are
+from __future__ import annotations
+
+import pytest
+
+from chalicelib.domain.failure import failure_reason
+
+BUILDKIT = r"""
+#7 [3/4] RUN pip install --no-cache-dir "flask==99" && echo "done"
+#7 1.342 ERROR: Could not find a version that satisfies the requirement flask==99 (from versions: 0.1, 3.0.2)
+#7 1.343 ERROR: No matching distribution found for flask==99
+#7 ERROR: process "/bin/sh -c pip install --no-cache-dir \"flask==99\" && echo \"done\"" did not complete successfully: exit code: 1
+------
+ > [3/4] RUN pip install --no-cache-dir "flask==99" && echo "done":
+1.342 ERROR: Could not find a version that satisfies the requirement flask==99 (from versions: 0.1, 3.0.2)
+1.343 ERROR: No matching distribution found for flask==99
+------
+Dockerfile:9
+--------------------
+   7 |     WORKDIR /code
+   8 |
+   9 | >>> RUN pip install --no-cache-dir "flask==99" && echo "done"
+  10 |     COPY build /code
+--------------------
+ERROR: failed to solve: process "/bin/sh -c pip install --no-cache-dir \"flask==99\" && echo \"done\"" did not complete successfully: exit code: 1
+[Container] 2024/03/01 12:01:07.481 Command did not exit successfully exit status 1
+[Container] 2024/03/01 12:01:07.485 Phase complete: BUILD State: FAILED
+[Container] 2024/03/01 12:01:07.485 Phase context status code: COMMAND_EXECUTION_ERROR Message: Error while executing command. Reason: exit status 1
+slipway-end 00000000000000000000000000000001
+"""
+
+BUILDAH = r"""
+STEP 5/6: RUN grep "a b" /missing
+grep: /missing: No such file or directory
+Error: building at STEP "RUN grep "a b" /missing": while running runtime: exit status 2
+[Container] 2024/03/01 12:01:07 Phase complete: BUILD State: FAILED
+"""
+
+BASH_STEP = r"""
+ERROR: failed to build: failed to solve: process "/bin/bash -c set -o pipefail; false | true" did not complete successfully: exit code: 141
+"""
+
+NO_SUCH_BASE = r"""
+#2 [internal] load metadata for docker.io/library/nope:latest
+#2 ERROR: docker.io/library/nope:latest: not found
+------
+ > [internal] load metadata for docker.io/library/nope:latest:
+------
+Dockerfile:2
+--------------------
+   2 | >>> FROM nope
+--------------------
+ERROR: failed to solve: nope: failed to resolve source metadata for docker.io/library/nope:latest: docker.io/library/nope:latest: not found
+"""
+
+TOO_MANY_PULLS = r"""
+#2 ERROR: failed to copy: httpReadSeeker: failed open: unexpected status code 429 Too Many Requests - Server message: toomanyrequests: You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit
+ERROR: failed to solve: python:3.7-slim: 429 Too Many Requests
+"""
+
+NO_CODE = """
+ERROR: the code has no file docker/Dockerfile
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (BUILDKIT, 'Exit code 1: pip install --no-cache-dir "flask==99" && echo "done"'),
+        (BUILDAH, 'Exit code 2: grep "a b" /missing'),
+        (BASH_STEP, "Exit code 141: set -o pipefail; false | true"),
+        (
+            NO_SUCH_BASE,
+            "failed to solve: nope: failed to resolve source metadata for docker.io/library/nope:latest: "
+            "docker.io/library/nope:latest: not found",
+        ),
+        (
+            TOO_MANY_PULLS,
+            "The base image's registry refuses more anonymous pulls for now; use a mirror or log in.",
+        ),
+        (NO_CODE, "the code has no file docker/Dockerfile"),
+        ("all is well\nmy ERROR: is in the middle", None),
+        ("", None),
+    ],
+    ids=["BuildKit", "buildah", "bash", "no base image", "rate limit", "no code", "no error", "no log"],
+)
+def test_the_reason_is_what_the_log_says_last(log: str, reason: str | None) -> None:
+    assert failure_reason(log.strip("\n").split("\n")) == reason
+
+
+def test_the_last_failing_step_counts() -> None:
+    lines = [
+        'Error: building at STEP "RUN first": while running runtime: exit status 1',
+        'Error: building at STEP "RUN second": while running runtime: exit status 2',
+    ]
+
+    assert failure_reason(lines) == "Exit code 2: second"

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import DONE, Build, Status
+from chalicelib.domain.lifecycle import MAX_HISTORY, Observation, Outcome
+from chalicelib.errors import Invalid
+from tests.factories import DIGEST, NOW, after, make_build, make_claimed, make_observation
+
+CREATED, BUILDING, SCHEDULED, RUNNING = Status.CREATED, Status.BUILDING, Status.SCHEDULED, Status.RUNNING
+
+# Row: from; column: to, in the order of Status.
+TABLE = {
+    "created": ".YYYYYYYYYYYY",
+    "resuming": "..YYYYYYYYYYY",
+    "building": "...YYYYYYYYYY",
+    "scheduled": "..Y.YYYYYYYYY",
+    "running": ".....YYYYYYYY",
+    "unschedulable": "..YYYYYYYYYYY",
+    "warning": ".YYYYY.YYYYYY",
+    "unknown": "..YYYYY.YYYYY",
+    "succeeded": ".............",
+    "failed": ".............",
+    "upstream_failed": ".............",
+    "stopped": ".............",
+    "skipped": ".............",
+}
+MOVES = [(last, status, TABLE[last][i] == "Y") for last in Status for i, status in enumerate(Status)]
+
+
+def statuses(build: Build) -> list[Status]:
+    return [entry.status for entry in build.history]
+
+
+# The table
+
+
+def test_the_table_names_every_status() -> None:
+    assert list(TABLE) == list(Status)
+    assert all(len(row) == len(Status) == 13 for row in TABLE.values())
+
+
+@pytest.mark.parametrize(("last", "status", "allowed"), MOVES)
+def test_a_status_follows_another_only_where_the_table_says_so(
+    last: Status, status: Status, allowed: bool
+) -> None:
+    build = make_build(last)
+
+    assert lifecycle.may_follow(last, status) is allowed
+    if allowed:
+        assert lifecycle.advance(build, status, after(1)).last_status == status
+    else:
+        with pytest.raises(Invalid, match=rf"A build that is {last} cannot become {status}\."):
+            lifecycle.advance(build, status, after(1))
+
+
+def test_done_are_the_five_that_nothing_follows() -> None:
+    assert {status for status in Status if "Y" not in TABLE[status]} == DONE
+
+
+# Times
+
+
+@pytest.mark.parametrize("first", [SCHEDULED, BUILDING, RUNNING])
+def test_the_first_stage_starts_a_build(first: Status) -> None:
+    assert lifecycle.advance(make_build(), first, after(5)).started_at == after(5)
+
+
+@pytest.mark.parametrize("other", [Status.UNKNOWN, Status.WARNING, Status.UNSCHEDULABLE, Status.RESUMING])
+def test_other_statuses_do_not_start_a_build(other: Status) -> None:
+    assert lifecycle.advance(make_build(), other, after(5)).started_at is None
+
+
+def test_later_stages_do_not_move_the_start() -> None:
+    build = lifecycle.advance(make_build(), SCHEDULED, after(5))
+
+    assert lifecycle.advance(build, RUNNING, after(9)).started_at == after(5)
+
+
+@pytest.mark.parametrize("status", sorted(DONE))
+def test_a_final_status_finishes_a_build(status: Status) -> None:
+    build = lifecycle.advance(make_build(), SCHEDULED, after(5))
+
+    build = lifecycle.advance(build, status, after(60), at=after(50))
+
+    assert build.history[-1].created_at == after(50)
+    assert build.finished_at == after(60), "our time, not the event's"
+    assert build.started_at == after(5)
+    assert build.look_at is None
+
+
+def test_a_build_that_never_started_takes_its_creation_as_start() -> None:
+    assert lifecycle.advance(make_build(), Status.STOPPED, after(5)).started_at == NOW
+
+
+def test_every_row_touches_the_build() -> None:
+    assert lifecycle.advance(make_build(), Status.UNKNOWN, after(5)).updated_at == after(5)
+
+
+@pytest.mark.parametrize(
+    ("at", "recorded"),
+    [(after(-30), NOW), (after(3), after(3)), (after(90), after(10)), (None, after(10))],
+    ids=["before the last row", "between", "in the future", "unknown"],
+)
+def test_rows_stay_in_the_order_of_time(at: datetime | None, recorded: datetime) -> None:
+    build = lifecycle.advance(make_build(), SCHEDULED, after(10), at=at)
+
+    assert build.history[-1].created_at == recorded
+
+
+def test_rows_are_numbered() -> None:
+    build = lifecycle.advance(lifecycle.advance(make_build(), SCHEDULED, NOW), RUNNING, NOW)
+
+    assert [entry.id for entry in build.history] == [1, 2, 3]
+    assert len({entry.uuid for entry in build.history}) == 3
+
+
+def test_long_messages_are_cut_where_the_api_would_refuse_them() -> None:
+    build = lifecycle.advance(make_build(), Status.FAILED, NOW, message="x" * 1000)
+
+    message = build.history[-1].message
+    assert message is not None
+    assert len(message) == 256
+    assert message.endswith("x…")
+
+
+# The history's bound
+
+
+def test_the_history_is_bounded_and_a_build_can_always_end() -> None:
+    build = make_build(Status.UNSCHEDULABLE)
+    while len(build.history) < MAX_HISTORY - 1:
+        build = lifecycle.advance(build, Status.UNSCHEDULABLE, NOW)
+
+    with pytest.raises(Invalid, match="limited to 100 statuses"):
+        lifecycle.advance(build, Status.UNSCHEDULABLE, NOW)
+    assert len(lifecycle.advance(build, Status.FAILED, NOW).history) == MAX_HISTORY
+
+
+# Claims
+
+
+def test_a_claim_is_a_new_attempt_without_traces_of_the_one_before() -> None:
+    build = make_build(attempt=1, handle="run-1", log="logs:run-1")
+
+    claimed = lifecycle.claim(build, after(1))
+
+    assert (claimed.attempt, claimed.submitting_at) == (2, after(1))
+    assert (claimed.handle, claimed.log) == (None, None)
+
+
+def test_a_released_build_waits_unclaimed() -> None:
+    released = lifecycle.release(make_claimed(), after(30))
+
+    assert (released.submitting_at, released.look_at) == (None, after(30))
+
+
+def test_a_submitted_build_is_scheduled() -> None:
+    build = lifecycle.submitted(make_claimed(), "run-1", after(1), after(300))
+
+    assert (build.handle, build.look_at, build.last_status) == ("run-1", after(300), SCHEDULED)
+
+
+@pytest.mark.parametrize("status", [SCHEDULED, BUILDING, RUNNING])
+def test_a_handle_stored_after_the_first_event_does_not_lead_back(status: Status) -> None:
+    build = make_build(status, attempt=1, submitting_at=NOW)
+
+    noted = lifecycle.submitted(build, "run-1", after(1), after(300))
+
+    assert noted.handle == "run-1"
+    assert noted.history == build.history
+
+
+# Stopping
+
+
+def test_a_build_nobody_was_asked_to_start_is_stopped_at_once() -> None:
+    stopped = lifecycle.request_stop(make_build(), after(1))
+
+    assert stopped is not None
+    assert stopped.last_status == Status.STOPPED
+
+
+def test_a_claimed_build_is_stopped_by_its_executor() -> None:
+    stopping = lifecycle.request_stop(make_claimed(), after(1))
+
+    assert stopping is not None
+    assert (stopping.last_status, stopping.stop_requested_at, stopping.look_at) == (
+        CREATED,
+        after(1),
+        after(1),
+    )
+    assert lifecycle.request_stop(stopping, after(2)) is None, "wishing twice is wishing once"
+
+
+def test_an_unmanaged_build_is_stopped_at_once_whatever_it_reports() -> None:
+    stopped = lifecycle.request_stop(make_build(RUNNING, is_managed=False), after(1))
+
+    assert stopped is not None
+    assert stopped.last_status == Status.STOPPED
+
+
+@pytest.mark.parametrize("status", sorted(DONE))
+def test_what_has_ended_is_not_stopped(status: Status) -> None:
+    assert lifecycle.request_stop(make_build(status), after(1)) is None
+
+
+# Following an executor
+
+
+def follow(
+    build: Build, seen: Observation, *, now: datetime | None = None, digest: str | None = DIGEST
+) -> Build | None:
+    return lifecycle.follow(build, seen, now or after(200), digest=digest, reason="a command failed")
+
+
+def followed(build: Build, *observations: Observation, digest: str | None = DIGEST) -> Build:
+    for seen in observations:
+        build = follow(build, seen, digest=digest) or build
+    return build
+
+
+def test_one_observation_is_enough() -> None:
+    seen = make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.SUCCEEDED, log="logs:run-1")
+
+    build = followed(make_claimed(), seen)
+
+    assert [(entry.status, entry.created_at) for entry in build.history] == [
+        (CREATED, NOW),
+        (SCHEDULED, after(10)),
+        (BUILDING, after(20)),
+        (RUNNING, after(30)),
+        (Status.SUCCEEDED, after(100)),
+    ]
+    assert (build.handle, build.log, build.image_digest) == ("run-1", "logs:run-1", DIGEST)
+    assert build.history[-1].message == "Completed"
+
+
+def test_an_observation_without_news_says_so() -> None:
+    seen = make_observation(SCHEDULED, BUILDING)
+
+    assert follow(followed(make_claimed(), seen), seen) is None
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_observations_of_other_attempts_are_ignored(attempt: int) -> None:
+    seen = make_observation(SCHEDULED, outcome=Outcome.FAILED, attempt=attempt)
+
+    assert follow(make_claimed(attempt=2), seen) is None
+
+
+def test_observations_of_unmanaged_builds_are_ignored() -> None:
+    assert follow(make_claimed(is_managed=False), make_observation(SCHEDULED)) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "digest", "stop_requested", "status", "message"),
+    [
+        (Outcome.SUCCEEDED, DIGEST, False, Status.SUCCEEDED, "Completed"),
+        (Outcome.SUCCEEDED, DIGEST, True, Status.SUCCEEDED, "Completed"),
+        (
+            Outcome.SUCCEEDED,
+            None,
+            False,
+            Status.FAILED,
+            "The build ended without an error, but the registry has no image of it.",
+        ),
+        (Outcome.FAILED, None, False, Status.FAILED, "a command failed"),
+        (Outcome.TIMED_OUT, None, False, Status.FAILED, "a command failed"),
+        (Outcome.STOPPED, None, True, Status.STOPPED, None),
+        (Outcome.STOPPED, None, False, Status.STOPPED, "Stopped from outside."),
+        (Outcome.GONE, DIGEST, False, Status.SUCCEEDED, "Completed"),
+        (Outcome.GONE, None, True, Status.STOPPED, None),
+        (Outcome.GONE, None, False, Status.FAILED, "The build disappeared from where it was running."),
+        (
+            Outcome.FAULT,
+            None,
+            False,
+            Status.WARNING,
+            "The build service had a fault; trying once more.",
+        ),
+        (Outcome.FAULT, None, True, Status.FAILED, "a command failed"),
+    ],
+)
+def test_how_an_attempt_ends(
+    outcome: Outcome, digest: str | None, stop_requested: bool, status: Status, message: str | None
+) -> None:
+    build = make_claimed(stop_requested_at=NOW if stop_requested else None)
+
+    build = followed(build, make_observation(RUNNING, outcome=outcome), digest=digest)
+
+    assert (build.last_status, build.history[-1].message) == (status, message)
+    assert build.image_digest == (DIGEST if status is Status.SUCCEEDED else None)
+
+
+def test_a_fault_leaves_the_build_to_be_claimed_once_more() -> None:
+    warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT))
+
+    assert (warned.submitting_at, warned.handle, warned.look_at) == (None, None, after(200))
+
+
+def test_a_second_fault_fails() -> None:
+    warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT))
+    seen = make_observation(SCHEDULED, outcome=Outcome.FAULT, attempt=2, reason="BUILD: no disk")
+
+    build = lifecycle.follow(lifecycle.claim(warned, after(250)), seen, after(300), digest=None, reason=None)
+
+    assert build is not None
+    assert (build.last_status, build.history[-1].message) == (Status.FAILED, "BUILD: no disk")
+
+
+def test_a_repeated_fault_changes_nothing_until_the_next_attempt() -> None:
+    seen = make_observation(SCHEDULED, BUILDING, outcome=Outcome.FAULT)
+    warned = followed(make_claimed(), seen)
+
+    assert follow(warned, seen) is None
+    assert follow(warned, make_observation(SCHEDULED, BUILDING, RUNNING)) is None
+
+
+# What an executor can have to say about one attempt: any part of this, more with every time it is asked.
+STORY = [SCHEDULED, BUILDING, RUNNING]
+ENDINGS = st.sampled_from([o for o in Outcome if o is not Outcome.GONE])
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> tuple[Observation, Sequence[Observation]]:
+    """How one attempt ended, and its observations as they may arrive: lost, repeated, in any order."""
+    stages = draw(
+        st.lists(st.sampled_from(STORY), unique=True).map(lambda some: sorted(some, key=STORY.index))
+    )
+    final = make_observation(*stages, outcome=draw(ENDINGS), log="logs:run-1")
+    views = [make_observation(*stages[:count]) for count in range(len(stages) + 1)] + [final]
+    return final, [*draw(st.lists(st.sampled_from(views), max_size=8)), final]
+
+
+@given(deliveries(), st.integers(1, 2), st.booleans())
+def test_lost_repeated_and_reordered_observations_end_alike(
+    delivery: tuple[Observation, Sequence[Observation]], attempt: int, repeated: bool
+) -> None:
+    final, arriving = delivery
+    arriving = [replace(seen, attempt=attempt) for seen in [*arriving, *(arriving if repeated else [])]]
+    claimed = make_claimed(attempt=attempt)
+    alone = followed(claimed, replace(final, attempt=attempt))
+
+    build = followed(claimed, *arriving)
+
+    assert build.last_status == alone.last_status
+    assert statuses(build) == statuses(alone)
+    times = [entry.created_at for entry in build.history]
+    assert times == sorted(times)
+    assert build.started_at == alone.started_at
+
+
+@given(deliveries(), st.lists(st.sampled_from(list(Outcome))))
+def test_a_final_status_never_changes(
+    delivery: tuple[Observation, Sequence[Observation]], late: list[Outcome]
+) -> None:
+    final, arriving = delivery
+    build = followed(make_claimed(attempt=2), replace(final, attempt=2))
+    assume(build.is_done)  # the first fault is forgiven
+
+    for seen in [*arriving, *(make_observation(RUNNING, outcome=outcome) for outcome in late)]:
+        assert follow(build, replace(seen, attempt=2)) is None
+    assert lifecycle.request_stop(build, after(300)) is None
+
+
+# Deadlines
+
+
+QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
+
+
+@pytest.mark.parametrize(
+    ("build", "minutes", "reason"),
+    [
+        (make_build(), 70, None),
+        (make_build(), 71, "The build could not be started within 60 minutes."),
+        (make_claimed(), 100, None),
+        (make_claimed(), 101, "The build did not end within 90 minutes of being started."),
+        (make_build(Status.FAILED), 1000, None),
+        (make_build(is_managed=False), 1000, None),
+    ],
+    ids=["waiting", "never started", "running", "never ended", "done", "unmanaged"],
+)
+def test_when_to_give_up(build: Build, minutes: float, reason: str | None) -> None:
+    assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), QUEUE, RUN) == reason
+
+
+def test_a_stage_of_many_phases_begins_with_the_first() -> None:
+    stages = [(SCHEDULED, after(0)), (SCHEDULED, after(1)), (BUILDING, after(2)), (BUILDING, after(3))]
+
+    assert [(step.status, step.at) for step in lifecycle.steps_of(stages)] == [
+        (SCHEDULED, after(0)),
+        (BUILDING, after(2)),
+    ]
+
+
+def test_times_are_aware() -> None:
+    assert lifecycle.first_entry(NOW).created_at.tzinfo is UTC

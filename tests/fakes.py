@@ -1,0 +1,426 @@
+"""The ports in memory. They keep every promise of `chalicelib.ports`, and the same contract tests hold
+them and the real adapters to it; beyond that, a test can look inside and say what goes wrong when."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import IO
+
+from chalicelib.domain.archive import Listing
+from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, Status, Token, User
+from chalicelib.domain.lifecycle import Observation, Outcome, Step
+from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
+from chalicelib.ports import LogLine, Offer, Opened
+from chalicelib.settings import Settings
+from tests.factories import DIGEST, NOW, SETTINGS
+
+
+class Died(Exception):
+    """The function was ended at this point, as Lambda ends one that takes too long."""
+
+
+class Clock:
+    """Stands still until told otherwise."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.now = now
+
+    def forward(self, *, seconds: float = 0, minutes: float = 0, days: float = 0) -> None:
+        self.now += timedelta(seconds=seconds, minutes=minutes, days=days)
+
+
+class FakeBuildStore:
+    def __init__(self) -> None:
+        self.projects: dict[tuple[str, str], Project] = {}
+        self.builds: dict[BuildKey, Build] = {}
+        self.bodies: dict[BuildKey, BuildBody] = {}
+        self.names: dict[tuple[str, str, str], int] = {}  # to how many `-<k>` were given of it
+        self.marks: dict[tuple[str, BuildKey], bool] = {}
+        self.before_write: deque[Callable[[], None]] = deque()  # each runs once, before one write
+
+    def project(self, owner: str, name: str) -> Project | None:
+        return self.projects.get((owner, name))
+
+    def add_project(self, project: Project) -> None:
+        if (project.owner, project.name) in self.projects:
+            raise AlreadyExists
+        self.projects[project.owner, project.name] = replace(project, last_build_id=0, live_builds=0)
+
+    def save_project(self, project: Project) -> Project:
+        stored = self.projects.get((project.owner, project.name))
+        if stored is None or stored.version != project.version:
+            raise Conflict
+        new = replace(
+            project,
+            version=project.version + 1,
+            last_build_id=stored.last_build_id,
+            live_builds=stored.live_builds,
+        )
+        self.projects[project.owner, project.name] = new
+        return new
+
+    def add(self, project: Project, build: Build, body: BuildBody, wanted_name: str | None) -> Build:
+        self._others_go_first()
+        stored = self.projects.get((project.owner, project.name))
+        if stored is None or stored.last_build_id != project.last_build_id or build.key in self.builds:
+            raise Conflict
+        build = replace(build, name=self._take_name(build.key, wanted_name))
+        self.projects[project.owner, project.name] = replace(
+            stored, last_build_id=build.key.id, live_builds=stored.live_builds + 1
+        )
+        self.builds[build.key] = build
+        self.bodies[build.key] = body
+        return build
+
+    def get(self, key: BuildKey) -> Build | None:
+        return self.builds.get(key)
+
+    def open(self, key: BuildKey, viewer: str) -> Opened | None:
+        build, body = self.builds.get(key), self.bodies.get(key)
+        project = self.projects.get((key.owner, key.project))
+        if build is None or body is None or project is None:
+            return None
+        return Opened(build, body, project, self.marks.get((viewer, key), False))
+
+    def body(self, key: BuildKey) -> BuildBody | None:
+        return self.bodies.get(key)
+
+    def save(self, build: Build) -> Build:
+        self._others_go_first()
+        self._expect_unchanged(build)
+        self.builds[build.key] = new = replace(build, version=build.version + 1)
+        return new
+
+    def save_dockerfile(self, key: BuildKey, dockerfile: str | None) -> None:
+        if key not in self.bodies:
+            raise NotFound
+        self.bodies[key] = replace(self.bodies[key], reported_dockerfile=dockerfile)
+
+    def rename(self, build: Build, wanted_name: str) -> Build:
+        self._others_go_first()
+        current = self._expect_unchanged(build).name
+        name = self._take_name(build.key, wanted_name)
+        if current is not None and current != wanted_name:
+            del self.names[build.key.owner, build.key.project, current]
+        self.builds[build.key] = new = replace(build, name=name, version=build.version + 1)
+        return new
+
+    def archive(self, build: Build, now: datetime) -> Build:
+        new = self.save(build)
+        place = (build.key.owner, build.key.project)
+        project = self.projects[place]
+        self.projects[place] = replace(project, live_builds=project.live_builds - 1)
+        return new
+
+    def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+        live = [
+            replace(build, history=build.history[-1:])
+            for key, build in self.builds.items()
+            if (key.owner, key.project) == (project.owner, project.name) and build.archived_at is None
+        ]
+        live.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
+        return live[offset : offset + limit]
+
+    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
+        waiting = [
+            (build.look_at, key)
+            for key, build in self.builds.items()
+            if build.look_at and build.look_at <= now
+        ]
+        return [key for _, key in sorted(waiting)][:limit]
+
+    def bookmarks(self, user: str, keys: Sequence[BuildKey]) -> frozenset[BuildKey]:
+        return frozenset(key for key in keys if self.marks.get((user, key)))
+
+    def bookmark(self, user: str, key: BuildKey, now: datetime) -> None:
+        self.marks[user, key] = True
+
+    def unbookmark(self, user: str, key: BuildKey) -> bool:
+        if (user, key) not in self.marks:
+            return False
+        self.marks[user, key] = False
+        return True
+
+    def _others_go_first(self) -> None:
+        if self.before_write:
+            self.before_write.popleft()()
+
+    def _expect_unchanged(self, build: Build) -> Build:
+        stored = self.builds.get(build.key)
+        if stored is None or stored.version != build.version:
+            raise Conflict
+        return stored
+
+    def _take_name(self, key: BuildKey, wanted: str | None) -> str | None:
+        if wanted is None:
+            return None
+
+        def place(name: str) -> tuple[str, str, str]:
+            return key.owner, key.project, name
+
+        name = wanted
+        while place(name) in self.names:
+            self.names[place(wanted)] += 1
+            name = f"{wanted[:115]}-{self.names[place(wanted)]}"
+        self.names[place(name)] = 0
+        return name
+
+
+class FakeAccounts:
+    def __init__(self) -> None:
+        self.users: dict[str, User] = {}
+        self.tokens: dict[str, Token] = {}
+
+    def user(self, name: str) -> User | None:
+        return self.users.get(name)
+
+    def token(self, sha256: str) -> Token | None:
+        return self.tokens.get(sha256)
+
+    def add_user(self, user: User, token: Token) -> None:
+        if user.name in self.users:
+            raise AlreadyExists
+        self.users[user.name] = user
+        self.tokens[token.sha256] = token
+
+    def add_token(self, token: Token) -> None:
+        self.tokens[token.sha256] = token
+
+
+class FakeBuildQueue:
+    def __init__(self) -> None:
+        self.announced: list[BuildKey] = []
+        self.is_down = False
+
+    def announce(self, key: BuildKey) -> None:
+        if self.is_down:
+            raise Unavailable("The queue did not answer.")
+        self.announced.append(key)
+
+    def take(self) -> list[BuildKey]:
+        """All messages; they are no longer announced then."""
+        taken, self.announced = self.announced, []
+        return taken
+
+
+class FakeSources:
+    def __init__(self) -> None:
+        self.archives: dict[str, tuple[bytes, Listing]] = {}
+        self.staged: dict[str, tuple[str | None, bytes | None]] = {}  # build uuid -> Dockerfile, code
+        self.offers: dict[str, bytes | None] = {}
+
+    def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
+        self.archives[sha256] = (packed.read(), listing)
+
+    def listing(self, sha256: str) -> Listing:
+        return self._kept(sha256)[1]
+
+    def open(self, sha256: str) -> IO[bytes]:
+        return io.BytesIO(self._kept(sha256)[0])
+
+    def stage(self, build: Build, dockerfile: str | None) -> None:
+        code = self._kept(build.source.code_sha256)[0] if build.source and build.source.code_sha256 else None
+        self.staged[build.uuid] = (dockerfile, code)
+
+    def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
+        offer_id = uuid.uuid4().hex
+        self.offers[f"{project.uuid}/{offer_id}"] = None
+        fields = {"key": f"{project.uuid}/{offer_id}"}
+        return Offer(offer_id, "https://storage.test/", fields, now + timedelta(minutes=15))
+
+    def received(self, project: Project, offer_id: str) -> IO[bytes]:
+        content = self.offers.get(f"{project.uuid}/{offer_id}")
+        if content is None:
+            raise NotFound
+        return io.BytesIO(content)
+
+    def upload(self, offer: Offer, content: bytes) -> None:
+        """What a client does with an offer."""
+        self.offers[offer.fields["key"]] = content
+
+    def _kept(self, sha256: str) -> tuple[bytes, Listing]:
+        if sha256 not in self.archives:
+            raise NotFound
+        return self.archives[sha256]
+
+
+@dataclass
+class Run:
+    """A build as the executor has it."""
+
+    handle: str
+    build: Build
+    started_at: datetime
+    steps: list[Step] = field(default_factory=list)
+    outcome: Outcome | None = None
+    ended_at: datetime | None = None
+    reason: str | None = None
+
+    def observation(self) -> Observation:
+        return Observation(
+            key=str(self.build.key),
+            attempt=self.build.attempt,
+            handle=self.handle,
+            log=f"logs:{self.handle}",
+            steps=tuple(self.steps),
+            outcome=self.outcome,
+            ended_at=self.ended_at,
+            reason=self.reason,
+        )
+
+
+class FakeExecutor:
+    """Runs nothing; a test moves its builds. Repeats of an attempt are known for `replay_seconds` only."""
+
+    replay_seconds = 240
+
+    def __init__(self, clock: Clock, sources: FakeSources) -> None:
+        self._clock, self._sources = clock, sources
+        self.runs: dict[str, Run] = {}
+        self.stopped: list[str] = []
+        self.fail_next: deque[Exception] = deque()  # raised by `submit` instead of starting anything
+        self.dies_after_start = False  # `submit` starts the build, and nobody hears of it
+        self.after_start: Callable[[], None] = lambda: None  # happens before `submit` returns
+
+    def submit(self, build: Build) -> str:
+        if self.fail_next:
+            raise self.fail_next.popleft()
+        assert build.uuid in self._sources.staged, "the source has to be staged first"
+        run = self._remembered(build) or self._started(build)
+        if self.dies_after_start:
+            self.dies_after_start = False
+            raise Died
+        self.after_start()
+        return run.handle
+
+    def find(self, build: Build) -> str | None:
+        assert build.submitting_at is not None
+        for run in reversed(self.runs.values()):
+            if _attempt(run.build) == _attempt(build) and run.started_at >= build.submitting_at:
+                return run.handle
+        return None
+
+    def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
+        return {handle: self.runs[handle].observation() for handle in handles if handle in self.runs}
+
+    def stop(self, handle: str) -> None:
+        self.stopped.append(handle)
+        run = self.runs.get(handle)
+        if run and run.outcome is None:
+            self.end(run, Outcome.STOPPED)
+
+    # What a test does
+
+    def run_of(self, key: BuildKey) -> Run:
+        """The newest run of a build."""
+        return [run for run in self.runs.values() if run.build.key == key][-1]
+
+    def enter(self, run: Run, *statuses: Status) -> None:
+        """The build goes through these stages now."""
+        run.steps += [Step(status, self._clock.now) for status in statuses]
+
+    def end(self, run: Run, outcome: Outcome, reason: str | None = None) -> None:
+        run.outcome, run.ended_at, run.reason = outcome, self._clock.now, reason
+
+    def forget(self, run: Run) -> None:
+        """The executor keeps no builds forever."""
+        del self.runs[run.handle]
+
+    def _remembered(self, build: Build) -> Run | None:
+        for run in self.runs.values():
+            age = self._clock.now - run.started_at
+            if _attempt(run.build) == _attempt(build) and age < timedelta(seconds=self.replay_seconds):
+                return run
+        return None
+
+    def _started(self, build: Build) -> Run:
+        run = Run(f"run-{len(self.runs) + 1}", build, self._clock.now)
+        self.runs[run.handle] = run
+        return run
+
+
+def _attempt(build: Build) -> tuple[str, int]:
+    return build.uuid, build.attempt
+
+
+class FakeRegistry:
+    def __init__(self) -> None:
+        self.images: dict[str, str] = {}
+        self.prepared: set[str] = set()
+        self.is_down = False
+
+    def prepare(self, image: str) -> None:
+        self._answer()
+        self.prepared.add(image.rpartition(":")[0])
+
+    def digest(self, image: str) -> str | None:
+        self._answer()
+        return self.images.get(image)
+
+    def push(self, image: str, digest: str = DIGEST) -> None:
+        """What the executor's build does at its end."""
+        assert image.rpartition(":")[0] in self.prepared, "the repository has to be prepared first"
+        self.images[image] = digest
+
+    def _answer(self) -> None:
+        if self.is_down:
+            raise Unavailable("The image registry did not answer.")
+
+
+class FakeLogReader:
+    def __init__(self) -> None:
+        self.logs: dict[str, list[LogLine]] = {}
+        self.is_down = False
+
+    def lines(self, log: str) -> Sequence[LogLine]:
+        lines = self.tail(log, -1)
+        if not lines:
+            raise NoLog("File not found: the log is still empty.")
+        return lines
+
+    def tail(self, log: str, count: int) -> Sequence[LogLine]:
+        if self.is_down:
+            raise Unavailable("The log service did not answer; try again.")
+        lines = self.logs.get(log, [])
+        return lines[-count:] if count >= 0 else lines
+
+    def write(self, log: str, *texts: str, at: datetime = NOW) -> None:
+        self.logs.setdefault(log, []).extend(LogLine(at, text) for text in texts)
+
+
+class FakeServices:
+    """`Services` in memory, with a clock that a test moves."""
+
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        self.clock = Clock()
+        self.settings = settings
+        self.store = FakeBuildStore()
+        self.accounts = FakeAccounts()
+        self.queue = FakeBuildQueue()
+        self.sources = FakeSources()
+        self.executor = FakeExecutor(self.clock, self.sources)
+        self.registry = FakeRegistry()
+        self.logs = FakeLogReader()
+
+    def now(self) -> datetime:
+        return self.clock.now
+
+    def written(self) -> object:
+        """All that was ever written or told, to be compared with later."""
+        return deepcopy(
+            (
+                vars(self.store),
+                vars(self.accounts),
+                self.queue.announced,
+                vars(self.sources),
+                self.executor.runs,
+                self.registry.images,
+                self.registry.prepared,
+            )
+        )

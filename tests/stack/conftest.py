@@ -1,0 +1,126 @@
+"""The whole service on loopback, once per container engine that works here."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from infra.local.__main__ import STATE
+from infra.local.engines import NoEngine
+from infra.local.machine import Machine, machine
+from infra.local.stack import Running, stack
+
+PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well
+DONE = ("succeeded", "failed", "stopped")
+PROJECT = "/root/quick-start"
+
+
+@dataclass(frozen=True)
+class Client:
+    """The API as a test uses it; paths are below /api/v1."""
+
+    running: Running
+    machine: Machine
+
+    def call(self, method: str, path: str, fields: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Status, and the body as JSON or text."""
+        answer = urllib3.request(
+            method,
+            f"{self.running.url}/api/v1{path}",
+            headers={"Authorization": f"token {self.running.token}"},
+            json=fields,
+            retries=False,
+        )
+        text = answer.data.decode()
+        is_json = answer.headers.get("Content-Type") == "application/json" and text
+        return answer.status, json.loads(text) if is_json else text
+
+    def get(self, path: str) -> Any:
+        status, body = self.call("GET", path)
+        assert status == 200, body
+        return body
+
+    def build(self, *steps: str, **more: Any) -> str:
+        """Posts a build of these steps, which all run anew, and returns its path."""
+        spec = {"version": 1, "kind": "build", "image": self.machine.base_image, "nocache": True}
+        content = {**spec, "build_steps": list(steps), **more}
+        status, build = self.call("POST", f"{PROJECT}/builds/", {"content": json.dumps(content)})
+        assert status == 201, build
+        return f"{PROJECT}/builds/{build['id']}"
+
+    def until(self, path: str, met: Callable[[Any], bool]) -> Any:
+        """The build, as soon as it meets a condition."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not met(build := self.get(path)):
+            assert time.monotonic() < deadline, f"waited in vain: {self.statuses(path)}"
+            time.sleep(0.05)
+        return build
+
+    def until_done(self, path: str) -> Any:
+        return self.until(path, lambda build: build["last_status"] in DONE)
+
+    def until_logged(self, path: str, text: str) -> None:
+        self.until(path, lambda _: text in self.log(path))
+
+    def statuses(self, path: str) -> list[str]:
+        return [row["status"] for row in self.get(f"{path}/statuses")["results"]]
+
+    def last_message(self, path: str) -> str:
+        return str(self.get(f"{path}/statuses")["results"][-1]["message"])
+
+    def log(self, path: str) -> str:
+        """The log so far, empty while there is none."""
+        status, log = self.call("GET", f"{path}/logs")
+        return log if status == 200 else ""
+
+
+@pytest.fixture(scope="session", params=["docker", "podman", "buildah"])
+def local_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """This machine with one engine. An engine that cannot be used is skipped, unless
+    SLIPWAY_REQUIRED_ENGINES names it."""
+    starting = machine(STATE, print, request.param)
+    try:
+        ready = starting.__enter__()
+    except NoEngine as missing:
+        if request.param in os.environ.get("SLIPWAY_REQUIRED_ENGINES", "").split():
+            raise
+        pytest.skip(str(missing))
+    yield ready
+    starting.__exit__(None, None, None)
+
+
+@contextmanager
+def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
+    """A stack with an empty project."""
+    with stack(machine.engine, machine.registry, folder, **options) as running:
+        client = Client(running, machine)
+        assert client.call("POST", "/projects", {"name": "quick-start"})[0] == 201
+        yield client
+
+
+def unique_sleep() -> str:
+    """A command that takes long and can be told from all others on this machine."""
+    return f"sleep {3600 + secrets.randbelow(10**6)}"
+
+
+def processes(words: str) -> list[str]:
+    """Command lines of processes on this machine that contain `words`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it ended meanwhile
+        if words in command:
+            found.append(command)
+    return found

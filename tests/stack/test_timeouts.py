@@ -1,0 +1,32 @@
+"""Builds that take too long, with minutes that last a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.local.machine import Machine
+from tests.stack.conftest import Client, processes, serving, unique_sleep
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def client(local_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    limits = {"SLIPWAY_BUILD_TIMEOUT_MINUTES": "8", "SLIPWAY_QUEUE_TIMEOUT_MINUTES": "5"}
+    folder = tmp_path_factory.mktemp("stack")
+    with serving(local_machine, folder, concurrency=1, seconds_per_minute=1, settings=limits) as client:
+        yield client
+
+
+def test_a_build_that_takes_too_long_and_one_that_waits_too_long_fail_with_the_reason(client: Client) -> None:
+    running = client.build(nap := unique_sleep())
+    client.until(running, lambda build: build["last_status"] == "running")
+    waiting = client.build("true")
+
+    assert client.until_done(waiting)["last_status"] == "failed"
+    assert client.last_message(waiting) == "The build waited longer than 5 minutes in the queue."
+    assert client.until_done(running)["last_status"] == "failed"
+    assert client.last_message(running) == "The build took longer than 8 minutes."
+    client.until(running, lambda _: not processes(nap))

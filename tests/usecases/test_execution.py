@@ -1,0 +1,348 @@
+"""From a recorded build to a running one and back, whatever is lost, repeated, late or ended half way."""
+
+from __future__ import annotations
+
+import pytest
+
+from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.lifecycle import Outcome
+from chalicelib.errors import Busy, ExecutorRefused, Unavailable
+from chalicelib.usecases import builds, execution
+from tests.factories import DIGEST, make_user
+from tests.fakes import Died, FakeServices
+from tests.usecases.conftest import Create
+
+RUNNING = (Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
+
+
+def stored(services: FakeServices, key: BuildKey) -> Build:
+    build = services.store.get(key)
+    assert build is not None
+    return build
+
+
+def statuses(services: FakeServices, key: BuildKey) -> list[str]:
+    return [str(entry.status) for entry in stored(services, key).history]
+
+
+def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
+    """What CodeBuild does with a submitted build, and its last event."""
+    run = services.executor.run_of(key)
+    services.executor.enter(run, *RUNNING)
+    services.registry.push(stored(services, key).image)
+    services.executor.end(run, Outcome.SUCCEEDED)
+    execution.observe(services, [run.handle])
+
+
+def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> None:
+    key = create()
+    assert services.queue.take() == [key]
+
+    execution.attend(services, key)
+    assert stored(services, key).handle == services.executor.run_of(key).handle
+    run_to_the_end(services, key)
+
+    build = stored(services, key)
+    assert statuses(services, key) == ["created", "scheduled", "building", "running", "succeeded"]
+    assert build.image_digest == DIGEST
+    assert build.look_at is None
+
+
+def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+
+    body = services.store.body(key)
+    assert body is not None
+    assert services.sources.staged[stored(services, key).uuid] == (body.dockerfile, None)
+
+
+def test_a_message_delivered_twice_starts_one_build(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    execution.attend(services, key)
+
+    assert len(services.executor.runs) == 1
+    assert stored(services, key).attempt == 1
+
+
+def test_two_handlers_at_once_start_one_build(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.store.before_write.append(lambda: execution.attend(services, key))
+
+    execution.attend(services, key)
+
+    assert len(services.executor.runs) == 1
+    assert stored(services, key).handle == services.executor.run_of(key).handle
+
+
+@pytest.mark.parametrize("later_seconds", [1, 239, 241, 3_600], ids=str)
+def test_a_handler_that_dies_after_the_start_leaves_one_build(
+    services: FakeServices, create: Create, later_seconds: int
+) -> None:
+    """Within the life of the idempotency token the start is repeated, later the build is searched for."""
+    key = create()
+    services.executor.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    assert stored(services, key).handle is None
+
+    services.clock.forward(seconds=later_seconds)
+    execution.attend(services, key)
+
+    assert len(services.executor.runs) == 1
+    assert stored(services, key).handle == services.executor.run_of(key).handle
+
+
+@pytest.mark.parametrize("later_seconds", [1, 3_600], ids=str)
+def test_a_handler_that_dies_before_the_start_is_continued(
+    services: FakeServices, create: Create, later_seconds: int
+) -> None:
+    key = create()
+    services.executor.fail_next.append(Died())
+    with pytest.raises(Died):
+        execution.attend(services, key)
+
+    services.clock.forward(seconds=later_seconds)
+    execution.attend(services, key)
+
+    assert len(services.executor.runs) == 1
+    run_to_the_end(services, key)
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServices, create: Create) -> None:
+    key = create()
+
+    def event() -> None:
+        run = services.executor.run_of(key)
+        services.executor.enter(run, *RUNNING)
+        execution.observe(services, [run.handle])
+
+    services.executor.after_start = event
+    execution.attend(services, key)
+
+    assert statuses(services, key) == ["created", "scheduled", "building", "running"]
+    assert stored(services, key).handle == services.executor.run_of(key).handle
+
+
+def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.executor.fail_next.append(Busy("CodeBuild asks us to wait."))
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.submitting_at, build.handle) == (Status.CREATED, None, None)
+    assert build.look_at is not None
+    assert build.look_at > services.now()
+
+    execution.attend(services, key)
+    assert len(services.executor.runs) == 1
+
+
+def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.executor.fail_next.append(ExecutorRefused("CodeBuild refused the build: no such project"))
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert build.last_status is Status.FAILED
+    assert build.history[-1].message == "CodeBuild refused the build: no such project"
+
+
+def test_no_success_without_an_image(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.executor.end(run, Outcome.SUCCEEDED)
+    execution.observe(services, [run.handle])
+
+    build = stored(services, key)
+    assert (build.last_status, build.image_digest) == (Status.FAILED, None)
+
+
+def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.registry.push(stored(services, key).image)
+    services.executor.end(run, Outcome.SUCCEEDED)
+    services.registry.is_down = True
+    with pytest.raises(Unavailable):
+        execution.observe(services, [run.handle])
+    assert stored(services, key).last_status is Status.SCHEDULED
+
+    services.registry.is_down = False
+    execution.observe(services, [run.handle])
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.logs.write(
+        f"logs:{run.handle}",
+        'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
+    )
+    services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    execution.observe(services, [run.handle])
+
+    assert stored(services, key).history[-1].message == "Exit code 1: pip install nope"
+
+
+def test_a_failure_without_a_readable_log_has_the_executors_words(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.logs.is_down = True
+    services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    execution.observe(services, [run.handle])
+
+    assert stored(services, key).history[-1].message == "BUILD: exit status 1"
+
+
+def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.queue.take()
+    for expected in (Status.WARNING, Status.FAILED):
+        execution.attend(services, key)
+        run = services.executor.run_of(key)
+        services.executor.end(run, Outcome.FAULT)
+        execution.observe(services, [run.handle])
+        assert stored(services, key).last_status is expected
+
+    assert len(services.executor.runs) == 2
+    assert services.queue.take() == [key]  # announced for the second attempt, not after it
+
+
+def test_a_second_attempt_finds_the_image_of_the_first(services: FakeServices, create: Create) -> None:
+    """Its end got lost: tags cannot be overwritten, and need not be."""
+    key = create()
+    execution.attend(services, key)
+    services.executor.end(services.executor.run_of(key), Outcome.FAULT)
+    execution.observe(services, [services.executor.run_of(key).handle])
+    services.registry.push(stored(services, key).image)
+
+    execution.attend(services, key)
+
+    assert len(services.executor.runs) == 1
+    assert (stored(services, key).last_status, stored(services, key).image_digest) == (
+        Status.SUCCEEDED,
+        DIGEST,
+    )
+
+
+# Stopping, in every state
+
+
+def stop(services: FakeServices, key: BuildKey) -> None:
+    builds.stop(services, make_user(), key)
+
+
+def test_a_build_stopped_before_it_was_submitted_never_starts(services: FakeServices, create: Create) -> None:
+    key = create()
+    stop(services, key)
+    assert stored(services, key).last_status is Status.STOPPED
+
+    execution.attend(services, key)  # the message was on its way
+    assert services.executor.runs == {}
+
+
+def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    services.queue.take()
+    stop(services, key)
+    stop(services, key)  # twice changes nothing
+    assert services.queue.take() == [key]
+
+    execution.attend(services, key)
+    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert stored(services, key).last_status is Status.STOPPED
+
+
+def test_a_stop_while_the_build_is_being_submitted_reaches_it(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.executor.after_start = lambda: stop(services, key)
+    execution.attend(services, key)
+
+    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert stored(services, key).last_status is Status.STOPPED
+
+
+@pytest.mark.parametrize("was_started", [True, False])
+def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
+    services: FakeServices, create: Create, was_started: bool
+) -> None:
+    key = create()
+    services.executor.dies_after_start = was_started
+    if not was_started:
+        services.executor.fail_next.append(Died())
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    stop(services, key)
+
+    execution.attend(services, key)
+    services.clock.forward(seconds=services.executor.replay_seconds)
+    execution.attend(services, key)
+
+    assert stored(services, key).last_status is Status.STOPPED
+    assert len(services.executor.runs) == (1 if was_started else 0)
+    assert all(run.outcome is Outcome.STOPPED for run in services.executor.runs.values())
+
+
+def test_stopping_what_has_ended_changes_nothing(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run_to_the_end(services, key)
+    before = services.written()
+
+    stop(services, key)
+
+    assert services.written() == before
+
+
+def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.registry.push(stored(services, key).image)
+    services.executor.end(run, Outcome.SUCCEEDED)
+    stop(services, key)
+
+    execution.attend(services, key)
+
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_deleted_build_is_stopped_where_it_runs(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    services.queue.take()
+    builds.delete(services, make_user(), key)
+
+    for announced in services.queue.take():
+        execution.attend(services, announced)
+
+    assert services.executor.run_of(key).outcome is Outcome.STOPPED
+    assert stored(services, key).last_status is Status.STOPPED
+
+
+def test_late_and_repeated_news_change_nothing(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    early = run.observation()
+    run_to_the_end(services, key)
+    before = services.written()
+
+    execution.record(services, early)
+    execution.record(services, run.observation())
+    execution.observe(services, ["unknown"])
+
+    assert services.written() == before

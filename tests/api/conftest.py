@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from chalice.test import Client
+
+from app import app
+from chalicelib.domain.build import Token, token_sha256
+from tests.factories import after, make_project, make_user
+from tests.fakes import FakeServices
+
+DAYS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: Any  # parsed where it is JSON, else text
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API over the fakes; paths are below /api/v1. Callers are named by their tokens."""
+
+    services: FakeServices
+
+    def __call__(
+        self, method: str, path: str, fields: Any = None, *, as_: str | None = "ada", **headers: str
+    ) -> Answer:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if as_ is not None:
+            sent.setdefault("Authorization", f"token {as_}")
+        if fields is not None:
+            sent.setdefault("Content-Type", "application/json")
+        body = fields if isinstance(fields, bytes) else b"" if fields is None else json.dumps(fields).encode()
+        answer = Client(app).http.request(method, f"/api/v1{path}", sent, body)
+        text = answer.body.decode()
+        is_json = answer.headers.get("Content-Type") == "application/json" and text
+        return Answer(answer.status_code, answer.headers, json.loads(text) if is_json else text)
+
+    def ok(self, method: str, path: str, fields: Any = None, **more: Any) -> Any:
+        """The body of an answer that must be a success."""
+        answer = self(method, path, fields, **more)
+        assert answer.status < 300, answer
+        return answer.body
+
+
+@pytest.fixture
+def api(installed: FakeServices) -> Api:
+    """With ada, her public project `vision`, the private one `secret`; bob, and the superuser root. Each
+    one's token is the own name."""
+    for name in ("ada", "bob", "root"):
+        user = make_user(name, is_superuser=name == "root", email=f"{name}@example.com")
+        installed.accounts.add_user(user, Token(token_sha256(name), name, after(30 * DAYS)))
+    installed.store.add_project(make_project())
+    installed.store.add_project(make_project(name="secret", is_public=False))
+    return Api(installed)

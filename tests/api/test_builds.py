@@ -1,0 +1,147 @@
+"""Creating, listing and changing builds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Api
+from tests.factories import SPEC
+
+BUILDS = "/ada/vision/builds"
+CONTENT = json.dumps(SPEC)
+
+
+def test_the_published_command_lines_body_with_all_its_nulls(api: Api) -> None:
+    fields = ("id", "uuid", "name", "user", "description", "tags", "started_at", "config", "resources")
+    body = {**dict.fromkeys(fields), "content": CONTENT, "is_managed": True, "ttl": None}
+
+    assert api("POST", BUILDS, body).status == 201
+
+
+def test_both_layouts_are_given_back(api: Api) -> None:
+    built = api.ok("POST", BUILDS, {"content": CONTENT})
+
+    assert built["content"] == CONTENT
+    assert built["config"]["build"]["image"] == "python:3.7-slim"
+    assert built["config"]["version"] == 1
+    assert "LC_ALL" not in built["dockerfile"]  # the later layout sets no locale by itself
+
+
+def test_yaml_is_taken(api: Api) -> None:
+    text = "version: 1\nkind: build\nimage: busybox\nbuild_steps:\n  - echo hello\n"
+    assert api.ok("POST", BUILDS, {"content": text})["content"] == text
+
+
+def test_a_spec_may_speak_of_tags_and_the_request_overrules_them(api: Api) -> None:
+    content = json.dumps({**SPEC, "tags": ["a", "b", "a"]})
+    assert api.ok("POST", BUILDS, {"content": content})["tags"] == ["a", "b"]
+    assert api.ok("POST", BUILDS, {"content": content, "tags": ["c"]})["tags"] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, {"non_field_errors": ["Build expects a `content`."]}),
+        ({"content": CONTENT, "ttl": "foo"}, ["ttl must be an integer."]),
+        ({"content": "{version: 1, kind: build, image: a b}"}, ["`image` must not contain spaces."]),
+        ({"content": "just words"}, None),
+        ({"content": ": : :"}, None),
+        ({"content": CONTENT, "name": "no spaces please"}, None),
+        ({"content": CONTENT, "tags": "a,b"}, None),
+        ({"content": {"image": "an object"}}, None),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_and_nothing_is_stored(api: Api, body: Any, expected: Any) -> None:
+    before = api.services.written()
+    answer = api("POST", BUILDS, body)
+
+    assert answer.status == 400
+    assert answer.body
+    assert expected in (None, answer.body)
+    assert api.services.written() == before
+
+
+def test_an_unmanaged_build_needs_no_content_and_is_never_announced(api: Api) -> None:
+    built = api.ok("POST", BUILDS, {"is_managed": False})
+
+    assert (built["content"], built["config"], built["dockerfile"]) == (None, None, None)
+    assert api.services.queue.take() == []
+
+
+def test_a_taken_name_gets_a_suffix(api: Api) -> None:
+    names = [api.ok("POST", BUILDS, {"content": CONTENT, "name": "it"})["name"] for _ in range(3)]
+    assert names == ["it", "it-1", "it-2"]
+
+
+def test_ids_count_up_and_are_not_used_again(api: Api) -> None:
+    first = api.ok("POST", BUILDS, {"content": CONTENT})
+    api("DELETE", f"{BUILDS}/{first['id']}")
+    second = api.ok("POST", BUILDS, {"content": CONTENT})
+    assert (first["id"], second["id"]) == (1, 2)
+
+
+def test_pages_turn_newest_change_first(api: Api) -> None:
+    for _ in range(25):
+        api.services.clock.forward(seconds=1)
+        api.ok("POST", BUILDS, {"content": CONTENT})
+    api.services.clock.forward(seconds=1)
+    api.ok("PATCH", f"{BUILDS}/3", {"description": "touched"})
+
+    first = api.ok("GET", BUILDS)
+    assert first["count"] == 25
+    assert [build["id"] for build in first["results"]] == [3, *range(25, 6, -1)]
+    assert first["previous"] is None
+    assert first["next"].endswith("/api/v1/ada/vision/builds?limit=20&offset=20")
+
+    second = api.ok("GET", f"{BUILDS}?offset=20")
+    assert [build["id"] for build in second["results"]] == [6, 5, 4, 2, 1]
+    assert second["next"] is None
+    assert second["previous"].endswith("?offset=0&limit=20")
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=-1", "limit=x", "limit=", "offset=x", "limit=9" + "9" * 30]
+)
+def test_odd_paging_is_the_default(api: Api, query: str) -> None:
+    api.ok("POST", BUILDS, {"content": CONTENT})
+    assert len(api.ok("GET", f"{BUILDS}?{query}")["results"]) == 1
+
+
+def test_tags_replace_or_merge(api: Api) -> None:
+    api.ok("POST", BUILDS, {"content": CONTENT, "tags": ["a", "b"]})
+
+    assert api.ok("PATCH", f"{BUILDS}/1", {"tags": ["c", "a"], "merge": True})["tags"] == ["a", "b", "c"]
+    assert api.ok("PATCH", f"{BUILDS}/1", {"tags": ["d", "d"]})["tags"] == ["d"]
+
+
+def test_a_name_given_to_itself_changes_nothing(api: Api) -> None:
+    before = api.ok("POST", BUILDS, {"content": CONTENT, "name": "it"})
+    assert api.ok("PATCH", f"{BUILDS}/1", {"name": "it"}) == before
+
+
+def test_what_cannot_be_changed_is_ignored(api: Api) -> None:
+    before = api.ok("POST", BUILDS, {"content": CONTENT})
+    assert api.ok("PATCH", f"{BUILDS}/1", {"content": "other", "id": 9, "last_status": "failed"}) == before
+
+
+def test_a_reported_dockerfile_is_shown(api: Api) -> None:
+    api.ok("POST", BUILDS, {"is_managed": False})
+    assert api.ok("PATCH", f"{BUILDS}/1", {"dockerfile": "FROM x"})["dockerfile"] == "FROM x"
+    assert api.ok("GET", f"{BUILDS}/1")["dockerfile"] == "FROM x"
+
+
+def test_put_takes_a_missing_name_for_none(api: Api) -> None:
+    api.ok("POST", BUILDS, {"content": CONTENT, "name": "it"})
+    assert api.ok("PUT", f"{BUILDS}/1", {"description": "d"})["name"] is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/ada/vision/builds/2", "/ada/vision/builds/x", "/ada/none/builds/1", "/bob/none"]
+)
+def test_what_is_not_there_is_not_found(api: Api, path: str) -> None:
+    answer = api("GET", path)
+    assert (answer.status, answer.body) == (404, {"detail": "Not found."})

@@ -1,0 +1,140 @@
+"""Who may call, and what those who may not are told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.build import token_sha256
+from tests.api.conftest import DAYS, Api
+from tests.factories import SPEC
+
+FIELDS = {"content": json.dumps(SPEC)}
+
+
+@pytest.mark.parametrize(
+    ("header", "detail"),
+    [
+        ("", "Authentication credentials were not provided."),
+        ("Bearer ada", "Authentication credentials were not provided."),
+        ("Token nobody", "Invalid token."),
+        ("Token", "Invalid token header. No credentials provided."),
+        ("Token a b", "Invalid token header. Token string should not contain spaces."),
+    ],
+)
+def test_without_a_good_token_nothing_is_answered(api: Api, header: str, detail: str) -> None:
+    answer = api("GET", "/users", Authorization=header)
+    assert (answer.status, answer.body) == (401, {"detail": detail})
+    assert answer.headers["WWW-Authenticate"] == "Token"
+
+
+def test_a_token_expires(api: Api) -> None:
+    api.services.clock.forward(seconds=30 * DAYS)
+    answer = api("GET", "/users")
+    assert (answer.status, answer.body) == (401, {"detail": "Token expired"})
+
+
+def test_the_scheme_is_read_in_any_case(api: Api) -> None:
+    assert api("GET", "/users", Authorization="TOKEN ada").status == 200
+
+
+def test_who_am_i(api: Api) -> None:
+    assert api.ok("GET", "/users/") == {
+        "username": "ada",
+        "email": "ada@example.com",
+        "is_superuser": False,
+    }
+
+
+def test_a_superuser_creates_users_whose_token_is_shown_once_and_kept_as_a_hash(api: Api) -> None:
+    created = api("POST", "/users/", {"username": "eve", "email": None}, as_="root")
+    assert created.status == 201
+    token = created.body["token"]
+
+    assert api.ok("GET", "/users", as_=token)["username"] == "eve"
+    assert "token" not in api.ok("GET", "/users", as_=token)
+    assert token not in repr(api.services.written())
+    assert token_sha256(token) in repr(api.services.written())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"username": "a b"},
+        {"username": "users"},
+        {"username": "ada"},
+        {"username": 5},
+        {"username": "eve@example.com"},
+        {"username": "eve", "email": "x"},
+        {"username": "eve", "is_superuser": "yes"},
+    ],
+    ids=str,
+)
+def test_users_need_sensible_names(api: Api, fields: Any) -> None:
+    answer = api("POST", "/users", fields, as_="root")
+    assert answer.status == 400
+    assert all(isinstance(sentences, list) for sentences in answer.body.values())
+
+
+def test_others_create_no_users(api: Api) -> None:
+    assert api("POST", "/users", {"username": "eve"}).status == 403
+
+
+def test_projects_are_public_unless_said_otherwise(api: Api) -> None:
+    created = api("POST", "/projects/", {"name": "new", "description": None, "tags": None})
+    assert created.status == 201
+    assert (created.body["owner"], created.body["is_public"]) == ("ada", True)
+    assert created.body["unique_name"] == "ada.new"
+    assert api.ok("GET", "/ada/new/", as_="bob")["name"] == "new"
+
+
+def test_a_project_twice_is_refused(api: Api) -> None:
+    answer = api("POST", "/projects", {"name": "vision"})
+    assert (answer.status, answer.body) == (400, ["A project with name `vision` already exists."])
+
+
+def test_strangers_read_what_is_public_and_change_nothing(api: Api) -> None:
+    api.ok("POST", "/ada/vision/builds", FIELDS)
+    api.ok("POST", "/ada/secret/builds", FIELDS)
+
+    assert api("GET", "/ada/vision/builds/1", as_="bob").status == 200
+    assert api("GET", "/ada/secret/builds/1", as_="bob").status == 403
+    assert api("POST", "/ada/vision/builds", FIELDS, as_="bob").status == 403
+    assert api("PATCH", "/ada/vision/builds/1", {}, as_="bob").status == 403
+    assert api("POST", "/ada/vision/builds/1/bookmark", as_="bob").status == 201
+    assert api("POST", "/ada/secret/builds/1/bookmark", as_="bob").status == 403
+    refused = api("DELETE", "/ada/vision/builds/1", as_="bob")
+    assert refused.body == {"detail": "You do not have permission to perform this action."}
+    assert api("DELETE", "/ada/vision/builds/1", as_="root").status == 204
+    assert api("GET", "/ada/vision/builds/1", as_=None).status == 401
+
+
+# Refusals that do not come from a view
+
+
+def test_another_method_is_refused_in_the_apis_words(api: Api) -> None:
+    answer = api("PUT", "/projects", {})
+    assert (answer.status, answer.body) == (405, {"detail": 'Method "PUT" not allowed.'})
+
+
+def test_every_answer_can_be_read_by_pages_of_other_origins(api: Api) -> None:
+    for answer in (api("GET", "/users"), api("GET", "/users", as_=None), api("GET", "/ada/none")):
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[1]", b'"x"', b"\xff", b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 9_999]
+)
+def test_bodies_that_cannot_be_read(api: Api, body: bytes) -> None:
+    before = api.services.written()
+    answer = api("POST", "/ada/vision/builds", body)
+    assert answer.status == 400
+    assert api.services.written() == before
+
+
+def test_a_body_beyond_the_limit(api: Api) -> None:
+    big = {"content": "x" * api.services.settings.max_body_bytes}
+    assert api("POST", "/ada/vision/builds", big).status == 413

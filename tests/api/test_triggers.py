@@ -1,0 +1,63 @@
+"""What else wakes the service, by events as AWS sends them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chalice.local import LambdaContext
+
+from app import app
+from chalicelib.domain.build import Status
+from chalicelib.domain.lifecycle import Outcome
+from tests.api.conftest import Api
+from tests.factories import KEY, SPEC
+
+EVENTS = Path(__file__).parents[1] / "events"
+CODEBUILD_ID = "slipway-builds:8745a7a9-c340-456a-9166-edf953571bEX"
+
+
+def call(function: str, event: str) -> Any:
+    """Invokes a function with a recorded event."""
+    recorded = json.loads((EVENTS / f"{event}.json").read_text())
+    return app.handler_map[function](recorded, LambdaContext(function, 256, 60_000))
+
+
+@pytest.fixture
+def build(api: Api) -> Any:
+    return api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
+
+
+def test_a_batch_is_answered_with_the_messages_that_failed(api: Api, build: Any) -> None:
+    answer = call("dispatch", "dispatch")
+
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "2e1424d4-f796-459a-8184-9c92662be6da"}]}
+    assert api.ok("GET", "/ada/vision/builds/1")["last_status"] == "scheduled"
+
+
+@pytest.mark.parametrize("event", ["codebuild_phase_change", "codebuild_state_change"])
+def test_an_event_only_says_where_to_look(api: Api, build: Any, event: str) -> None:
+    """Both events are believed nothing: the executor says that the build has failed."""
+    call("dispatch", "dispatch")
+    executor = api.services.executor
+    run = executor.run_of(KEY)
+    executor.forget(run)
+    run.handle = CODEBUILD_ID
+    executor.runs[CODEBUILD_ID] = run
+    executor.enter(run, Status.SCHEDULED, Status.BUILDING)
+    executor.end(run, Outcome.FAILED, "no disk")
+
+    call("on_codebuild_event", event)
+    call("on_codebuild_event", event)
+
+    rows = api.ok("GET", "/ada/vision/builds/1/statuses")["results"]
+    assert [row["status"] for row in rows] == ["created", "scheduled", "building", "failed"]
+    assert rows[-1]["message"] == "no disk"
+
+
+def test_the_schedule_starts_what_got_lost(api: Api, build: Any) -> None:
+    api.services.clock.forward(minutes=6)
+    call("reconcile", "schedule")
+    assert api.ok("GET", "/ada/vision/builds/1")["last_status"] == "scheduled"

@@ -1,0 +1,277 @@
+"""What an Executor promises: the fake, and CodeBuild over the wire to the one on this machine."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from chalicelib.adapters.codebuild import CodeBuildExecutor, observation_of, start_build_request
+from chalicelib.domain.build import Build, Source, Status
+from chalicelib.domain.lifecycle import Outcome
+from chalicelib.errors import Busy, ExecutorRefused, Unavailable
+from chalicelib.ports import Executor
+from infra.local.codebuild import CodeBuild
+from tests.factories import NOW, make_claimed
+from tests.fakes import Clock, FakeExecutor, FakeSources
+
+PROJECT, BUCKET = "slipway-builds", "slipway-sources"
+PATIENCE_SECONDS = 30.0
+
+
+@dataclass
+class Stage:
+    """An executor, and what a test does around it."""
+
+    executor: Executor
+    stage_source: Callable[[Build], None]
+    forget_token: Callable[[], None]
+    refuse: Callable[[str], None]
+
+
+@pytest.fixture(params=["fake", "CodeBuild"])
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    if request.param == "fake":
+        clock, sources = Clock(datetime.now(UTC)), FakeSources()
+        fake = FakeExecutor(clock, sources)
+
+        def refuse(code: str) -> None:
+            error = Busy if code == "AccountLimitExceededException" else ExecutorRefused
+            fake.fail_next.append(error(code))
+
+        yield Stage(
+            fake, lambda build: sources.stage(build, "FROM x"), lambda: clock.forward(minutes=6), refuse
+        )
+        return
+    request.getfixturevalue("on_aws")
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    skipped_seconds = [0.0]
+    service = CodeBuild(
+        {PROJECT: {"SLIPWAY_ENGINE": "none"}},
+        s3=s3,
+        logs=boto3.client("logs"),
+        ring=lambda event: None,
+        state=tmp_path,
+        clock=lambda: time.time() + skipped_seconds[0],
+    )
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CODEBUILD", service.start())
+
+    def forget_token() -> None:
+        skipped_seconds[0] += 301
+
+    yield Stage(
+        CodeBuildExecutor(PROJECT, BUCKET, queue_minutes=60, build_minutes=60),
+        lambda build: _put(s3, f"builds/{build.uuid}/Dockerfile"),
+        forget_token,
+        service.refuse_next,
+    )
+    service.close()
+
+
+def _put(s3: Any, key: str) -> None:
+    s3.put_object(Bucket=BUCKET, Key=key, Body=io.BytesIO(b"FROM x"))
+
+
+def claimed(stage: Stage, number: int = 1) -> Build:
+    build = replace(make_claimed(number=number), submitting_at=datetime.now(UTC) - timedelta(seconds=5))
+    stage.stage_source(build)
+    return build
+
+
+def test_one_attempt_submitted_twice_is_one_build(stage: Stage) -> None:
+    build = claimed(stage)
+    assert stage.executor.submit(build) == stage.executor.submit(build)
+
+
+def test_another_attempt_is_another_build(stage: Stage) -> None:
+    build = claimed(stage)
+    assert stage.executor.submit(build) != stage.executor.submit(replace(build, attempt=2))
+
+
+def test_an_attempt_is_found_when_its_handle_got_lost(stage: Stage) -> None:
+    build, other = claimed(stage), claimed(stage, 2)
+    handle = stage.executor.submit(build)
+    stage.executor.submit(other)
+    stage.forget_token()
+
+    assert stage.executor.find(build) == handle
+    assert stage.executor.find(replace(build, attempt=2)) is None
+
+
+def test_a_submitted_build_is_observed_by_its_handle(stage: Stage) -> None:
+    build, other = claimed(stage), claimed(stage, 2)
+    handles = [stage.executor.submit(build), stage.executor.submit(other)]
+    seen = stage.executor.observe([*handles, "slipway-builds:unknown"])
+
+    assert set(seen) == set(handles)
+    assert [(seen[handle].key, seen[handle].attempt) for handle in handles] == [
+        (str(build.key), 1),
+        (str(other.key), 1),
+    ]
+
+
+def test_a_stopped_build_ends_and_stopping_is_idempotent(stage: Stage) -> None:
+    handle = stage.executor.submit(claimed(stage))
+    stage.executor.stop(handle)
+    stage.executor.stop(handle)
+    stage.executor.stop("slipway-builds:unknown")
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (outcome := stage.executor.observe([handle])[handle].outcome) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert outcome in (Outcome.STOPPED, Outcome.FAILED)  # it may have ended first
+
+
+def test_a_full_account_means_wait(stage: Stage) -> None:
+    build = claimed(stage)
+    stage.refuse("AccountLimitExceededException")
+    with pytest.raises(Busy):
+        stage.executor.submit(build)
+    assert stage.executor.find(build) is None
+
+
+def test_what_will_never_run_is_refused(stage: Stage) -> None:
+    build = claimed(stage)
+    stage.refuse("InvalidInputException")
+    with pytest.raises(ExecutorRefused):
+        stage.executor.submit(build)
+
+
+# CodeBuild alone
+
+
+def test_the_request_is_a_function_of_build_and_attempt() -> None:
+    build = make_claimed(attempt=2, nocache=True, source=Source(code_sha256="ab", context="app"))
+    request = start_build_request(build, PROJECT, BUCKET, queue_minutes=30, build_minutes=45)
+
+    buildspec = request.pop("buildspecOverride")
+    assert "build_and_push" in buildspec
+    assert len(buildspec) <= 25_600  # CodeBuild's limit of an inline buildspec
+    variables = {each["name"]: each["value"] for each in request.pop("environmentVariablesOverride")}
+    assert variables == {
+        "SLIPWAY_BUILD": "ada/vision/1",
+        "SLIPWAY_ATTEMPT": "2",
+        "SLIPWAY_IMAGE": "registry.test:5000/ada/vision-0000:1",
+        "SLIPWAY_NONCE": build.nonce,
+        "SLIPWAY_NOCACHE": "1",
+        "SLIPWAY_GIT_URL": "",
+        "SLIPWAY_GIT_REVISION": "",
+        "SLIPWAY_CONTEXT": "app",
+        "SLIPWAY_DOCKERFILE": "",
+    }
+    assert request == {
+        "projectName": PROJECT,
+        "idempotencyToken": f"{build.uuid}-2",
+        "sourceTypeOverride": "S3",
+        "sourceLocationOverride": f"{BUCKET}/builds/{build.uuid}/",
+        "timeoutInMinutesOverride": 45,
+        "queuedTimeoutInMinutesOverride": 30,
+        "autoRetryLimitOverride": 0,
+    }
+
+
+def described(status: str = "IN_PROGRESS", *phases: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """One element of BatchGetBuilds' answer."""
+    variables = [
+        {"name": "SLIPWAY_BUILD", "value": "ada/vision/1"},
+        {"name": "SLIPWAY_ATTEMPT", "value": "1"},
+    ]
+    answer = {
+        "id": f"{PROJECT}:1",
+        "buildStatus": status,
+        "startTime": NOW,
+        "phases": list(phases),
+        "environment": {"environmentVariables": variables},
+        "logs": {"groupName": "/aws/codebuild/x", "streamName": "1"},
+        "timeoutInMinutes": 60,
+        "queuedTimeoutInMinutes": 30,
+    }
+    return {**answer, **more}
+
+
+def phase(name: str, status: str = "SUCCEEDED", message: str = "") -> dict[str, Any]:
+    contexts = [{"statusCode": "X", "message": message}]
+    return {"phaseType": name, "phaseStatus": status, "startTime": NOW, "contexts": contexts}
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("SUBMITTED", Status.SCHEDULED),
+        ("QUEUED", Status.SCHEDULED),
+        ("PROVISIONING", Status.SCHEDULED),
+        ("DOWNLOAD_SOURCE", Status.BUILDING),
+        ("INSTALL", Status.BUILDING),
+        ("PRE_BUILD", Status.BUILDING),
+        ("BUILD", Status.RUNNING),
+        ("POST_BUILD", Status.RUNNING),
+        ("UPLOAD_ARTIFACTS", Status.RUNNING),
+        ("FINALIZING", Status.RUNNING),
+    ],
+)
+def test_each_phase_is_a_status(name: str, status: Status) -> None:
+    assert [step.status for step in observation_of(described("IN_PROGRESS", phase(name))).steps] == [status]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "reason"),
+    [
+        (described("SUCCEEDED"), Outcome.SUCCEEDED, None),
+        (described("STOPPED"), Outcome.STOPPED, None),
+        (described("FAILED", phase("BUILD", "FAILED", "no")), Outcome.FAILED, "BUILD: no"),
+        (described("FAULT", phase("PROVISIONING", "FAULT", "hm")), Outcome.FAULT, "PROVISIONING: hm"),
+        (
+            described("TIMED_OUT", phase("QUEUED", "TIMED_OUT")),
+            Outcome.TIMED_OUT,
+            "The build waited longer than 30 minutes in the queue.",
+        ),
+        (
+            described("TIMED_OUT", phase("BUILD", "TIMED_OUT")),
+            Outcome.TIMED_OUT,
+            "The build took longer than 60 minutes.",
+        ),
+        (described(), None, None),
+    ],
+    ids=["succeeded", "stopped", "failed", "fault", "queue", "time", "running"],
+)
+def test_each_end_is_an_outcome(answer: dict[str, Any], outcome: Outcome | None, reason: str | None) -> None:
+    seen = observation_of(answer)
+    assert (seen.outcome, seen.reason, seen.log) == (outcome, reason, "/aws/codebuild/x:1")
+
+
+class Scripted:
+    """A CodeBuild client that counts its calls."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def batch_get_builds(self, ids: list[str]) -> dict[str, Any]:
+        self.asked.append(len(ids))
+        return {"builds": [described(id=each) for each in ids]}
+
+
+def test_builds_are_observed_by_hundreds(on_aws: None) -> None:
+    executor = CodeBuildExecutor(PROJECT, BUCKET, 60, 60)
+    executor._codebuild = scripted = Scripted()
+    handles = [f"{PROJECT}:{number}" for number in range(250)]
+
+    assert set(executor.observe(handles)) == set(handles)
+    assert scripted.asked == [100, 100, 50]
+
+
+def test_a_service_that_does_not_answer_is_unavailable(on_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CODEBUILD", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(Unavailable) as trouble:
+        CodeBuildExecutor(PROJECT, BUCKET, 60, 60).observe(["x"])
+    assert trouble.value.__cause__ is not None

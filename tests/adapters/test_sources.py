@@ -1,0 +1,106 @@
+"""What Sources promise: the fake and S3 alike."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import boto3
+import pytest
+import urllib3
+
+from chalicelib.adapters.s3 import S3Sources
+from chalicelib.domain.archive import Listing
+from chalicelib.domain.build import Source
+from chalicelib.errors import NotFound
+from chalicelib.ports import Offer, Sources
+from tests.factories import NOW, make_build, make_project
+from tests.fakes import FakeSources
+
+LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
+
+
+@dataclass
+class Place:
+    sources: Sources
+    upload: Callable[[Offer, bytes], int]  # what a client does with an offer: HTTP status
+    staged: Callable[[str], dict[str, bytes]]  # files laid out for the build of this uuid
+
+
+@pytest.fixture(params=["fake", "S3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "fake":
+        fake = FakeSources()
+
+        def upload_to_fake(offer: Offer, content: bytes) -> int:
+            fake.upload(offer, content)
+            return 204
+
+        def staged_in_fake(build_uuid: str) -> dict[str, bytes]:
+            dockerfile, code = fake.staged[build_uuid]
+            files = {"Dockerfile": (dockerfile or "").encode()}
+            return files | ({"code.tar.gz": code} if code is not None else {})
+
+        return Place(fake, upload_to_fake, staged_in_fake)
+    request.getfixturevalue("on_aws")
+    bucket, s3 = f"sources-{uuid.uuid4().hex}", boto3.client("s3")
+    s3.create_bucket(Bucket=bucket)
+
+    def upload(offer: Offer, content: bytes) -> int:
+        return urllib3.request("POST", offer.url, fields={**offer.fields, "file": ("x", content)}).status
+
+    def staged(build_uuid: str) -> dict[str, bytes]:
+        prefix = f"builds/{build_uuid}/"
+        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
+        return {
+            key.removeprefix(prefix): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
+        }
+
+    return Place(S3Sources(bucket), upload, staged)
+
+
+def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
+    for _ in range(2):
+        place.sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
+
+    assert place.sources.open("ab").read() == b"packed"
+    assert place.sources.listing("ab") == LISTING
+
+
+def test_what_was_not_kept_is_not_found(place: Place) -> None:
+    for read in (place.sources.open, place.sources.listing):
+        with pytest.raises(NotFound):
+            read("cd")
+
+
+def test_a_build_without_code_is_its_dockerfile(place: Place) -> None:
+    place.sources.stage(make_build(), "FROM x\n")
+    assert place.staged(make_build().uuid) == {"Dockerfile": b"FROM x\n"}
+
+
+def test_a_build_with_code_has_it_beside_the_dockerfile(place: Place) -> None:
+    place.sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
+    build = make_build(source=Source(code_sha256="ab"))
+    for _ in range(2):
+        place.sources.stage(build, "FROM x\n")
+    assert place.staged(build.uuid) == {"Dockerfile": b"FROM x\n", "code.tar.gz": b"packed"}
+
+
+def test_what_is_uploaded_under_an_offer_is_received(place: Place) -> None:
+    project = make_project()
+    offer = place.sources.offer(project, 1_000, NOW)
+    with pytest.raises(NotFound):
+        place.sources.received(project, offer.id)
+
+    assert place.upload(offer, b"packed") in (200, 204)
+    assert place.sources.received(project, offer.id).read() == b"packed"
+    assert offer.expires_at > NOW
+
+
+def test_an_offer_is_for_one_project(place: Place) -> None:
+    offer = place.sources.offer(make_project(), 1_000, NOW)
+    place.upload(offer, b"packed")
+    with pytest.raises(NotFound):
+        place.sources.received(make_project(name="other"), offer.id)

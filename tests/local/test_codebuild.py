@@ -1,0 +1,268 @@
+"""The CodeBuild on this machine, over its wire protocol. Its builds are shell only: no engine is needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from infra.local import aws
+from infra.local.codebuild import CodeBuild
+
+pytestmark = pytest.mark.slow
+
+PROJECT = "slipway-builds"
+BUCKET = "sources"
+PATIENCE_SECONDS = 30.0
+PHASES = ["SUBMITTED", "QUEUED", "PROVISIONING", "DOWNLOAD_SOURCE", "INSTALL", "PRE_BUILD", "BUILD"]
+PHASES += ["POST_BUILD", "UPLOAD_ARTIFACTS", "FINALIZING", "COMPLETED"]
+
+
+@dataclass
+class Local:
+    """A CodeBuild that runs one build at a time, with minutes of a fifth of a second."""
+
+    client: Any
+    logs: Any
+    service: CodeBuild
+    folder: Path
+    events: list[dict[str, Any]] = field(default_factory=list)
+    now: float = 1_700_000_000.0
+
+    def start(self, *commands: str, **more: Any) -> str:
+        """Starts a build of these commands in phase BUILD; its id."""
+        spec = {"version": 0.2, "phases": {"build": {"commands": list(commands)}}}
+        request = {"projectName": PROJECT, "buildspecOverride": yaml.safe_dump(spec), **more}
+        return str(self.client.start_build(**request)["build"]["id"])
+
+    def describe(self, build: str) -> Any:
+        return self.client.batch_get_builds(ids=[build])["builds"][0]
+
+    def until(self, met: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not met():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+
+    def until_done(self, build: str) -> Any:
+        self.until(lambda: bool(self.describe(build)["buildComplete"]))
+        return self.describe(build)
+
+    def log(self, build: str) -> list[str]:
+        _, _, stream = build.partition(":")
+        events = self.logs.get_log_events(logGroupName=f"/aws/codebuild/{PROJECT}", logStreamName=stream)
+        return [event["message"] for event in events["events"] if not event["message"].startswith("[Con")]
+
+    def gate(self) -> tuple[str, Path]:
+        """A command that waits until a file is there, and that file."""
+        path = self.folder / f"gate-{threading.get_ident()}-{time.monotonic_ns()}"
+        return f"while [ ! -e {path} ]; do sleep 0.02; done", path
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    server = aws.Moto()
+    server.start()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture
+def local(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Local]:
+    for name, value in {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto}.items():
+        monkeypatch.setenv(name, value)
+    s3, logs = boto3.client("s3"), boto3.client("logs")
+    s3.create_bucket(Bucket=BUCKET)
+    events: list[dict[str, Any]] = []
+    holder: list[Local] = []
+    service = CodeBuild(
+        {PROJECT: {"SLIPWAY_ENGINE": "none"}},
+        s3=s3,
+        logs=logs,
+        ring=events.append,
+        state=tmp_path / "work",
+        concurrency=1,
+        seconds_per_minute=0.2,
+        clock=lambda: holder[0].now,
+    )
+    client = boto3.client("codebuild", endpoint_url=service.start())
+    holder.append(Local(client, logs, service, tmp_path, events))
+    yield holder[0]
+    service.close()
+
+
+def code_of(refusal: pytest.ExceptionInfo[ClientError]) -> str:
+    return str(refusal.value.response["Error"]["Code"])
+
+
+def phases(described: Mapping[str, Any]) -> dict[str, str]:
+    return {phase["phaseType"]: phase.get("phaseStatus", "") for phase in described["phases"]}
+
+
+def test_a_build_goes_through_all_phases_and_logs(local: Local) -> None:
+    build = local.start("echo one", "echo two >&2; echo three")
+    described = local.until_done(build)
+
+    assert described["buildStatus"] == "SUCCEEDED"
+    assert list(phases(described)) == PHASES
+    assert local.log(build) == ["one", "two", "three"]
+    assert described["logs"]["groupName"] == f"/aws/codebuild/{PROJECT}"
+
+
+def test_events_ring_at_every_phase_and_at_both_ends(local: Local) -> None:
+    build = local.start("true")
+    local.until_done(build)
+    local.service.close()
+
+    kinds = [event["detail-type"].removeprefix("CodeBuild Build ") for event in local.events]
+    assert kinds == ["State Change", *["Phase Change"] * (len(PHASES) - 1), "State Change"]
+    assert [event["detail"].get("build-status") for event in (local.events[0], local.events[-1])] == [
+        "IN_PROGRESS",
+        "SUCCEEDED",
+    ]
+    assert {event["detail"]["build-id"].rpartition("build/")[2] for event in local.events} == {build}
+    json.dumps(local.events)
+
+
+def test_a_failing_command_ends_the_phase_and_post_build_still_runs(local: Local) -> None:
+    spec = {
+        "version": 0.2,
+        "phases": {
+            "build": {"commands": ["# first\nexit 3", "echo never"]},
+            "post_build": {"commands": ["echo after"]},
+        },
+    }
+    build = local.start(buildspecOverride=yaml.safe_dump(spec))
+    described = local.until_done(build)
+
+    assert described["buildStatus"] == "FAILED"
+    assert phases(described)["BUILD"] == "FAILED"
+    failed = next(phase for phase in described["phases"] if phase["phaseType"] == "BUILD")
+    assert failed["contexts"][0]["message"] == "Error while executing command: # first. Reason: exit status 3"
+    assert local.log(build) == ["after"]
+
+
+def test_a_source_folder_is_fetched(local: Local) -> None:
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="builds/7/sub/hello", Body=b"hello from s3\n")
+    build = local.start(
+        "cat sub/hello", sourceTypeOverride="S3", sourceLocationOverride=f"{BUCKET}/builds/7/"
+    )
+    local.until_done(build)
+    assert local.log(build) == ["hello from s3"]
+
+
+def test_an_empty_source_folder_fails_the_download(local: Local) -> None:
+    build = local.start("true", sourceTypeOverride="S3", sourceLocationOverride=f"{BUCKET}/builds/none/")
+    assert phases(local.until_done(build))["DOWNLOAD_SOURCE"] == "FAILED"
+
+
+def test_variables_are_those_given_and_none_of_this_process(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET_OF_THIS_PROCESS", "x")
+    build = local.start(
+        'echo "$GIVEN $SLIPWAY_ENGINE ${A_SECRET_OF_THIS_PROCESS:-none}"',
+        environmentVariablesOverride=[{"name": "GIVEN", "value": "a 'b' $c", "type": "PLAINTEXT"}],
+    )
+    local.until_done(build)
+    assert local.log(build) == ["a 'b' $c none none"]
+
+
+def test_one_build_runs_and_others_wait_their_turn(local: Local) -> None:
+    command, gate = local.gate()
+    first, second = local.start(command), local.start("true")
+    local.until(lambda: local.describe(first)["currentPhase"] == "BUILD")
+    assert local.describe(second)["currentPhase"] == "QUEUED"
+
+    gate.touch()
+    assert local.until_done(second)["buildStatus"] == "SUCCEEDED"
+
+
+def test_more_than_five_waiting_per_slot_are_refused(local: Local) -> None:
+    command, gate = local.gate()
+    first = local.start(command)
+    local.until(lambda: local.describe(first)["currentPhase"] == "BUILD")
+    for _ in range(5):
+        local.start("true", queuedTimeoutInMinutesOverride=480)
+
+    with pytest.raises(ClientError) as refusal:
+        local.start("true")
+    assert code_of(refusal) == "AccountLimitExceededException"
+    gate.touch()
+
+
+@pytest.mark.parametrize("while_", ["running", "waiting"])
+def test_a_stopped_build_ends(local: Local, while_: str) -> None:
+    command, _ = local.gate()
+    running, waiting = local.start(command), local.start("echo never")
+    local.until(lambda: local.describe(running)["currentPhase"] == "BUILD")
+
+    stopped = running if while_ == "running" else waiting
+    local.client.stop_build(id=stopped)
+    assert local.until_done(stopped)["buildStatus"] == "STOPPED"
+    local.client.stop_build(id=running)
+
+
+def test_a_build_that_takes_too_long_times_out(local: Local) -> None:
+    described = local.until_done(local.start("sleep 3600", timeoutInMinutesOverride=5))
+    assert described["buildStatus"] == "TIMED_OUT"
+    assert phases(described)["BUILD"] == "TIMED_OUT"
+
+
+def test_a_build_that_waits_too_long_times_out(local: Local) -> None:
+    command, gate = local.gate()
+    local.start(command, timeoutInMinutesOverride=600)
+    described = local.until_done(local.start("true", queuedTimeoutInMinutesOverride=5))
+    assert phases(described)["QUEUED"] == "TIMED_OUT"
+    gate.touch()
+
+
+def test_a_token_names_one_build_for_five_minutes(local: Local) -> None:
+    first = local.start("true", idempotencyToken="t")
+    assert local.start("true", idempotencyToken="t") == first
+    with pytest.raises(ClientError) as refusal:
+        local.start("false", idempotencyToken="t")
+    assert code_of(refusal) == "InvalidInputException"
+
+    local.now += 300
+    assert local.start("true", idempotencyToken="t") != first
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"projectName": "other"}, "ResourceNotFoundException"),
+        ({"timeoutInMinutesOverride": 4}, "InvalidInputException"),
+        ({"queuedTimeoutInMinutesOverride": 481}, "InvalidInputException"),
+        ({"buildspecOverride": "version: 0.1"}, "InvalidInputException"),
+        ({"buildspecOverride": "#" * 25_601}, "InvalidInputException"),
+    ],
+)
+def test_what_codebuild_refuses(local: Local, request_: dict[str, Any], code: str) -> None:
+    # the client checks some bounds by itself, the service all of them
+    unchecked = Config(parameter_validation=False)
+    client = boto3.client("codebuild", endpoint_url=local.client.meta.endpoint_url, config=unchecked)
+    with pytest.raises(ClientError) as refusal:
+        client.start_build(**{"projectName": PROJECT, "buildspecOverride": "version: 0.2", **request_})
+    assert code_of(refusal) == code
+
+
+def test_builds_are_listed_newest_first(local: Local) -> None:
+    ids = [local.start("true") for _ in range(3)]
+    listed = local.client.list_builds_for_project(projectName=PROJECT, sortOrder="DESCENDING")["ids"]
+    assert listed == ids[::-1]
+
+
+def test_unknown_ids_are_named(local: Local) -> None:
+    answer = local.client.batch_get_builds(ids=[f"{PROJECT}:no"])
+    assert (answer["builds"], answer["buildsNotFound"]) == ([], [f"{PROJECT}:no"])

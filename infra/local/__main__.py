@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -28,7 +29,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
     up = commands.add_parser("up", help="serve the API until interrupted")
-    up.add_argument("--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT")
+    up.add_argument(
+        "--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free"
+    )
     token = os.environ.get("SLIPWAY_ROOT_TOKEN") or None
     up.add_argument("--token", type=_token, default=token, help="of user root, or SLIPWAY_ROOT_TOKEN")
     arguments = parser.parse_args()
@@ -53,6 +56,11 @@ def main() -> int:
         return 2
     except demo.DemoFailed as error:
         demo.explain(error)
+        return 1
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        say(f"Port {arguments.port} is taken; choose another: make up PORT=8001")
         return 1
     except KeyboardInterrupt:
         say("Stopped.")

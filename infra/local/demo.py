@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tarfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -14,10 +17,11 @@ from chalicelib.adapters.registry import PlainRegistry
 from infra.local.engines import Engine
 
 PROJECT = "/root/quick-start"
+EXAMPLE = Path(__file__).with_name("example")
+GREETING = "Ahoy from Slipway"
 FOLLOW_EVERY_SECONDS = 0.3
 PATIENCE_SECONDS = 600
 DONE = ("succeeded", "failed", "stopped")
-PROOF = "/built-by-slipway.txt"
 
 
 class DemoFailed(Exception):
@@ -28,17 +32,16 @@ def run(url: str, token: str, engine: Engine, base_image: str, say: Callable[[st
     """Does the main job over REST and prints what came of it. Raises DemoFailed."""
     api = Api(url + "/api/v1", token)
     api.post("/projects/", {"name": "quick-start"})
+    say(f"Uploading {EXAMPLE.name}/ with PUT /api/v1{PROJECT}/repo/upload/ …")
+    api.upload(f"{PROJECT}/repo/upload/", packed(EXAMPLE))
     specification = {
         "version": 1,
         "kind": "build",
         "image": base_image,
-        "env_vars": [["GREETING", "Ahoy from Slipway"]],
-        "build_steps": [
-            "pip3 install --no-cache-dir cowsay==6.1",
-            f"""python3 -c "import os, cowsay; cowsay.cow(os.environ['GREETING'])" > {PROOF}""",
-        ],
+        "env_vars": [["GREETING", GREETING]],
+        "build_steps": ["pip3 install --no-cache-dir -r requirements.txt"],
     }
-    say("Posting a build to POST /api/v1/root/quick-start/builds/ …")
+    say(f"Posting a build with POST /api/v1{PROJECT}/builds/ …")
     posted_at = time.monotonic()
     build = api.post(f"{PROJECT}/builds/", {"content": json.dumps(specification), "tags": ["demo"]})
     build = follow(api, f"{PROJECT}/builds/{build['id']}", posted_at)
@@ -50,10 +53,20 @@ def run(url: str, token: str, engine: Engine, base_image: str, say: Callable[[st
     print(f"\nThe registry answers for {build['image']}:\n  {digest}")
     if digest != build["image_digest"]:
         raise DemoFailed("The registry's digest is not the one the build tells.")
-    proof = engine.run_in_image(f"{build['image']}", ["cat", PROOF])
-    if "Ahoy from Slipway" not in proof:
-        raise DemoFailed(f"{PROOF} in the image does not hold what the build steps wrote: {proof!r}")
-    print(f"\n{PROOF}, read from the image:\n{proof}")
+    proof = engine.run_in_image(build["image"], ["python3", "/code/greet.py"])
+    if GREETING not in proof:
+        raise DemoFailed(f"The application in the image does not greet: {proof!r}")
+    print(f"\npython3 /code/greet.py, run in the image:\n{proof}")
+
+
+def packed(folder: Path) -> bytes:
+    """The files of a folder as a gzipped tar."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for path in sorted(folder.glob("*")):
+            if path.is_file():
+                tar.add(path, f"./{path.name}")
+    return archive.getvalue()
 
 
 def follow(api: Api, path: str, posted_at: float) -> Any:
@@ -96,6 +109,13 @@ class Api:
 
     def post(self, path: str, fields: dict[str, Any]) -> Any:
         return self._json("POST", path, json=fields)
+
+    def upload(self, path: str, archive: bytes) -> None:
+        answer = self._http.request(
+            "PUT", self._root + path, headers=self._headers, fields={"repo": ("repo.tar.gz", archive)}
+        )
+        if answer.status >= 300:
+            raise DemoFailed(f"PUT {path} answered {answer.status}: {answer.data.decode()[:500]}")
 
     def log(self, path: str) -> str:
         """The log so far, empty while there is none."""

@@ -108,6 +108,13 @@ def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
         yield client
 
 
+def wait_until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not met():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
 def unique_sleep() -> str:
     """A command that takes long and can be told from all others on this machine."""
     return f"sleep {3600 + secrets.randbelow(10**6)}"

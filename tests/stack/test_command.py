@@ -1,0 +1,81 @@
+"""`make up` and `make demo` as programs: what they print, how they end, what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from infra.local.machine import Machine
+from tests.stack.conftest import processes, unique_sleep, wait_until
+
+pytestmark = pytest.mark.engine
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-for-root"
+
+
+def command(machine: Machine, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, **machine.engine.environment, "SLIPWAY_ROOT_TOKEN": TOKEN}
+    return subprocess.Popen(
+        [sys.executable, "-m", "infra.local", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def post(url: str, path: str, fields: dict[str, Any]) -> None:
+    answer = urllib3.request(
+        "POST", f"{url}/api/v1{path}", headers={"Authorization": f"token {TOKEN}"}, json=fields
+    )
+    assert answer.status == 201, answer.data
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_up_serves_until_interrupted_and_ends_what_runs(local_machine: Machine, number: int) -> None:
+    up = command(local_machine, "up", "--port", "0")
+    assert up.stdout is not None
+    ready = json.loads(up.stdout.readline())
+    assert (ready["ready"], ready["user"], ready["token"]) == (True, "root", TOKEN)
+
+    nap = unique_sleep()
+    spec = {"version": 1, "kind": "build", "image": ready["base_image"], "build_steps": [nap]}
+    post(ready["url"], "/projects", {"name": "quick-start"})
+    post(ready["url"], "/root/quick-start/builds", {"content": json.dumps(spec)})
+    wait_until(lambda: bool(processes(nap)))
+    up.send_signal(number)
+    rest, said = up.communicate()
+
+    assert (up.returncode, rest) == (0, "")
+    assert said.rstrip().endswith("Stopped.")
+    wait_until(lambda: not processes(nap))
+
+
+def test_a_port_that_is_taken_is_said_in_a_sentence(local_machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = command(local_machine, "up", "--port", str(port))
+        _, said = up.communicate()
+
+    assert up.returncode == 1
+    assert said.rstrip().endswith(f"Port {port} is taken; choose another: make up PORT=8001")
+
+
+def test_demo_ends_with_the_application_run_in_its_image(local_machine: Machine) -> None:
+    demo = command(local_machine, "demo")
+    printed, said = demo.communicate()
+
+    assert demo.returncode == 0, said
+    assert "| Ahoy from Slipway |" in printed
+    assert '"last_status": "succeeded"' in printed
+    assert "pip3 install" in printed

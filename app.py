@@ -9,7 +9,7 @@ from typing import Any
 from chalice.app import Chalice, Response
 
 from chalicelib import serializers, settings, web, wiring
-from chalicelib.domain.build import BuildKey
+from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import accounts, builds, code, execution, logs, upkeep
 
 app = Chalice(app_name="slipway")
@@ -167,7 +167,7 @@ def on_codebuild_event(event: Any) -> None:
     """Something changed in CodeBuild. The event only says where to look."""
     from chalicelib.adapters.codebuild import build_id_of_event
 
-    execution.observe(wiring.services(), [build_id_of_event(event.to_dict())])
+    execution.observe(wiring.services(), CODEBUILD, [build_id_of_event(event.to_dict())])
 
 
 @app.schedule("rate(1 minute)")

@@ -16,6 +16,8 @@ class Settings:
     bucket: str  # S3: sources of builds
     registry: str  # where images go: host[:port][/prefix]
     registry_kind: str  # ecr | plain (http, no login: only for one machine)
+    backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
+    eks_cluster: str = ""  # the EKS cluster that runs builds as well; empty: none does
     api_prefix: str = "/api/v1"  # "/v1" where the API stage is called `api`
     build_timeout_minutes: int = 60  # CodeBuild takes 5 to 2160
     queue_timeout_minutes: int = 60  # CodeBuild takes 5 to 480
@@ -26,6 +28,15 @@ class Settings:
     max_upload_bytes: int = 150 * 1024**2  # of an archive uploaded to storage, as the command line caps it
     max_inline_upload_bytes: int = 4_500_000  # of an archive in a request: Lambda takes 6 MB of base64
     max_body_bytes: int = 300_000  # of a JSON request; the stored texts must fit DynamoDB's 400 KB item
+
+    def __post_init__(self) -> None:
+        if self.backend not in self.executors:
+            raise ValueError(f"SLIPWAY_BACKEND is {self.backend}; offered: {', '.join(self.executors)}.")
+
+    @property
+    def executors(self) -> tuple[str, ...]:
+        """Where builds can run here."""
+        return ("codebuild", "eks") if self.eks_cluster else ("codebuild",)
 
 
 _REQUIRED = {
@@ -45,6 +56,9 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     if missing:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
     values: dict[str, str | int] = {name: environment[variable] for name, variable in _REQUIRED.items()}
+    for name in ("backend", "eks_cluster"):
+        if text := environment.get(f"SLIPWAY_{name.upper()}"):
+            values[name] = text
     for name in (
         "max_inline_upload_bytes",
         "build_timeout_minutes",

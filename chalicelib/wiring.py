@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 
 from chalicelib import settings as environment
+from chalicelib.domain.build import CODEBUILD
 from chalicelib.ports import (
     Accounts,
     BuildQueue,
@@ -53,15 +55,8 @@ class AwsServices:
         return S3Sources(self.settings.bucket)
 
     @cached_property
-    def executor(self) -> Executor:
-        from chalicelib.adapters.codebuild import CodeBuildExecutor
-
-        return CodeBuildExecutor(
-            self.settings.codebuild_project,
-            self.settings.bucket,
-            self.settings.queue_timeout_minutes,
-            self.settings.build_timeout_minutes,
-        )
+    def executors(self) -> Mapping[str, Executor]:
+        return _Executors(self.settings)
 
     @cached_property
     def registry(self) -> Registry:
@@ -78,6 +73,27 @@ class AwsServices:
     def now(self) -> datetime:
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+class _Executors(dict[str, Executor]):
+    """Each made when first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def __missing__(self, name: str) -> Executor:
+        if name != CODEBUILD:
+            raise KeyError(name)
+        from chalicelib.adapters.codebuild import CodeBuildExecutor
+
+        self[name] = executor = CodeBuildExecutor(
+            self._settings.codebuild_project,
+            self._settings.bucket,
+            self._settings.queue_timeout_minutes,
+            self._settings.build_timeout_minutes,
+        )
+        return executor
 
 
 _services: Services = AwsServices()

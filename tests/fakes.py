@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import IO
 
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, Status, Token, User
+from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildBody, BuildKey, Project, Status, Token, User
 from chalicelib.domain.lifecycle import Observation, Outcome, Step
 from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import LogLine, Offer, Opened
@@ -404,7 +404,9 @@ class FakeServices:
         self.accounts = FakeAccounts()
         self.queue = FakeBuildQueue()
         self.sources = FakeSources()
-        self.executor = FakeExecutor(self.clock, self.sources)
+        self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
+        self.eks = FakeExecutor(self.clock, self.sources)
+        self.executors = {CODEBUILD: self.executor, EKS: self.eks}
         self.registry = FakeRegistry()
         self.logs = FakeLogReader()
 
@@ -420,6 +422,7 @@ class FakeServices:
                 self.queue.announced,
                 vars(self.sources),
                 self.executor.runs,
+                self.eks.runs,
                 self.registry.images,
                 self.registry.prepared,
             )

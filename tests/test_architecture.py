@@ -34,7 +34,12 @@ ALLOWED = {
         "chalicelib.usecases",
         "chalicelib.wiring",
     ),
-    "chalicelib.wiring": ("chalicelib.adapters", "chalicelib.ports", "chalicelib.settings"),
+    "chalicelib.wiring": (
+        "chalicelib.adapters",
+        "chalicelib.domain",
+        "chalicelib.ports",
+        "chalicelib.settings",
+    ),
     "chalicelib": (),
 }
 # What is not ours and not in the standard library: who may import it.

@@ -13,6 +13,7 @@ from typing import Any
 # A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
 MAX_TEXTS_BYTES = 300_000
 MAX_DOCKERFILE_BYTES = 65_536
+CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
 
 
@@ -104,7 +105,7 @@ class Build:
     user: str  # who created it; the owner is in the key
     created_at: datetime
     updated_at: datetime
-    backend: str
+    backend: str  # as the user named it
     nonce: str  # ends the log; told to the executor only, so that no step of the user can print it
     image: str  # where the result goes: repository and tag, known from the start
     history: tuple[StatusEntry, ...]
@@ -120,6 +121,7 @@ class Build:
     resources: dict[str, Any] | None = None
     commit: str | None = None
     source: Source | None = None  # the code that goes into the image; None for an image without code
+    executor: str = CODEBUILD  # where it runs: chosen at creation, from `backend` and what is offered
     attempt: int = 0  # counts the times an executor was asked to start this build
     submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
     handle: str | None = None  # what the executor calls this build; opaque outside of it

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from chalicelib.domain.build import CODEBUILD, EKS
 from chalicelib.errors import Invalid
 
 MAX_NODES = 5_000  # of a document: YAML aliases can make a small text expand without end
@@ -22,7 +23,7 @@ MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines 
 MAX_TAGS = 50
 MAX_TAG = 64
 
-BACKENDS = ("native", "kaniko", "other")
+BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
 _HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
 _BUILD = (
     "image",

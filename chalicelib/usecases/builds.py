@@ -11,6 +11,8 @@ from typing import Any
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import (
+    CODEBUILD,
+    EKS,
     MAX_DOCKERFILE_BYTES,
     MAX_TEXTS_BYTES,
     Build,
@@ -61,6 +63,7 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
     body = BuildBody(wish.content, wish.spec.config if wish.spec else None, dockerfile)
     if body.is_too_large:
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
+    executor = _executor(services, wish)
     for _ in range(ATTEMPTS):
         now = services.now()
         key = BuildKey(owner, project_name, project.last_build_id + 1)
@@ -71,6 +74,7 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
             created_at=now,
             updated_at=now,
             backend=wish.backend,
+            executor=executor,
             nonce=uuid.uuid4().hex,
             image=image_reference(services.settings.registry, project, key.id),
             history=(lifecycle.first_entry(now),),
@@ -234,6 +238,17 @@ def _wish(fields: dict[str, Any]) -> _Wish:
         spec=spec,
         content=content,
     )
+
+
+def _executor(services: Services, wish: _Wish) -> str:
+    """Where a build will run: where its backend says, else where this deployment's builds do. Raises
+    Invalid when the backend is one of ours that is not offered here."""
+    offered = services.settings.executors
+    if wish.backend not in (CODEBUILD, EKS) or not wish.is_managed:
+        return services.settings.backend
+    if wish.backend not in offered:
+        raise Invalid([f"Nothing runs on `{wish.backend}` here; `backend` may be {' or '.join(offered)}."])
+    return wish.backend
 
 
 def _field_faults(

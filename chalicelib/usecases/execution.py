@@ -32,13 +32,13 @@ def attend(services: Services, key: BuildKey) -> None:
     if build is None or build.is_done or build.handle is None:
         return
     if build.stop_requested_at is not None:
-        services.executor.stop(build.handle)
-    observe(services, [build.handle])
+        services.executors[build.executor].stop(build.handle)
+    observe(services, build.executor, [build.handle])
 
 
-def observe(services: Services, handles: Sequence[str]) -> None:
-    """Asks the executor about its builds and records what is new."""
-    for seen in services.executor.observe(handles).values():
+def observe(services: Services, executor: str, handles: Sequence[str]) -> None:
+    """Asks an executor about its builds and records what is new."""
+    for seen in services.executors[executor].observe(handles).values():
         record(services, seen)
 
 
@@ -88,16 +88,17 @@ def _submit(services: Services, key: BuildKey) -> None:
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> None:
     """Continues where whoever claimed the build may have died: before, in or after the executor's start."""
-    replayable = services.now() - claimed_at < timedelta(seconds=services.executor.replay_seconds)
+    executor = services.executors[build.executor]
+    replayable = services.now() - claimed_at < timedelta(seconds=executor.replay_seconds)
     wanted = build.stop_requested_at is None
     if replayable and wanted:
         _start(services, build)
-    elif handle := services.executor.find(build):
+    elif handle := executor.find(build):
         _note(services, build, handle)
     elif wanted:
         _start(services, services.store.save(lifecycle.claim(build, services.now())))
     elif replayable:  # the claimer may still be at it, and will see the wish to stop
-        look_at = claimed_at + timedelta(seconds=services.executor.replay_seconds)
+        look_at = claimed_at + timedelta(seconds=executor.replay_seconds)
         services.store.save(replace(build, look_at=look_at))
     else:
         services.store.save(lifecycle.advance(build, Status.STOPPED, services.now()))
@@ -117,7 +118,7 @@ def _start(services: Services, build: Build) -> None:
     try:
         services.registry.prepare(build.image)
         services.sources.stage(build, body.dockerfile)
-        handle = services.executor.submit(build)
+        handle = services.executors[build.executor].submit(build)
     except Busy:
         later = services.now() + timedelta(seconds=WAIT_WHEN_BUSY_SECONDS)
         services.store.save(lifecycle.release(build, later))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -40,8 +40,9 @@ def reconcile(services: Services) -> int:
                 execution.attend(services, build.key)
             else:
                 running.append(build)
-    for start in range(0, len(running), OBSERVED_AT_ONCE):
-        _compare(services, running[start : start + OBSERVED_AT_ONCE])
+    for executor, group in _by_executor(running).items():
+        for start in range(0, len(group), OBSERVED_AT_ONCE):
+            _compare(services, executor, group[start : start + OBSERVED_AT_ONCE])
     for build in due:
         with _apart(build):
             _look_again(services, build)
@@ -55,13 +56,17 @@ def _given_up(services: Services, build: Build) -> bool:
     if reason is None:
         return False
     if build.handle is not None:
-        services.executor.stop(build.handle)
+        services.executors[build.executor].stop(build.handle)
     services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason))
     return True
 
 
-def _compare(services: Services, builds: Sequence[Build]) -> None:
-    observed = services.executor.observe([build.handle for build in builds if build.handle])
+def _by_executor(builds: Sequence[Build]) -> Mapping[str, Sequence[Build]]:
+    return {name: [each for each in builds if each.executor == name] for name in {b.executor for b in builds}}
+
+
+def _compare(services: Services, executor: str, builds: Sequence[Build]) -> None:
+    observed = services.executors[executor].observe([build.handle for build in builds if build.handle])
     for build in builds:
         assert build.handle is not None
         gone = Observation(str(build.key), build.attempt, build.handle, None, (), Outcome.GONE)

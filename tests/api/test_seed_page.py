@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import Status
+from chalicelib.domain.build import CODEBUILD, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.usecases import execution
 from tests.api.conftest import Api
@@ -53,7 +53,7 @@ def run(api: Api) -> None:
     assert stored is not None
     services.registry.push(stored.image)
     services.executor.end(now, Outcome.SUCCEEDED)
-    execution.observe(services, [now.handle])
+    execution.observe(services, CODEBUILD, [now.handle])
 
 
 @both_forms

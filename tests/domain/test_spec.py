@@ -179,8 +179,11 @@ IMAGE = "`image` must"
             {"branch": "a..b"},
             "`branch` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.",
         ),
-        ({"backend": "docker"}, "`backend` must be one of `native`, `kaniko`, `other`."),
-        ({"backend": ["native"]}, "`backend` must be one of `native`, `kaniko`, `other`."),
+        ({"backend": "docker"}, "`backend` must be one of `native`, `kaniko`, `other`, `codebuild`, `eks`."),
+        (
+            {"backend": ["native"]},
+            "`backend` must be one of `native`, `kaniko`, `other`, `codebuild`, `eks`.",
+        ),
         ({"tags": "a"}, "`tags` must be a list of strings of 1 to 64 characters."),
         ({"tags": [""]}, "`tags` must be a list of strings of 1 to 64 characters."),
         ({"tags": [[]]}, "`tags` must be a list of strings of 1 to 64 characters."),

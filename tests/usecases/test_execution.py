@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.usecases import builds, execution
@@ -31,7 +31,7 @@ def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
     services.executor.enter(run, *RUNNING)
     services.registry.push(stored(services, key).image)
     services.executor.end(run, Outcome.SUCCEEDED)
-    execution.observe(services, [run.handle])
+    execution.observe(services, CODEBUILD, [run.handle])
 
 
 def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> None:
@@ -117,7 +117,7 @@ def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServic
     def event() -> None:
         run = services.executor.run_of(key)
         services.executor.enter(run, *RUNNING)
-        execution.observe(services, [run.handle])
+        execution.observe(services, CODEBUILD, [run.handle])
 
     services.executor.after_start = event
     execution.attend(services, key)
@@ -155,7 +155,7 @@ def test_no_success_without_an_image(services: FakeServices, create: Create) -> 
     execution.attend(services, key)
     run = services.executor.run_of(key)
     services.executor.end(run, Outcome.SUCCEEDED)
-    execution.observe(services, [run.handle])
+    execution.observe(services, CODEBUILD, [run.handle])
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest) == (Status.FAILED, None)
@@ -169,11 +169,11 @@ def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, c
     services.executor.end(run, Outcome.SUCCEEDED)
     services.registry.is_down = True
     with pytest.raises(Unavailable):
-        execution.observe(services, [run.handle])
+        execution.observe(services, CODEBUILD, [run.handle])
     assert stored(services, key).last_status is Status.SCHEDULED
 
     services.registry.is_down = False
-    execution.observe(services, [run.handle])
+    execution.observe(services, CODEBUILD, [run.handle])
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
@@ -186,7 +186,7 @@ def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Cre
         'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
     )
     services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
-    execution.observe(services, [run.handle])
+    execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "Exit code 1: pip install nope"
 
@@ -199,7 +199,7 @@ def test_a_failure_without_a_readable_log_has_the_executors_words(
     run = services.executor.run_of(key)
     services.logs.is_down = True
     services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
-    execution.observe(services, [run.handle])
+    execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "BUILD: exit status 1"
 
@@ -211,7 +211,7 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
         execution.attend(services, key)
         run = services.executor.run_of(key)
         services.executor.end(run, Outcome.FAULT)
-        execution.observe(services, [run.handle])
+        execution.observe(services, CODEBUILD, [run.handle])
         assert stored(services, key).last_status is expected
 
     assert len(services.executor.runs) == 2
@@ -223,7 +223,7 @@ def test_a_second_attempt_finds_the_image_of_the_first(services: FakeServices, c
     key = create()
     execution.attend(services, key)
     services.executor.end(services.executor.run_of(key), Outcome.FAULT)
-    execution.observe(services, [services.executor.run_of(key).handle])
+    execution.observe(services, CODEBUILD, [services.executor.run_of(key).handle])
     services.registry.push(stored(services, key).image)
 
     execution.attend(services, key)
@@ -343,6 +343,6 @@ def test_late_and_repeated_news_change_nothing(services: FakeServices, create: C
 
     execution.record(services, early)
     execution.record(services, run.observation())
-    execution.observe(services, ["unknown"])
+    execution.observe(services, CODEBUILD, ["unknown"])
 
     assert services.written() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +11,18 @@ from chalice.app import Chalice, Response
 
 from chalicelib import serializers, settings, web, wiring
 from chalicelib.domain.build import CODEBUILD, BuildKey
-from chalicelib.usecases import accounts, builds, code, execution, logs, upkeep
+from chalicelib.usecases import (
+    accounts,
+    builds,
+    cleanup,
+    code,
+    execution,
+    logs,
+    projects,
+    reports,
+    requests,
+    upkeep,
+)
 
 app = Chalice(app_name="slipway")
 # Else API Gateway garbles uploads.
@@ -22,18 +34,41 @@ BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
 
 
-def route(path: str, *methods: str) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """A route under the API's prefix. Bodies are read by `web`, whatever content type they claim."""
+def route(
+    path: str, *methods: str, anonymous: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    """A route under the API's prefix. Bodies are read by `web`, whatever content type they claim.
+
+    `anonymous` ones answer without a token as well; a bad one is refused all the same.
+    """
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
-        handle = web.endpoint(app)(view)
+        handle = web.endpoint(app, anonymous=anonymous)(view)
         app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"])(handle)
         return handle
 
     return declare
 
 
-# Users and projects
+# What clients ask first
+
+
+@app.route("/healthz", methods=["GET"])
+def healthz() -> Response:
+    return web.text("")
+
+
+@route("/versions/{component}", "GET", anonymous=True)
+def get_version(call: web.Call, component: str) -> Any:
+    return serializers.version(component)
+
+
+@route("/log_handler", "GET", anonymous=True)
+def get_log_handler(call: web.Call) -> Any:
+    return serializers.log_handler()
+
+
+# Users
 
 
 @route("/users", "GET")
@@ -47,15 +82,90 @@ def create_user(call: web.Call) -> Any:
     return web.reply(serializers.new_user(new), HTTPStatus.CREATED)
 
 
+@route("/users/token", "POST", anonymous=True)
+def log_in(call: web.Call) -> Any:
+    accounts.log_in()
+
+
+@route("/users/{user}/tokens", "POST")
+def issue_token(call: web.Call, user: str) -> Any:
+    return web.reply(
+        serializers.new_user(accounts.issue_token(call.services, call.user, user)), HTTPStatus.CREATED
+    )
+
+
+@route("/users/{user}/tokens", "DELETE")
+def revoke_tokens(call: web.Call, user: str) -> Any:
+    accounts.revoke_tokens(call.services, call.user, user)
+    return web.reply(None, HTTPStatus.NO_CONTENT)
+
+
+# Projects
+
+
 @route("/projects", "POST")
 def create_project(call: web.Call) -> Any:
-    project = accounts.create_project(call.services, call.user, call.fields())
-    return web.reply(serializers.project(project), HTTPStatus.CREATED)
+    project = projects.create(call.services, call.user, call.fields())
+    return web.reply(serializers.project_detail(project, bookmarked=False), HTTPStatus.CREATED)
+
+
+@route("/{owner}", "GET")
+def list_projects(call: web.Call, owner: str) -> Any:
+    limit, offset = call.paging()
+    page = projects.page(call.services, call.user, owner, offset, limit)
+    results = [serializers.project(each, each.key in page.bookmarked) for each in page.projects]
+    return call.page(results, page.count)
 
 
 @route(PROJECT, "GET")
 def get_project(call: web.Call, owner: str, project: str) -> Any:
-    return serializers.project(accounts.open_project(call.services, call.user, owner, project))
+    found = projects.open_project(call.services, call.user, owner, project)
+    return serializers.project_detail(found, projects.is_bookmarked(call.services, call.user, found))
+
+
+@route(PROJECT, "PATCH", "PUT")
+def update_project(call: web.Call, owner: str, project: str) -> Any:
+    changed = projects.update(call.services, call.user, owner, project, call.fields())
+    return serializers.project_detail(changed, projects.is_bookmarked(call.services, call.user, changed))
+
+
+@route(PROJECT, "DELETE")
+def delete_project(call: web.Call, owner: str, project: str) -> Any:
+    projects.archive(call.services, call.user, owner, project, delete=True)
+    return web.reply(None, HTTPStatus.NO_CONTENT)
+
+
+@route(PROJECT + "/archive", "POST")
+def archive_project(call: web.Call, owner: str, project: str) -> Any:
+    projects.archive(call.services, call.user, owner, project)
+
+
+@route(PROJECT + "/restore", "POST")
+def restore_project(call: web.Call, owner: str, project: str) -> Any:
+    projects.restore(call.services, call.user, owner, project)
+
+
+@route(PROJECT + "/bookmark", "POST")
+def bookmark_project(call: web.Call, owner: str, project: str) -> Any:
+    projects.bookmark(call.services, call.user, owner, project)
+    return web.reply(None, HTTPStatus.CREATED)
+
+
+@route(PROJECT + "/unbookmark", "DELETE")
+def unbookmark_project(call: web.Call, owner: str, project: str) -> Any:
+    projects.unbookmark(call.services, call.user, owner, project)
+    return web.reply(None, HTTPStatus.NO_CONTENT)
+
+
+@route("/bookmarks/{user}/projects", "GET")
+def list_bookmarked_projects(call: web.Call, user: str) -> Any:
+    limit, offset = call.paging()
+    page = projects.bookmarked(
+        call.services, call.user, user, offset, limit, oldest_first=call.sorts_ascending()
+    )
+    return call.page(
+        [{"content_object": serializers.project(each, bookmarked=True)} for each in page.projects], page.count
+    )
 
 
 # Code
@@ -77,10 +187,18 @@ def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> 
     code.complete(call.services, call.user, owner, project, offer_id)
 
 
+@route(PROJECT + "/repo/download", "GET")
+def download_code(call: web.Call, owner: str, project: str) -> Any:
+    commit = call.query().get("commit")
+    return web.redirect(code.download_url(call.services, call.user, owner, project, commit))
+
+
 @route(PROJECT + "/repo/external", "POST")
 def use_git(call: web.Call, owner: str, project: str) -> Any:
     changed, is_new = code.use_git(call.services, call.user, owner, project, call.fields())
-    return web.reply(serializers.project(changed), HTTPStatus.CREATED if is_new else HTTPStatus.OK)
+    return web.reply(
+        serializers.project_detail(changed, bookmarked=False), HTTPStatus.CREATED if is_new else HTTPStatus.OK
+    )
 
 
 # Builds
@@ -90,14 +208,43 @@ def use_git(call: web.Call, owner: str, project: str) -> Any:
 def list_builds(call: web.Call, owner: str, project: str) -> Any:
     limit, offset = call.paging()
     page = builds.page(call.services, call.user, owner, project, offset, limit)
-    results = [serializers.build_summary(build, build.key in page.bookmarked) for build in page.builds]
-    return serializers.page(results, page.count, call.url(), call.query(), offset, limit)
+    return call.page(
+        [serializers.build_summary(build, build.key in page.bookmarked) for build in page.builds], page.count
+    )
 
 
 @route(BUILDS, "POST")
 def create_build(call: web.Call, owner: str, project: str) -> Any:
-    created = builds.create(call.services, call.user, owner, project, call.fields())
+    created = builds.create(
+        call.services, call.user, owner, project, call.fields(), once=call.idempotency_key()
+    )
     return web.reply(serializers.build_detail(created), HTTPStatus.CREATED)
+
+
+@route(BUILDS + "/invalidate", "POST")
+def invalidate_builds(call: web.Call, owner: str, project: str) -> Any:
+    builds.invalidate_all(call.services, call.user, owner, project)
+
+
+@route("/bookmarks/{user}/builds", "GET")
+def list_bookmarked_builds(call: web.Call, user: str) -> Any:
+    limit, offset = call.paging()
+    page = builds.bookmarked(
+        call.services, call.user, user, offset, limit, oldest_first=call.sorts_ascending()
+    )
+    return call.page(
+        [{"content_object": serializers.build_summary(build, bookmarked=True)} for build in page.builds],
+        page.count,
+    )
+
+
+@route("/archives/{user}/builds", "GET")
+def list_archived_builds(call: web.Call, user: str) -> Any:
+    limit, offset = call.paging()
+    page = builds.archived(call.services, call.user, user, offset, limit)
+    return call.page(
+        [serializers.archived_build(build, build.key in page.bookmarked) for build in page.builds], page.count
+    )
 
 
 @route(BUILD, "GET")
@@ -113,16 +260,18 @@ def update_build(call: web.Call, key: BuildKey) -> Any:
 
 @route(BUILD, "DELETE")
 def delete_build(call: web.Call, key: BuildKey) -> Any:
-    builds.delete(call.services, call.user, key)
+    builds.archive(call.services, call.user, key, delete=True)
     return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
-@route(BUILD + "/statuses", "GET")
-def list_statuses(call: web.Call, key: BuildKey) -> Any:
-    limit, offset = call.paging()
-    build = builds.get(call.services, call.user, key).build
-    shown = [serializers.status_entry(build, entry) for entry in build.history[offset : offset + limit]]
-    return serializers.page(shown, len(build.history), call.url(), call.query(), offset, limit)
+@route(BUILD + "/archive", "POST")
+def archive_build(call: web.Call, key: BuildKey) -> Any:
+    builds.archive(call.services, call.user, key)
+
+
+@route(BUILD + "/restore", "POST")
+def restore_build(call: web.Call, key: BuildKey) -> Any:
+    builds.restore(call.services, call.user, key)
 
 
 @route(BUILD + "/stop", "POST")
@@ -130,9 +279,9 @@ def stop_build(call: web.Call, key: BuildKey) -> Any:
     builds.stop(call.services, call.user, key)
 
 
-@route(BUILD + "/logs", "GET")
-def get_logs(call: web.Call, key: BuildKey) -> Any:
-    return web.text(logs.read(call.services, call.user, key))
+@route(BUILD + "/invalidate", "POST")
+def invalidate_build(call: web.Call, key: BuildKey) -> Any:
+    builds.invalidate(call.services, call.user, key)
 
 
 @route(BUILD + "/bookmark", "POST")
@@ -147,13 +296,78 @@ def unbookmark_build(call: web.Call, key: BuildKey) -> Any:
     return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
+# What is known of a build, and told by those that run elsewhere
+
+
+@route(BUILD + "/statuses", "GET")
+def list_statuses(call: web.Call, key: BuildKey) -> Any:
+    limit, offset = call.paging()
+    build = builds.get(call.services, call.user, key).build
+    shown = [serializers.status_entry(build, entry) for entry in build.history[offset : offset + limit]]
+    return call.page(shown, len(build.history))
+
+
+@route(BUILD + "/statuses", "POST")
+def report_status(call: web.Call, key: BuildKey) -> Any:
+    build = reports.report_status(call.services, call.user, key, call.fields())
+    return web.reply(serializers.status_entry(build, build.history[-1]), HTTPStatus.CREATED)
+
+
+@route(BUILD + "/statuses/{status_uuid}", "GET")
+def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> Any:
+    build, entry = builds.status(call.services, call.user, key, status_uuid)
+    return serializers.status_entry(build, entry)
+
+
+@route(BUILD + "/logs", "GET")
+def get_logs(call: web.Call, key: BuildKey) -> Any:
+    return web.log_page(logs.read(call.services, call.user, key, call.cursor()))
+
+
+@route(BUILD + "/logs/stream", "GET")
+def stream_logs(call: web.Call, key: BuildKey) -> Any:
+    return web.log_page(logs.read(call.services, call.user, key, call.cursor()))
+
+
+@route(BUILD + "/logs", "POST")
+def report_lines(call: web.Call, key: BuildKey) -> Any:
+    reports.report_lines(call.services, call.user, key, call.json())
+
+
+@route(BUILD + "/coderef", "GET")
+def get_code_reference(call: web.Call, key: BuildKey) -> Any:
+    return serializers.code_reference(builds.get(call.services, call.user, key).build)
+
+
+@route(BUILD + "/coderef", "POST")
+def set_code_reference(call: web.Call, key: BuildKey) -> Any:
+    changed = reports.reference(call.services, call.user, key, call.fields())
+    return web.reply(serializers.code_reference(changed), HTTPStatus.CREATED)
+
+
+@route(BUILD + "/_heartbeat", "POST")
+def heartbeat(call: web.Call, key: BuildKey) -> Any:
+    reports.heartbeat(call.services, call.user, key)
+
+
+@route(BUILD + "/_reconcile", "POST")
+def settle_build(call: web.Call, key: BuildKey) -> Any:
+    reports.settle(call.services, call.user, key, call.fields())
+
+
 # What wakes the service besides requests
 
 
 @app.on_sqs_message(queue="slipway-dispatch", batch_size=10)
 def dispatch(event: Any) -> dict[str, Any]:
     """Builds that need attention. Messages that failed are named, so that only they come again."""
-    return web.each_message(event, lambda body: execution.attend(wiring.services(), BuildKey.parse(body)))
+    return web.each_message(event, lambda body, _: execution.attend(wiring.services(), BuildKey.parse(body)))
+
+
+@app.on_sqs_message(queue="slipway-requests", batch_size=10)
+def on_request(event: Any) -> dict[str, Any]:
+    """What automation asks for, see `usecases.requests`."""
+    return web.each_message(event, lambda body, id_: requests.handle(wiring.services(), body, id_))
 
 
 @app.on_cw_event(
@@ -174,3 +388,11 @@ def on_codebuild_event(event: Any) -> None:
 def reconcile(event: Any) -> None:
     """The net under lost messages and events."""
     upkeep.reconcile(wiring.services())
+
+
+@app.schedule("rate(5 minutes)")
+def clean_up(event: Any) -> dict[str, int]:
+    """Purges what was deleted or archived long enough. Invoked with `{"dry_run": true}` in the event's
+    detail, it only says what it would do."""
+    dry_run = event.detail.get("dry_run") is True
+    return asdict(cleanup.cleanup(wiring.services(), dry_run=dry_run))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, Token, User
+from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey, Token, User
 from chalicelib.domain.lifecycle import Observation
 from chalicelib.settings import Settings
 
@@ -33,6 +33,19 @@ class LogLine:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Something asked for under a key of the caller's is done once, however often it is asked for until
+    `expires_at`."""
+
+    key: str
+    now: datetime
+    expires_at: datetime
+
+
+Bookmarked = TypeVar("Bookmarked", BuildKey, ProjectKey)
+
+
 class BuildStore(Protocol):
     """Projects and builds. Reads are consistent unless said otherwise; writes carry a condition."""
 
@@ -45,12 +58,27 @@ class BuildStore(Protocol):
     def save_project(self, project: Project) -> Project:
         """Writes all but the counters, if the stored version is still `project.version`. Raises Conflict."""
 
-    def add(self, project: Project, build: Build, body: BuildBody, wanted_name: str | None) -> Build:
+    def projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
+        """The owner's live projects, newest change first, after skipping `offset`, and how many there are in
+        all; the public ones alone if asked for. May lag about a second behind."""
+
+    def add(
+        self,
+        project: Project,
+        build: Build,
+        body: BuildBody,
+        wanted_name: str | None,
+        once: Once | None = None,
+    ) -> Build:
         """Stores a new build whole or not at all, as `project.last_build_id + 1`.
 
         A `wanted_name` that is taken gets the first free suffix `-<k>`; the build is returned with the
-        name it was given. Raises Conflict when the project changed since it was read.
+        name it was given. Raises Conflict when the project changed since it was read, or when `once` was
+        used already.
         """
+
+    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+        """The build that was added under this key, as long as that is remembered."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
@@ -72,8 +100,29 @@ class BuildStore(Protocol):
     def rename(self, build: Build, wanted_name: str) -> Build:
         """Like `save`, and takes a free name as `add` does."""
 
-    def archive(self, build: Build, now: datetime) -> Build:
-        """Like `save`, and takes the build out of lists and the project's count. Raises Conflict."""
+    def archive(self, build: Build) -> Build:
+        """Like `save`, and takes the build out of the project's list and count; it is listed as archived by
+        its creator then, unless it is deleted. Raises Conflict."""
+
+    def restore(self, build: Build) -> Build:
+        """The inverse of `archive`. Raises Conflict."""
+
+    def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
+        """Archived builds that `user` created, newest change first, and how many there are in all."""
+
+    def doomed(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
+        """What is to be purged: deleted, or archived before that time; no build that still has to be looked
+        at. May lag behind, so read again."""
+
+    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
+        """Any builds of a project, archived or not, oldest first."""
+
+    def purge(self, doomed: Build | Project) -> None:
+        """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
+        Ended half way, a repetition completes it."""
+
+    def is_referenced(self, code_sha256: str) -> bool:
+        """Whether any project or build has this code. What a project had until lately may still count."""
 
     def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind."""
@@ -81,14 +130,24 @@ class BuildStore(Protocol):
     def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
         """Builds whose `look_at` has come, longest overdue first; may lag behind, so read again."""
 
-    def bookmarks(self, user: str, keys: Sequence[BuildKey]) -> frozenset[BuildKey]:
-        """Those of `keys` (all of one project) that `user` bookmarked."""
+    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
+        """Those of `keys` (builds of one project, or projects of one owner) that `user` bookmarked."""
 
-    def bookmark(self, user: str, key: BuildKey, now: datetime) -> None:
+    def bookmark(self, user: str, key: Bookmarked, now: datetime) -> None:
         """Idempotent."""
 
-    def unbookmark(self, user: str, key: BuildKey) -> bool:
+    def unbookmark(self, user: str, key: Bookmarked) -> bool:
         """False when it was never bookmarked. Idempotent otherwise."""
+
+    def bookmarked_builds(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Build], int]:
+        """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
+
+    def bookmarked_projects(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Project], int]:
+        """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
 
 class Accounts(Protocol):
@@ -106,12 +165,22 @@ class Accounts(Protocol):
     def add_token(self, token: Token) -> None:
         """Replaces a token of the same hash."""
 
+    def save_user(self, user: User) -> None:
+        """Replaces the user. Other processes may believe the former for a while (a setting says how long)."""
+
 
 class BuildQueue(Protocol):
     """Announces that a build needs attention; what kind, its record says."""
 
     def announce(self, key: BuildKey) -> None:
         """At least once, soon, in any order."""
+
+
+class DeadLetters(Protocol):
+    """Where requests go that can never succeed."""
+
+    def put(self, body: str, reasons: Sequence[str]) -> None:
+        """Keeps the request with the reasons why it was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +213,31 @@ class Sources(Protocol):
 
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
         """What was uploaded under an offer. Raises NotFound."""
+
+    def discard(self, build: Build) -> None:
+        """Forgets what was laid out and kept for a build. Idempotent."""
+
+    def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
+        """Hashes that begin with `prefix`, of archives that were last kept before that time."""
+
+    def url(self, sha256: str) -> str:
+        """Where a kept archive can be fetched from within the next minute, without credentials."""
+
+    def drop(self, sha256: str) -> None:
+        """Forgets an archive. Idempotent."""
+
+
+class KeptLogs(Protocol):
+    """Logs of builds that have ended, as texts."""
+
+    def keep(self, build: Build, text: str) -> None:
+        """Replaces the build's log."""
+
+    def read(self, build: Build, start: int, size: int) -> bytes:
+        """At most `size` bytes from byte `start` on. Raises NoLog."""
+
+    def url(self, build: Build) -> str:
+        """Where the whole log can be fetched from within the next minute, without credentials."""
 
 
 class Executor(Protocol):
@@ -180,11 +274,17 @@ class Registry(Protocol):
         """The digest the registry itself answers for `image` (repository and tag), None without one."""
 
 
-class LogReader(Protocol):
-    """Reads the lines of one build; `log` is what the executor's observation named."""
+class Logs(Protocol):
+    """Lines of builds; `log` is what the executor's observation named, or what `reported` names."""
 
     def lines(self, log: str) -> Sequence[LogLine]:
         """All lines, oldest first. Raises NoLog while there are none."""
+
+    def reported(self, build: Build) -> str:
+        """The log for lines of a build that runs elsewhere."""
+
+    def append(self, log: str, lines: Sequence[LogLine]) -> None:
+        """Adds lines to a log that `reported` named, after all others. At least once."""
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         """The last `count` lines, oldest first; empty when there are none."""
@@ -202,7 +302,11 @@ class Services(Protocol):
     @property
     def queue(self) -> BuildQueue: ...
     @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
     def sources(self) -> Sources: ...
+    @property
+    def kept_logs(self) -> KeptLogs: ...
     @property
     def executors(self) -> Mapping[str, Executor]:
         """By the name that `Build.executor` has; one the deployment does not offer is a KeyError."""
@@ -211,7 +315,7 @@ class Services(Protocol):
     @property
     def registry(self) -> Registry: ...
     @property
-    def logs(self) -> LogReader: ...
+    def logs(self) -> Logs: ...
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""
         ...

@@ -8,10 +8,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from chalicelib.domain.build import Build, Project, StatusEntry, User
+from chalicelib.errors import NotFound
 from chalicelib.ports import Offer, Opened
 from chalicelib.usecases.accounts import NewUser
 
 Json = dict[str, Any]
+CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
 
 
 def build_summary(build: Build, bookmarked: bool) -> Json:
@@ -52,6 +54,7 @@ def build_detail(opened: Opened) -> Json:
         "num_experiments": 0,
         "dockerfile": body.shown_dockerfile,
         "commit": build.commit,
+        "on_behalf_of": build.on_behalf_of,
     }
 
 
@@ -68,7 +71,28 @@ def status_entry(build: Build, entry: StatusEntry) -> Json:
     }
 
 
-def project(project: Project) -> Json:
+def archived_build(build: Build, bookmarked: bool) -> Json:
+    return {**build_summary(build, bookmarked), "deleted": True}
+
+
+def code_reference(build: Build) -> Json:
+    """What is known of the build's code; blank values where nothing is."""
+    known = build.code_reference or {}
+    source = build.source
+    return {
+        "id": build.key.id,
+        "branch": known.get("branch"),
+        "commit": known.get("commit") or build.commit,
+        "head": known.get("head") or build.commit,
+        "is_dirty": known.get("is_dirty", False),
+        "git_url": known.get("git_url") or (source.git_url if source else None),
+        "repo": None,
+        "external_repo": None,
+    }
+
+
+def project(project: Project, bookmarked: bool) -> Json:
+    """A project in a list."""
     return {
         "id": int(project.uuid[:13], 16),  # clients want a number; projects are found by name
         "uuid": project.uuid,
@@ -81,10 +105,41 @@ def project(project: Project) -> Json:
         "created_at": _time(project.created_at),
         "updated_at": _time(project.updated_at),
         "is_public": project.is_public,
-        "has_code": project.code is not None or project.git_url is not None,
-        "git_url": project.git_url,
-        "num_builds": project.live_builds,
+        "bookmarked": bookmarked,
     }
+
+
+def project_detail(found: Project, bookmarked: bool) -> Json:
+    return {
+        **project(found, bookmarked),
+        "readme": found.readme,
+        "has_code": found.code is not None or found.git_url is not None,
+        "git_url": found.git_url,
+        "num_builds": found.live_builds,
+        # what else Polyaxon runs in projects; clients expect the fields
+        "tensorboard": None,
+        "notebook": None,
+        "has_tensorboard": False,
+        "has_notebook": False,
+        "num_experiment_groups": 0,
+        "num_independent_experiments": 0,
+        "num_experiments": 0,
+        "num_jobs": 0,
+    }
+
+
+def version(component: str) -> Json:
+    """The versions of Polyaxon's clients that fit. Raises NotFound for an unknown component."""
+    if component == "chart":
+        return {"version": CLIENT_VERSION}
+    if component not in ("cli", "platform", "lib"):
+        raise NotFound
+    return {"latest_version": CLIENT_VERSION, "min_version": MIN_CLIENT_VERSION}
+
+
+def log_handler() -> Json:
+    """Where clients shall report their own errors: nowhere."""
+    return {"dsn": None, "environment": "production", "tags": {}}
 
 
 def offer(offer: Offer, url: str) -> Json:

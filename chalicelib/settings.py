@@ -12,17 +12,21 @@ from dataclasses import dataclass
 class Settings:
     table: str  # DynamoDB's table
     dispatch_queue_url: str  # SQS: builds that need attention
+    dead_letter_queue_url: str  # SQS: requests that can never succeed
     codebuild_project: str  # runs the builds
     bucket: str  # S3: sources of builds
     registry: str  # where images go: host[:port][/prefix]
     registry_kind: str  # ecr | plain (http, no login: only for one machine)
     backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
     eks_cluster: str = ""  # the EKS cluster that runs builds as well; empty: none does
+    automation_user: str = ""  # who requests of the queue act as; without one they wait
     api_prefix: str = "/api/v1"  # "/v1" where the API stage is called `api`
     build_timeout_minutes: int = 60  # CodeBuild takes 5 to 2160
     queue_timeout_minutes: int = 60  # CodeBuild takes 5 to 480
     look_again_seconds: int = 300  # after this long without news, a schedule looks for itself
     token_lifetime_days: int = 30
+    purge_after_days: int = 7  # archived builds and projects are purged then
+    reported_log_group: str = "/slipway/reported"  # CloudWatch: lines of builds that run elsewhere
     account_memory_seconds: int = 30  # how long a process may trust what it knows of users and tokens
     max_log_bytes: int = 5_000_000  # of a log in one response; API Gateway and Lambda end near 6 MB
     max_upload_bytes: int = 150 * 1024**2  # of an archive uploaded to storage, as the command line caps it
@@ -42,6 +46,7 @@ class Settings:
 _REQUIRED = {
     "table": "SLIPWAY_TABLE",
     "dispatch_queue_url": "SLIPWAY_DISPATCH_QUEUE_URL",
+    "dead_letter_queue_url": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
     "codebuild_project": "SLIPWAY_CODEBUILD_PROJECT",
     "bucket": "SLIPWAY_BUCKET",
     "registry": "SLIPWAY_REGISTRY",
@@ -65,9 +70,13 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         "queue_timeout_minutes",
         "look_again_seconds",
         "token_lifetime_days",
+        "purge_after_days",
     ):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = int(text)
+    for name in ("automation_user", "reported_log_group"):
+        if text := environment.get(f"SLIPWAY_{name.upper()}"):
+            values[name] = text
     values["api_prefix"] = api_prefix(environment)
     return Settings(**values)  # type: ignore[arg-type]
 

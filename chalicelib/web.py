@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from http import HTTPStatus
@@ -18,11 +18,13 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from chalice.app import Chalice, Request, Response
 
-from chalicelib import errors, wiring
+from chalicelib import errors, serializers, wiring
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
 from chalicelib.domain.spec import is_slug
 from chalicelib.ports import Services
 from chalicelib.usecases import accounts
+from chalicelib.usecases.logs import LogPage
+from chalicelib.usecases.requests import checked_key
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ MAX_OFFSET = 10_000  # offsets are reached by reading
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
+    "Access-Control-Expose-Headers": "Retry-After, X-Slipway-Next-Cursor",
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
 }
 
@@ -57,12 +60,52 @@ class Call:
     """One request, as views see it."""
 
     services: Services
-    user: User
+    caller: User | None
     request: Request
 
+    @property
+    def user(self) -> User:
+        """Who calls; there is somebody wherever a route is not anonymous."""
+        assert self.caller is not None
+        return self.caller
+
     def fields(self) -> dict[str, Any]:
-        """The body as a mapping, from JSON or a form; empty for no body. Raises Malformed, TooLarge."""
-        return _fields(self.request, self.services.settings.max_body_bytes)
+        """The body as a mapping, from JSON or a form; empty for none. Raises Malformed, Invalid, TooLarge."""
+        if self.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return dict(parse_qsl(self._text(), keep_blank_values=True))
+        parsed = self.json()
+        if parsed is None:
+            return {}
+        if not isinstance(parsed, dict):
+            raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
+        return parsed
+
+    def json(self) -> Any:
+        """What the body says; None for no body. Raises Malformed, TooLarge."""
+        body = self._text()
+        if not body.strip():
+            return None
+        try:
+            parsed = json.loads(body, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as exc:
+            raise errors.Malformed(f"JSON parse error - {exc}") from exc
+        if _has_surrogates(body):
+            raise errors.Malformed("The body has an escape for half a character (a lone surrogate).")
+        return parsed
+
+    def _text(self) -> str:
+        raw, limit = _raw(self.request), self.services.settings.max_body_bytes
+        if len(raw) > limit:
+            raise errors.TooLarge(f"The body has {len(raw)} bytes; at most {limit} are taken here.")
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as exc:
+            raise errors.Malformed("The body is not valid UTF-8.") from exc
+
+    def idempotency_key(self) -> str | None:
+        """The header Idempotency-Key; of this caller's alone. Raises Invalid."""
+        key = self.request.headers.get("idempotency-key")
+        return f"{self.user.name}:{checked_key(key)}" if key is not None else None
 
     def archive(self) -> bytes:
         """The body of an upload: part `repo` of a form, or the whole. Raises Invalid, TooLarge."""
@@ -90,6 +133,24 @@ class Call:
             raise errors.Invalid([f"`offset` can be at most {MAX_OFFSET}."])
         return limit, offset
 
+    def page(self, results: Sequence[Any], count: int) -> Any:
+        """One page of a list that has `count` entries in all."""
+        limit, offset = self.paging()
+        return serializers.page(results, count, self.url(), self.query(), offset, limit)
+
+    def sorts_ascending(self) -> bool:
+        """Whether a list that is sorted by its one time is asked for in the other order."""
+        return self.query().get("sort") in ("created_at", "updated_at")
+
+    def cursor(self) -> int | None:
+        """Where a log is to be read from, in bytes. Raises Invalid."""
+        text = self.query().get("cursor")
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS):
+            raise errors.Invalid(["`cursor` must be a position in bytes, as an answer gave it."])
+        return int(text)
+
     def url(self) -> str:
         """The absolute address of this request, without its query."""
         context: Mapping[str, Any] = self.request.context
@@ -99,7 +160,9 @@ class Call:
         return f"{scheme}://{host}{context['path']}"
 
 
-def endpoint(app: Chalice) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+def endpoint(
+    app: Chalice, *, anonymous: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """Decorates views: they are called with a Call and the path's parameters, and answer with JSON, with
     a Response, or None for an empty body."""
 
@@ -108,7 +171,8 @@ def endpoint(app: Chalice) -> Callable[[Callable[..., Any]], Callable[..., Respo
         def handle(**captured: str) -> Response:
             try:
                 services, request = wiring.services(), _current_request(app)
-                user = accounts.authenticate(services, _token(request))
+                token = _token(request, anonymous)
+                user = accounts.authenticate(services, token) if token is not None else None
                 answer = view(Call(services, user, request), **_places(captured))
             except errors.SlipwayError as error:
                 return _refusal(error)
@@ -141,6 +205,21 @@ def text(body: str) -> Response:
     return Response(body, {"Content-Type": "text/plain; charset=utf-8"})
 
 
+def redirect(url: str) -> Response:
+    """Elsewhere; a GET is repeated there."""
+    return Response("", {"Location": url}, HTTPStatus.FOUND.value)
+
+
+def log_page(page: LogPage) -> Response:
+    """A part of a log, with where the next begins, or the address of the whole."""
+    if page.url is not None:
+        return redirect(page.url)
+    answer = text(page.text)
+    if page.next_cursor is not None:
+        answer.headers["X-Slipway-Next-Cursor"] = str(page.next_cursor)
+    return answer
+
+
 def finish(request: Request, get_response: Callable[[Request], Response]) -> Response:
     """HTTP middleware: Chalice's own refusals in this API's shape, and the CORS headers of all answers."""
     response = get_response(request)
@@ -155,15 +234,17 @@ def finish(request: Request, get_response: Callable[[Request], Response]) -> Res
     return response
 
 
-def each_message(event: Any, handle: Callable[[str], None]) -> dict[str, Any]:
-    """Handles the messages of an SQS event one by one; the answer names those that shall come again."""
+def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, Any]:
+    """Handles the messages of an SQS event, body and id, one by one; the answer names those that shall come
+    again."""
     failed = []
     for record in event:
+        message_id = record.to_dict()["messageId"]
         try:
-            handle(record.body)
+            handle(record.body, message_id)
         except Exception:
-            log.exception("message %s failed", record.to_dict()["messageId"])
-            failed.append({"itemIdentifier": record.to_dict()["messageId"]})
+            log.exception("message %s failed", message_id)
+            failed.append({"itemIdentifier": message_id})
     return {"batchItemFailures": failed}
 
 
@@ -183,10 +264,13 @@ def _refusal(error: errors.SlipwayError) -> Response:
     return reply({"detail": str(error) or _DETAIL.get(status, status.phrase)}, status, headers)
 
 
-def _token(request: Request) -> str:
-    """The token of `Authorization: Token <key>`; other schemes count as no credentials."""
+def _token(request: Request, anonymous: bool) -> str | None:
+    """The token of `Authorization: Token <key>`; other schemes count as no credentials. None without any,
+    where that is allowed."""
     words = request.headers.get("authorization", "").split()
     if not words or words[0].lower() != "token":
+        if anonymous:
+            return None
         raise errors.Unauthenticated("Authentication credentials were not provided.")
     if len(words) == 1:
         raise errors.Unauthenticated("Invalid token header. No credentials provided.")
@@ -207,29 +291,6 @@ def _places(captured: Mapping[str, str]) -> dict[str, Any]:
     if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
         raise errors.NotFound
     return {"key": BuildKey(decoded["owner"], decoded["project"], int(number))}
-
-
-def _fields(request: Request, max_bytes: int) -> dict[str, Any]:
-    raw = _raw(request)
-    if len(raw) > max_bytes:
-        raise errors.TooLarge(f"The body has {len(raw)} bytes; at most {max_bytes} are taken here.")
-    try:
-        body = raw.decode()
-    except UnicodeDecodeError as exc:
-        raise errors.Malformed("The body is not valid UTF-8.") from exc
-    if not body.strip():
-        return {}
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return dict(parse_qsl(body, keep_blank_values=True))
-    try:
-        parsed = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise errors.Malformed(f"JSON parse error - {exc}") from exc
-    if not isinstance(parsed, dict):
-        raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
-    if _has_surrogates(body):
-        raise errors.Malformed("The body has an escape for half a character (a lone surrogate).")
-    return parsed
 
 
 def _raw(request: Request) -> bytes:

@@ -12,8 +12,10 @@ from chalicelib.ports import (
     Accounts,
     BuildQueue,
     BuildStore,
+    DeadLetters,
     Executor,
-    LogReader,
+    KeptLogs,
+    Logs,
     Registry,
     Services,
     Sources,
@@ -49,6 +51,18 @@ class AwsServices:
         return SqsBuildQueue(self.settings.dispatch_queue_url)
 
     @cached_property
+    def dead_letters(self) -> DeadLetters:
+        from chalicelib.adapters.sqs import SqsDeadLetters
+
+        return SqsDeadLetters(self.settings.dead_letter_queue_url)
+
+    @cached_property
+    def kept_logs(self) -> KeptLogs:
+        from chalicelib.adapters.s3 import S3KeptLogs
+
+        return S3KeptLogs(self.settings.bucket)
+
+    @cached_property
     def sources(self) -> Sources:
         from chalicelib.adapters.s3 import S3Sources
 
@@ -65,10 +79,10 @@ class AwsServices:
         return PlainRegistry() if self.settings.registry_kind == "plain" else EcrRegistry()
 
     @cached_property
-    def logs(self) -> LogReader:
+    def logs(self) -> Logs:
         from chalicelib.adapters.cloudwatch import CloudWatchLogs
 
-        return CloudWatchLogs()
+        return CloudWatchLogs(self.settings.reported_log_group)
 
     def now(self) -> datetime:
         now = datetime.now(UTC)

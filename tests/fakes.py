@@ -13,10 +13,21 @@ from datetime import datetime, timedelta
 from typing import IO
 
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildBody, BuildKey, Project, Status, Token, User
+from chalicelib.domain.build import (
+    CODEBUILD,
+    EKS,
+    Build,
+    BuildBody,
+    BuildKey,
+    Project,
+    ProjectKey,
+    Status,
+    Token,
+    User,
+)
 from chalicelib.domain.lifecycle import Observation, Outcome, Step
 from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import LogLine, Offer, Opened
+from chalicelib.ports import Bookmarked, LogLine, Offer, Once, Opened
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
@@ -37,23 +48,24 @@ class Clock:
 
 class FakeBuildStore:
     def __init__(self) -> None:
-        self.projects: dict[tuple[str, str], Project] = {}
+        self.places: dict[tuple[str, str], Project] = {}
         self.builds: dict[BuildKey, Build] = {}
         self.bodies: dict[BuildKey, BuildBody] = {}
         self.names: dict[tuple[str, str, str], int] = {}  # to how many `-<k>` were given of it
-        self.marks: dict[tuple[str, BuildKey], bool] = {}
+        self.marks: dict[tuple[str, BuildKey | ProjectKey], datetime | None] = {}  # None: taken away
+        self.once: dict[tuple[ProjectKey, str], tuple[BuildKey, datetime]] = {}
         self.before_write: deque[Callable[[], None]] = deque()  # each runs once, before one write
 
     def project(self, owner: str, name: str) -> Project | None:
-        return self.projects.get((owner, name))
+        return self.places.get((owner, name))
 
     def add_project(self, project: Project) -> None:
-        if (project.owner, project.name) in self.projects:
+        if (project.owner, project.name) in self.places:
             raise AlreadyExists
-        self.projects[project.owner, project.name] = replace(project, last_build_id=0, live_builds=0)
+        self.places[project.owner, project.name] = replace(project, last_build_id=0, live_builds=0)
 
     def save_project(self, project: Project) -> Project:
-        stored = self.projects.get((project.owner, project.name))
+        stored = self.places.get((project.owner, project.name))
         if stored is None or stored.version != project.version:
             raise Conflict
         new = replace(
@@ -62,31 +74,55 @@ class FakeBuildStore:
             last_build_id=stored.last_build_id,
             live_builds=stored.live_builds,
         )
-        self.projects[project.owner, project.name] = new
+        self.places[project.owner, project.name] = new
         return new
 
-    def add(self, project: Project, build: Build, body: BuildBody, wanted_name: str | None) -> Build:
+    def projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
+        shown = [
+            project
+            for project in self.places.values()
+            if project.owner == owner and project.archived_at is None and (project.is_public or not public)
+        ]
+        shown.sort(key=lambda project: (project.updated_at, project.name), reverse=True)
+        return shown[offset : offset + limit], len(shown)
+
+    def add(
+        self,
+        project: Project,
+        build: Build,
+        body: BuildBody,
+        wanted_name: str | None,
+        once: Once | None = None,
+    ) -> Build:
         self._others_go_first()
-        stored = self.projects.get((project.owner, project.name))
+        stored = self.places.get((project.owner, project.name))
         if stored is None or stored.last_build_id != project.last_build_id or build.key in self.builds:
             raise Conflict
+        if once is not None and self.made_once(project.key, once.key, once.now):
+            raise Conflict
         build = replace(build, name=self._take_name(build.key, wanted_name))
-        self.projects[project.owner, project.name] = replace(
+        self.places[project.owner, project.name] = replace(
             stored, last_build_id=build.key.id, live_builds=stored.live_builds + 1
         )
+        if once is not None:
+            self.once[project.key, once.key] = (build.key, once.expires_at)
         self.builds[build.key] = build
         self.bodies[build.key] = body
         return build
+
+    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+        key, expires_at = self.once.get((project, once), (None, now))
+        return key if expires_at > now else None
 
     def get(self, key: BuildKey) -> Build | None:
         return self.builds.get(key)
 
     def open(self, key: BuildKey, viewer: str) -> Opened | None:
         build, body = self.builds.get(key), self.bodies.get(key)
-        project = self.projects.get((key.owner, key.project))
+        project = self.places.get((key.owner, key.project))
         if build is None or body is None or project is None:
             return None
-        return Opened(build, body, project, self.marks.get((viewer, key), False))
+        return Opened(build, body, project, self.marks.get((viewer, key)) is not None)
 
     def body(self, key: BuildKey) -> BuildBody | None:
         return self.bodies.get(key)
@@ -106,17 +142,63 @@ class FakeBuildStore:
         self._others_go_first()
         current = self._expect_unchanged(build).name
         name = self._take_name(build.key, wanted_name)
-        if current is not None and current != wanted_name:
+        if current is not None and current != name:
             del self.names[build.key.owner, build.key.project, current]
         self.builds[build.key] = new = replace(build, name=name, version=build.version + 1)
         return new
 
-    def archive(self, build: Build, now: datetime) -> Build:
-        new = self.save(build)
+    def archive(self, build: Build) -> Build:
+        return self._counted(self.save(build), -1)
+
+    def restore(self, build: Build) -> Build:
+        return self._counted(self.save(build), 1)
+
+    def _counted(self, build: Build, live: int) -> Build:
         place = (build.key.owner, build.key.project)
-        project = self.projects[place]
-        self.projects[place] = replace(project, live_builds=project.live_builds - 1)
-        return new
+        project = self.places[place]
+        self.places[place] = replace(project, live_builds=project.live_builds + live)
+        return build
+
+    def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
+        shown = [
+            replace(build, history=build.history[-1:])
+            for build in self.builds.values()
+            if build.user == user and build.archived_at and not build.deleted_at
+        ]
+        shown.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
+        return shown[offset : offset + limit], len(shown)
+
+    def doomed(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
+        deleted: list[BuildKey | ProjectKey] = []
+        archived: list[BuildKey | ProjectKey] = []
+        everything: list[Build | Project] = [*self.builds.values(), *self.places.values()]
+        for each in everything:
+            if isinstance(each, Build) and each.look_at:
+                continue
+            if each.deleted_at:
+                deleted.append(each.key)
+            elif each.archived_at and each.archived_at <= archived_before:
+                archived.append(each.key)
+        return [*deleted, *archived][:limit]
+
+    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
+        return sorted(key for key in self.builds if key.place == project)[:limit]
+
+    def purge(self, doomed: Build | Project) -> None:
+        self.marks = {mark: at for mark, at in self.marks.items() if mark[1] != doomed.key}
+        if isinstance(doomed, Project):
+            self.places.pop((doomed.owner, doomed.name), None)
+            return
+        if doomed.name is not None:
+            self.names.pop((doomed.key.owner, doomed.key.project, doomed.name), None)
+        self.bodies.pop(doomed.key, None)
+        self.builds.pop(doomed.key, None)
+
+    def is_referenced(self, code_sha256: str) -> bool:
+        sources = [build.source for build in self.builds.values()]
+        return any(source and source.code_sha256 == code_sha256 for source in sources) or any(
+            project.code and project.code.sha256 == code_sha256 for project in self.places.values()
+        )
 
     def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         live = [
@@ -135,17 +217,36 @@ class FakeBuildStore:
         ]
         return [key for _, key in sorted(waiting)][:limit]
 
-    def bookmarks(self, user: str, keys: Sequence[BuildKey]) -> frozenset[BuildKey]:
+    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         return frozenset(key for key in keys if self.marks.get((user, key)))
 
-    def bookmark(self, user: str, key: BuildKey, now: datetime) -> None:
-        self.marks[user, key] = True
+    def bookmark(self, user: str, key: BuildKey | ProjectKey, now: datetime) -> None:
+        self.marks[user, key] = now
 
-    def unbookmark(self, user: str, key: BuildKey) -> bool:
+    def unbookmark(self, user: str, key: BuildKey | ProjectKey) -> bool:
         if (user, key) not in self.marks:
             return False
-        self.marks[user, key] = False
+        self.marks[user, key] = None
         return True
+
+    def bookmarked_builds(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Build], int]:
+        keys = [key for key in self._marked(user, oldest_first) if isinstance(key, BuildKey)]
+        builds = [self.builds[key] for key in keys[offset : offset + limit] if key in self.builds]
+        return [build for build in builds if build.deleted_at is None], len(keys)
+
+    def bookmarked_projects(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Project], int]:
+        keys = [key for key in self._marked(user, oldest_first) if isinstance(key, ProjectKey)]
+        found = [self.places.get((key.owner, key.name)) for key in keys[offset : offset + limit]]
+        return [project for project in found if project], len(keys)
+
+    def _marked(self, user: str, oldest_first: bool) -> list[BuildKey | ProjectKey]:
+        marks = [(at, key) for (whose, key), at in self.marks.items() if whose == user and at]
+        marks.sort(key=lambda mark: mark[0], reverse=not oldest_first)
+        return [key for _, key in marks]
 
     def _others_go_first(self) -> None:
         if self.before_write:
@@ -192,6 +293,9 @@ class FakeAccounts:
     def add_token(self, token: Token) -> None:
         self.tokens[token.sha256] = token
 
+    def save_user(self, user: User) -> None:
+        self.users[user.name] = user
+
 
 class FakeBuildQueue:
     def __init__(self) -> None:
@@ -209,14 +313,41 @@ class FakeBuildQueue:
         return taken
 
 
-class FakeSources:
+class FakeDeadLetters:
     def __init__(self) -> None:
+        self.letters: list[tuple[str, list[str]]] = []
+
+    def put(self, body: str, reasons: Sequence[str]) -> None:
+        self.letters.append((body, list(reasons)))
+
+
+class FakeKeptLogs:
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}  # by build uuid
+
+    def keep(self, build: Build, text: str) -> None:
+        self.texts[build.uuid] = text
+
+    def read(self, build: Build, start: int, size: int) -> bytes:
+        if build.uuid not in self.texts:
+            raise NoLog
+        return self.texts[build.uuid].encode()[start : start + size]
+
+    def url(self, build: Build) -> str:
+        return f"https://storage.test/logs/{build.uuid}"
+
+
+class FakeSources:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.kept_at: dict[str, datetime] = {}
         self.archives: dict[str, tuple[bytes, Listing]] = {}
         self.staged: dict[str, tuple[str | None, bytes | None]] = {}  # build uuid -> Dockerfile, code
         self.offers: dict[str, bytes | None] = {}
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
         self.archives[sha256] = (packed.read(), listing)
+        self.kept_at[sha256] = self._clock.now
 
     def listing(self, sha256: str) -> Listing:
         return self._kept(sha256)[1]
@@ -243,6 +374,20 @@ class FakeSources:
     def upload(self, offer: Offer, content: bytes) -> None:
         """What a client does with an offer."""
         self.offers[offer.fields["key"]] = content
+
+    def discard(self, build: Build) -> None:
+        self.staged.pop(build.uuid, None)
+
+    def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
+        old = sorted(sha256 for sha256, at in self.kept_at.items() if at < before)
+        return [sha256 for sha256 in old if sha256.startswith(prefix)][:limit]
+
+    def url(self, sha256: str) -> str:
+        return f"https://storage.test/code/{sha256}"
+
+    def drop(self, sha256: str) -> None:
+        self.archives.pop(sha256, None)
+        self.kept_at.pop(sha256, None)
 
     def _kept(self, sha256: str) -> tuple[bytes, Listing]:
         if sha256 not in self.archives:
@@ -373,7 +518,7 @@ class FakeRegistry:
             raise Unavailable("The image registry did not answer.")
 
 
-class FakeLogReader:
+class FakeLogs:
     def __init__(self) -> None:
         self.logs: dict[str, list[LogLine]] = {}
         self.is_down = False
@@ -390,6 +535,12 @@ class FakeLogReader:
         lines = self.logs.get(log, [])
         return lines[-count:] if count >= 0 else lines
 
+    def reported(self, build: Build) -> str:
+        return f"reported:{build.uuid}"
+
+    def append(self, log: str, lines: Sequence[LogLine]) -> None:
+        self.logs.setdefault(log, []).extend(lines)
+
     def write(self, log: str, *texts: str, at: datetime = NOW) -> None:
         self.logs.setdefault(log, []).extend(LogLine(at, text) for text in texts)
 
@@ -403,12 +554,14 @@ class FakeServices:
         self.store = FakeBuildStore()
         self.accounts = FakeAccounts()
         self.queue = FakeBuildQueue()
-        self.sources = FakeSources()
+        self.dead_letters = FakeDeadLetters()
+        self.sources = FakeSources(self.clock)
+        self.kept_logs = FakeKeptLogs()
         self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
         self.eks = FakeExecutor(self.clock, self.sources)
         self.executors = {CODEBUILD: self.executor, EKS: self.eks}
         self.registry = FakeRegistry()
-        self.logs = FakeLogReader()
+        self.logs = FakeLogs()
 
     def now(self) -> datetime:
         return self.clock.now
@@ -420,7 +573,9 @@ class FakeServices:
                 vars(self.store),
                 vars(self.accounts),
                 self.queue.announced,
-                vars(self.sources),
+                self.dead_letters.letters,
+                (self.sources.archives, self.sources.staged, self.sources.offers),
+                self.kept_logs.texts,
                 self.executor.runs,
                 self.eks.runs,
                 self.registry.images,

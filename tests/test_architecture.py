@@ -26,11 +26,17 @@ ALLOWED = {
         "chalicelib.errors",
     ),
     "chalicelib.adapters": ("chalicelib.domain", "chalicelib.ports", "chalicelib.errors"),
-    "chalicelib.serializers": ("chalicelib.domain", "chalicelib.ports", "chalicelib.usecases"),
+    "chalicelib.serializers": (
+        "chalicelib.domain",
+        "chalicelib.errors",
+        "chalicelib.ports",
+        "chalicelib.usecases",
+    ),
     "chalicelib.web": (
         "chalicelib.domain",
         "chalicelib.errors",
         "chalicelib.ports",
+        "chalicelib.serializers",
         "chalicelib.usecases",
         "chalicelib.wiring",
     ),

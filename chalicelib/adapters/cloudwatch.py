@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib.domain.build import Build
 from chalicelib.errors import NoLog, Unavailable
 from chalicelib.ports import LogLine
 
 
 class CloudWatchLogs:
-    """`LogReader` on CloudWatch Logs; `log` is `group:stream`."""
+    """`Logs` on CloudWatch Logs; `log` is `group:stream`."""
 
-    def __init__(self, client: Any = None) -> None:
+    def __init__(self, reported_group: str, client: Any = None) -> None:
+        self._reported_group = reported_group
         self._logs: Any = client or boto3.client("logs")
 
     def lines(self, log: str) -> Sequence[LogLine]:
@@ -29,6 +32,17 @@ class CloudWatchLogs:
         group, _, stream = log.partition(":")
         answer = self._read(group, stream, startFromHead=False, limit=count)
         return _lines(answer)[-count:]
+
+    def reported(self, build: Build) -> str:
+        return f"{self._reported_group}:{build.uuid}"
+
+    def append(self, log: str, lines: Sequence[LogLine]) -> None:
+        group, _, stream = log.partition(":")
+        with _translated():
+            with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
+                self._logs.create_log_stream(logGroupName=group, logStreamName=stream)
+            for batch in _batches(lines):
+                self._logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=batch)
 
     def _pages(self, log: str) -> Iterator[list[LogLine]]:
         """Pages from the oldest on. A page may be empty although more follow; the end is where the token
@@ -44,16 +58,42 @@ class CloudWatchLogs:
 
     def _read(self, group: str, stream: str, **query: Any) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = self._logs.get_log_events(
-                logGroupName=group, logStreamName=stream, **query
-            )
-        except ClientError as exc:
-            if exc.response["Error"]["Code"] == "ResourceNotFoundException":
-                return {"events": [], "nextForwardToken": query.get("nextToken")}
-            raise Unavailable("The log service did not answer; try again.") from exc
-        except BotoCoreError as exc:
-            raise Unavailable("The log service did not answer; try again.") from exc
+            with _translated():
+                answer: dict[str, Any] = self._logs.get_log_events(
+                    logGroupName=group, logStreamName=stream, **query
+                )
+        except NoLog:
+            return {"events": [], "nextForwardToken": query.get("nextToken")}
         return answer
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as exc:
+        if exc.response["Error"]["Code"] == "ResourceNotFoundException":
+            raise NoLog from exc
+        raise Unavailable("The log service did not answer; try again.") from exc
+    except BotoCoreError as exc:
+        raise Unavailable("The log service did not answer; try again.") from exc
+
+
+def _batches(lines: Sequence[LogLine]) -> Iterator[list[dict[str, Any]]]:
+    """Events within the limits of one PutLogEvents: 1 MB with 26 bytes for each, 10,000 of them."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for line in lines:
+        text = line.text or " "  # an event needs one
+        event = {"timestamp": int(line.at.timestamp() * 1000), "message": text}
+        length = len(text.encode()) + 26
+        if batch and (size + length > 1_000_000 or len(batch) >= 10_000):
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += length
+    if batch:
+        yield batch
 
 
 def _lines(answer: dict[str, Any]) -> list[LogLine]:

@@ -1,27 +1,42 @@
 """Projects, builds, users and tokens in one DynamoDB table.
 
-| item        | pk                     | sk            |
-|-------------|------------------------|---------------|
-| build       | B#owner/project        | id, padded    |
-| build body  | D#owner/project#id     | D             |
-| build name  | N#owner/project#name   | N             |
-| project     | P#owner/project        | P             |
-| user        | U#name                 | U             |
-| bookmark    | U#name                 | BM#owner/project#id |
-| token       | T#sha256               | T             |
+| item            | pk                      | sk                  |
+|-----------------|-------------------------|---------------------|
+| build           | B#owner/project         | id, padded          |
+| its texts       | D#owner/project#id      | D                   |
+| its name        | N#owner/project#name    | N                   |
+| project         | P#owner/project         | P                   |
+| user            | U#name                  | U                   |
+| bookmark        | U#name                  | BM#owner/project#id, or BP#owner/project |
+| its twin        | D#…, or P#…: the texts', or the project's | BM#name |
+| token           | T#sha256                | T                   |
+| done once       | I#owner/project#key     | I                   |
+| code's user     | C#sha256                | B#owner/project#id, or P#owner/project |
 
-A build carries its status history; it is in the index `recent` while live and in `active` while unfinished.
-A build name is a marker that keeps names unique in their project.
+A build carries its status history. A name keeps others from being called so in the project. A bookmark has
+a twin where what it marks is, so that both can be purged without searching.
+
+Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:
+
+| list                           | recent          |
+|--------------------------------|-----------------|
+| live builds of a project       | B#owner/project |
+| archived builds of a creator   | A#user          |
+| live projects of an owner      | P#owner         |
+| bookmarks of a user            | BM#user, BP#user |
+
+`active`, by `look_at`, has the unfinished builds (`1`), and what may be purged: `archived` and `deleted`.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -33,9 +48,19 @@ from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyPr
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
-from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey, Project, StatusEntry, Token, User
+from chalicelib.domain.build import (
+    ID_DIGITS,
+    Build,
+    BuildBody,
+    BuildKey,
+    Project,
+    ProjectKey,
+    StatusEntry,
+    Token,
+    User,
+)
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, Unavailable
-from chalicelib.ports import Opened
+from chalicelib.ports import Bookmarked, Once, Opened
 
 Known = TypeVar("Known", User, Token)
 _connection: Connection | None = None  # for transactions; models keep one of their own
@@ -56,17 +81,19 @@ class Item(Model):
         read_timeout_seconds = 5
 
     class Recent(GlobalSecondaryIndex["Item"]):  # type: ignore[no-untyped-call]
-        """Live builds of a project by their last change."""
+        """Lists, by the last change of what is in them."""
 
         class Meta:
             index_name = "recent"
-            projection = IncludeProjection(["data", "last", "version"])
+            projection = IncludeProjection(
+                ["data", "last", "version", "last_build_id", "live_builds", "public"]
+            )
 
         recent = UnicodeAttribute(hash_key=True)
         updated_at = UnicodeAttribute(range_key=True)
 
     class Active(GlobalSecondaryIndex["Item"]):  # type: ignore[no-untyped-call]
-        """Unfinished builds by the time somebody must look at them."""
+        """What somebody must look at, by the time for it."""
 
         class Meta:
             index_name = "active"
@@ -90,6 +117,8 @@ class Item(Model):
     live_builds = NumberAttribute(null=True)
     suffixes = NumberAttribute(null=True)  # of a name marker: how many `-<k>` were given
     kept = NumberAttribute(null=True)  # of a bookmark: 0 once it was taken away
+    public = NumberAttribute(null=True)  # of a project: 1 if it is
+    ttl = NumberAttribute(null=True)  # seconds since 1970; DynamoDB deletes the item some time after
 
     by_recent = Recent()
     by_active = Active()
@@ -111,40 +140,70 @@ class DynamoBuildStore:
     """`BuildStore` on DynamoDB."""
 
     def project(self, owner: str, name: str) -> Project | None:
-        item = _get(*_project_key(owner, name))
+        item = _get(*_project_key(ProjectKey(owner, name)))
         return _project(item) if item else None
 
     def add_project(self, project: Project) -> None:
-        pk, sk = _project_key(project.owner, project.name)
-        item = Item(pk, sk, data=_encode(project), version=project.version, last_build_id=0, live_builds=0)
+        item = Item(*_project_key(project.key), **_project_columns(project), last_build_id=0, live_builds=0)
         with _translated(refused=AlreadyExists):
             item.save(Item.pk.does_not_exist())
 
     def save_project(self, project: Project) -> Project:
         new = replace(project, version=project.version + 1)
-        actions: list[Any] = [Item.data.set(_encode(new)), Item.version.set(new.version)]
+        if project.code is not None:  # first: who finds the code unused drops it
+            _refer(project.code.sha256, f"P#{project.key}")
         with _translated(refused=Conflict):
-            Item(*_project_key(project.owner, project.name)).update(actions, Item.version == project.version)
+            item = Item(*_project_key(project.key))
+            item.update(_set(_project_columns(new)), Item.version == project.version)
         return new
 
-    def add(self, project: Project, build: Build, body: BuildBody, wanted_name: str | None) -> Build:
+    def projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
+        shown = (Item.public == 1) if public else None
+        items, count = _listing(f"P#{owner}", offset, limit, shown)
+        return [_project(item) for item in items], count
+
+    def add(
+        self,
+        project: Project,
+        build: Build,
+        body: BuildBody,
+        wanted_name: str | None,
+        once: Once | None = None,
+    ) -> Build:
+        if build.source is not None and build.source.code_sha256 is not None:
+            _refer(build.source.code_sha256, f"B#{_of_build(build.key)}")
         for name, marker in self._names(build.key, wanted_name):
             build = replace(build, name=name)
             try:
                 with _transaction() as write:
                     write.update(
-                        Item(*_project_key(project.owner, project.name)),
+                        Item(*_project_key(project.key)),
                         [Item.last_build_id.set(build.key.id), Item.live_builds.add(1)],
                         Item.last_build_id == project.last_build_id,
                     )
                     write.save(_build_item(build), Item.pk.does_not_exist())
                     write.save(_body_item(build.key, body), Item.pk.does_not_exist())
                     marker(write)
+                    if once is not None:
+                        write.save(
+                            Item(
+                                *_once_key(project.key, once.key),
+                                data=str(build.key),
+                                ttl=int(once.expires_at.timestamp()),
+                            ),
+                            Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())),
+                        )
                 return build
             except Conflict:
                 if not _is_taken(build.key, name):
                     raise
         raise Conflict(f"No free name like {wanted_name} was found; choose another.")
+
+    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+        item = _get(*_once_key(project, once))
+        if item is None or int(item.ttl or 0) <= now.timestamp():
+            return None  # DynamoDB deletes up to days after the time
+        return BuildKey.parse(item.data or "")
 
     def get(self, key: BuildKey) -> Build | None:
         item = _get(*_build_key(key))
@@ -154,11 +213,10 @@ class DynamoBuildStore:
         keys = [
             _build_key(key),
             _body_key(key),
-            _project_key(key.owner, key.project),
+            _project_key(key.place),
             _bookmark_key(viewer, key),
         ]
-        with _translated():
-            found = {(item.pk, item.sk): item for item in Item.batch_get(keys, consistent_read=True)}
+        found = _get_all(keys)
         build, body, project, bookmark = (found.get(pair) for pair in keys)
         if build is None or body is None or project is None:
             return None
@@ -191,7 +249,7 @@ class DynamoBuildStore:
                 with _transaction() as write:
                     write.update(Item(*_build_key(build.key)), actions, condition)
                     marker(write)
-                    if current and current.name and current.name != wanted_name:
+                    if current and current.name and current.name != name:
                         write.delete(Item(*_name_key(build.key, current.name)))
                 return renamed
             except Conflict:
@@ -199,26 +257,80 @@ class DynamoBuildStore:
                     raise
         raise Conflict(f"No free name like {wanted_name} was found; choose another.")
 
-    def archive(self, build: Build, now: datetime) -> Build:
+    def archive(self, build: Build) -> Build:
+        return self._hidden_or_shown(build, live=-1)
+
+    def restore(self, build: Build) -> Build:
+        return self._hidden_or_shown(build, live=1)
+
+    def _hidden_or_shown(self, build: Build, live: int) -> Build:
         build, actions, condition = _change(build)
         with _transaction() as write:
             write.update(Item(*_build_key(build.key)), actions, condition)
-            write.update(Item(*_project_key(build.key.owner, build.key.project)), [Item.live_builds.add(-1)])
+            write.update(Item(*_project_key(build.key.place)), [Item.live_builds.add(live)])
         return build
 
     def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+        return [_listed(item) for item in _page(f"B#{project.key}", offset, limit)]
+
+    def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
+        items, count = _listing(f"A#{user}", offset, limit)
+        return [_listed(item) for item in items], count
+
+    def doomed(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
         with _translated():
-            items = Item.by_recent.query(
-                f"{project.owner}/{project.name}", scan_index_forward=False, limit=offset + limit
-            )
-            return [_listed(item) for position, item in enumerate(items) if position >= offset]
+            found = list(Item.by_active.query("deleted", limit=limit))
+            if len(found) < limit:
+                before = Item.look_at <= _instant(archived_before)
+                found += Item.by_active.query("archived", before, limit=limit - len(found))
+        return [_doomed_key(item) for item in found]
+
+    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
+        with _translated():
+            return [_key_of(item) for item in Item.query(f"B#{project}", consistent_read=True, limit=limit)]
+
+    def purge(self, doomed: Build | Project) -> None:
+        """What marks it goes first and what it is found by last, so that a repetition finds the rest."""
+        around, _ = _body_key(doomed.key) if isinstance(doomed, Build) else _project_key(doomed.key)
+        with _translated():
+            for twin in Item.query(around, Item.sk.startswith("BM#"), consistent_read=True):
+                Item(*_bookmark_key(twin.sk.removeprefix("BM#"), doomed.key)).delete()
+                twin.delete()
+        if isinstance(doomed, Project):
+            with _translated():
+                Item(*_project_key(doomed.key)).delete()
+            return
+        if doomed.name is not None:
+            with suppress(Conflict), _translated():  # another build may be called so by now
+                marker = Item(*_name_key(doomed.key, doomed.name))
+                marker.delete(Item.data == str(doomed.key))
+        with _translated():
+            Item(*_body_key(doomed.key)).delete()
+            Item(*_build_key(doomed.key)).delete()
+
+    def is_referenced(self, code_sha256: str) -> bool:
+        with _translated():
+            rows = list(Item.query(f"C#{code_sha256}", consistent_read=True, limit=20))
+        for row in rows:
+            if self._has_code(row.sk, code_sha256):
+                return True
+            with _translated():
+                row.delete()
+        return bool(rows)
+
+    def _has_code(self, user: str, code_sha256: str) -> bool:
+        kind, _, name = user.partition("#")
+        if kind == "B":
+            return self.get(_build_of(name)) is not None
+        project = self.project(*name.split("/"))
+        return project is not None and project.code is not None and project.code.sha256 == code_sha256
 
     def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
         with _translated():
             items = Item.by_active.query("1", Item.look_at <= _instant(now), limit=limit)
             return [_key_of(item) for item in items]
 
-    def bookmarks(self, user: str, keys: Sequence[BuildKey]) -> frozenset[BuildKey]:
+    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         if not keys:
             return frozenset()
         pk, first = _bookmark_key(user, min(keys))
@@ -227,17 +339,46 @@ class DynamoBuildStore:
             kept = {item.sk for item in Item.query(pk, Item.sk.between(first, last)) if item.kept}
         return frozenset(key for key in keys if _bookmark_key(user, key)[1] in kept)
 
-    def bookmark(self, user: str, key: BuildKey, now: datetime) -> None:
-        with _translated():
-            Item(*_bookmark_key(user, key)).update([Item.kept.set(1), Item.updated_at.set(_instant(now))])
+    def bookmark(self, user: str, key: Bookmarked, now: datetime) -> None:
+        pk, sk = _bookmark_key(user, key)
+        around = _body_key(key)[0] if isinstance(key, BuildKey) else _project_key(key)[0]
+        with _transaction() as write:
+            write.save(Item(around, f"BM#{user}"))
+            write.update(
+                Item(pk, sk),
+                [
+                    Item.kept.set(1),
+                    Item.recent.set(f"{sk[:2]}#{user}"),
+                    Item.updated_at.set(f"{_instant(now)}#{sk}"),
+                ],
+            )
 
-    def unbookmark(self, user: str, key: BuildKey) -> bool:
+    def unbookmark(self, user: str, key: Bookmarked) -> bool:
         try:
             with _translated(refused=NotFound):
-                Item(*_bookmark_key(user, key)).update([Item.kept.set(0)], Item.pk.exists())
+                Item(*_bookmark_key(user, key)).update(
+                    [Item.kept.set(0), Item.recent.remove()], Item.pk.exists()
+                )
         except NotFound:
             return False
         return True
+
+    def bookmarked_builds(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Build], int]:
+        items, count = _listing(f"BM#{user}", offset, limit, oldest_first=oldest_first)
+        keys = [_build_of(item.sk.removeprefix("BM#")) for item in items]
+        found = _get_all([_build_key(key) for key in keys])
+        builds = [_build(found[pair]) for key in keys if (pair := _build_key(key)) in found]
+        return [build for build in builds if build.deleted_at is None], count
+
+    def bookmarked_projects(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Project], int]:
+        items, count = _listing(f"BP#{user}", offset, limit, oldest_first=oldest_first)
+        keys = [_project_key(ProjectKey(*item.sk.removeprefix("BP#").split("/"))) for item in items]
+        found = _get_all(keys)
+        return [_project(found[key]) for key in keys if key in found], count
 
     def _names(
         self, key: BuildKey, wanted: str | None
@@ -264,7 +405,7 @@ def _reserve(
     key: BuildKey, name: str, counted_by: str | None = None, k: int = 0
 ) -> Callable[[TransactWrite], None]:
     def add_to(write: TransactWrite) -> None:
-        write.save(Item(*_name_key(key, name)), Item.pk.does_not_exist())
+        write.save(Item(*_name_key(key, name), data=str(key)), Item.pk.does_not_exist())
         if counted_by is not None:
             write.update(Item(*_name_key(key, counted_by)), [Item.suffixes.set(k)])
 
@@ -295,6 +436,11 @@ class DynamoAccounts:
             Item("T#" + token.sha256, "T", data=_encode(token)).save()
         self._remembered.clear()
 
+    def save_user(self, user: User) -> None:
+        with _translated():
+            Item("U#" + user.name, "U", data=_encode(user)).save()
+        self._remembered.clear()
+
     def _recall(self, key: tuple[str, str], kind: type[Known]) -> Known | None:
         now = time.monotonic()
         until, remembered = self._remembered.get(key, (0.0, None))
@@ -311,29 +457,49 @@ class DynamoAccounts:
 # Keys
 
 
-def _project_key(owner: str, name: str) -> tuple[str, str]:
-    return f"P#{owner}/{name}", "P"
+def _project_key(key: ProjectKey) -> tuple[str, str]:
+    return f"P#{key}", "P"
 
 
 def _build_key(key: BuildKey) -> tuple[str, str]:
-    return f"B#{key.owner}/{key.project}", f"{key.id:0{ID_DIGITS}}"
+    return f"B#{key.place}", f"{key.id:0{ID_DIGITS}}"
 
 
 def _body_key(key: BuildKey) -> tuple[str, str]:
-    return f"D#{key.owner}/{key.project}#{key.id}", "D"
+    return f"D#{key.place}#{key.id}", "D"
 
 
 def _name_key(key: BuildKey, name: str) -> tuple[str, str]:
-    return f"N#{key.owner}/{key.project}#{name}", "N"
+    return f"N#{key.place}#{name}", "N"
 
 
-def _bookmark_key(user: str, key: BuildKey) -> tuple[str, str]:
-    return f"U#{user}", f"BM#{key.owner}/{key.project}#{key.id:0{ID_DIGITS}}"
+def _once_key(project: ProjectKey, once: str) -> tuple[str, str]:
+    return f"I#{project}#{once}", "I"
+
+
+def _bookmark_key(user: str, key: BuildKey | ProjectKey) -> tuple[str, str]:
+    return f"U#{user}", f"BM#{_of_build(key)}" if isinstance(key, BuildKey) else f"BP#{key}"
+
+
+def _of_build(key: BuildKey) -> str:
+    return f"{key.place}#{key.id:0{ID_DIGITS}}"
+
+
+def _build_of(text: str) -> BuildKey:
+    """The inverse of `_of_build`."""
+    place, _, number = text.partition("#")
+    owner, project = place.split("/")
+    return BuildKey(owner, project, int(number))
 
 
 def _key_of(item: Item) -> BuildKey:
-    owner, project = item.pk.removeprefix("B#").split("/")
-    return BuildKey(owner, project, int(item.sk))
+    return _build_of(f"{item.pk.removeprefix('B#')}#{item.sk}")
+
+
+def _doomed_key(item: Item) -> BuildKey | ProjectKey:
+    if item.sk == "P":
+        return ProjectKey(*item.pk.removeprefix("P#").split("/"))
+    return _key_of(item)
 
 
 # Records
@@ -347,18 +513,39 @@ def _encode(record: Any) -> str:
 
 def _columns(build: Build) -> dict[str, Any]:
     """All attributes of a build beside its key; None for one that must not be there."""
-    live = build.archived_at is None
-    waiting = build.look_at is not None
+    listed: str | None = f"B#{build.key.place}"
+    if build.archived_at is not None:
+        listed = f"A#{build.user}" if build.deleted_at is None else None
     return {
         "data": _encode(replace(build, history=())),
         "version": build.version,
         "history": msgspec.json.encode(build.history).decode(),
         "last": msgspec.json.encode(build.history[-1]).decode(),
-        "recent": f"{build.key.owner}/{build.key.project}" if live else None,
+        "recent": listed,
         "updated_at": f"{_instant(build.updated_at)}#{build.key.id:0{ID_DIGITS}}",
-        "active": "1" if waiting else None,
-        "look_at": _instant(build.look_at) if build.look_at else None,
+        **_activity(build.look_at, build.archived_at, build.deleted_at),
     }
+
+
+def _project_columns(project: Project) -> dict[str, Any]:
+    return {
+        "data": _encode(project),
+        "version": project.version,
+        "public": int(project.is_public),
+        "recent": f"P#{project.owner}" if project.archived_at is None else None,
+        "updated_at": f"{_instant(project.updated_at)}#{project.name}",
+        **_activity(None, project.archived_at, project.deleted_at),
+    }
+
+
+def _activity(
+    look_at: datetime | None, archived_at: datetime | None, deleted_at: datetime | None
+) -> dict[str, str | None]:
+    """Why and when somebody must look at a row: to bring it to its end first, then to purge it."""
+    for reason, at in (("1", look_at), ("deleted", deleted_at), ("archived", archived_at)):
+        if at is not None:
+            return {"active": reason, "look_at": _instant(at)}
+    return {"active": None, "look_at": None}
 
 
 def _build_item(build: Build) -> Item:
@@ -368,11 +555,15 @@ def _build_item(build: Build) -> Item:
 def _change(build: Build) -> tuple[Build, list[Any], Condition]:
     """The build with its next version, and the update that writes it if nobody was faster."""
     new = replace(build, version=build.version + 1)
-    actions = []
-    for name, value in _columns(new).items():
-        attribute = getattr(Item, name)
-        actions.append(attribute.remove() if value is None else attribute.set(value))
-    return new, actions, Item.version == build.version
+    return new, _set(_columns(new)), Item.version == build.version
+
+
+def _set(columns: Mapping[str, Any]) -> list[Any]:
+    """An update's actions; None removes the attribute."""
+    return [
+        getattr(Item, name).remove() if value is None else getattr(Item, name).set(value)
+        for name, value in columns.items()
+    ]
 
 
 def _build(item: Item) -> Build:
@@ -417,6 +608,48 @@ def _get(pk: str, sk: str) -> Item | None:
             return Item.get(pk, sk, consistent_read=True)
         except DoesNotExist:
             return None
+
+
+def _get_all(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Item]:
+    with _translated():
+        return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
+
+
+def _refer(code_sha256: str, user: str) -> None:
+    with _translated():
+        Item(f"C#{code_sha256}", user).save()
+
+
+def _page(
+    partition: str,
+    offset: int,
+    limit: int,
+    shown: Condition | None = None,
+    *,
+    oldest_first: bool = False,
+) -> list[Item]:
+    """Rows of a list, after skipping `offset` of them."""
+    with _translated():
+        items = Item.by_recent.query(
+            partition, filter_condition=shown, scan_index_forward=oldest_first, limit=offset + limit
+        )
+        return list(islice(items, offset, None))
+
+
+def _listing(
+    partition: str,
+    offset: int,
+    limit: int,
+    shown: Condition | None = None,
+    *,
+    oldest_first: bool = False,
+) -> tuple[list[Item], int]:
+    """Rows of a list, and how many it has in all."""
+    items = _page(partition, offset, limit, shown, oldest_first=oldest_first)
+    if len(items) < limit and (items or offset == 0):
+        return items, offset + len(items)
+    with _translated():
+        return items, Item.by_recent.count(partition, filter_condition=shown)
 
 
 @contextmanager

@@ -4,13 +4,14 @@
 |------------------------------|--------------------------------------------------|
 | code/<sha256>.tar.gz, .json  | an uploaded archive and what is in it            |
 | builds/<build uuid>/…        | what CodeBuild fetches for a build               |
-| uploads/<project uuid>/<id>  | uploaded under an offer, until it is completed   |
+| uploads/<project uuid>/<id>  | uploaded under an offer; the bucket forgets it after a day |
+| logs/<build uuid>.txt        | the whole log of a build that has ended          |
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
@@ -21,10 +22,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, Project, source_folder
-from chalicelib.errors import NotFound, Unavailable
+from chalicelib.errors import NoLog, NotFound, Unavailable
 from chalicelib.ports import Offer
 
 OFFER_SECONDS = 900
+LINK_SECONDS = 60
 _MISSING = ("NoSuchKey", "404", "NotFound")
 
 
@@ -74,9 +76,90 @@ class S3Sources:
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
         return self._open(_upload_key(project, offer_id))
 
+    def discard(self, build: Build) -> None:
+        folder = source_folder(build)
+        keys = [f"{folder}Dockerfile", f"{folder}code.tar.gz", _log_key(build)]
+        with _translated():
+            self._s3.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            )
+
+    def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
+        found: list[str] = []
+        with _translated():
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"code/{prefix}"
+            )
+            for page in pages:
+                for each in page.get("Contents", []):
+                    if each["Key"].endswith(".tar.gz") and each["LastModified"] < before:
+                        found.append(each["Key"].removeprefix("code/").removesuffix(".tar.gz"))
+                if len(found) >= limit:
+                    break
+        return found[:limit]
+
+    def url(self, sha256: str) -> str:
+        return _presigned(self._s3, self._bucket, _archive_key(sha256), "application/gzip")
+
+    def drop(self, sha256: str) -> None:
+        """The archive goes last: it is what `stale` finds."""
+        with _translated():
+            for key in (_listing_key(sha256), _archive_key(sha256)):
+                self._s3.delete_object(Bucket=self._bucket, Key=key)
+
     def _open(self, key: str) -> IO[bytes]:
         with _translated():
             return cast("IO[bytes]", self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
+
+
+class S3KeptLogs:
+    """`KeptLogs` in the same bucket, as plain text: a position in it is a byte's."""
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
+        self._s3: Any = boto3.client("s3")
+
+    def keep(self, build: Build, text: str) -> None:
+        with _translated():
+            self._s3.put_object(
+                Bucket=self._bucket,
+                Key=_log_key(build),
+                Body=text.encode(),
+                ContentType="text/plain; charset=utf-8",
+            )
+
+    def read(self, build: Build, start: int, size: int) -> bytes:
+        try:
+            with _translated():
+                answer = self._s3.get_object(
+                    Bucket=self._bucket, Key=_log_key(build), Range=f"bytes={start}-{start + size - 1}"
+                )
+                return bytes(answer["Body"].read())
+        except NotFound as exc:
+            raise NoLog("File not found: the log was removed.") from exc
+
+    def url(self, build: Build) -> str:
+        return _presigned(self._s3, self._bucket, _log_key(build), "text/plain; charset=utf-8")
+
+
+def _presigned(s3: Any, bucket: str, key: str, content_type: str) -> str:
+    name = key.rpartition("/")[2]
+    return str(
+        s3.generate_presigned_url(
+            "get_object",
+            Params={
+                "Bucket": bucket,
+                "Key": key,
+                "ResponseContentType": content_type,
+                "ResponseContentDisposition": f'attachment; filename="{name}"',
+            },
+            ExpiresIn=LINK_SECONDS,
+        )
+    )
+
+
+def _log_key(build: Build) -> str:
+    return f"logs/{build.uuid}.txt"
 
 
 def _archive_key(sha256: str) -> str:

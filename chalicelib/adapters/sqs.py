@@ -1,7 +1,8 @@
-"""The dispatch queue on SQS."""
+"""Queues on SQS."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import boto3
@@ -9,6 +10,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.domain.build import BuildKey
 from chalicelib.errors import Unavailable
+
+MAX_REASONS = 4_000  # characters; body and attributes of a message share 256 KB
 
 
 class SqsBuildQueue:
@@ -21,5 +24,24 @@ class SqsBuildQueue:
     def announce(self, key: BuildKey) -> None:
         try:
             self._sqs.send_message(QueueUrl=self._url, MessageBody=str(key))
+        except (BotoCoreError, ClientError) as exc:
+            raise Unavailable("The queue did not answer.") from exc
+
+
+class SqsDeadLetters:
+    """`DeadLetters` on SQS: the reasons are an attribute of the message."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._sqs: Any = boto3.client("sqs")
+
+    def put(self, body: str, reasons: Sequence[str]) -> None:
+        text = "\n".join(reasons)[:MAX_REASONS]
+        try:
+            self._sqs.send_message(
+                QueueUrl=self._url,
+                MessageBody=body,
+                MessageAttributes={"reasons": {"DataType": "String", "StringValue": text}},
+            )
         except (BotoCoreError, ClientError) as exc:
             raise Unavailable("The queue did not answer.") from exc

@@ -17,6 +17,10 @@ CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
 
 
+# Stands in a Dockerfile for the lines of special files, whose names a git repository shows too late.
+SPECIAL_FILES_MARK = "#slipway-special-files"
+
+
 class Status(StrEnum):
     """The thirteen statuses of the Polyaxon job lifecycle."""
 
@@ -49,6 +53,10 @@ class BuildKey:
     def __str__(self) -> str:
         return f"{self.owner}/{self.project}/{self.id}"
 
+    @property
+    def place(self) -> ProjectKey:
+        return ProjectKey(self.owner, self.project)
+
     @classmethod
     def parse(cls, text: str) -> BuildKey:
         """The inverse of `str(key)`; ValueError when `text` is not one."""
@@ -56,6 +64,17 @@ class BuildKey:
         if not (owner and project and number.isascii() and number.isdigit()):
             raise ValueError(f"{text!r} does not name a build")
         return cls(owner, project, int(number))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProjectKey:
+    """Names a project."""
+
+    owner: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +147,12 @@ class Build:
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
     stop_requested_at: datetime | None = None
     look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
-    archived_at: datetime | None = None
+    archived_at: datetime | None = None  # hidden since then
+    deleted_at: datetime | None = None  # to be purged, and never to be restored; implies archived_at
+    kept_log_bytes: int | None = None  # the whole log is kept as a text of this size
+    on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded
+    code_reference: dict[str, Any] | None = None  # what somebody said of its code
+    is_valid: bool = True  # False: nobody shall take its image for a new one
     version: int = 1  # every write asserts the version it read
 
     @property
@@ -159,7 +183,10 @@ class BuildBody:
 
     @property
     def shown_dockerfile(self) -> str | None:
-        return self.reported_dockerfile or self.dockerfile
+        """What was built; None while that is only known where the code is fetched."""
+        if self.reported_dockerfile or self.dockerfile is None or SPECIAL_FILES_MARK in self.dockerfile:
+            return self.reported_dockerfile
+        return self.dockerfile
 
     @property
     def is_too_large(self) -> bool:
@@ -176,13 +203,21 @@ class Project:
     created_at: datetime
     updated_at: datetime
     description: str | None = None
+    readme: str | None = None
     tags: tuple[str, ...] = ()
     is_public: bool = True
+    archived_at: datetime | None = None  # hidden since then, with all its builds
+    deleted_at: datetime | None = None  # to be purged; implies archived_at
     code: Code | None = None  # the newest upload
     git_url: str | None = None  # or where the code is kept; never both
+    valid_after_build: int = 0  # nobody shall take the image of this build or an earlier one for a new one
     version: int = 1
     last_build_id: int = 0
     live_builds: int = 0  # builds that are neither archived nor deleted
+
+    @property
+    def key(self) -> ProjectKey:
+        return ProjectKey(self.owner, self.name)
 
     @property
     def unique_name(self) -> str:
@@ -195,6 +230,7 @@ class User:
     created_at: datetime
     email: str | None = None
     is_superuser: bool = False
+    tokens_revoked_at: datetime | None = None  # tokens made until then are void
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +239,7 @@ class Token:
 
     sha256: str
     user: str
+    created_at: datetime
     expires_at: datetime
 
 

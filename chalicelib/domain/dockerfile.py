@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from chalicelib.domain.build import SPECIAL_FILES_MARK
 from chalicelib.domain.spec import Spec
 
 # Files of the code that are copied before the build steps: the first of each group that exists.
@@ -16,10 +17,6 @@ SPECIAL_FILES = (
     ("polyaxon_conda_env.yaml", "polyaxon_conda_env.yml", "conda_env.yaml", "conda_env.yml"),
     ("polyaxon_setup.sh", "setup.sh"),
 )
-
-
-# Stands for the special files of code that is only known where the build runs.
-SPECIAL_FILES_MARK = "#slipway-special-files"
 
 
 def generate(spec: Spec, files: Collection[str] | None = ()) -> str:

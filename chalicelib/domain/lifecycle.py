@@ -20,6 +20,8 @@ MAX_MESSAGE = 256  # the API's column; longer is refused from outside and cut in
 MAX_TEXT_BYTES = 4096  # traceback, and details as JSON
 LAST_ENTRY_RESERVED = 1  # of the history, so that a build can always end
 GRACE = timedelta(minutes=10)
+LOG_SETTLES = timedelta(seconds=20)  # a log's last lines arrive after the last event
+HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
 
 S = Status
 _ACTIVE = (S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN, *sorted(DONE))
@@ -127,8 +129,13 @@ def advance(
         updated_at=max(now, build.updated_at),
         started_at=started_at,
         finished_at=finished_at,
-        look_at=None if status in DONE else build.look_at,
+        look_at=_end_of(build, now) if status in DONE else build.look_at,
     )
+
+
+def _end_of(build: Build, now: datetime) -> datetime | None:
+    """When to look at a build after its end: once more if its log has to be kept."""
+    return now + LOG_SETTLES if build.log is not None and build.deleted_at is None else None
 
 
 def claim(build: Build, now: datetime) -> Build:
@@ -157,10 +164,16 @@ def request_stop(build: Build, now: datetime) -> Build | None:
     if build.is_done:
         return None
     if build.submitting_at is None or not build.is_managed:
-        return advance(replace(build, stop_requested_at=now), Status.STOPPED, now)
+        return advance(
+            replace(build, stop_requested_at=now), Status.STOPPED, now, message=_why_stopped(build)
+        )
     if build.stop_requested_at is not None:
         return None
     return replace(build, stop_requested_at=now, look_at=now)
+
+
+def _why_stopped(build: Build) -> str | None:
+    return "Build is scheduled for deletion." if build.archived_at else None
 
 
 def follow(
@@ -194,9 +207,11 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
                 Status.FAILED, "The build ended without an error, but the registry has no image of it."
             )
         case Outcome.STOPPED:
-            return end(Status.STOPPED, None if build.stop_requested_at else "Stopped from outside.")
+            return end(
+                Status.STOPPED, _why_stopped(build) if build.stop_requested_at else "Stopped from outside."
+            )
         case Outcome.GONE if build.stop_requested_at:
-            return end(Status.STOPPED, None)
+            return end(Status.STOPPED, _why_stopped(build))
         case Outcome.GONE:
             return end(Status.FAILED, "The build disappeared from where it was running.")
         case Outcome.FAULT if not build.stop_requested_at and not _was_warned(build):
@@ -214,8 +229,11 @@ def _was_warned(build: Build) -> bool:
 def overdue(build: Build, now: datetime, queue: timedelta, run: timedelta) -> str | None:
     """Why a build should be given up by now, in words; None while it may go on. The executor has the same
     limits and acts first; `GRACE` later nobody waits for it any longer."""
-    if build.is_done or not build.is_managed:
+    if build.is_done:
         return None
+    if not build.is_managed:
+        is_silent = build.look_at is not None and build.look_at <= now
+        return "BuildJob is in zombie state (no heartbeat was reported)." if is_silent else None
     if build.submitting_at is None:
         late = now - build.created_at > queue + GRACE
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None

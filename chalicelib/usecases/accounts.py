@@ -1,16 +1,15 @@
-"""Who is asking, and the users and projects they have."""
+"""Who is asking: users and their tokens."""
 
 from __future__ import annotations
 
 import re
 import secrets
-import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
-from chalicelib.domain.build import Project, Token, User, may_read, token_sha256
-from chalicelib.domain.spec import checked_tags, has_control_characters, is_slug
+from chalicelib.domain.build import Token, User, token_sha256
+from chalicelib.domain.spec import is_slug
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated
 from chalicelib.ports import Services
 
@@ -20,7 +19,6 @@ RESERVED_USERS = frozenset(
     | {"activitylogs", "historylogs", "searches", "cluster", "nodes", "catalogs"}
 )
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}\.[^@\s.]{2,}")
-MAX_DESCRIPTION = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,15 @@ def authenticate(services: Services, token: str) -> User:
     user = services.accounts.user(known.user)
     if user is None:
         raise Unauthenticated("User inactive or deleted.")
+    if user.tokens_revoked_at is not None and known.created_at <= user.tokens_revoked_at:
+        raise Unauthenticated("Invalid token.")
     return user
+
+
+def log_in() -> NoReturn:
+    """Here is no log-in by password. Raises Invalid, as clients expect it of a wrong one."""
+    sentence = "Unable to log in with provided credentials: log in with a token, `polyaxon login --token=…`."
+    raise Invalid({"non_field_errors": [sentence]})
 
 
 def create_user(services: Services, caller: User, fields: dict[str, Any]) -> NewUser:
@@ -72,15 +78,13 @@ def register(
     token: str | None = None,
 ) -> NewUser:
     """Stores a user with a token, by default a random one of 64 hexadecimal digits. Raises Invalid."""
-    now = services.now()
-    token = token or secrets.token_hex(32)
-    user = User(name=name, created_at=now, email=email, is_superuser=is_superuser)
-    expires_at = now + timedelta(days=services.settings.token_lifetime_days)
+    user = User(name=name, created_at=services.now(), email=email, is_superuser=is_superuser)
+    text, kept = _new_token(services, name, token)
     try:
-        services.accounts.add_user(user, Token(token_sha256(token), name, expires_at))
+        services.accounts.add_user(user, kept)
     except AlreadyExists as exc:
         raise Invalid({"username": ["The name is a reserved word or already taken."]}) from exc
-    return NewUser(user, token, expires_at)
+    return NewUser(user, text, kept.expires_at)
 
 
 def ensure_superuser(services: Services, name: str, *, token: str | None = None) -> str:
@@ -88,61 +92,41 @@ def ensure_superuser(services: Services, name: str, *, token: str | None = None)
     known = services.accounts.user(name)
     if known is None:
         return register(services, name, is_superuser=True, token=token).token
-    token = token or secrets.token_hex(32)
-    expires_at = services.now() + timedelta(days=services.settings.token_lifetime_days)
-    services.accounts.add_token(Token(token_sha256(token), name, expires_at))
-    return token
+    if not known.is_superuser:
+        raise Forbidden(f"There is a user {name}, who is no superuser.")
+    text, kept = _new_token(services, name, token)
+    services.accounts.add_token(kept)
+    return text
 
 
-def create_project(services: Services, caller: User, fields: dict[str, Any]) -> Project:
-    """A project of the caller's. Raises Invalid."""
-    name, description = fields.get("name"), fields.get("description")
-    is_public, tags = fields.get("is_public"), fields.get("tags")
-    faults: dict[str, list[str]] = {}
-    if not is_slug(name):
-        faults["name"] = ["Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."]
-    if description is not None and not is_description(description):
-        faults["description"] = [f"Must be a text of at most {MAX_DESCRIPTION} characters."]
-    if is_public is not None and not isinstance(is_public, bool):
-        faults["is_public"] = ["Must be true or false."]
-    try:
-        unique_tags = checked_tags(tags or [])
-    except Invalid as fault:
-        faults["tags"] = fault.sentences()
-    if faults:
-        raise Invalid(faults)
-    now = services.now()
-    project = Project(
-        owner=caller.name,
-        name=str(name),
-        uuid=uuid.uuid4().hex,
-        created_at=now,
-        updated_at=now,
-        description=description,
-        tags=unique_tags,
-        is_public=is_public is not False,
-    )
-    try:
-        services.store.add_project(project)
-    except AlreadyExists as exc:
-        raise Invalid([f"A project with name `{name}` already exists."]) from exc
-    return project
+def issue_token(services: Services, caller: User, name: str) -> NewUser:
+    """One more token for a user. Raises NotFound, Forbidden unless it is the caller's own or the caller is a
+    superuser."""
+    user = _manageable(services, caller, name)
+    text, kept = _new_token(services, name)
+    services.accounts.add_token(kept)
+    return NewUser(user, text, kept.expires_at)
 
 
-def open_project(services: Services, caller: User, owner: str, name: str) -> Project:
-    """A project the caller may see. Raises NotFound, Forbidden."""
-    project = services.store.project(owner, name)
-    if project is None:
-        raise NotFound
-    if not may_read(caller, owner, project.is_public):
+def revoke_tokens(services: Services, caller: User, name: str) -> None:
+    """Makes all tokens that a user has until now void. Processes that have just seen one may take it for
+    `account_memory_seconds` longer. Raises as `issue_token`."""
+    user = _manageable(services, caller, name)
+    services.accounts.save_user(replace(user, tokens_revoked_at=services.now()))
+
+
+def _manageable(services: Services, caller: User, name: str) -> User:
+    if not caller.is_superuser and caller.name != name:
         raise Forbidden
-    return project
+    user = services.accounts.user(name)
+    if user is None:
+        raise NotFound
+    return user
 
 
-def is_description(text: object) -> bool:
-    """Whether `text` can be a description: any lines, of bounded length."""
-    return (
-        isinstance(text, str)
-        and len(text) <= MAX_DESCRIPTION
-        and not has_control_characters(re.sub(r"[\r\n]", "", text))
-    )
+def _new_token(services: Services, name: str, text: str | None = None) -> tuple[str, Token]:
+    """A token's text, by default random, and what is kept of it."""
+    text = text or secrets.token_hex(32)
+    now = services.now()
+    expires_at = now + timedelta(days=services.settings.token_lifetime_days)
+    return text, Token(token_sha256(text), name, now, expires_at)

@@ -18,7 +18,7 @@ from chalicelib.domain.build import (
     Build,
     BuildBody,
     BuildKey,
-    Project,
+    StatusEntry,
     User,
     image_reference,
     may_read,
@@ -33,10 +33,13 @@ from chalicelib.domain.spec import (
     parse_content,
 )
 from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound
-from chalicelib.ports import Opened, Services
-from chalicelib.usecases.accounts import is_description, open_project
+from chalicelib.ports import Once, Opened, Services
+from chalicelib.usecases import projects
 from chalicelib.usecases.code import source_of
+from chalicelib.usecases.fields import MAX_TEXT, is_text
+from chalicelib.usecases.projects import may_list, open_project
 
+REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
 ATTEMPTS = 8  # at writing on top of what somebody else has just written
 _SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
 
@@ -45,17 +48,27 @@ _SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, a
 class Page:
     """Builds of one page, which of them the caller bookmarked, and how many there are in all."""
 
-    project: Project
     builds: Sequence[Build]
     bookmarked: frozenset[BuildKey]
     count: int
 
 
-def create(services: Services, caller: User, owner: str, project_name: str, fields: dict[str, Any]) -> Opened:
-    """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then."""
-    project = open_project(services, caller, owner, project_name)
-    if not may_write(caller, owner):
-        raise Forbidden
+def create(
+    services: Services,
+    caller: User,
+    owner: str,
+    project_name: str,
+    fields: dict[str, Any],
+    *,
+    once: str | None = None,
+    on_behalf_of: str | None = None,
+) -> Opened:
+    """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then.
+
+    `once` is a key of the caller's for this request: asked again with it within `REMEMBERED`, the build that
+    was made is answered, and announced again if it may not have been.
+    """
+    project = projects.writable(services, caller, owner, project_name)
     wish = _wish(fields)
     source, commit, dockerfile = None, None, None
     if wish.spec is not None:
@@ -66,6 +79,8 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
     executor = _executor(services, wish)
     for _ in range(ATTEMPTS):
         now = services.now()
+        if once is not None and (made := services.store.made_once(project.key, once, now)):
+            return _announced(services, caller, made)
         key = BuildKey(owner, project_name, project.last_build_id + 1)
         build = Build(
             key=key,
@@ -85,12 +100,17 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
             resources=wish.spec.resources if wish.spec else None,
             commit=commit if wish.is_managed else None,
             source=source,
-            look_at=now + timedelta(seconds=services.settings.look_again_seconds)
-            if wish.is_managed
-            else None,
+            on_behalf_of=on_behalf_of,
+            look_at=now
+            + (
+                timedelta(seconds=services.settings.look_again_seconds)
+                if wish.is_managed
+                else lifecycle.HEARTBEAT
+            ),
         )
+        mark = Once(once, now, now + REMEMBERED) if once is not None else None
         try:
-            build = services.store.add(project, build, body, wish.name)
+            build = services.store.add(project, build, body, wish.name, mark)
         except Conflict:
             project = open_project(services, caller, owner, project_name)
             continue
@@ -100,22 +120,41 @@ def create(services: Services, caller: User, owner: str, project_name: str, fiel
     raise Conflict("Too many builds are being created in this project at once; try again.")
 
 
+def _announced(services: Services, caller: User, key: BuildKey) -> Opened:
+    """A build that was made before, whose maker may have died before announcing it."""
+    opened = get(services, caller, key)
+    if opened.build.is_managed and opened.build.attempt == 0 and not opened.build.is_done:
+        services.queue.announce(key)
+    return opened
+
+
 def page(services: Services, caller: User, owner: str, project_name: str, offset: int, limit: int) -> Page:
     """The live builds of a project, newest change first. Raises NotFound, Forbidden."""
     project = open_project(services, caller, owner, project_name)
     builds = services.store.page(project, offset, limit)
     bookmarked = services.store.bookmarks(caller.name, [build.key for build in builds])
-    return Page(project, builds, bookmarked, project.live_builds)
+    return Page(builds, bookmarked, project.live_builds)
 
 
-def get(services: Services, caller: User, key: BuildKey) -> Opened:
-    """A build the caller may see. Raises NotFound, Forbidden."""
+def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> Opened:
+    """A build the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
     opened = services.store.open(key, caller.name)
-    if opened is None or opened.build.archived_at is not None:
+    if opened is None or opened.project.archived_at or opened.build.deleted_at:
+        raise NotFound
+    if opened.build.archived_at and not archived:
         raise NotFound
     if not may_read(caller, key.owner, opened.project.is_public):
         raise Forbidden
     return opened
+
+
+def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[Build, StatusEntry]:
+    """One row of a build's history. Raises NotFound, Forbidden."""
+    build = get(services, caller, key).build
+    for entry in build.history:
+        if entry.uuid == uuid:
+            return build, entry
+    raise NotFound
 
 
 def update(
@@ -128,7 +167,7 @@ def update(
     if whole:
         fields = {"name": None, **fields}
     for _ in range(ATTEMPTS):
-        opened = _writable(services, caller, key)
+        opened = writable(services, caller, key)
         changed = _changed(opened.build, fields)
         renames = changed.name is not None and changed.name != opened.build.name
         now = services.now()
@@ -152,20 +191,80 @@ def update(
 def stop(services: Services, caller: User, key: BuildKey) -> None:
     """Has the build stopped: at once when nothing was started, soon otherwise; nothing if it has ended.
     Raises NotFound, Forbidden."""
-    _writable(services, caller, key)
-    _stop(services, key)
+    writable(services, caller, key)
+    request_stop(services, key)
 
 
-def delete(services: Services, caller: User, key: BuildKey) -> None:
-    """Hides the build at once and has it stopped. Raises NotFound, Forbidden."""
+def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = False) -> None:
+    """Hides the build at once and has it stopped; `delete` also has it purged, else it can be restored until
+    the cleanup comes. Raises NotFound, Forbidden."""
     for _ in range(ATTEMPTS):
-        opened = _writable(services, caller, key)
-        now = services.now()
+        build = writable(services, caller, key, archived=not delete).build
+        if build.archived_at is None:
+            now = services.now()
+            hidden = replace(build, archived_at=now, deleted_at=now if delete else None, updated_at=now)
+            try:
+                services.store.archive(hidden)
+            except Conflict:
+                continue
+        request_stop(services, key)
+        return
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def restore(services: Services, caller: User, key: BuildKey) -> None:
+    """The inverse of archiving; idempotent. Raises NotFound, Forbidden."""
+    for _ in range(ATTEMPTS):
+        build = writable(services, caller, key, archived=True).build
+        if build.archived_at is None:
+            return
         try:
-            services.store.archive(replace(opened.build, archived_at=now, updated_at=now), now)
+            services.store.restore(replace(build, archived_at=None, updated_at=services.now()))
         except Conflict:
             continue
-        _stop(services, key)
+        return
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> Page:
+    """Archived builds that a user created, newest change first; none if that is not the caller's to know.
+    Raises NotFound."""
+    if not may_list(services, caller, user):
+        return Page((), frozenset(), 0)
+    builds, count = services.store.archived(user, offset, limit)
+    return Page(builds, _bookmarks_anywhere(services, caller, builds), count)
+
+
+def bookmarked(
+    services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
+) -> Page:
+    """Builds a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
+    if not may_list(services, caller, user):
+        return Page((), frozenset(), 0)
+    builds, count = services.store.bookmarked_builds(user, offset, limit, oldest_first=oldest_first)
+    return Page(builds, frozenset(), count)
+
+
+def _bookmarks_anywhere(services: Services, caller: User, builds: Sequence[Build]) -> frozenset[BuildKey]:
+    """As the store's `bookmarks`, for builds of several projects."""
+    places = {build.key.place for build in builds}
+    found = [
+        services.store.bookmarks(caller.name, [build.key for build in builds if build.key.place == place])
+        for place in places
+    ]
+    return frozenset().union(*found)
+
+
+def invalidate(services: Services, caller: User, key: BuildKey) -> None:
+    """Marks the build's image as not to be taken for a new one. Raises NotFound, Forbidden."""
+    for _ in range(ATTEMPTS):
+        build = writable(services, caller, key).build
+        if not build.is_valid:
+            return
+        try:
+            services.store.save(replace(build, is_valid=False))
+        except Conflict:
+            continue
         return
     raise Conflict("The build is being changed by others at this moment; try again.")
 
@@ -183,7 +282,15 @@ def unbookmark(services: Services, caller: User, key: BuildKey) -> None:
         raise NotFound
 
 
-def _stop(services: Services, key: BuildKey) -> None:
+def invalidate_all(services: Services, caller: User, owner: str, project_name: str) -> None:
+    """Marks the images of all builds until now. Raises NotFound, Forbidden."""
+    project = projects.writable(services, caller, owner, project_name)
+    last = project.last_build_id
+    projects.save(services, project, lambda project: replace(project, valid_after_build=last))
+
+
+def request_stop(services: Services, key: BuildKey) -> None:
+    """Marks the build to be stopped and announces it; nothing if it has ended."""
     for _ in range(ATTEMPTS):
         build = services.store.get(key)
         stopping = build and lifecycle.request_stop(build, services.now())
@@ -199,8 +306,9 @@ def _stop(services: Services, key: BuildKey) -> None:
     raise Conflict("The build is being changed by others at this moment; try again.")
 
 
-def _writable(services: Services, caller: User, key: BuildKey) -> Opened:
-    opened = get(services, caller, key)
+def writable(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> Opened:
+    """As `get`, and the caller may change it."""
+    opened = get(services, caller, key, archived=archived)
     if not may_write(caller, key.owner):
         raise Forbidden
     return opened
@@ -257,8 +365,8 @@ def _field_faults(
     faults: dict[str, list[str]] = {}
     if name is not None and not is_slug(name):
         faults["name"] = [_SLUG_FAULT]
-    if description is not None and not is_description(description):
-        faults["description"] = ["Must be a text of at most 4096 characters."]
+    if description is not None and not is_text(description):
+        faults["description"] = [f"Must be a text of at most {MAX_TEXT} characters."]
     if backend is not None and not (
         isinstance(backend, str) and len(backend) <= 16 and not has_control_characters(backend)
     ):

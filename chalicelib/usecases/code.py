@@ -10,21 +10,20 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from chalicelib.domain import archive
-from chalicelib.domain.build import Code, Project, Source, User, may_write
+from chalicelib.domain.build import Code, Project, Source, User
 from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.spec import Spec, has_control_characters, is_slug
-from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.ports import Offer, Services
-from chalicelib.usecases.accounts import open_project
+from chalicelib.usecases import projects
 
-ATTEMPTS = 5
 SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
 MAX_GIT_URL = 512
 
 
 def upload(services: Services, caller: User, owner: str, name: str, packed: bytes) -> Project:
     """Makes a gzipped tar the project's code. Raises NotFound, Forbidden, Invalid; nothing is kept then."""
-    project = _writable(services, caller, owner, name)
+    project = projects.writable(services, caller, owner, name)
     if not packed:
         raise Invalid(["The upload is empty: send a gzipped tar archive."])
     return _take(services, project, io.BytesIO(packed))
@@ -32,7 +31,7 @@ def upload(services: Services, caller: User, owner: str, name: str, packed: byte
 
 def offer(services: Services, caller: User, owner: str, name: str) -> Offer:
     """Leave to upload an archive that exceeds what a request can carry. Raises NotFound, Forbidden."""
-    project = _writable(services, caller, owner, name)
+    project = projects.writable(services, caller, owner, name)
     _refuse_git(project)
     return services.sources.offer(project, services.settings.max_upload_bytes, services.now())
 
@@ -40,7 +39,7 @@ def offer(services: Services, caller: User, owner: str, name: str) -> Offer:
 def complete(services: Services, caller: User, owner: str, name: str, offer_id: str) -> Project:
     """Makes what was uploaded under an offer the project's code. Raises NotFound when nothing was uploaded;
     else as `upload`."""
-    project = _writable(services, caller, owner, name)
+    project = projects.writable(services, caller, owner, name)
     if not is_slug(offer_id):
         raise NotFound
     limit = services.settings.max_upload_bytes
@@ -59,7 +58,7 @@ def use_git(
 ) -> tuple[Project, bool]:
     """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
     Invalid. Whether it can be reached, the first build tells."""
-    project = _writable(services, caller, owner, name)
+    project = projects.writable(services, caller, owner, name)
     url = _checked_git_url(fields.get("git_url"))
     if project.git_url == url:
         return project, False
@@ -67,7 +66,18 @@ def use_git(
         raise Invalid([f"The project's code is at {project.git_url} already."])
     if project.code is not None:
         raise Forbidden("The project's code was uploaded; it cannot come from git as well.")
-    return _saved(services, replace(project, git_url=url, updated_at=services.now())), True
+    now = services.now()
+    return projects.save(
+        services, project, lambda project: replace(project, git_url=url, updated_at=now)
+    ), True
+
+
+def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:
+    """Where the project's uploaded code can be fetched. Raises NotFound, also for another commit."""
+    code = projects.open_project(services, caller, owner, name).code
+    if code is None or commit not in (None, "", code.commit):
+        raise NotFound
+    return services.sources.url(code.sha256)
 
 
 def source_of(
@@ -109,28 +119,8 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
     packed.seek(0)
     services.sources.keep(packed, sha256, listing)
     now = services.now()
-    return _saved(services, replace(project, code=Code(sha256, size, now), updated_at=now))
-
-
-def _saved(services: Services, wanted: Project) -> Project:
-    """Writes the code of `wanted` on top of whatever else changed of the project meanwhile."""
-    project = wanted
-    for _ in range(ATTEMPTS):
-        try:
-            return services.store.save_project(project)
-        except Conflict:
-            stored = services.store.project(wanted.owner, wanted.name)
-            if stored is None:
-                raise NotFound from None
-            project = replace(stored, code=wanted.code, git_url=wanted.git_url, updated_at=wanted.updated_at)
-    raise Conflict("The project is being changed by others at this moment; try again.")
-
-
-def _writable(services: Services, caller: User, owner: str, name: str) -> Project:
-    project = open_project(services, caller, owner, name)
-    if not may_write(caller, owner):
-        raise Forbidden
-    return project
+    new = Code(sha256, size, now)
+    return projects.save(services, project, lambda project: replace(project, code=new, updated_at=now))
 
 
 def _refuse_git(project: Project) -> None:

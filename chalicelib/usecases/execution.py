@@ -16,6 +16,7 @@ from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, Conflict, ExecutorRefused, Unavailable
 from chalicelib.ports import Services
+from chalicelib.usecases.builds import request_stop
 
 ATTEMPTS = 8
 WAIT_WHEN_BUSY_SECONDS = 30  # until a schedule asks the executor again
@@ -26,6 +27,12 @@ def attend(services: Services, key: BuildKey) -> None:
     build = services.store.get(key)
     if build is None or build.is_done or not build.is_managed:
         return
+    project = services.store.project(key.owner, key.project)
+    if project is None or project.archived_at is not None:
+        request_stop(services, key)
+        build = services.store.get(key)
+        if build is None or build.is_done:
+            return
     if build.handle is None:
         _submit(services, key)
         build = services.store.get(key)

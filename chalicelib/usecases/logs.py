@@ -1,38 +1,114 @@
-"""A build's log, as the API shows it."""
+"""A build's log: as the API shows it, and kept once the build has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
-from chalicelib.domain.build import BuildKey, User
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, User
 from chalicelib.errors import NoLog
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds
 
-END_MARK = "slipway-end "  # the buildspec prints it with the build's nonce as the last line
+END_MARK = "slipway-end"  # the buildspec prints it with the build's nonce as the last line
+DOCKERFILE_MARK = "slipway-dockerfile"  # and this, with the Dockerfile in base64, when only it knows that
+QUIET = timedelta(minutes=2)  # after which a log without an end mark is taken for complete
+LOOK_AGAIN = timedelta(minutes=1)
+MAX_KEPT_BYTES = 100 * 1024**2  # of a kept log; the rest is cut with a mark, so that a function's memory does
 
 
-def read(services: Services, caller: User, key: BuildKey) -> str:
-    """The whole log so far, one line each as `YYYY-MM-DD HH:MM:SS UTC -- message`.
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A part of a log, or where the whole can be fetched. `next_cursor` is the byte the next page begins at,
+    None when this one ends where the log ends by now."""
 
-    What exceeds one response is cut, and a last line says so. Raises NotFound, Forbidden, NoLog.
+    text: str = ""
+    next_cursor: int | None = None
+    url: str | None = None
+
+
+def read(services: Services, caller: User, key: BuildKey, cursor: int | None = None) -> LogPage:
+    """The log from byte `cursor` on, one line each as `YYYY-MM-DD HH:MM:SS UTC -- message`.
+
+    Without a cursor it is the whole: a kept log that exceeds one answer by its address, one that still grows
+    cut with a last line that says how to go on. Raises NotFound, Forbidden, NoLog.
     """
     build = builds.get(services, caller, key).build
+    limit = services.settings.max_log_bytes
+    if build.kept_log_bytes is not None:
+        if cursor is None and build.kept_log_bytes > limit:
+            return LogPage(url=services.kept_logs.url(build))
+        start = cursor or 0
+        if start >= build.kept_log_bytes:
+            return LogPage()
+        part = services.kept_logs.read(build, start, limit)
+        return _page(part, start, build.kept_log_bytes)
     if build.log is None:
         raise NoLog(f"File not found: build {key} has no log yet.")
-    text = render(services.logs.lines(build.log))
-    limit = services.settings.max_log_bytes
+    whole = render(services.logs.lines(build.log), build.nonce).encode()
+    start = cursor or 0
+    page = _page(whole[start : start + limit], start, len(whole))
+    if cursor is None and page.next_cursor is not None:
+        more = f"… the log goes on: ask for it with ?cursor={page.next_cursor}\n"
+        return replace(page, text=page.text + more)
+    return page
+
+
+def keep(services: Services, build: Build) -> None:
+    """Keeps the log of a build that has ended, if it is complete; else has it looked at again. Raises
+    Conflict."""
+    now = services.now()
+    if build.log is None or build.deleted_at is not None:
+        services.store.save(replace(build, look_at=None))
+        return
+    try:
+        lines = services.logs.lines(build.log)
+    except NoLog:
+        lines = ()
+    quiet_since = max([build.finished_at or now, *(line.at for line in lines[-1:])])
+    if not any(line.text == f"{END_MARK} {build.nonce}" for line in lines) and now - quiet_since < QUIET:
+        services.store.save(replace(build, look_at=now + LOOK_AGAIN))
+        return
+    text = render(lines, build.nonce)
     encoded = text.encode()
-    if len(encoded) <= limit:
-        return text
-    cut = encoded[:limit].rpartition(b"\n")[0].decode()
-    return f"{cut}\n… cut here: the log has {len(encoded)} bytes, and one answer holds {limit}.\n"
+    if len(encoded) > MAX_KEPT_BYTES:
+        cut = encoded[:MAX_KEPT_BYTES].rpartition(b"\n")[0].decode()
+        text = f"{cut}\n… cut here: the log had {len(encoded)} bytes.\n"
+    if lines:
+        services.kept_logs.keep(build, text)
+    if dockerfile := _dockerfile(lines, build.nonce):
+        services.store.save_dockerfile(build.key, dockerfile)
+    size = len(text.encode()) if lines else None
+    services.store.save(replace(build, look_at=None, kept_log_bytes=size))
 
 
-def render(lines: Iterable[LogLine]) -> str:
-    """Log lines in the API's text form, without our end mark."""
+def render(lines: Sequence[LogLine], nonce: str) -> str:
+    """Log lines in the API's text form, without our own marks."""
+    ours = (f"{END_MARK} {nonce}", f"{DOCKERFILE_MARK} {nonce} ")
     return "".join(
         f"{line.at:%Y-%m-%d %H:%M:%S} UTC -- {line.text}\n"
         for line in lines
-        if not line.text.startswith(END_MARK)
+        if not line.text.startswith(ours)
     )
+
+
+def _page(part: bytes, start: int, size: int) -> LogPage:
+    """A page that ends with a line, if one ends in it."""
+    if start + len(part) < size:
+        part = part[: part.rfind(b"\n") + 1] or part
+    end = start + len(part)
+    return LogPage(part.decode(errors="replace"), end if end < size else None)
+
+
+def _dockerfile(lines: Sequence[LogLine], nonce: str) -> str | None:
+    for line in lines:
+        if line.text.startswith(f"{DOCKERFILE_MARK} {nonce} "):
+            try:
+                text = base64.b64decode(line.text.split()[2], validate=True).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                return None
+            return text if len(text.encode()) <= MAX_DOCKERFILE_BYTES else None
+    return None

@@ -13,7 +13,7 @@ from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Conflict, SlipwayError
 from chalicelib.ports import Services
-from chalicelib.usecases import execution
+from chalicelib.usecases import execution, logs
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
@@ -24,7 +24,8 @@ def reconcile(services: Services) -> int:
     """Looks at every build whose time to be looked at has come, and returns how many there were.
 
     One that was never started is started, one that runs is compared with its executor, one past its
-    deadline is given up. Trouble with one build does not keep others waiting.
+    deadline is given up, of one that has ended the log is kept. Trouble with one build does not keep
+    others waiting.
     """
     due = [
         build for key in services.store.due(services.now(), MAX_BUILDS) if (build := services.store.get(key))
@@ -32,11 +33,14 @@ def reconcile(services: Services) -> int:
     running: list[Build] = []
     for build in due:
         with _apart(build):
-            if build.is_done or build.look_at is None or build.look_at > services.now():
+            if build.look_at is None or build.look_at > services.now():
                 continue  # the index was behind
+            if build.is_done:
+                logs.keep(services, build)
+                continue
             if _given_up(services, build):
                 continue
-            if build.handle is None or build.stop_requested_at is not None:
+            if build.handle is None or build.stop_requested_at is not None or _is_hidden(services, build):
                 execution.attend(services, build.key)
             else:
                 running.append(build)
@@ -77,10 +81,16 @@ def _compare(services: Services, executor: str, builds: Sequence[Build]) -> None
 def _look_again(services: Services, seen: Build) -> None:
     build = services.store.get(seen.key)
     now = services.now()
-    if build is None or build.is_done or build.look_at is None or build.look_at > now:
+    if build is None or build.look_at is None or build.look_at > now:
         return
     later = now + timedelta(seconds=services.settings.look_again_seconds)
     services.store.save(replace(build, look_at=later))
+
+
+def _is_hidden(services: Services, build: Build) -> bool:
+    """Whether the build's project was archived: then it shall stop."""
+    project = services.store.project(build.key.owner, build.key.project)
+    return project is None or project.archived_at is not None
 
 
 @contextmanager

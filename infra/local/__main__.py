@@ -80,6 +80,8 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
         "user": "root",
         "token": running.token,
         "base_image": tools.base_image,
+        "aws_endpoint": running.aws_url,
+        "requests_queue": running.queues.requests,
     }
 
 

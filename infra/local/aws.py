@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -62,18 +63,34 @@ class Moto:
         return self._dispatcher(environ, start_response)  # type: ignore[no-any-return]
 
 
-def create_resources(table: str, queue: str, bucket: str) -> str:
-    """The table (if it is not there), the queue with its dead-letter queue, and the bucket. Returns the
-    queue's URL."""
+@dataclass(frozen=True)
+class Queues:
+    """URLs of the queues."""
+
+    dispatch: str
+    requests: str
+    dead_requests: str
+
+
+def create_resources(table: str, bucket: str) -> Queues:
+    """The table (if it is not there), the bucket, the log group, and the queues with their dead letters."""
     from chalicelib.adapters import dynamodb
 
     dynamodb.use_table(table)
     if not dynamodb.Item.exists():
         dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
     boto3.client("s3").create_bucket(Bucket=bucket)
+    boto3.client("logs").create_log_group(logGroupName="/slipway/reported")
+    dispatch, _ = _queue("slipway-dispatch")
+    requests, dead_requests = _queue("slipway-requests")
+    return Queues(dispatch, requests, dead_requests)
+
+
+def _queue(name: str) -> tuple[str, str]:
+    """A queue and its dead-letter queue, by their URLs."""
     sqs = boto3.client("sqs")
-    dead = sqs.create_queue(QueueName=f"{queue}-dead")["QueueUrl"]
+    dead = str(sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"])
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     redrive = f'{{"deadLetterTargetArn": "{arn}", "maxReceiveCount": "{MAX_RECEIVES}"}}'
     attributes = {"VisibilityTimeout": "180", "RedrivePolicy": redrive}
-    return str(sqs.create_queue(QueueName=queue, Attributes=attributes)["QueueUrl"])
+    return str(sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]), dead

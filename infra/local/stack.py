@@ -18,17 +18,20 @@ from infra.local.triggers import Triggers
 
 PROJECT = "slipway-builds"
 TABLE = "slipway"
-QUEUE = "slipway-dispatch"
+AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that answers: its URL, root's token, and the CodeBuild behind it."""
+    """A stack that answers: its URL, root's token, and what is behind it; `aws_url` is the endpoint of all
+    services but CodeBuild."""
 
     url: str
     token: str
     codebuild: CodeBuild
+    aws_url: str
+    queues: aws.Queues
 
 
 @contextmanager
@@ -42,6 +45,7 @@ def stack(
     concurrency: int = 2,
     seconds_per_minute: float = 60,
     reconcile_every_seconds: float = 60,
+    clean_up_every_seconds: float = 300,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
     """Everything, until the block is left; then builds that run are stopped and all threads are ended.
@@ -68,8 +72,16 @@ def stack(
                 | dict(settings or {})
             )
         )
-        queue_url = aws.create_resources(TABLE, QUEUE, BUCKET)
-        closing.enter_context(_environment({"SLIPWAY_DISPATCH_QUEUE_URL": queue_url}))
+        queues = aws.create_resources(TABLE, BUCKET)
+        closing.enter_context(
+            _environment(
+                {
+                    "SLIPWAY_DISPATCH_QUEUE_URL": queues.dispatch,
+                    "SLIPWAY_DEAD_LETTER_QUEUE_URL": queues.dead_requests,
+                    "SLIPWAY_AUTOMATION_USER": AUTOMATION_USER,
+                }
+            )
+        )
 
         from app import app  # declares its routes by the environment
         from chalicelib import wiring
@@ -79,8 +91,11 @@ def stack(
         previous = wiring.install(services)
         closing.callback(wiring.install, previous)
         root = accounts.ensure_superuser(services, "root", token=root_token)
+        accounts.ensure_superuser(services, AUTOMATION_USER)
 
-        triggers = Triggers(app, queue_url, reconcile_every_seconds)
+        sources = {"dispatch": queues.dispatch, "on_request": queues.requests}
+        schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
+        triggers = Triggers(app, sources, schedules)
         codebuild = CodeBuild(
             {PROJECT: engine.environment},
             s3=boto3.client("s3"),
@@ -98,7 +113,7 @@ def stack(
         closing.callback(gateway.close)
         triggers.start()
         gateway.start()
-        yield Running(gateway.url, root, codebuild)
+        yield Running(gateway.url, root, codebuild, moto.url, queues)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,13 +23,17 @@ WAIT_SECONDS = 1  # of one long poll: bounds how long closing takes
 class Triggers:
     """Feeds `app`'s handlers until closed."""
 
-    def __init__(self, app: Chalice, queue_url: str, reconcile_every_seconds: float) -> None:
+    def __init__(self, app: Chalice, queues: Mapping[str, str], schedules: Mapping[str, float]) -> None:
+        """`queues` has the URL of each function's queue, `schedules` the seconds between its ticks."""
         self._app = app
-        self._queue_url = queue_url
-        self._every_seconds = reconcile_every_seconds
         self._closing = threading.Event()
-        loops = [self._poll] * WORKERS + [self._tick]
-        self._threads = [threading.Thread(target=loop, daemon=True, name=loop.__name__) for loop in loops]
+        loops: list[tuple[Callable[..., None], str, object]] = []
+        loops += [(self._poll, function, url) for function, url in queues.items()] * WORKERS
+        loops += [(self._tick, function, seconds) for function, seconds in schedules.items()]
+        self._threads = [
+            threading.Thread(target=loop, args=(function, of), daemon=True, name=function)
+            for loop, function, of in loops
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -49,22 +53,22 @@ class Triggers:
             except Exception:
                 log.warning("event %s failed, attempt %d", event.get("id"), attempt + 1, exc_info=True)
 
-    def _poll(self) -> None:
+    def _poll(self, function: str, queue_url: str) -> None:
         sqs = boto3.client("sqs")
         while not self._closing.is_set():
             try:
                 answer = sqs.receive_message(
-                    QueueUrl=self._queue_url,
+                    QueueUrl=queue_url,
                     MaxNumberOfMessages=10,
                     WaitTimeSeconds=WAIT_SECONDS,
                     AttributeNames=["All"],
                 )
-                self._handle(sqs, answer.get("Messages", []))
+                self._handle(sqs, function, queue_url, answer.get("Messages", []))
             except Exception:
                 log.exception("the queue could not be read")
                 self._closing.wait(WAIT_SECONDS)
 
-    def _handle(self, sqs: Any, messages: list[dict[str, Any]]) -> None:
+    def _handle(self, sqs: Any, function: str, queue_url: str, messages: list[dict[str, Any]]) -> None:
         """One batch; messages that the handler does not name as failed are deleted, the others come back
         when their visibility timeout ends."""
         if not messages:
@@ -77,21 +81,21 @@ class Triggers:
                 "attributes": message.get("Attributes", {}),
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
-                "eventSourceARN": f"arn:aws:sqs:{REGION}:000000000000:{self._queue_url.rpartition('/')[2]}",
+                "eventSourceARN": f"arn:aws:sqs:{REGION}:000000000000:{queue_url.rpartition('/')[2]}",
                 "awsRegion": REGION,
             }
             for message in messages
         ]
-        answer = self._call("dispatch", {"Records": records})
+        answer = self._call(function, {"Records": records})
         failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
         for message in messages:
             if message["MessageId"] not in failed:
-                sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"])
+                sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
 
-    def _tick(self) -> None:
-        while not self._closing.wait(self._every_seconds):
+    def _tick(self, function: str, every_seconds: float) -> None:
+        while not self._closing.wait(every_seconds):
             try:
-                self._call("reconcile", _scheduled_event())
+                self._call(function, _scheduled_event())
             except Exception:
                 log.exception("the schedule failed")
 

@@ -7,7 +7,7 @@ import pytest
 from chalicelib.domain.build import Token, token_sha256
 from chalicelib.errors import AlreadyExists
 from chalicelib.ports import Accounts
-from tests.factories import after, make_user
+from tests.factories import NOW, after, make_user
 from tests.fakes import FakeAccounts
 
 SECRET, OTHER = token_sha256("secret"), token_sha256("other")
@@ -25,7 +25,7 @@ def accounts(request: pytest.FixtureRequest) -> Accounts:
 
 def test_a_user_is_read_as_it_was_added(accounts: Accounts) -> None:
     user = make_user(email="ada@example.org", is_superuser=True)
-    token = Token(SECRET, "ada", after(60))
+    token = Token(SECRET, "ada", NOW, after(60))
 
     accounts.add_user(user, token)
 
@@ -41,10 +41,10 @@ def test_who_is_not_there(accounts: Accounts) -> None:
 
 
 def test_a_name_is_taken_once_and_brings_no_second_token(accounts: Accounts) -> None:
-    accounts.add_user(make_user(), Token(SECRET, "ada", after(60)))
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
 
     with pytest.raises(AlreadyExists):
-        accounts.add_user(make_user(is_superuser=True), Token(OTHER, "ada", after(60)))
+        accounts.add_user(make_user(is_superuser=True), Token(OTHER, "ada", NOW, after(60)))
 
     assert accounts.user("ada") == make_user()
     assert accounts.token(OTHER) is None
@@ -54,18 +54,18 @@ def test_somebody_unknown_until_now_is_known_once_added(accounts: Accounts) -> N
     assert accounts.user("ada") is None
     assert accounts.token(SECRET) is None
 
-    accounts.add_user(make_user(), Token(SECRET, "ada", after(60)))
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
 
     assert accounts.user("ada") == make_user()
     assert accounts.token(SECRET) is not None
 
 
 def test_a_token_of_the_same_hash_is_replaced(accounts: Accounts) -> None:
-    accounts.add_user(make_user(), Token(SECRET, "ada", after(60)))
-    assert accounts.token(SECRET) == Token(SECRET, "ada", after(60))
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
+    assert accounts.token(SECRET) == Token(SECRET, "ada", NOW, after(60))
 
-    accounts.add_token(Token(SECRET, "ada", after(120)))
-    accounts.add_token(Token(OTHER, "ada", after(90)))
+    accounts.add_token(Token(SECRET, "ada", NOW, after(120)))
+    accounts.add_token(Token(OTHER, "ada", NOW, after(90)))
 
-    assert accounts.token(SECRET) == Token(SECRET, "ada", after(120))
-    assert accounts.token(OTHER) == Token(OTHER, "ada", after(90))
+    assert accounts.token(SECRET) == Token(SECRET, "ada", NOW, after(120))
+    assert accounts.token(OTHER) == Token(OTHER, "ada", NOW, after(90))

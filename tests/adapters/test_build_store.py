@@ -197,7 +197,7 @@ def test_a_suffixed_name_stays_within_the_length_of_names(store: BuildStore) -> 
 
 def test_an_archived_build_keeps_its_name(store: BuildStore) -> None:
     build = add(store, "trainer")
-    store.archive(replace(build, archived_at=after(1)), after(1))
+    store.archive(replace(build, archived_at=after(1)))
 
     assert add(store, "trainer").name == "trainer-1"
 
@@ -352,7 +352,7 @@ def test_opening_reads_all_that_belongs_to_a_build(store: BuildStore) -> None:
 def test_an_archived_build_is_in_no_list_and_still_there(store: BuildStore) -> None:
     kept, gone = add(store), add(store)
 
-    archived = store.archive(replace(gone, archived_at=after(1)), after(1))
+    archived = store.archive(replace(gone, archived_at=after(1)))
 
     assert store.page(read_project(store), 0, 10) == [kept]
     assert read_project(store).live_builds == 1
@@ -365,7 +365,7 @@ def test_archiving_what_somebody_else_changed_is_a_conflict(store: BuildStore) -
     store.save(build)
 
     with pytest.raises(Conflict):
-        store.archive(replace(build, archived_at=after(1)), after(1))
+        store.archive(replace(build, archived_at=after(1)))
     assert read_project(store).live_builds == 1
 
 
@@ -424,7 +424,7 @@ def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: BuildSt
 
 def test_a_build_is_due_until_nothing_can_happen_any_more(store: BuildStore) -> None:
     build = add(store, look_at=after(1))
-    build = store.archive(replace(build, archived_at=after(1)), after(1))
+    build = store.archive(replace(build, archived_at=after(1)))
     assert store.due(after(1), 10) == [KEY], "an archived build may still have to be stopped"
 
     store.save(lifecycle.advance(build, Status.STOPPED, after(1)))

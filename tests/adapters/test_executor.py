@@ -39,7 +39,8 @@ class Stage:
 @pytest.fixture(params=["fake", "CodeBuild"])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "fake":
-        clock, sources = Clock(datetime.now(UTC)), FakeSources()
+        clock = Clock(datetime.now(UTC))
+        sources = FakeSources(clock)
         fake = FakeExecutor(clock, sources)
 
         def refuse(code: str) -> None:

@@ -1,4 +1,4 @@
-"""What a LogReader promises: the fake and CloudWatch Logs alike; and CloudWatch's own ways."""
+"""What a Logs promises: the fake and CloudWatch Logs alike; and CloudWatch's own ways."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from botocore.stub import Stubber
 
 from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.errors import NoLog, Unavailable
-from chalicelib.ports import LogLine, LogReader
-from tests.fakes import FakeLogReader
+from chalicelib.ports import LogLine, Logs
+from tests.fakes import FakeLogs
 
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # CloudWatch takes no old lines
 Write = Callable[[str, list[LogLine]], None]
@@ -27,12 +27,12 @@ def client(on_aws: None) -> Any:
 
 
 @pytest.fixture(params=["fake", "CloudWatch"])
-def log(request: pytest.FixtureRequest) -> tuple[LogReader, str, Write]:
+def log(request: pytest.FixtureRequest) -> tuple[Logs, str, Write]:
     """A reader, a log, and what writes to it."""
     group = f"/slipway/{uuid.uuid4().hex}"
     name = f"{group}:slipway/stream"
     if request.param == "fake":
-        fake = FakeLogReader()
+        fake = FakeLogs()
         return fake, name, lambda log, lines: fake.logs.setdefault(log, []).extend(lines)
     client = request.getfixturevalue("client")
     client.create_log_group(logGroupName=group)
@@ -43,14 +43,14 @@ def log(request: pytest.FixtureRequest) -> tuple[LogReader, str, Write]:
         events = [{"timestamp": int(line.at.timestamp() * 1000), "message": line.text} for line in lines]
         client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
-    return CloudWatchLogs(client), name, write
+    return CloudWatchLogs("/slipway/reported", client), name, write
 
 
 def some_lines(*texts: str) -> list[LogLine]:
     return [LogLine(START + timedelta(seconds=i), text) for i, text in enumerate(texts)]
 
 
-def test_lines_come_oldest_first(log: tuple[LogReader, str, Write]) -> None:
+def test_lines_come_oldest_first(log: tuple[Logs, str, Write]) -> None:
     reader, name, write = log
     lines = some_lines("Building: x", "ünï 🚢", "STEP 1/2", "Pushing finished: x")
     write(name, lines[:2])
@@ -59,7 +59,7 @@ def test_lines_come_oldest_first(log: tuple[LogReader, str, Write]) -> None:
     assert reader.lines(name) == lines
 
 
-def test_lines_of_the_same_instant_keep_their_order(log: tuple[LogReader, str, Write]) -> None:
+def test_lines_of_the_same_instant_keep_their_order(log: tuple[Logs, str, Write]) -> None:
     reader, name, write = log
     lines = [LogLine(START, str(number)) for number in range(30)]
     write(name, lines)
@@ -67,7 +67,7 @@ def test_lines_of_the_same_instant_keep_their_order(log: tuple[LogReader, str, W
     assert reader.lines(name) == lines
 
 
-def test_the_tail_is_the_end_oldest_first(log: tuple[LogReader, str, Write]) -> None:
+def test_the_tail_is_the_end_oldest_first(log: tuple[Logs, str, Write]) -> None:
     reader, name, write = log
     lines = some_lines(*map(str, range(10)))
     write(name, lines)
@@ -76,7 +76,7 @@ def test_the_tail_is_the_end_oldest_first(log: tuple[LogReader, str, Write]) -> 
     assert reader.tail(name, 99) == lines
 
 
-def test_an_empty_log_is_none(log: tuple[LogReader, str, Write]) -> None:
+def test_an_empty_log_is_none(log: tuple[Logs, str, Write]) -> None:
     reader, name, _ = log
 
     with pytest.raises(NoLog):
@@ -84,7 +84,7 @@ def test_an_empty_log_is_none(log: tuple[LogReader, str, Write]) -> None:
     assert list(reader.tail(name, 5)) == []
 
 
-def test_an_unknown_log_is_none(log: tuple[LogReader, str, Write]) -> None:
+def test_an_unknown_log_is_none(log: tuple[Logs, str, Write]) -> None:
     reader = log[0]
 
     for unknown in ("/slipway/nope:stream", log[1] + "-other"):
@@ -100,7 +100,7 @@ def test_an_unknown_log_is_none(log: tuple[LogReader, str, Write]) -> None:
 def scripted(client: Any) -> Iterator[tuple[CloudWatchLogs, Stubber]]:
     """CloudWatch as a script of answers, all of which must be asked for."""
     with Stubber(client) as script:
-        yield CloudWatchLogs(client), script
+        yield CloudWatchLogs("/slipway/reported", client), script
         script.assert_no_pending_responses()
 
 

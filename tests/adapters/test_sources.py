@@ -17,7 +17,7 @@ from chalicelib.domain.build import Source
 from chalicelib.errors import NotFound
 from chalicelib.ports import Offer, Sources
 from tests.factories import NOW, make_build, make_project
-from tests.fakes import FakeSources
+from tests.fakes import Clock, FakeSources
 
 LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
 
@@ -32,7 +32,7 @@ class Place:
 @pytest.fixture(params=["fake", "S3"])
 def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "fake":
-        fake = FakeSources()
+        fake = FakeSources(Clock())
 
         def upload_to_fake(offer: Offer, content: bytes) -> int:
             fake.upload(offer, content)

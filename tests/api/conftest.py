@@ -9,7 +9,7 @@ from chalice.test import Client
 
 from app import app
 from chalicelib.domain.build import Token, token_sha256
-from tests.factories import after, make_project, make_user
+from tests.factories import NOW, after, make_project, make_user
 from tests.fakes import FakeServices
 
 DAYS = 24 * 3600
@@ -55,7 +55,7 @@ def api(installed: FakeServices) -> Api:
     one's token is the own name."""
     for name in ("ada", "bob", "root"):
         user = make_user(name, is_superuser=name == "root", email=f"{name}@example.com")
-        installed.accounts.add_user(user, Token(token_sha256(name), name, after(30 * DAYS)))
+        installed.accounts.add_user(user, Token(token_sha256(name), name, NOW, after(30 * DAYS)))
     installed.store.add_project(make_project())
     installed.store.add_project(make_project(name="secret", is_public=False))
     return Api(installed)

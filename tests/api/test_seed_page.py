@@ -48,9 +48,10 @@ def run(api: Api) -> None:
     for status in (Status.SCHEDULED, Status.BUILDING, Status.RUNNING):
         services.clock.forward(seconds=1)
         services.executor.enter(now, status)
-    services.logs.write(f"logs:{now.handle}", "Building: it", "slipway-end n", at=services.now())
     stored = services.store.get(key)
     assert stored is not None
+    end = f"slipway-end {stored.nonce}"
+    services.logs.write(f"logs:{now.handle}", "Building: it", end, at=services.now())
     services.registry.push(stored.image)
     services.executor.end(now, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [now.handle])

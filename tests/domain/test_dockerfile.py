@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from chalicelib.domain.dockerfile import SPECIAL_FILES_MARK, generate
+from chalicelib.domain.build import SPECIAL_FILES_MARK
+from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.spec import Spec, parse_config, parse_content
 from chalicelib.errors import Invalid
 from tests.factories import SPEC

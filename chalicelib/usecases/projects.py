@@ -1,0 +1,187 @@
+"""What people do with projects."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_write
+from chalicelib.domain.spec import checked_tags, is_slug
+from chalicelib.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from chalicelib.ports import Services
+from chalicelib.usecases.fields import MAX_TEXT, is_text
+
+ATTEMPTS = 8
+STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
+_SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Projects of one page, which of them the caller bookmarked, and how many there are in all."""
+
+    projects: Sequence[Project]
+    bookmarked: frozenset[ProjectKey]
+    count: int
+
+
+def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
+    """A project of the caller's. Raises Invalid."""
+    if not fields.get("name"):
+        raise Invalid({"name": ["This field is required."]})
+    now = services.now()
+    identity = uuid.uuid4().hex
+    blank = Project(owner=caller.name, name="", uuid=identity, created_at=now, updated_at=now)
+    project = _changed(blank, fields)
+    try:
+        services.store.add_project(project)
+    except AlreadyExists as exc:
+        raise Invalid([f"A project with name `{project.name}` already exists."]) from exc
+    return project
+
+
+def open_project(
+    services: Services, caller: User, owner: str, name: str, *, archived: bool = False
+) -> Project:
+    """A project the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
+    project = services.store.project(owner, name)
+    if project is None or project.deleted_at or (project.archived_at and not archived):
+        raise NotFound
+    if not may_read(caller, owner, project.is_public):
+        raise Forbidden
+    return project
+
+
+def writable(services: Services, caller: User, owner: str, name: str, *, archived: bool = False) -> Project:
+    """As `open_project`, and the caller may change it."""
+    project = open_project(services, caller, owner, name, archived=archived)
+    if not may_write(caller, owner):
+        raise Forbidden
+    return project
+
+
+def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> Page:
+    """The live projects of an owner that the caller may see, newest change first. Raises NotFound."""
+    if services.accounts.user(owner) is None:
+        raise NotFound
+    projects, count = services.store.projects(owner, offset, limit, public=not may_write(caller, owner))
+    return Page(projects, _bookmarks(services, caller, projects), count)
+
+
+def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
+    return bool(_bookmarks(services, caller, [project]))
+
+
+def update(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> Project:
+    """Changes what may be changed of a project, ignoring the rest. Raises NotFound, Forbidden, Invalid."""
+    if fields.get("name") not in (None, name):
+        raise Invalid({"name": ["A project keeps its name: its builds and images are found by it."]})
+    return save(
+        services,
+        writable(services, caller, owner, name),
+        lambda project: replace(_changed(project, fields), updated_at=services.now()),
+    )
+
+
+def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:
+    """Hides the project and all its builds at once, and has them stopped; `delete` also has them purged.
+    Raises NotFound, Forbidden."""
+    now = services.now()
+    project = writable(services, caller, owner, name, archived=not delete)
+    save(
+        services,
+        project,
+        lambda project: replace(
+            project, archived_at=project.archived_at or now, deleted_at=now if delete else project.deleted_at
+        ),
+    )
+    for build in services.store.page(project, 0, STOPPED_AT_ONCE):
+        if not build.is_done:
+            services.queue.announce(build.key)  # it will find the project archived
+
+
+def restore(services: Services, caller: User, owner: str, name: str) -> None:
+    """The inverse of archiving; builds that were stopped stay so. Raises NotFound, Forbidden."""
+    project = writable(services, caller, owner, name, archived=True)
+    save(services, project, lambda project: replace(project, archived_at=None))
+
+
+def bookmark(services: Services, caller: User, owner: str, name: str) -> None:
+    """Idempotent. Raises NotFound, Forbidden."""
+    project = open_project(services, caller, owner, name)
+    services.store.bookmark(caller.name, project.key, services.now())
+
+
+def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
+    """Idempotent. Raises NotFound, also when the caller never bookmarked it; Forbidden."""
+    project = open_project(services, caller, owner, name)
+    if not services.store.unbookmark(caller.name, project.key):
+        raise NotFound
+
+
+def bookmarked(
+    services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
+) -> Page:
+    """Projects a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
+    if not may_list(services, caller, user):
+        return Page((), frozenset(), 0)
+    projects, count = services.store.bookmarked_projects(user, offset, limit, oldest_first=oldest_first)
+    shown = [each for each in projects if may_read(caller, each.owner, each.is_public)]
+    return Page(shown, _bookmarks(services, caller, shown), count)
+
+
+def may_list(services: Services, caller: User, user: str) -> bool:
+    """Whether the caller may see what belongs to a user alone. Raises NotFound without such a user."""
+    if services.accounts.user(user) is None:
+        raise NotFound
+    return caller.is_superuser or caller.name == user
+
+
+def save(services: Services, project: Project, change: Callable[[Project], Project]) -> Project:
+    """Writes a change on top of whatever else changed of the project meanwhile. Raises NotFound, Conflict,
+    and what `change` raises."""
+    for _ in range(ATTEMPTS):
+        try:
+            return services.store.save_project(change(project))
+        except Conflict:
+            stored = services.store.project(project.owner, project.name)
+            if stored is None:
+                raise NotFound from None
+            project = stored
+    raise Conflict("The project is being changed by others at this moment; try again.")
+
+
+def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:
+    return services.store.bookmarks(caller.name, [project.key for project in projects])
+
+
+def _changed(project: Project, fields: dict[str, Any]) -> Project:
+    name, is_public, tags = fields.get("name") or project.name, fields.get("is_public"), fields.get("tags")
+    faults: dict[str, list[str]] = {}
+    if not is_slug(name):
+        faults["name"] = [_SLUG_FAULT]
+    for field in ("description", "readme"):
+        if fields.get(field) is not None and not is_text(fields[field]):
+            faults[field] = [f"Must be a text of at most {MAX_TEXT} characters."]
+    if is_public is not None and not isinstance(is_public, bool):
+        faults["is_public"] = ["Must be true or false."]
+    new_tags = project.tags
+    try:
+        if "tags" in fields:
+            new_tags = checked_tags(tags or [])
+            if fields.get("merge") is True:
+                new_tags = checked_tags([*project.tags, *new_tags])
+    except Invalid as fault:
+        faults["tags"] = fault.sentences()
+    if faults:
+        raise Invalid(faults)
+    return replace(
+        project,
+        name=name,
+        description=fields.get("description", project.description),
+        readme=fields.get("readme", project.readme),
+        is_public=project.is_public if is_public is None else is_public,
+        tags=new_tags,
+    )

@@ -1,0 +1,147 @@
+"""What is told about builds that run elsewhere (`is_managed: false`): statuses, lines, signs of life."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import Build, BuildKey, Status, User
+from chalicelib.domain.lifecycle import HEARTBEAT, MAX_MESSAGE, MAX_TEXT_BYTES
+from chalicelib.domain.spec import has_control_characters
+from chalicelib.errors import Conflict, Invalid
+from chalicelib.ports import LogLine, Services
+from chalicelib.usecases import builds
+
+ATTEMPTS = 8
+REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
+
+
+def report_status(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
+    """Adds a status, which the table must allow. Raises NotFound, Forbidden, Invalid."""
+    status = _status(fields.get("status") or "created")
+    message, traceback, details = fields.get("message"), fields.get("traceback"), fields.get("details")
+    faults: dict[str, list[str]] = {}
+    if message is not None and (not isinstance(message, str) or len(message) > MAX_MESSAGE):
+        faults["message"] = [f"Must be a text of at most {MAX_MESSAGE} characters."]
+    if traceback is not None and (not isinstance(traceback, str) or len(traceback.encode()) > MAX_TEXT_BYTES):
+        faults["traceback"] = [f"Must be a text of at most {MAX_TEXT_BYTES} bytes."]
+    if details is not None and (not isinstance(details, dict) or len(json.dumps(details)) > MAX_TEXT_BYTES):
+        faults["details"] = [f"Must be an object of at most {MAX_TEXT_BYTES} bytes."]
+    at = _time(fields.get("created_at"), faults)
+    if faults:
+        raise Invalid(faults)
+
+    def add(build: Build, now: datetime) -> Build:
+        new = lifecycle.advance(
+            build, status, now, at=at, message=message, traceback=traceback, details=details
+        )
+        return new if new.is_done else replace(new, look_at=now + HEARTBEAT)
+
+    return _change(services, caller, key, add)
+
+
+def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
+    """A sign of life, for half an hour; managed builds need none. Raises NotFound, Forbidden."""
+    if builds.writable(services, caller, key).build.is_managed:
+        return
+    _change(
+        services,
+        caller,
+        key,
+        lambda build, now: build if build.is_done else replace(build, look_at=now + HEARTBEAT),
+    )
+
+
+def settle(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> None:
+    """Adds a status if the table allows it (`_reconcile`). Raises NotFound, Forbidden, Invalid."""
+    status = _status(fields.get("status"))
+
+    def add(build: Build, now: datetime) -> Build:
+        if not lifecycle.may_follow(build.last_status, status):
+            return build
+        return lifecycle.advance(build, status, now, message="Status was reconciled.")
+
+    _change(services, caller, key, add)
+
+
+def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) -> None:
+    """Adds lines, a text or a list of texts, to the log. Raises NotFound, Forbidden, Invalid."""
+    texts = [lines] if isinstance(lines, str) else lines
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise Invalid(["Send lines of the log: a JSON text, or a list of texts."])
+    log: list[str] = []
+
+    def point(build: Build, now: datetime) -> Build:
+        log[:] = [build.log or services.logs.reported(build)]
+        return replace(build, log=log[0], look_at=build.look_at if build.is_done else now + HEARTBEAT)
+
+    _change(services, caller, key, point)
+    now = services.now()
+    services.logs.append(log[0], [LogLine(now, line) for text in texts for line in text.splitlines()])
+
+
+def reference(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
+    """Replaces the code reference of a build. Raises NotFound, Forbidden, Invalid."""
+    faults = {
+        name: [f"Must be a line of at most {limit} characters."]
+        for name, limit in REFERENCE_FIELDS.items()
+        if fields.get(name) is not None
+        and not (
+            isinstance(fields[name], str)
+            and len(fields[name]) <= limit
+            and not has_control_characters(fields[name])
+        )
+    }
+    if fields.get("is_dirty") not in (None, True, False):
+        faults["is_dirty"] = ["Must be true or false."]
+    if faults:
+        raise Invalid(faults)
+    kept = {name: fields[name] for name in (*REFERENCE_FIELDS, "is_dirty") if fields.get(name) is not None}
+    for _ in range(ATTEMPTS):
+        build = builds.writable(services, caller, key).build
+        changed = replace(build, code_reference={"branch": "master", **kept}, commit=kept.get("commit"))
+        try:
+            return services.store.save(changed)
+        except Conflict:
+            continue
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def _change(
+    services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]
+) -> Build:
+    """Writes a change of a build that runs elsewhere. Raises Invalid for one that runs here."""
+    for _ in range(ATTEMPTS):
+        build = builds.writable(services, caller, key).build
+        if build.is_managed:
+            raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
+        changed = change(build, services.now())
+        if changed == build:
+            return build
+        try:
+            return services.store.save(changed)
+        except Conflict:
+            continue
+    raise Conflict("The build is being changed by others at this moment; try again.")
+
+
+def _status(name: Any) -> Status:
+    try:
+        return Status(name)
+    except ValueError as exc:
+        raise Invalid({"status": [f'"{str(name)[:64]}" is not a valid choice.']}) from exc
+
+
+def _time(text: Any, faults: dict[str, list[str]]) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        faults["created_at"] = ["Must be a time such as 2024-03-01T12:00:00Z."]
+        return None

@@ -1,0 +1,96 @@
+"""Requests of automation, from a queue: the same use cases as over REST, as one configured user."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from chalicelib.domain.build import BuildKey, User
+from chalicelib.domain.spec import has_control_characters, is_slug
+from chalicelib.errors import Forbidden, Invalid, Malformed, NotFound, SlipwayError, Unavailable
+from chalicelib.ports import Services
+from chalicelib.usecases import builds
+
+MAX_KEY = 128
+_HOPELESS = (Invalid, Malformed, NotFound, Forbidden)  # however often it is tried
+
+
+def handle(services: Services, body: str, message_id: str) -> None:
+    """Does what a message asks for, once, however often it is delivered.
+
+    What can never succeed goes to the dead letters with its reasons. Raises what may be better next time.
+    """
+    caller = _automation(services)
+    try:
+        _do(services, caller, _fields(body), message_id)
+    except _HOPELESS as error:
+        services.dead_letters.put(body, _reasons(error))
+
+
+def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> None:
+    if fields.get("version") != 1 or isinstance(fields["version"], bool):
+        raise Invalid(["`version` must be 1."])
+    owner, project = fields.get("owner"), fields.get("project")
+    if not is_slug(owner) or not is_slug(project):
+        raise Invalid(["`owner` and `project` must name a project."])
+    match fields.get("action"):
+        case "create":
+            key = fields.get("idempotency_key") or message_id
+            builds.create(
+                services,
+                caller,
+                str(owner),
+                str(project),
+                fields,
+                once=checked_key(key),
+                on_behalf_of=_on_behalf_of(fields.get("user")),
+            )
+        case "stop":
+            number = fields.get("build")
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**12:
+                raise Invalid(["`build` must be the id of a build."])
+            builds.stop(services, caller, BuildKey(str(owner), str(project), number))
+        case _:
+            raise Invalid(["`action` must be `create` or `stop`."])
+
+
+def checked_key(key: object) -> str:
+    """A key under which something is done once. Raises Invalid."""
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise Invalid([f"An idempotency key must be 1 to {MAX_KEY} printable ASCII characters."])
+    return key
+
+
+def _automation(services: Services) -> User:
+    name = services.settings.automation_user
+    user = services.accounts.user(name) if name else None
+    if user is None:
+        raise Unavailable("Requests wait: the setting SLIPWAY_AUTOMATION_USER names no user.")
+    return user
+
+
+def _fields(body: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(body)
+        json.dumps(fields, ensure_ascii=False).encode()  # half characters cannot be stored
+    except (ValueError, RecursionError) as exc:
+        raise Malformed(f"The message is not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise Malformed("The message must be a JSON object.")
+    return fields
+
+
+def _on_behalf_of(name: Any) -> str | None:
+    if name is not None and (not isinstance(name, str) or len(name) > 128 or has_control_characters(name)):
+        raise Invalid(["`user` must be a name of at most 128 characters."])
+    return name or None
+
+
+def _reasons(error: SlipwayError) -> list[str]:
+    if isinstance(error, Invalid):
+        return error.sentences()
+    if isinstance(error, NotFound):
+        return ["There is no such project or build."]
+    if isinstance(error, Forbidden):
+        return ["The automation user may not do this."]
+    return [str(error)]

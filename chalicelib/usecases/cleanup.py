@@ -85,8 +85,8 @@ def _purge_project(
     remaining = len(keys) > room
     for key in keys[:room]:
         build = services.store.get(key)
-        if build is None:
-            continue
+        if build is None or (dry_run and build.deleted_at is not None):
+            continue  # that one is found by itself
         if not build.is_done:
             remaining = True
             if not dry_run:

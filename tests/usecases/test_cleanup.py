@@ -1,0 +1,197 @@
+"""What was archived long enough or deleted is forgotten, whole, wherever the cleanup is interrupted."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.build import BuildKey
+from chalicelib.errors import NotFound
+from chalicelib.usecases import builds, code, execution, projects, upkeep
+from chalicelib.usecases.cleanup import Cleaned, cleanup
+from tests.factories import make_archive, make_user
+from tests.fakes import Died, FakeServices
+from tests.usecases.conftest import Create
+
+ADA = make_user()
+
+
+def archive(services: FakeServices, key: BuildKey, *, delete: bool = False) -> None:
+    builds.archive(services, ADA, key, delete=delete)
+
+
+def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
+    services: FakeServices, create: Create
+) -> None:
+    key, kept = create(name="it"), create()
+    services.store.bookmark("bob", key, services.now())
+    archive(services, key)
+
+    services.clock.forward(days=7, minutes=-1)
+    assert cleanup(services) == Cleaned()
+    services.clock.forward(minutes=2)
+    assert cleanup(services) == Cleaned(builds=1)
+
+    assert list(services.store.builds) == list(services.store.bodies) == [kept]
+    assert (services.store.marks, services.store.names) == ({}, {})
+    assert cleanup(services) == Cleaned()
+
+
+def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
+    key = create()
+    archive(services, key)
+    services.clock.forward(days=8)
+    builds.restore(services, ADA, key)
+
+    assert cleanup(services) == Cleaned()
+    assert builds.get(services, ADA, key).build.key == key
+
+
+def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    archive(services, key, delete=True)
+    assert cleanup(services) == Cleaned()
+
+    execution.attend(services, key)
+    assert cleanup(services) == Cleaned(builds=1)
+    assert services.sources.staged == {}
+
+
+def test_a_deleted_build_cannot_be_restored(services: FakeServices, create: Create) -> None:
+    key = create()
+    archive(services, key, delete=True)
+    with pytest.raises(NotFound):
+        builds.restore(services, ADA, key)
+
+
+def test_ids_of_purged_builds_are_not_used_again(services: FakeServices, create: Create) -> None:
+    key = create()
+    archive(services, key, delete=True)
+    cleanup(services)
+    assert create().id == key.id + 1
+
+
+def test_a_dry_run_only_says_what_it_would_do(services: FakeServices, create: Create) -> None:
+    archive(services, create(), delete=True)
+    create()
+    projects.archive(services, ADA, "ada", "vision", delete=True)
+    before = services.written()
+
+    assert cleanup(services, dry_run=True) == Cleaned(builds=1)
+    assert services.written() == before
+
+
+def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServices, create: Create) -> None:
+    running = create()
+    execution.attend(services, running)
+    archive(services, create())
+    services.queue.take()
+    projects.archive(services, ADA, "ada", "vision", delete=True)
+    with pytest.raises(NotFound):
+        builds.get(services, ADA, running)
+
+    assert cleanup(services).projects == 0
+    for key in services.queue.take():
+        execution.attend(services, key)
+    cleanup(services)
+    cleanup(services)
+    assert (services.store.places, services.store.builds) == ({}, {})
+
+
+def test_an_archived_project_hides_its_builds_until_it_is_restored(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    projects.archive(services, ADA, "ada", "vision")
+    with pytest.raises(NotFound):
+        builds.get(services, ADA, key)
+    with pytest.raises(NotFound):
+        create()
+
+    projects.restore(services, ADA, "ada", "vision")
+    assert builds.get(services, ADA, key).build.key == key
+
+
+def test_the_schedule_stops_builds_of_an_archived_project_that_nobody_announced(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    projects.archive(services, ADA, "ada", "vision")
+    services.queue.take()
+
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+
+    assert services.executor.stopped == [services.executor.run_of(key).handle]
+
+
+def upload(services: FakeServices, text: str) -> str:
+    project = code.upload(services, ADA, "ada", "vision", make_archive({"a.txt": text}))
+    assert project.code is not None
+    return project.code.sha256
+
+
+def sweep(services: FakeServices) -> int:
+    """Every tick of a day."""
+    count = 0
+    for _ in range(256):
+        count += cleanup(services).uploads
+        services.clock.forward(minutes=5)
+    return count
+
+
+def test_uploads_that_nobody_has_are_dropped_after_a_day(services: FakeServices, create: Create) -> None:
+    used_by_build = upload(services, "one")
+    create()
+    unused, current = upload(services, "two"), upload(services, "three")
+    assert sweep(services) <= 1  # most are younger than a day
+
+    sweep(services)
+    sweep(services)
+    assert set(services.sources.archives) == {used_by_build, current}
+    assert unused not in services.sources.archives
+
+
+def interrupted(port: Any, after: int) -> None:
+    """From now on, the port dies at its n-th call."""
+    calls = [0]
+
+    def counted(name: str, method: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == after:
+                raise Died
+            return method(*arguments, **named)
+
+        return call
+
+    for name in ("save", "purge", "save_project", "discard"):
+        if hasattr(port, name):
+            setattr(port, name, counted(name, getattr(port, name)))
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+@pytest.mark.parametrize("where", ["store", "sources"])
+def test_a_cleanup_that_ends_anywhere_is_continued(
+    services: FakeServices, create: Create, where: str, after: int
+) -> None:
+    create()
+    archive(services, create())
+    archive(services, create(), delete=True)
+    projects.archive(services, ADA, "ada", "vision")
+    for key in services.queue.take():
+        execution.attend(services, key)
+    services.clock.now += timedelta(days=8)
+
+    interrupted(getattr(services, where), after)
+    for _ in range(4):
+        try:
+            cleanup(services)
+        except Died:
+            continue
+
+    assert (services.store.builds, services.store.places) == ({}, {})

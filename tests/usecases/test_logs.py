@@ -1,0 +1,162 @@
+"""A log while it grows, and kept once its build has ended."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey
+from chalicelib.domain.lifecycle import Outcome
+from chalicelib.errors import NoLog
+from chalicelib.usecases import builds, execution, logs, upkeep
+from tests.factories import SETTINGS, make_build, make_project, make_user
+from tests.fakes import FakeServices
+from tests.usecases.conftest import Create
+
+ADA = make_user()
+
+
+def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
+    """The build has failed with this log."""
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.logs.write(f"logs:{run.handle}", *texts, at=services.now())
+    services.executor.end(run, Outcome.FAILED, "no")
+    execution.observe(services, CODEBUILD, [run.handle])
+    return stored(services, key)
+
+
+def stored(services: FakeServices, key: BuildKey) -> Build:
+    build = services.store.get(key)
+    assert build is not None
+    return build
+
+
+def test_before_anything_is_logged_there_is_no_log(services: FakeServices, create: Create) -> None:
+    with pytest.raises(NoLog):
+        logs.read(services, ADA, create())
+
+
+def test_a_log_with_its_end_mark_is_kept_and_served_without_the_log_service(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    nonce = stored(services, key).nonce
+    ended(services, key, "one", f"slipway-end {nonce}")
+    services.clock.forward(seconds=21)
+    upkeep.reconcile(services)
+    services.logs.is_down = True
+
+    assert logs.read(services, ADA, key).text == "2024-03-01 12:00:00 UTC -- one\n"
+    assert stored(services, key).look_at is None
+
+
+def test_without_the_mark_it_is_kept_after_two_quiet_minutes(services: FakeServices, create: Create) -> None:
+    key = create()
+    ended(services, key, "one")
+    for _ in range(3):
+        services.clock.forward(seconds=61)
+        upkeep.reconcile(services)
+
+    assert services.kept_logs.texts == {stored(services, key).uuid: "2024-03-01 12:00:00 UTC -- one\n"}
+
+
+def test_a_mark_with_another_nonce_is_a_line_like_others(services: FakeServices, create: Create) -> None:
+    key = create()
+    ended(services, key, "slipway-end of the line")
+    assert "slipway-end of the line" in logs.read(services, ADA, key).text
+
+
+def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: Create) -> None:
+    key = create()
+    ended(services, key, "one")
+    builds.archive(services, ADA, key, delete=True)
+    services.clock.forward(minutes=5)
+    upkeep.reconcile(services)
+
+    assert services.kept_logs.texts == {}
+    assert stored(services, key).look_at is None
+
+
+def test_a_dockerfile_that_only_the_build_knew_is_read_from_its_log(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    nonce = stored(services, key).nonce
+    told = base64.b64encode(b"FROM x\n").decode()
+    ended(services, key, f"slipway-dockerfile {nonce} {told}", f"slipway-end {nonce}")
+    services.clock.forward(minutes=5)
+    upkeep.reconcile(services)
+
+    assert builds.get(services, ADA, key).body.shown_dockerfile == "FROM x\n"
+    assert "slipway-dockerfile" not in logs.read(services, ADA, key).text
+
+
+def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(
+    services: FakeServices, create: Create
+) -> None:
+    services.settings = replace(SETTINGS, max_log_bytes=100)
+    key = create()
+    ended(services, key, *["x" * 50] * 10)
+    services.clock.forward(minutes=5)
+    upkeep.reconcile(services)
+
+    page = logs.read(services, ADA, key)
+    assert page.url == f"https://storage.test/logs/{stored(services, key).uuid}"
+
+
+def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
+    services: FakeServices, create: Create
+) -> None:
+    services.settings = replace(SETTINGS, max_log_bytes=100)
+    key = create()
+    ended(services, key, *["x" * 50] * 3)
+
+    page = logs.read(services, ADA, key)
+    assert page.next_cursor == 78
+    assert page.text.endswith("… the log goes on: ask for it with ?cursor=78\n")
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=60), min_size=1),
+    st.booleans(),
+)
+def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -> None:
+    services = FakeServices(replace(SETTINGS, max_log_bytes=150))
+    services.store.add_project(make_project())
+    project = services.store.project("ada", "vision")
+    assert project is not None
+    build = make_build(log="logs:x")
+    services.store.add(project, build, BuildBody(), None)
+    services.logs.write("logs:x", *texts)
+    whole = logs.render(services.logs.lines("logs:x"), build.nonce)
+    if is_kept:
+        services.kept_logs.keep(build, whole)
+        services.store.save(replace(build, kept_log_bytes=len(whole.encode())))
+
+    parts: list[bytes] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        page = logs.read(services, ADA, build.key, cursor)
+        parts.append(page.text.encode())
+        cursor = page.next_cursor
+
+    assert b"".join(parts).decode() == whole
+
+
+def test_a_log_beyond_what_is_kept_is_cut_with_a_mark(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_KEPT_BYTES", 100)
+    key = create()
+    ended(services, key, *["x" * 50] * 3)
+    services.clock.now += timedelta(minutes=5)
+    upkeep.reconcile(services)
+
+    (text,) = services.kept_logs.texts.values()
+    assert text.endswith("… cut here: the log had 234 bytes.\n")

@@ -1,0 +1,125 @@
+"""Requests from the queue: the same rules as over REST, once however often they are delivered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.build import BuildKey, Status
+from chalicelib.errors import Unavailable
+from chalicelib.usecases import requests
+from tests.factories import NOW, SPEC, after, make_project, make_user
+from tests.fakes import FakeServices
+
+CREATE = {"version": 1, "action": "create", "owner": "ada", "project": "vision", "content": json.dumps(SPEC)}
+
+
+@pytest.fixture
+def automated(services: FakeServices) -> FakeServices:
+    from chalicelib.domain.build import Token, token_sha256
+
+    robot = make_user("robot", is_superuser=True)
+    services.accounts.add_user(robot, Token(token_sha256("r"), "robot", NOW, after(60)))
+    services.store.add_project(make_project())
+    return services
+
+
+def send(services: FakeServices, message_id: str = "m-1", **fields: Any) -> None:
+    requests.handle(services, json.dumps({**CREATE, **fields}), message_id)
+
+
+def test_a_build_is_created_as_the_automation_user(automated: FakeServices) -> None:
+    send(automated, user="eve", tags=["nightly"])
+
+    (build,) = automated.store.builds.values()
+    assert (build.user, build.on_behalf_of, build.tags) == ("robot", "eve", ("nightly",))
+    assert automated.queue.take() == [build.key]
+
+
+def test_a_message_delivered_twice_creates_one_build_and_announces_it_again(automated: FakeServices) -> None:
+    """Whoever created it may have died before announcing it."""
+    send(automated)
+    send(automated)
+
+    assert len(automated.store.builds) == 1
+    assert automated.queue.take() == [BuildKey("ada", "vision", 1)] * 2
+
+
+def test_a_key_of_the_senders_holds_over_messages(automated: FakeServices) -> None:
+    send(automated, "m-1", idempotency_key="nightly-2024-03-01")
+    send(automated, "m-2", idempotency_key="nightly-2024-03-01")
+    send(automated, "m-3", idempotency_key="nightly-2024-03-02")
+    assert len(automated.store.builds) == 2
+
+
+def test_a_key_is_forgotten_after_two_weeks(automated: FakeServices) -> None:
+    send(automated)
+    automated.clock.forward(days=14)
+    send(automated)
+    assert len(automated.store.builds) == 2
+
+
+def test_two_deliveries_at_once_create_one_build(automated: FakeServices) -> None:
+    automated.store.before_write.append(lambda: send(automated))
+    send(automated)
+    assert len(automated.store.builds) == 1
+
+
+def test_a_build_is_stopped(automated: FakeServices) -> None:
+    send(automated)
+    send(automated, "m-2", action="stop", build=1)
+    send(automated, "m-2", action="stop", build=1)
+    (build,) = automated.store.builds.values()
+    assert build.last_status is Status.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("{", "The message is not JSON"),
+        ("[]", "The message must be a JSON object."),
+        ('"\\ud800"', "The message is not JSON"),
+        ({"version": 2}, "`version` must be 1."),
+        ({"version": True}, "`version` must be 1."),
+        ({"action": "explode"}, "`action` must be `create` or `stop`."),
+        ({"owner": "a/b"}, "`owner` and `project` must name a project."),
+        ({"project": "none"}, "There is no such project or build."),
+        ({"action": "stop", "build": 9}, "There is no such project or build."),
+        ({"action": "stop", "build": "1"}, "`build` must be the id of a build."),
+        ({"content": "{version: 1, kind: build, image: a b}"}, "`image` must not contain spaces."),
+        ({"content": None}, "non_field_errors: Build expects a `content`."),
+        ({"idempotency_key": "x" * 129}, "An idempotency key must be"),
+        ({"user": ["eve"]}, "`user` must be a name of at most 128 characters."),
+    ],
+    ids=str,
+)
+def test_what_can_never_succeed_is_put_aside_with_its_reason(
+    automated: FakeServices, body: Any, reason: str
+) -> None:
+    text = body if isinstance(body, str) else json.dumps({**CREATE, **body})
+    requests.handle(automated, text, "m-1")
+
+    ((letter, reasons),) = automated.dead_letters.letters
+    assert letter == text
+    assert reasons[0].startswith(reason)
+    assert automated.store.builds == {}
+
+
+def test_what_may_succeed_later_comes_again(automated: FakeServices) -> None:
+    automated.queue.is_down = True
+    with pytest.raises(Unavailable):
+        send(automated)
+    assert automated.dead_letters.letters == []
+
+    automated.queue.is_down = False
+    send(automated)
+    assert len(automated.store.builds) == 1
+    assert len(automated.queue.take()) == 1
+
+
+def test_without_an_automation_user_requests_wait(services: FakeServices) -> None:
+    with pytest.raises(Unavailable):
+        send(services)
+    assert services.dead_letters.letters == []

@@ -290,7 +290,7 @@ def _places(captured: Mapping[str, str]) -> dict[str, Any]:
         return decoded
     if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
         raise errors.NotFound
-    return {"key": BuildKey(decoded["owner"], decoded["project"], int(number))}
+    return {"key": BuildKey(decoded.pop("owner"), decoded.pop("project"), int(number)), **decoded}
 
 
 def _raw(request: Request) -> bytes:

@@ -189,7 +189,7 @@ class FakeBuildStore:
         if isinstance(doomed, Project):
             self.places.pop((doomed.owner, doomed.name), None)
             return
-        if doomed.name is not None:
+        if doomed.name is not None and doomed.key in self.builds:
             self.names.pop((doomed.key.owner, doomed.key.project, doomed.name), None)
         self.bodies.pop(doomed.key, None)
         self.builds.pop(doomed.key, None)

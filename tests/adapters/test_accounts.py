@@ -69,3 +69,10 @@ def test_a_token_of_the_same_hash_is_replaced(accounts: Accounts) -> None:
 
     assert accounts.token(SECRET) == Token(SECRET, "ada", NOW, after(120))
     assert accounts.token(OTHER) == Token(OTHER, "ada", NOW, after(90))
+
+
+def test_a_changed_user_is_read_at_once_in_the_same_process(accounts: Accounts) -> None:
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
+    assert accounts.user("ada") == make_user()
+    accounts.save_user(make_user(tokens_revoked_at=after(1)))
+    assert accounts.user("ada") == make_user(tokens_revoked_at=after(1))

@@ -16,11 +16,12 @@ from chalicelib.domain.build import (
     BuildKey,
     Code,
     Project,
+    ProjectKey,
     Source,
     Status,
 )
 from chalicelib.errors import AlreadyExists, Conflict, NotFound
-from chalicelib.ports import BuildStore
+from chalicelib.ports import BuildStore, Once
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project
 from tests.fakes import FakeBuildStore
 
@@ -457,3 +458,137 @@ def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: BuildStore) -> N
     assert store.unbookmark("ada", key) is True
     assert store.unbookmark("ada", key) is True
     assert store.bookmarks("ada", [key]) == frozenset()
+
+
+def test_bookmarks_are_listed_latest_first(store: BuildStore) -> None:
+    builds = [add(store) for _ in range(3)]
+    for second, build in enumerate((builds[1], builds[0], builds[2])):
+        store.bookmark("bob", build.key, after(second))
+    store.unbookmark("bob", builds[2].key)
+
+    found, count = store.bookmarked_builds("bob", 0, 10)
+    assert ([build.key for build in found], count) == ([builds[0].key, builds[1].key], 2)
+    assert store.bookmarked_builds("bob", 1, 10)[0] == [builds[1]]
+    assert store.bookmarked_builds("bob", 0, 1, oldest_first=True) == ([builds[1]], 2)
+    assert store.bookmarked_builds("eve", 0, 10) == ([], 0)
+
+
+def test_projects_can_be_bookmarked_as_well(store: BuildStore) -> None:
+    store.add_project(make_project())
+    key = ProjectKey("ada", "vision")
+    store.bookmark("bob", key, NOW)
+
+    assert store.bookmarks("bob", [key]) == {key}
+    assert store.bookmarked_projects("bob", 0, 10) == ([read_project(store)], 1)
+    assert store.unbookmark("bob", key)
+    assert store.bookmarked_projects("bob", 0, 10) == ([], 0)
+
+
+def test_projects_are_listed_latest_change_first(store: BuildStore) -> None:
+    for second, name in enumerate(("one", "two", "three")):
+        store.add_project(make_project(name=name, is_public=name != "two", updated_at=after(second)))
+    hidden = make_project(name="hidden", archived_at=NOW)
+    store.add_project(hidden)
+
+    def names(offset: int, limit: int, *, public: bool = False) -> tuple[list[str], int]:
+        found, count = store.projects("ada", offset, limit, public=public)
+        return [project.name for project in found], count
+
+    assert names(0, 10) == (["three", "two", "one"], 3)
+    assert names(1, 1) == (["two"], 3)
+    assert names(0, 10, public=True) == (["three", "one"], 2)
+
+
+def test_archived_builds_are_listed_by_their_creator_until_restored(store: BuildStore) -> None:
+    build = add(store, user="bob")
+    archived = store.archive(replace(build, archived_at=after(1), updated_at=after(1)))
+
+    found, count = store.archived("bob", 0, 10)
+    assert ([each.key for each in found], count) == ([build.key], 1)
+    assert store.archived("ada", 0, 10) == ([], 0)
+
+    store.restore(replace(archived, archived_at=None))
+    assert store.archived("bob", 0, 10) == ([], 0)
+    assert [each.key for each in store.page(read_project(store), 0, 10)] == [build.key]
+    assert read_project(store).live_builds == 1
+
+
+def test_what_is_doomed_is_deleted_or_archived_long_enough(store: BuildStore) -> None:
+    waiting = {"look_at": None}
+    long, lately, deleted, running = (add(store, **waiting) for _ in range(4))
+    store.archive(replace(long, archived_at=after(1)))
+    store.archive(replace(lately, archived_at=after(100)))
+    store.archive(replace(deleted, archived_at=after(100), deleted_at=after(100)))
+    store.archive(replace(running, archived_at=after(1), look_at=after(1)))
+    other = make_project(name="other")
+    store.add_project(other)
+    store.save_project(replace(other, archived_at=after(2), deleted_at=after(2)))
+
+    assert set(store.doomed(after(50), 10)) == {long.key, deleted.key, other.key}
+    assert len(store.doomed(after(50), 2)) == 2
+
+
+def test_a_purged_build_leaves_nothing(store: BuildStore) -> None:
+    build = add(store, "it")
+    store.bookmark("bob", build.key, NOW)
+    build = store.archive(replace(build, archived_at=NOW, deleted_at=NOW, look_at=None))
+    for _ in range(2):
+        store.purge(build)
+
+    assert (store.get(build.key), store.body(build.key)) == (None, None)
+    assert store.bookmarked_builds("bob", 0, 10) == ([], 0)
+    assert store.doomed(after(1), 10) == []
+    assert add(store, "it").name == "it"
+
+
+def test_purging_again_leaves_a_name_to_who_has_it_by_then(store: BuildStore) -> None:
+    build = add(store, "it")
+    store.purge(build)
+    successor = add(store, "it")
+    store.purge(build)
+    assert add(store, "it").name == "it-1"
+    assert successor.name == "it"
+
+
+def test_a_purged_project_leaves_nothing(store: BuildStore) -> None:
+    build = add(store)
+    store.bookmark("bob", build.key.place, NOW)
+    assert store.builds_of(build.key.place, 10) == [build.key]
+    store.purge(build)
+    store.purge(read_project(store))
+
+    assert store.project("ada", "vision") is None
+    assert store.bookmarked_projects("bob", 0, 10) == ([], 0)
+
+
+def test_code_is_referenced_by_projects_and_builds_that_have_it(store: BuildStore) -> None:
+    store.add_project(make_project())
+    for sha256 in ("ab", "cd"):
+        store.save_project(replace(read_project(store), code=Code(sha256, 1, NOW)))
+    build = add(store, source=Source(code_sha256="ab"))
+    assert store.is_referenced("ab")
+    assert store.is_referenced("cd")
+    assert not store.is_referenced("ef")
+
+    store.purge(build)
+    store.save_project(replace(read_project(store), code=Code("ef", 1, NOW)))
+    for sha256 in ("ab", "cd"):
+        store.is_referenced(sha256)  # what was referenced until lately may still count
+        assert not store.is_referenced(sha256)
+
+
+def test_what_is_done_once_is_remembered_until_it_expires(store: BuildStore) -> None:
+    store.add_project(make_project())
+    project = read_project(store)
+    build = store.add(project, make_build(), make_body(), None, Once("k", NOW, after(60)))
+    again = make_build(number=2)
+
+    assert store.made_once(project.key, "k", after(59)) == build.key
+    assert store.made_once(project.key, "other", NOW) is None
+    with pytest.raises(Conflict):
+        store.add(read_project(store), again, make_body(), None, Once("k", after(59), after(90)))
+    assert store.get(again.key) is None
+
+    assert store.made_once(project.key, "k", after(60)) is None
+    store.add(read_project(store), again, make_body(), None, Once("k", after(60), after(120)))
+    assert store.made_once(project.key, "k", after(60)) == again.key

@@ -13,6 +13,7 @@ from botocore.stub import Stubber
 from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.errors import NoLog, Unavailable
 from chalicelib.ports import LogLine, Logs
+from tests.factories import make_build
 from tests.fakes import FakeLogs
 
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # CloudWatch takes no old lines
@@ -148,3 +149,16 @@ def test_trouble_is_unavailable(scripted: tuple[CloudWatchLogs, Stubber], code: 
         with pytest.raises(Unavailable) as trouble:
             read("g:s")
         assert trouble.value.__cause__ is not None
+
+
+def test_reported_lines_are_read_back(client: Any) -> None:
+    group = f"/slipway/{uuid.uuid4().hex}"
+    client.create_log_group(logGroupName=group)
+    logs = CloudWatchLogs(group, client)
+    log = logs.reported(make_build())
+    now = datetime.now(UTC).replace(microsecond=0)
+
+    logs.append(log, [LogLine(now, "one"), LogLine(now, "")])
+    logs.append(log, [LogLine(now, "x" * 200_000)] * 6)  # more than one PutLogEvents takes
+
+    assert [line.text[:3] for line in logs.lines(log)] == ["one", " ", *["xxx"] * 6]

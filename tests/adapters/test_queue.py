@@ -61,3 +61,16 @@ def test_a_queue_that_is_not_there_is_unavailable(sqs: Any) -> None:
 
     with pytest.raises(Unavailable):
         SqsBuildQueue(url).announce(KEYS[0])
+
+
+def test_dead_letters_carry_their_reasons(sqs: Any) -> None:
+    from chalicelib.adapters.sqs import SqsDeadLetters
+
+    url = sqs.create_queue(QueueName=f"dead-{uuid.uuid4().hex}")["QueueUrl"]
+    SqsDeadLetters(url).put("{", ["The message is not JSON.", "x" * 9_999])
+
+    (message,) = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"])["Messages"]
+    assert message["Body"] == "{"
+    reasons = message["MessageAttributes"]["reasons"]["StringValue"]
+    assert reasons.startswith("The message is not JSON.\nxxx")
+    assert len(reasons) == 4_000

@@ -6,18 +6,19 @@ import io
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import boto3
 import pytest
 import urllib3
 
-from chalicelib.adapters.s3 import S3Sources
+from chalicelib.adapters.s3 import S3KeptLogs, S3Sources
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Source
-from chalicelib.errors import NotFound
-from chalicelib.ports import Offer, Sources
+from chalicelib.errors import NoLog, NotFound
+from chalicelib.ports import KeptLogs, Offer, Sources
 from tests.factories import NOW, make_build, make_project
-from tests.fakes import Clock, FakeSources
+from tests.fakes import Clock, FakeKeptLogs, FakeSources
 
 LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
 
@@ -59,6 +60,16 @@ def place(request: pytest.FixtureRequest) -> Place:
         }
 
     return Place(S3Sources(bucket), upload, staged)
+
+
+@pytest.fixture(params=["fake", "S3"])
+def kept_logs(request: pytest.FixtureRequest) -> KeptLogs:
+    if request.param == "fake":
+        return FakeKeptLogs()
+    request.getfixturevalue("on_aws")
+    bucket = f"logs-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return S3KeptLogs(bucket)
 
 
 def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
@@ -104,3 +115,49 @@ def test_an_offer_is_for_one_project(place: Place) -> None:
     place.upload(offer, b"packed")
     with pytest.raises(NotFound):
         place.sources.received(make_project(name="other"), offer.id)
+
+
+def test_what_belongs_to_a_build_is_discarded_with_it(place: Place) -> None:
+    place.sources.stage(make_build(), "FROM x\n")
+    for _ in range(2):
+        place.sources.discard(make_build())
+    with pytest.raises(KeyError):
+        place.staged(make_build().uuid)
+
+
+def test_archives_kept_before_a_time_are_stale_until_dropped(place: Place) -> None:
+    for sha256 in ("ab1", "ab2", "cd1"):
+        place.sources.keep(io.BytesIO(b"packed"), sha256, LISTING)
+    future, past = datetime(2100, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
+
+    assert place.sources.stale(future, "ab", 10) == ["ab1", "ab2"]
+    assert place.sources.stale(future, "ab", 1) == ["ab1"]
+    assert place.sources.stale(past, "ab", 10) == []
+    for _ in range(2):
+        place.sources.drop("ab1")
+    assert place.sources.stale(future, "ab", 10) == ["ab2"]
+    with pytest.raises(NotFound):
+        place.sources.open("ab1")
+
+
+def test_a_kept_log_is_read_by_bytes(kept_logs: KeptLogs) -> None:
+    build = make_build()
+    with pytest.raises(NoLog):
+        kept_logs.read(build, 0, 10)
+    kept_logs.keep(build, "older")
+    kept_logs.keep(build, "naïve")
+    assert kept_logs.read(build, 0, 100) == "naïve".encode()
+    assert kept_logs.read(build, 1, 2) == b"a\xc3"
+    assert kept_logs.url(build)
+
+
+def test_links_work_without_credentials(on_aws: None) -> None:
+    bucket = f"links-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
+    sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
+    logs.keep(make_build(), "a line\n")
+
+    answer = urllib3.request("GET", logs.url(make_build()))
+    assert (answer.data, answer.headers["Content-Type"]) == (b"a line\n", "text/plain; charset=utf-8")
+    assert urllib3.request("GET", sources.url("ab")).data == b"packed"

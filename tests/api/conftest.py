@@ -29,7 +29,14 @@ class Api:
     services: FakeServices
 
     def __call__(
-        self, method: str, path: str, fields: Any = None, *, as_: str | None = "ada", **headers: str
+        self,
+        method: str,
+        path: str,
+        fields: Any = None,
+        *,
+        as_: str | None = "ada",
+        root: str | None = None,
+        **headers: str,
     ) -> Answer:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if as_ is not None:
@@ -37,7 +44,7 @@ class Api:
         if fields is not None:
             sent.setdefault("Content-Type", "application/json")
         body = fields if isinstance(fields, bytes) else b"" if fields is None else json.dumps(fields).encode()
-        answer = Client(app).http.request(method, f"/api/v1{path}", sent, body)
+        answer = Client(app).http.request(method, f"{'/api/v1' if root is None else root}{path}", sent, body)
         text = answer.body.decode()
         is_json = answer.headers.get("Content-Type") == "application/json" and text
         return Answer(answer.status_code, answer.headers, json.loads(text) if is_json else text)

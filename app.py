@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
@@ -386,8 +387,8 @@ def on_codebuild_event(event: Any) -> None:
 
 @app.schedule("rate(1 minute)")
 def reconcile(event: Any) -> None:
-    """The net under lost messages and events."""
-    upkeep.reconcile(wiring.services())
+    """The net under lost messages and events, and the eyes on builds of which no events tell."""
+    upkeep.tick(wiring.services(), time.sleep)
 
 
 @app.schedule("rate(5 minutes)")

@@ -172,8 +172,8 @@ class Accounts(Protocol):
 class BuildQueue(Protocol):
     """Announces that a build needs attention; what kind, its record says."""
 
-    def announce(self, key: BuildKey) -> None:
-        """At least once, soon, in any order."""
+    def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
+        """At least once, in any order, soon or soon after so many seconds (at most 900)."""
 
 
 class DeadLetters(Protocol):
@@ -207,6 +207,9 @@ class Sources(Protocol):
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
         """Lays out what the build's executor fetches: Dockerfile and code.tar.gz. Idempotent."""
+
+    def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Where these files of a staged build can be read without a login, for an hour at most."""
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         """Leave for one upload into `project` of at most `max_bytes`."""
@@ -252,6 +255,10 @@ class Executor(Protocol):
     @property
     def replay_seconds(self) -> int:
         """How long a repeated `submit` of one attempt is safe."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether events tell of changes; else builds have to be watched."""
 
     def find(self, build: Build) -> str | None:
         """The handle of the build's current attempt when it was started since `build.submitting_at`."""

@@ -5,7 +5,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EksSettings:
+    """A cluster that runs builds. Each is SLIPWAY_EKS_<NAME> in the environment."""
+
+    cluster: str  # its name in EKS; without it there is none
+    endpoint: str = ""  # of its API; else EKS is asked
+    certificate: str = ""  # of its authority, PEM in base64; else EKS is asked
+    namespace: str = "slipway-builds"
+    profile: str = "userns"  # or rootless
+    image: str = ""  # BuildKit's, by digest; else the profile's from Docker Hub
+    cache_repository: str = ""  # where layers are cached, with tags that can be moved; else nowhere
+    registry_role: str = ""  # whose rights, narrowed to one repository, a build's login has (ECR)
+    log_group: str = ""  # else Container Insights' of the cluster
+    node_selector: Mapping[str, str] = field(default_factory=dict)  # of all builds: `key=value,…`
+    node_keys: tuple[str, ...] = ()  # keys that specs may use in node_selector and tolerations: `key,…`
+
+    def __post_init__(self) -> None:
+        if self.profile not in ("userns", "rootless"):
+            raise ValueError(f"SLIPWAY_EKS_PROFILE is {self.profile}; expected userns or rootless.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +40,9 @@ class Settings:
     registry: str  # where images go: host[:port][/prefix]
     registry_kind: str  # ecr | plain (http, no login: only for one machine)
     backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
-    eks_cluster: str = ""  # the EKS cluster that runs builds as well; empty: none does
+    eks: EksSettings | None = None  # the cluster that runs builds as well
+    watch_every_seconds: int = 10  # builds of which no events tell, while a tick lasts
+    watch_seconds: int = 55  # how long a tick lasts that has such builds to watch; schedules come each minute
     automation_user: str = ""  # who requests of the queue act as; without one they wait
     api_prefix: str = "/api/v1"  # "/v1" where the API stage is called `api`
     build_timeout_minutes: int = 60  # CodeBuild takes 5 to 2160
@@ -40,7 +64,7 @@ class Settings:
     @property
     def executors(self) -> tuple[str, ...]:
         """Where builds can run here."""
-        return ("codebuild", "eks") if self.eks_cluster else ("codebuild",)
+        return ("codebuild", "eks") if self.eks else ("codebuild",)
 
 
 _REQUIRED = {
@@ -61,9 +85,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     if missing:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
     values: dict[str, str | int] = {name: environment[variable] for name, variable in _REQUIRED.items()}
-    for name in ("backend", "eks_cluster"):
-        if text := environment.get(f"SLIPWAY_{name.upper()}"):
-            values[name] = text
+    if backend := environment.get("SLIPWAY_BACKEND"):
+        values["backend"] = backend
     for name in (
         "max_inline_upload_bytes",
         "build_timeout_minutes",
@@ -71,6 +94,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         "look_again_seconds",
         "token_lifetime_days",
         "purge_after_days",
+        "watch_every_seconds",
+        "watch_seconds",
     ):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = int(text)
@@ -78,7 +103,22 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = text
     values["api_prefix"] = api_prefix(environment)
-    return Settings(**values)  # type: ignore[arg-type]
+    return Settings(eks=_eks(environment), **values)  # type: ignore[arg-type]
+
+
+def _eks(environment: Mapping[str, str]) -> EksSettings | None:
+    given: dict[str, Any] = {
+        name: text
+        for name in EksSettings.__dataclass_fields__
+        if (text := environment.get(f"SLIPWAY_EKS_{name.upper()}"))
+    }
+    if "cluster" not in given:
+        return None
+    if keys := given.get("node_keys"):
+        given["node_keys"] = tuple(key.strip() for key in keys.split(","))
+    if selector := given.get("node_selector"):
+        given["node_selector"] = dict(pair.strip().split("=", 1) for pair in selector.split(","))
+    return EksSettings(**given)
 
 
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:

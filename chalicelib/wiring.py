@@ -70,7 +70,7 @@ class AwsServices:
 
     @cached_property
     def executors(self) -> Mapping[str, Executor]:
-        return _Executors(self.settings)
+        return _Executors(self)
 
     @cached_property
     def registry(self) -> Registry:
@@ -92,22 +92,46 @@ class AwsServices:
 class _Executors(dict[str, Executor]):
     """Each made when first asked for."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, services: Services) -> None:
         super().__init__()
-        self._settings = settings
+        self._services = services
 
     def __missing__(self, name: str) -> Executor:
-        if name != CODEBUILD:
+        settings = self._services.settings
+        if name not in settings.executors:
             raise KeyError(name)
+        self[name] = executor = self._codebuild(settings) if name == CODEBUILD else self._eks(settings)
+        return executor
+
+    def _codebuild(self, settings: Settings) -> Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
-        self[name] = executor = CodeBuildExecutor(
-            self._settings.codebuild_project,
-            self._settings.bucket,
-            self._settings.queue_timeout_minutes,
-            self._settings.build_timeout_minutes,
+        return CodeBuildExecutor(
+            settings.codebuild_project,
+            settings.bucket,
+            settings.queue_timeout_minutes,
+            settings.build_timeout_minutes,
         )
-        return executor
+
+    def _eks(self, settings: Settings) -> Executor:
+        from chalicelib.adapters.eks import EksExecutor
+        from chalicelib.adapters.kubernetes import KubernetesApi
+        from chalicelib.adapters.registry import EcrLogin
+
+        eks = settings.eks
+        assert eks is not None, "it is among `executors`"
+        insecure = settings.registry_kind == "plain"
+        login = EcrLogin(eks.registry_role, eks.cache_repository)
+        return EksExecutor(
+            KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
+            eks,
+            self._services.sources,
+            (lambda image: None) if insecure else login.docker_config,
+            insecure=insecure,
+            queue_minutes=settings.queue_timeout_minutes,
+            build_minutes=settings.build_timeout_minutes,
+            now=self._services.now,
+        )
 
 
 _services: Services = AwsServices()

@@ -300,12 +300,13 @@ class FakeAccounts:
 class FakeBuildQueue:
     def __init__(self) -> None:
         self.announced: list[BuildKey] = []
+        self.later: list[BuildKey] = []  # announced with a delay
         self.is_down = False
 
-    def announce(self, key: BuildKey) -> None:
+    def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
         if self.is_down:
             raise Unavailable("The queue did not answer.")
-        self.announced.append(key)
+        (self.later if after_seconds else self.announced).append(key)
 
     def take(self) -> list[BuildKey]:
         """All messages; they are no longer announced then."""
@@ -358,6 +359,9 @@ class FakeSources:
     def stage(self, build: Build, dockerfile: str | None) -> None:
         code = self._kept(build.source.code_sha256)[0] if build.source and build.source.code_sha256 else None
         self.staged[build.uuid] = (dockerfile, code)
+
+    def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
+        return {name: f"https://storage.test/{build_uuid}/{name}" for name in names}
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         offer_id = uuid.uuid4().hex
@@ -425,8 +429,8 @@ class FakeExecutor:
 
     replay_seconds = 240
 
-    def __init__(self, clock: Clock, sources: FakeSources) -> None:
-        self._clock, self._sources = clock, sources
+    def __init__(self, clock: Clock, sources: FakeSources, tells: bool = True) -> None:
+        self._clock, self._sources, self.tells = clock, sources, tells
         self.runs: dict[str, Run] = {}
         self.stopped: list[str] = []
         self.fail_next: deque[Exception] = deque()  # raised by `submit` instead of starting anything
@@ -558,7 +562,7 @@ class FakeServices:
         self.sources = FakeSources(self.clock)
         self.kept_logs = FakeKeptLogs()
         self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
-        self.eks = FakeExecutor(self.clock, self.sources)
+        self.eks = FakeExecutor(self.clock, self.sources, tells=False)
         self.executors = {CODEBUILD: self.executor, EKS: self.eks}
         self.registry = FakeRegistry()
         self.logs = FakeLogs()

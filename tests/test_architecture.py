@@ -25,7 +25,12 @@ ALLOWED = {
         "chalicelib.ports",
         "chalicelib.errors",
     ),
-    "chalicelib.adapters": ("chalicelib.domain", "chalicelib.ports", "chalicelib.errors"),
+    "chalicelib.adapters": (
+        "chalicelib.domain",
+        "chalicelib.ports",
+        "chalicelib.errors",
+        "chalicelib.settings",
+    ),
     "chalicelib.serializers": (
         "chalicelib.domain",
         "chalicelib.errors",

@@ -88,6 +88,7 @@ def build_id_of_event(event: Mapping[str, Any]) -> str:
 class CodeBuildExecutor:
     """`Executor` on CodeBuild; a handle is a CodeBuild id (`project:uuid`)."""
 
+    tells = True
     replay_seconds = 240  # CodeBuild keeps idempotency tokens for 300
 
     def __init__(self, project: str, bucket: str, queue_minutes: int, build_minutes: int) -> None:

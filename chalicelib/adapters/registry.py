@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import urllib3
@@ -85,6 +86,69 @@ class EcrRegistry(PlainRegistry):
             raise Unavailable("ECR did not answer.") from exc
         assert base64.b64decode(token).startswith(b"AWS:")
         return {"Authorization": f"Basic {token}"}
+
+
+class EcrLogin:
+    """Makes logins that may push to one repository (and use one cache), whatever else the role may do."""
+
+    def __init__(self, role: str, cache_repository: str = "") -> None:
+        self._role, self._cache_repository = role, cache_repository
+
+    def docker_config(self, image: str) -> str:
+        """Docker's configuration (config.json) with a login for the repository of `image`, good for up to
+        12 hours. Raises Unavailable."""
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        host, _, _ = _parts(image)
+        policy = login_policy(image, self._cache_repository)
+        try:
+            lent = boto3.client("sts").assume_role(
+                RoleArn=self._role, RoleSessionName="slipway-build", Policy=policy, DurationSeconds=3600
+            )["Credentials"]
+            ecr = boto3.client(
+                "ecr",
+                aws_access_key_id=lent["AccessKeyId"],
+                aws_secret_access_key=lent["SecretAccessKey"],
+                aws_session_token=lent["SessionToken"],
+            )
+            token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+        except (BotoCoreError, ClientError) as exc:
+            raise Unavailable("ECR gave no login for the build.") from exc
+        return json.dumps({"auths": {host: {"auth": token}}})
+
+
+def login_policy(image: str, cache_repository: str = "") -> str:
+    """What a session may do that is narrowed to one repository: an IAM policy as JSON."""
+    repositories = [name for name in (image.rpartition(":")[0], cache_repository) if name]
+    use = [f"ecr:{action}" for action in _USE]
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+                {"Effect": "Allow", "Action": use, "Resource": [_arn(name) for name in repositories]},
+            ],
+        }
+    )
+
+
+_USE = (
+    "BatchCheckLayerAvailability",
+    "BatchGetImage",
+    "GetDownloadUrlForLayer",
+    "InitiateLayerUpload",
+    "UploadLayerPart",
+    "CompleteLayerUpload",
+    "PutImage",
+)
+
+
+def _arn(repository: str) -> str:
+    """The ARN of `<account>.dkr.ecr.<region>.amazonaws.com/<name>`."""
+    host, _, name = repository.partition("/")
+    account, _, _, region, *_ = host.split(".")
+    return f"arn:aws:ecr:{region}:{account}:repository/{name}"
 
 
 def _parts(image: str) -> tuple[str, str, str]:

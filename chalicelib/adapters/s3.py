@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
@@ -27,6 +27,7 @@ from chalicelib.ports import Offer
 
 OFFER_SECONDS = 900
 LINK_SECONDS = 60
+SOURCE_LINK_SECONDS = 3600  # for executors that fetch a staged source when they get to it
 _MISSING = ("NoSuchKey", "404", "NotFound")
 
 
@@ -61,6 +62,14 @@ class S3Sources:
                 self._s3.copy_object(Bucket=self._bucket, Key=f"{folder}code.tar.gz", CopySource=archive)
             body = (dockerfile or "").encode()
             self._s3.put_object(Bucket=self._bucket, Key=f"{folder}Dockerfile", Body=body)
+
+    def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
+        def link(name: str) -> str:
+            place = {"Bucket": self._bucket, "Key": f"builds/{build_uuid}/{name}"}
+            return str(self._s3.generate_presigned_url("get_object", place, ExpiresIn=SOURCE_LINK_SECONDS))
+
+        with _translated():
+            return {name: link(name) for name in names}
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         offer_id = uuid.uuid4().hex

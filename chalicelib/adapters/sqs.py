@@ -21,9 +21,9 @@ class SqsBuildQueue:
         self._url = url
         self._sqs: Any = boto3.client("sqs")
 
-    def announce(self, key: BuildKey) -> None:
+    def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
         try:
-            self._sqs.send_message(QueueUrl=self._url, MessageBody=str(key))
+            self._sqs.send_message(QueueUrl=self._url, MessageBody=str(key), DelaySeconds=after_seconds)
         except (BotoCoreError, ClientError) as exc:
             raise Unavailable("The queue did not answer.") from exc
 

@@ -10,6 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from chalicelib.domain.placement import Placement
+
 # A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
 MAX_TEXTS_BYTES = 300_000
 MAX_DOCKERFILE_BYTES = 65_536
@@ -138,6 +140,7 @@ class Build:
     nocache: bool = False
     node_scheduled: str | None = None
     resources: dict[str, Any] | None = None
+    placement: Placement | None = None  # what its pod has beside, where it gets one
     commit: str | None = None
     source: Source | None = None  # the code that goes into the image; None for an image without code
     executor: str = CODEBUILD  # where it runs: chosen at creation, from `backend` and what is offered

@@ -38,6 +38,8 @@ _NEXT: dict[Status, frozenset[Status]] = {
 _STARTED = frozenset({S.BUILDING, S.SCHEDULED, S.RUNNING})
 # How far a build has come within one attempt; an executor's view never leads backwards.
 _RANK = {S.SCHEDULED: 1, S.BUILDING: 2, S.RUNNING: 3}
+_TROUBLES = frozenset({S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN})
+_KEPT_FOR_STEPS = 10  # places in the history that trouble must leave
 
 
 class Outcome(StrEnum):
@@ -60,6 +62,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps an attempt from going on and may yet pass: unschedulable, warning or unknown."""
+
+    status: Status
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What an executor says of one attempt: everything since its start, so that one is enough.
 
@@ -74,6 +84,8 @@ class Observation:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None  # the executor's own words about the end
+    says_why: bool = False  # they say it better than the log could
+    trouble: Trouble | None = None  # at the time of asking
 
 
 def may_follow(last: Status, status: Status) -> bool:
@@ -188,11 +200,32 @@ def follow(
         return None  # without a claim, the attempt is over: the next one counts
     new = replace(build, handle=build.handle or seen.handle, log=seen.log or build.log)
     for step in seen.steps:
-        if _RANK[step.status] > _RANK.get(new.last_status, 0) and may_follow(new.last_status, step.status):
+        if _RANK[step.status] > _reached(new, build.handle is not None) and may_follow(
+            new.last_status, step.status
+        ):
             new = advance(new, step.status, now, at=step.at)
     if seen.outcome is not None:
         new = _end(new, seen, now, digest, reason)
+    elif seen.trouble is not None:
+        new = _troubled(new, seen.trouble, now)
     return None if new == build else new
+
+
+def _reached(build: Build, is_noted: bool) -> int:
+    """How far the attempt has come; trouble on its way does not lead back. Before its handle is noted,
+    a warning belongs to the attempt before."""
+    if not is_noted or build.last_status not in _TROUBLES:
+        return _RANK.get(build.last_status, 0)
+    before = [entry.status for entry in build.history if entry.status not in _TROUBLES]
+    return _RANK.get(before[-1], 0)
+
+
+def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
+    """Trouble is told when it begins or changes its kind; its words may change with every look."""
+    room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _KEPT_FOR_STEPS
+    if build.last_status is trouble.status or not may_follow(build.last_status, trouble.status) or not room:
+        return build
+    return advance(build, trouble.status, now, message=trouble.message)
 
 
 def _end(build: Build, seen: Observation, now: datetime, digest: str | None, reason: str | None) -> Build:
@@ -213,7 +246,8 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
         case Outcome.GONE if build.stop_requested_at:
             return end(Status.STOPPED, _why_stopped(build))
         case Outcome.GONE:
-            return end(Status.FAILED, "The build disappeared from where it was running.")
+            words = seen.reason or "The build disappeared from where it was running."
+            return end(Status.FAILED, words)
         case Outcome.FAULT if not build.stop_requested_at and not _was_warned(build):
             warned = end(Status.WARNING, seen.reason or "The build service had a fault; trying once more.")
             return replace(warned, submitting_at=None, handle=None, look_at=now)

@@ -24,6 +24,7 @@ from chalicelib.domain.build import (
     may_read,
     may_write,
 )
+from chalicelib.domain.placement import Placement, placement
 from chalicelib.domain.spec import (
     Spec,
     checked_tags,
@@ -98,6 +99,7 @@ def create(
             is_managed=wish.is_managed,
             nocache=wish.spec is not None and wish.spec.nocache,
             resources=wish.spec.resources if wish.spec else None,
+            placement=_placement(services, wish, executor),
             commit=commit if wish.is_managed else None,
             source=source,
             on_behalf_of=on_behalf_of,
@@ -357,6 +359,13 @@ def _executor(services: Services, wish: _Wish) -> str:
     if wish.backend not in offered:
         raise Invalid([f"Nothing runs on `{wish.backend}` here; `backend` may be {' or '.join(offered)}."])
     return wish.backend
+
+
+def _placement(services: Services, wish: _Wish, executor: str) -> Placement | None:
+    """What the spec's environment asks of the pod, where the build gets one. Raises Invalid."""
+    if executor != EKS or wish.spec is None or services.settings.eks is None:
+        return None
+    return placement(wish.spec.document.get("environment") or {}, services.settings.eks.node_keys)
 
 
 def _field_faults(

@@ -20,6 +20,7 @@ from chalicelib.usecases.builds import request_stop
 
 ATTEMPTS = 8
 WAIT_WHEN_BUSY_SECONDS = 30  # until a schedule asks the executor again
+UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
 
 def attend(services: Services, key: BuildKey) -> None:
@@ -61,7 +62,7 @@ def record(services: Services, seen: Observation) -> None:
         if seen.attempt == build.attempt:
             if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
                 digest = services.registry.digest(build.image)
-            elif seen.outcome is Outcome.FAILED:
+            elif seen.outcome is Outcome.FAILED and not seen.says_why:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, now, digest=digest, reason=reason)
         if new is None:
@@ -74,6 +75,15 @@ def record(services: Services, seen: Observation) -> None:
             services.queue.announce(key)
         return
     raise Conflict(f"Build {key} kept changing while it was being recorded.")
+
+
+def next_look(services: Services, build: Build) -> datetime:
+    """When somebody must look at a build that runs: at the next tick where no events tell of changes."""
+    settings = services.settings
+    tells = services.executors[build.executor].tells
+    return services.now() + timedelta(
+        seconds=settings.look_again_seconds if tells else settings.watch_every_seconds
+    )
 
 
 def _submit(services: Services, key: BuildKey) -> None:
@@ -142,12 +152,14 @@ def _note(services: Services, claimed: Build, handle: str) -> None:
         if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
             return
         now = services.now()
-        look_at = now + timedelta(seconds=services.settings.look_again_seconds)
         try:
-            services.store.save(lifecycle.submitted(build, handle, now, look_at))
-            return
+            services.store.save(lifecycle.submitted(build, handle, now, next_look(services, build)))
         except Conflict:
             continue
+        if not services.executors[build.executor].tells:
+            for seconds in UNTIL_WATCHED_SECONDS:
+                services.queue.announce(build.key, after_seconds=seconds)
+        return
     raise Conflict(f"The handle of build {claimed.key} could not be stored.")
 
 

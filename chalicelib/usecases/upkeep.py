@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -18,6 +18,19 @@ from chalicelib.usecases import execution, logs
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
 OBSERVED_AT_ONCE = 100
+
+
+def tick(services: Services, sleep: Callable[[float], None]) -> None:
+    """`reconcile`, and where builds run of which no events tell, again every few seconds for as long as
+    any is due soon, until the next tick takes over."""
+    every = timedelta(seconds=services.settings.watch_every_seconds)
+    until = services.now() + timedelta(seconds=services.settings.watch_seconds)
+    reconcile(services)
+    while services.settings.eks and (now := services.now()) + every <= until:
+        if not services.store.due(now + every, limit=1):
+            return
+        sleep(every.total_seconds())
+        reconcile(services)
 
 
 def reconcile(services: Services) -> int:
@@ -40,10 +53,13 @@ def reconcile(services: Services) -> int:
                 continue
             if _given_up(services, build):
                 continue
-            if build.handle is None or build.stop_requested_at is not None or _is_hidden(services, build):
+            is_wanted = build.stop_requested_at is None
+            if build.handle is None or (is_wanted and _is_hidden(services, build)):
                 execution.attend(services, build.key)
-            else:
-                running.append(build)
+                continue
+            if not is_wanted:
+                services.executors[build.executor].stop(build.handle)
+            running.append(build)
     for executor, group in _by_executor(running).items():
         for start in range(0, len(group), OBSERVED_AT_ONCE):
             _compare(services, executor, group[start : start + OBSERVED_AT_ONCE])
@@ -83,8 +99,7 @@ def _look_again(services: Services, seen: Build) -> None:
     now = services.now()
     if build is None or build.look_at is None or build.look_at > now:
         return
-    later = now + timedelta(seconds=services.settings.look_again_seconds)
-    services.store.save(replace(build, look_at=later))
+    services.store.save(replace(build, look_at=execution.next_look(services, build)))
 
 
 def _is_hidden(services: Services, build: Build) -> bool:

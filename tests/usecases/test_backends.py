@@ -10,11 +10,12 @@ import pytest
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Invalid
+from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import SETTINGS, SPEC, make_project, make_user
 from tests.fakes import FakeServices
 
-WITH_EKS = replace(SETTINGS, eks_cluster="lab")
+WITH_EKS = replace(SETTINGS, eks=EksSettings("lab"))
 
 
 def serving(**changes: Any) -> FakeServices:
@@ -49,7 +50,7 @@ def test_a_build_runs_where_its_backend_says_else_where_all_do(
 
 
 def test_a_backend_that_is_not_offered_is_refused() -> None:
-    services = serving(eks_cluster="")
+    services = serving(eks=None)
     with pytest.raises(Invalid) as refusal:
         create(services, "eks")
     assert refusal.value.sentences() == ["Nothing runs on `eks` here; `backend` may be codebuild."]
@@ -57,7 +58,7 @@ def test_a_backend_that_is_not_offered_is_refused() -> None:
 
 
 def test_a_build_that_runs_elsewhere_may_say_anything() -> None:
-    services = serving(eks_cluster="")
+    services = serving(eks=None)
     assert services.store.builds[create(services, "eks", is_managed=False)].backend == "eks"
 
 

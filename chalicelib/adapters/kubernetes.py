@@ -1,0 +1,141 @@
+"""The Kubernetes API of an EKS cluster, over plain HTTP: a client of a hundred lines instead of 126 MB."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import boto3
+import urllib3
+from botocore.auth import SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chalicelib.errors import Unavailable
+
+TOKEN_SECONDS = 540  # EKS takes one for 15 minutes
+TRIES = 3
+_TIMEOUT = urllib3.Timeout(connect=2, read=10)
+_AGAIN = (429, 500, 502, 503, 504)
+
+
+def bearer_token(session: Any, cluster: str, region: str) -> str:
+    """What EKS takes for a proof of who we are: a presigned request to STS that names the cluster."""
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise Unavailable("There are no AWS credentials to reach the cluster with.")
+    url = f"https://sts.{region}.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15"
+    request = AWSRequest("GET", url, headers={"x-k8s-aws-id": cluster})
+    SigV4QueryAuth(credentials.get_frozen_credentials(), "sts", region, expires=60).add_auth(request)
+    return "k8s-aws-v1." + base64.urlsafe_b64encode(request.url.encode()).decode().rstrip("=")
+
+
+class KubernetesApi:
+    """One cluster. Endpoint and certificate authority (PEM in base64) are asked of EKS where not given."""
+
+    def __init__(
+        self,
+        cluster: str,
+        endpoint: str = "",
+        certificate: str = "",
+        *,
+        token: Callable[[], str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._cluster, self._endpoint, self._certificate = cluster, endpoint, certificate
+        self._clock, self._sleep = clock, sleep
+        self._make_token = token or self._sign
+        self._token, self._token_until = "", 0.0
+        self._http: urllib3.PoolManager | None = None
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and body of the answer, whatever the status. Raises Unavailable without one.
+
+        Every call may be repeated here: objects have names, so that what a lost answer hid is answered by
+        409 or 404 the next time.
+        """
+        http = self._connected()
+        url = self._endpoint + path + (f"?{urlencode(query)}" if query else "")
+        refused = False
+        for attempt in range(1, TRIES + 1):
+            is_last = attempt == TRIES
+            try:
+                answer = http.request(
+                    method,
+                    url,
+                    body=json.dumps(body).encode() if body is not None else None,
+                    headers=self._headers(method),
+                    retries=False,
+                )
+            except urllib3.exceptions.HTTPError as exc:
+                if is_last:
+                    raise Unavailable("The cluster did not answer.") from exc
+                self._sleep(0.2 * attempt)
+                continue
+            if answer.status == 401 and not refused:
+                self._token, refused = "", True  # it may have expired; a fresh one is refused for good
+                continue
+            if answer.status in _AGAIN and not is_last:
+                self._sleep(_pause(answer.headers.get("Retry-After"), attempt))
+                continue
+            return answer.status, _parsed(answer.data)
+        raise Unavailable("The cluster does not take our token.")
+
+    def _headers(self, method: str) -> dict[str, str]:
+        now = self._clock()
+        if not self._token or now >= self._token_until:
+            self._token, self._token_until = self._make_token(), now + TOKEN_SECONDS
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        return {
+            "Authorization": f"Bearer {self._token}",
+            "Content-Type": kind,
+            "Accept": "application/json",
+        }
+
+    def _connected(self) -> urllib3.PoolManager:
+        if self._http is None:
+            if not self._endpoint:
+                self._endpoint, self._certificate = _described(self._cluster)
+            context = ssl.create_default_context(
+                cadata=base64.b64decode(self._certificate).decode() if self._certificate else None
+            )
+            self._http = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT)
+        return self._http
+
+    def _sign(self) -> str:
+        session = boto3.Session()
+        return bearer_token(session, self._cluster, session.region_name)
+
+
+def _described(cluster: str) -> tuple[str, str]:
+    """Endpoint and certificate authority as EKS has them."""
+    try:
+        found = boto3.client("eks").describe_cluster(name=cluster)["cluster"]
+    except (ClientError, BotoCoreError) as exc:
+        raise Unavailable(f"EKS does not tell where the cluster {cluster} is.") from exc
+    return found["endpoint"], found["certificateAuthority"]["data"]
+
+
+def _pause(retry_after: str | None, attempt: int) -> float:
+    wanted = float(retry_after) if retry_after and retry_after.isdigit() else 0.2 * attempt
+    return min(wanted, 2.0)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data or b"{}")
+    except ValueError:
+        return {"message": data[:200].decode(errors="replace")}
+    return parsed if isinstance(parsed, dict) else {"message": str(parsed)[:200]}

@@ -1,0 +1,149 @@
+"""What a spec's `environment` may say about the pod of a build on a cluster that is shared.
+
+Labels and annotations get a prefix of their own, so that they cannot be taken for anybody else's; nodes
+are chosen by keys that the deployment allows; what would reach other people's secrets is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from chalicelib.errors import Invalid
+
+PREFIX = "user.slipway/"
+MAX_ENTRIES = 20
+MAX_ANNOTATION = 1_000  # characters; all of a pod's together may have 256 KB
+_IGNORED = ("max_restarts", "index")
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_OPERATORS = ("Exists", "Equal")
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What of it goes into the pod, as Kubernetes names it."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    node_selector: dict[str, str] = field(default_factory=dict)
+    tolerations: tuple[dict[str, str], ...] = ()
+
+
+def placement(environment: Mapping[str, Any], node_keys: Collection[str]) -> Placement | None:
+    """The Placement of an environment; None when it asks for nothing. `node_keys` are those that
+    selectors and tolerations may name. Raises Invalid with one sentence per fault."""
+    faults: list[str] = []
+
+    def check(name: str, rule: Callable[[str, Any], Any], default: Any) -> Any:
+        value = environment.get(name)
+        if not value:
+            return default
+        try:
+            return rule(f"environment.{name}", value)
+        except Invalid as fault:
+            faults.extend(fault.sentences())
+            return default
+
+    wanted = Placement(
+        labels=check("labels", _labels, {}),
+        annotations=check("annotations", _annotations, {}),
+        node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys), {}),
+        tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys), ()),
+    )
+    resources = environment.get("resources")
+    if isinstance(resources, Mapping):
+        faults += _resource_faults(resources)
+    understood = (*Placement.__slots__, "resources", *_IGNORED)
+    faults += [
+        f"`environment.{name}` is refused for builds on EKS."
+        for name, value in environment.items()
+        if name not in understood and value
+    ]
+    if faults:
+        raise Invalid(faults)
+    return None if wanted == Placement() else wanted
+
+
+def _resource_faults(resources: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for kind in ("gpu", "tpu"):
+        if any((resources.get(kind) or {}).values()):
+            faults.append(f"`environment.resources.{kind}`: builds on EKS have no {kind.upper()}s.")
+    for kind in ("cpu", "memory"):
+        amounts = resources.get(kind) or {}
+        if (amounts.get("limits") or 0) and (amounts.get("requests") or 0) > amounts["limits"]:
+            faults.append(f"`environment.resources.{kind}`: `requests` must not exceed `limits`.")
+    return faults
+
+
+def _labels(name: str, value: Any) -> dict[str, str]:
+    texts = _texts(name, value)
+    for text in texts.values():
+        if text and not _NAME.fullmatch(text):
+            _refuse(f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
+    return {PREFIX + key: text for key, text in texts.items()}
+
+
+def _annotations(name: str, value: Any) -> dict[str, str]:
+    texts = _texts(name, value)
+    if any(len(text) > MAX_ANNOTATION for text in texts.values()):
+        _refuse(f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
+    return {PREFIX + key: text for key, text in texts.items()}
+
+
+def _texts(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
+        _refuse(f"`{name}` must be a mapping of at most {MAX_ENTRIES} names to texts.")
+    for key, text in value.items():
+        if not isinstance(key, str) or not _NAME.fullmatch(key):
+            _refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
+        if not isinstance(text, str):
+            _refuse(f"`{name}.{key}` must be a text.")
+    return dict(value)
+
+
+def _selector(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        _refuse(f"`{name}` must be a mapping.")
+    for key, text in value.items():
+        _check_key(name, key, node_keys)
+        if not isinstance(text, str) or not _NAME.fullmatch(text):
+            _refuse(f"`{name}.{key}` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+    return dict(value)
+
+
+def _tolerations(name: str, value: Any, node_keys: Collection[str]) -> tuple[dict[str, str], ...]:
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        _refuse(f"`{name}` must be a list of at most {MAX_ENTRIES} tolerations.")
+    return tuple(_toleration(f"{name}[{i}]", each, node_keys) for i, each in enumerate(value))
+
+
+def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
+    if not isinstance(value, Mapping) or set(value) - {"key", "operator", "value", "effect"}:
+        _refuse(f"`{name}` may have `key`, `operator`, `value` and `effect`.")
+    kept = {part: text for part, text in value.items() if text is not None}
+    _check_key(name, kept.get("key"), node_keys)  # without a key it would tolerate everything
+    operator = kept.setdefault("operator", "Equal")
+    if operator not in _OPERATORS:
+        _refuse(f"`{name}.operator` must be one of {', '.join(_OPERATORS)}.")
+    if kept.get("effect", _EFFECTS[0]) not in _EFFECTS:
+        _refuse(f"`{name}.effect` must be one of {', '.join(_EFFECTS)}.")
+    text = kept.get("value", "")
+    if not isinstance(text, str) or (text and not _NAME.fullmatch(text)):
+        _refuse(f"`{name}.value` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+    if operator == "Exists" and text:
+        _refuse(f"`{name}.value` must be left out where `operator` is Exists.")
+    return kept
+
+
+def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:
+    if key not in node_keys:
+        allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
+        _refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise Invalid([sentence])

@@ -1,0 +1,298 @@
+"""Jobs and Secrets as they are described, before anything is sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chalicelib.adapters import eks
+from chalicelib.adapters.registry import login_policy
+from chalicelib.domain.build import Build, Source
+from chalicelib.domain.placement import placement
+from chalicelib.domain.spec import parse_content
+from chalicelib.settings import EksSettings
+from infra.local.kubernetes import refusal
+from tests.factories import SPEC, make_archive, make_claimed
+
+EXPECTED = Path(__file__).with_name("expected")
+LAB = EksSettings("lab", cache_repository="registry.test/cache", node_keys=("disk", "example.com/pool"))
+SCHEMAS = "1.33"
+
+
+def job(build: Build, eks_settings: EksSettings = LAB, *, insecure: bool = False) -> dict[str, Any]:
+    return eks.job_of(build, eks_settings, insecure=insecure, queue_minutes=30, build_minutes=60)
+
+
+def valid(described: dict[str, Any]) -> None:
+    """By the official schemas, and by what servers refuse beyond them."""
+    kubernetes_validate.validate(described, SCHEMAS, strict=True)
+    assert refusal(described) is None
+
+
+UPLOADED = make_claimed(
+    source=Source(code_sha256="ab" * 32, context="src"),
+    resources={"cpu": {"requests": 0.5, "limits": 2}, "memory": {"limits": 1024}},
+    placement=placement(
+        {
+            "labels": {"team": "vision"},
+            "annotations": {"why": "a demo, of labels!"},
+            "node_selector": {"disk": "ssd"},
+            "tolerations": [{"key": "example.com/pool", "operator": "Exists", "effect": "NoSchedule"}],
+        },
+        LAB.node_keys,
+    ),
+)
+CLONED = make_claimed(
+    number=2,
+    attempt=2,
+    nocache=True,
+    source=Source(git_url="https://git.test/a/b", git_revision="main", dockerfile="docker/Dockerfile"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("userns-upload", job(UPLOADED)),
+        ("rootless-git", job(CLONED, replace(LAB, profile="rootless", node_selector={"pool": "builds"}))),
+        (
+            "plain-registry",
+            job(make_claimed(), EksSettings("lab", image="mirror.test/buildkit"), insecure=True),
+        ),
+    ],
+)
+def test_the_whole_job(name: str, described: dict[str, Any]) -> None:
+    """A changed Job is a decision: look at the difference, then replace the file."""
+    # the scripts have tests of their own below
+    described = json.loads(json.dumps(described))
+    pod = described["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        container["command"][2] = "…"
+    file = EXPECTED / f"{name}.json"
+    if not file.exists():
+        file.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        pytest.fail(f"{file.name} was missing and is written now: read it.")
+    assert described == json.loads(file.read_text())
+
+
+def test_secrets_belong_to_the_job_and_hold_what_it_must_not_show() -> None:
+    made = job(UPLOADED)
+    made["metadata"]["uid"] = "11111111-2222-3333-4444-555555555555"
+    links = {"Dockerfile": "https://s3/D?sig=1", "code.tar.gz": "https://s3/c?sig=2"}
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": made["metadata"]["name"],
+        "uid": made["metadata"]["uid"],
+    }
+
+    source, registry = eks.secrets_of(made, links, '{"auths": {}}')
+
+    assert source["metadata"]["ownerReferences"] == registry["metadata"]["ownerReferences"] == [owner]
+    assert {name: base64.b64decode(value).decode() for name, value in source["data"].items()} == links
+    assert registry["type"] == "kubernetes.io/dockerconfigjson"
+    assert base64.b64decode(registry["data"][".dockerconfigjson"]) == b'{"auths": {}}'
+    for secret in (source, registry):
+        valid(secret)
+    assert "sig=" not in json.dumps(made)
+    assert len(eks.secrets_of(made, links, None)) == 1
+
+
+def test_nothing_in_a_pod_can_speak_to_the_cluster_or_to_aws() -> None:
+    for profile in ("userns", "rootless"):
+        pod = job(UPLOADED, replace(LAB, profile=profile))["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert "serviceAccountName" not in pod
+        assert "hostNetwork" not in pod
+        text = json.dumps(pod)
+        assert "hostPath" not in text
+        assert "AWS_" not in text
+
+
+def test_a_login_reaches_one_repository_and_the_cache() -> None:
+    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    policy = json.loads(login_policy(f"{host}/slipway/ada/vision-1:7", f"{host}/slipway-cache"))
+    everything, narrowed = policy["Statement"]
+    assert (everything["Action"], everything["Resource"]) == ("ecr:GetAuthorizationToken", "*")
+    assert narrowed["Resource"] == [
+        "arn:aws:ecr:eu-west-1:123456789012:repository/slipway/ada/vision-1",
+        "arn:aws:ecr:eu-west-1:123456789012:repository/slipway-cache",
+    ]
+    assert len(json.dumps(policy)) < 2048  # of a session policy
+
+
+@pytest.mark.parametrize(
+    ("wanted", "requests", "limits"),
+    [
+        (None, ("1", "2Gi"), (None, "4Gi")),
+        ({"cpu": {"requests": 0.25}}, ("250m", "2Gi"), (None, "4Gi")),
+        ({"cpu": {"limits": 0.5}}, ("500m", "2Gi"), ("500m", "4Gi")),
+        ({"cpu": {"requests": 2, "limits": 4.5}}, ("2", "2Gi"), ("4500m", "4Gi")),
+        ({"memory": {"requests": 8192}}, ("1", "8192Mi"), (None, "8192Mi")),
+        ({"memory": {"limits": 512}}, ("1", "512Mi"), (None, "512Mi")),
+        ({"memory": {"requests": 100.5, "limits": 200}}, ("1", "101Mi"), (None, "200Mi")),
+        ({"cpu": {"requests": 0}, "memory": {"limits": 0}}, ("1", "2Gi"), (None, "4Gi")),
+    ],
+)
+def test_amounts_become_quantities(wanted: Any, requests: Any, limits: Any) -> None:
+    made = eks.resources_of(wanted)
+    assert (made["requests"]["cpu"], made["requests"]["memory"]) == requests
+    assert (made["limits"].get("cpu"), made["limits"]["memory"]) == limits
+
+
+_amount = st.none() | st.integers(0, 10**6) | st.floats(0, 10**6)
+_amounts = st.fixed_dictionaries({"limits": _amount}) | st.fixed_dictionaries({"requests": _amount})
+_name = st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", fullmatch=True)
+_environments = st.fixed_dictionaries(
+    {},
+    optional={
+        "resources": st.fixed_dictionaries({}, optional={"cpu": _amounts, "memory": _amounts}),
+        "labels": st.dictionaries(_name, _name | st.just(""), max_size=3),
+        "annotations": st.dictionaries(_name, st.text(max_size=20), max_size=3),
+        "node_selector": st.dictionaries(st.sampled_from(LAB.node_keys), _name, max_size=2),
+        "tolerations": st.lists(
+            st.fixed_dictionaries(
+                {"key": st.sampled_from(LAB.node_keys), "value": _name},
+                optional={
+                    "effect": st.sampled_from(["NoSchedule", "NoExecute"]),
+                    "operator": st.just("Equal"),
+                },
+            ),
+            max_size=2,
+        ),
+    },
+)
+_sources = st.none() | st.builds(
+    Source,
+    code_sha256=st.just("ab" * 32),
+    context=st.none() | st.just("src/ü"),
+    dockerfile=st.none() | st.just("a b/Dockerfile"),
+)
+
+
+@settings(max_examples=60)
+@given(
+    _environments,
+    _sources,
+    st.sampled_from(["userns", "rootless"]),
+    st.booleans(),
+    st.integers(1, 9999),
+    st.booleans(),
+)
+def test_every_object_that_can_be_made_is_taken_by_a_server(
+    environment: dict[str, Any],
+    source: Source | None,
+    profile: str,
+    insecure: bool,
+    attempt: int,
+    nocache: bool,
+) -> None:
+    spec = parse_content({**SPEC, "environment": environment})
+    build = replace(
+        make_claimed(),
+        attempt=attempt,
+        nocache=nocache,
+        source=source,
+        resources=spec.resources,
+        placement=placement(environment, LAB.node_keys),
+    )
+    valid(job(build, replace(LAB, profile=profile), insecure=insecure))
+
+
+# The script of the first container, in the shell that BuildKit's image has. Links are files here.
+
+FAKE_WGET = 'wget() { cp "$4" "$3"; }\n'
+
+
+@pytest.fixture(params=["dash", "busybox"])
+def shell(request: pytest.FixtureRequest) -> list[str]:
+    found = shutil.which(request.param)
+    if found is None:
+        pytest.skip(f"{request.param} is not installed here")
+    return [found, "sh"] if request.param == "busybox" else [found]
+
+
+def fetched(
+    shell: list[str], folder: Path, files: dict[str, bytes], **variables: str
+) -> tuple[int, str, Path]:
+    work, links = folder / "work", folder / "links"
+    for made in (work, links):
+        made.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        (links / name).write_text(str(folder / name))
+    empty = dict.fromkeys(
+        ("SLIPWAY_GIT_URL", "SLIPWAY_GIT_REVISION", "SLIPWAY_CONTEXT", "SLIPWAY_DOCKERFILE"), ""
+    )
+    done = subprocess.run(
+        [*shell, "-c", FAKE_WGET + eks.fetch_script(), "fetch", *files],
+        cwd=work,
+        env={
+            **empty,
+            "PATH": "/usr/bin:/bin",
+            "SLIPWAY_LINKS": str(links),
+            "SLIPWAY_NONCE": "n",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout, work
+
+
+def test_code_is_laid_out_beside_its_dockerfile(shell: list[str], tmp_path: Path) -> None:
+    code = make_archive({"src/app.py": "print()", "src/setup.sh": "true", "README": "x"})
+    status, output, work = fetched(
+        shell, tmp_path, {"Dockerfile": b"FROM x\n", "code.tar.gz": code}, SLIPWAY_CONTEXT="src"
+    )
+    assert (status, output) == (0, "")
+    assert sorted(each.name for each in (work / "build").iterdir()) == ["app.py", "setup.sh"]
+    assert (work / "build" / "setup.sh").stat().st_mode & 0o100
+    assert (work / "Dockerfile").read_text() == "FROM x\n"
+
+
+def test_without_code_the_folder_is_empty_and_the_mark_goes(shell: list[str], tmp_path: Path) -> None:
+    status, _, work = fetched(shell, tmp_path, {"Dockerfile": b"FROM x\n#slipway-special-files\nRUN y\n"})
+    assert status == 0
+    assert list((work / "build").iterdir()) == []
+    assert (work / "Dockerfile").read_text() == "FROM x\nRUN y\n"
+
+
+def test_special_files_of_the_code_are_copied(shell: list[str], tmp_path: Path) -> None:
+    code = make_archive({"requirements.txt": "a", "setup.sh": "true"})
+    text = b"FROM x\n#slipway-special-files\nRUN y\n"
+    _, _, work = fetched(shell, tmp_path, {"Dockerfile": text, "code.tar.gz": code})
+    assert (work / "Dockerfile").read_text().splitlines() == [
+        "FROM x",
+        "COPY build/requirements.txt /code",
+        "COPY build/setup.sh /code",
+        "RUN y",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("SLIPWAY_CONTEXT", "nowhere", "ERROR: the code has no directory nowhere"),
+        ("SLIPWAY_DOCKERFILE", "a/Dockerfile", "ERROR: the code has no file a/Dockerfile"),
+    ],
+)
+def test_what_the_code_does_not_have_is_said(
+    shell: list[str], tmp_path: Path, variable: str, value: str, words: str
+) -> None:
+    files = {"Dockerfile": b"FROM x\n", "code.tar.gz": make_archive({"README": "x"})}
+    status, output, _ = fetched(shell, tmp_path, files, **{variable: value})
+    assert status != 0
+    assert output.strip() == words

@@ -20,7 +20,7 @@ MAX_MESSAGE = 256  # the API's column; longer is refused from outside and cut in
 MAX_TEXT_BYTES = 4096  # traceback, and details as JSON
 LAST_ENTRY_RESERVED = 1  # of the history, so that a build can always end
 GRACE = timedelta(minutes=10)
-LOG_SETTLES = timedelta(seconds=20)  # a log's last lines arrive after the last event
+LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
 
 S = Status

@@ -50,13 +50,13 @@ class Client:
         assert status == 200, body
         return body
 
-    def build(self, *steps: str, **more: Any) -> str:
+    def build(self, *steps: str, project: str = PROJECT, **more: Any) -> str:
         """Posts a build of these steps, which all run anew, and returns its path."""
         spec = {"version": 1, "kind": "build", "image": self.machine.base_image, "nocache": True}
         content = {**spec, "build_steps": list(steps), **more}
-        status, build = self.call("POST", f"{PROJECT}/builds/", {"content": json.dumps(content)})
+        status, build = self.call("POST", f"{project}/builds/", {"content": json.dumps(content)})
         assert status == 201, build
-        return f"{PROJECT}/builds/{build['id']}"
+        return f"{project}/builds/{build['id']}"
 
     def until(self, path: str, met: Callable[[Any], bool]) -> Any:
         """The build, as soon as it meets a condition."""

@@ -1,0 +1,186 @@
+"""Rubbish of every kind is a 4xx with a sentence; nothing is written, and nothing is a 500."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chalice.local import LambdaContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app import app
+from tests.api.conftest import Api
+from tests.factories import SPEC, make_archive
+
+BUILDS = "/ada/vision/builds"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+FIELDS = [
+    "name",
+    "content",
+    "config",
+    "tags",
+    "description",
+    "backend",
+    "is_managed",
+    "ttl",
+    "merge",
+    "email",
+]
+FIELDS += [
+    "username",
+    "git_url",
+    "status",
+    "message",
+    "details",
+    "created_at",
+    "commit",
+    "is_public",
+    "dockerfile",
+]
+WRITES = sorted(
+    (method, path.removeprefix("/api/v1"))
+    for path in app.routes
+    for method in app.routes[path]
+    if method in ("POST", "PUT", "PATCH") and path != "/healthz"
+)
+
+
+def deep(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "a", "dockerfile": "b"},
+        {"image": None},
+        {"image": "a b"},
+        {"image": "a\nRUN evil"},
+        {"image": "a\\"},
+        {"steps": []},
+        {"build_steps": "not a list"},
+        {"build_steps": ["a\nb"]},
+        {"build_steps": ["--mount=type=bind,target=/x ls"]},
+        {"build_steps": ["cat <<EOF"]},
+        {"env_vars": {"A": "b"}},
+        {"env_vars": [["A=1 B", "c"]]},
+        {"env_vars": [["A", "b\nUSER x"]]},
+        {"lang_env": "C\nRUN x"},
+        {"context": "../x"},
+        {"context": "/x"},
+        {"dockerfile": "../../etc/passwd", "image": None},
+        {"commit": "--upload-pack=x"},
+        {"version": 1.1},
+        {"version": "1"},
+        {"kind": "experiment"},
+        {"tags": ["x" * 65]},
+        {"environment": {"resources": {"cpu": {"requests": "500m"}}}},
+        {"environment": {"service_account": ["x"], "exotic": 1}},
+    ],
+    ids=str,
+)
+def test_specs_that_cannot_be_built(api: Api, change: dict[str, Any]) -> None:
+    before = api.services.written()
+    content = {key: value for key, value in {**SPEC, **change}.items() if value is not None}
+    answer = api("POST", BUILDS, {"content": json.dumps(content)})
+
+    assert answer.status == 400
+    assert all(isinstance(sentence, str) and sentence for sentence in answer.body)
+    assert api.services.written() == before
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b'"text"', 400),
+        (b"\xff\xfe", 400),
+        (b'{"content": NaN}', 400),
+        (b'{"content": "\\ud800"}', 400),
+        (deep(100_000).encode(), 400),
+        (b'{"content": "' + deep(3_000).encode() + b'"}', 400),
+        (b'{"ttl": 1' + b"0" * 5_000 + b', "is_managed": false}', 400),
+        (b'{"name": "a\\nb", "is_managed": false}', 400),
+        (b'{"description": "' + b"x" * 5_000 + b'", "is_managed": false}', 400),
+        (b'{"content": "' + b"x" * 300_000 + b'"}', 413),
+        (
+            b'{"content": "a: &a [x,x,x,x,x,x,x]\\nb: &b [*a,*a,*a,*a,*a,*a,*a]\\nc: [*b,*b,*b,*b]"}',
+            400,
+        ),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_bodies_that_cannot_be_taken(api: Api, body: bytes, status: int) -> None:
+    before = api.services.written()
+    answer = api("POST", BUILDS, body)
+
+    assert (answer.status, bool(answer.body)) == (status, True)
+    assert api.services.written() == before
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [b"", b"not gzip", make_archive({"a": "b"})[:-9], make_archive({"../a": "b"})],
+    ids=["empty", "no gzip", "cut", "outside"],
+)
+def test_archives_that_cannot_be_taken(api: Api, archive: bytes) -> None:
+    before = api.services.written()
+    for headers in (
+        {},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "multipart/form-data"},
+    ):
+        answer = api("PUT", "/ada/vision/repo/upload", archive, **headers)
+        assert answer.status == 400, answer
+        assert answer.body
+    assert api.services.written() == before
+
+
+def test_an_archive_beyond_what_a_request_carries_says_the_other_way(api: Api) -> None:
+    answer = api("PUT", "/ada/vision/repo/upload", b"x" * 4_500_001)
+    assert answer.status == 413
+    assert "/repo/upload/offers" in answer.body["detail"]
+
+
+@pytest.mark.parametrize("part", ["%2e%2e", "a%00b", "%ff", "a%2Fb", "x" * 200, "%F0%9F%9A%A2"])
+def test_odd_paths_name_nothing(api: Api, part: str) -> None:
+    for path in (
+        f"/ada/{part}",
+        f"/{part}/vision",
+        f"/ada/vision/builds/{part}",
+        f"/bookmarks/{part}/builds",
+    ):
+        assert api("GET", path).status == 404
+
+
+@pytest.mark.parametrize("route", WRITES, ids=" ".join)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=JSON | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
+def test_no_body_makes_the_service_fail(api: Api, route: tuple[str, str], body: Any) -> None:
+    method, pattern = route
+    values = {"owner": "ada", "project": "vision", "build_id": 1, "user": "ada", "offer_id": "x"}
+    path = pattern.format(**values)
+    api("POST", BUILDS, {"is_managed": False})
+    for as_ in ("root", "ada"):
+        assert api(method, path, json.dumps(body).encode(), as_=as_).status < 500
+
+
+def test_a_body_that_the_gateway_encoded(api: Api) -> None:
+    """API Gateway hands binary bodies over in base64."""
+    recorded = json.loads((Path(__file__).parents[1] / "events" / "upload.json").read_text())
+    recorded["body"] = base64.b64encode(make_archive({"a.txt": "b"})).decode()
+    answer = app(recorded, LambdaContext("api", 256, 28_000))
+
+    assert (answer["statusCode"], answer["body"]) == (200, "")
+    project = api.services.store.project("ada", "vision")
+    assert project is not None
+    assert project.code is not None

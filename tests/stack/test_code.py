@@ -1,0 +1,165 @@
+"""Code of people in images that a real engine builds."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from infra.local.machine import Machine
+from tests.factories import make_archive
+from tests.stack.conftest import PROJECT, Client, serving
+
+pytestmark = pytest.mark.engine
+FILES = {
+    "app/main.py": "print('hello from main')\n",
+    "app/requirements.txt": "",
+    "app/setup.sh": "#!/bin/sh\necho set up > /set-up\n",
+    "docker/Dockerfile": "FROM {base}\nRUN echo my own > /own\nCOPY build/app/main.py /main.py\n",
+}
+
+
+@dataclass(frozen=True)
+class GitServer:
+    url: str
+    commits: list[str]
+
+
+@pytest.fixture(scope="module")
+def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GitServer, Path]]:
+    """A git repository with two commits, served over https on loopback, and the certificate to trust."""
+    folder = tmp_path_factory.mktemp("git")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    name = "/CN=127.0.0.1"
+    run(
+        folder,
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", name),
+        *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+    )
+    work, served = folder / "work", folder / "served"
+    work.mkdir()
+    commits = []
+    run(work, "git", "init", "--quiet", "--initial-branch", "main")
+    for text in ("first", "second"):
+        (work / "note.txt").write_text(text)
+        (work / "requirements.txt").touch()
+        run(work, "git", "add", ".")
+        run(
+            work,
+            "git",
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.com",
+            "commit",
+            "--quiet",
+            "-m",
+            text,
+        )
+        commits.append(run(work, "git", "rev-parse", "HEAD").strip())
+    run(folder, "git", "clone", "--quiet", "--bare", str(work), str(served / "code.git"))
+    run(served / "code.git", "git", "update-server-info")
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield GitServer(f"https://127.0.0.1:{server.server_address[1]}/code.git", commits), certificate
+    server.shutdown()
+    server.server_close()
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def client(
+    local_machine: Machine,
+    git_server: tuple[GitServer, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Client]:
+    engine = local_machine.engine
+    trusting = replace(engine, environment={**engine.environment, "GIT_SSL_CAINFO": str(git_server[1])})
+    machine = replace(local_machine, engine=trusting)
+    with serving(machine, tmp_path_factory.mktemp("stack")) as client:
+        files = {name: text.replace("{base}", machine.base_image) for name, text in FILES.items()}
+        upload(client, PROJECT, make_archive(files))
+        yield client
+
+
+def upload(client: Client, project: str, archive: bytes) -> None:
+    answer = urllib3.request(
+        "PUT",
+        f"{client.running.url}/api/v1{project}/repo/upload/",
+        headers={"Authorization": f"token {client.running.token}"},
+        fields={"repo": ("/tmp/x.tar.gz", archive, "text/plain")},
+    )
+    assert answer.status == 200, answer.data
+
+
+def read(client: Client, path: str, *command: str) -> str:
+    """What a command prints in the image of a build that must succeed."""
+    build = client.until_done(path)
+    assert build["last_status"] == "succeeded", client.log(path)
+    return client.machine.engine.run_in_image(build["image"], [*command])
+
+
+def test_code_of_a_directory_is_in_the_image_and_its_special_files_before_the_steps(client: Client) -> None:
+    path = client.build("cat requirements.txt && ./setup.sh", context="app")
+    dockerfile: str = client.get(path)["dockerfile"]
+
+    assert "COPY build/requirements.txt /code\nCOPY build/setup.sh /code\nRUN " in dockerfile
+    assert read(client, path, "python3", "/code/main.py") == "hello from main\n"
+    assert read(client, path, "cat", "/set-up") == "set up\n"
+
+
+def test_a_dockerfile_of_ones_own(client: Client) -> None:
+    spec: dict[str, Any] = {"image": None, "dockerfile": "docker/Dockerfile"}
+    path = client.build(**spec)
+
+    assert "RUN echo my own > /own" in client.get(path)["dockerfile"]
+    assert read(client, path, "cat", "/own", "/main.py") == "my own\nprint('hello from main')\n"
+
+
+def test_an_upload_through_storage(client: Client) -> None:
+    assert client.call("POST", "/projects", {"name": "large"})[0] == 201
+    status, offer = client.call("POST", "/root/large/repo/upload/offers")
+    assert status == 201
+    form = {**offer["fields"], "file": ("x", make_archive({"a.txt": "from storage\n"}))}
+    assert urllib3.request("POST", offer["url"], fields=form).status in (200, 204)
+    complete = offer["complete"].partition("/api/v1")[2]
+    assert client.call("POST", complete)[0] == 200
+
+    assert read(client, client.build("true", project="/root/large"), "cat", "/code/a.txt") == "from storage\n"
+
+
+def test_code_from_git_at_its_head_and_at_a_commit(
+    client: Client, git_server: tuple[GitServer, Path]
+) -> None:
+    git = git_server[0]
+    assert client.call("POST", "/projects", {"name": "git"})[0] == 201
+    assert client.call("POST", "/root/git/repo/external", {"git_url": git.url})[0] == 201
+    head = client.build("true", project="/root/git")
+    first = client.build("true", project="/root/git", commit=git.commits[0])
+    unknown = client.build("true", project="/root/git", commit="0" * 40)
+
+    assert client.get(head)["dockerfile"] is None  # until the build has told
+    assert read(client, head, "cat", "/code/note.txt") == "second"
+    assert read(client, first, "cat", "/code/note.txt") == "first"
+    assert client.get(first)["commit"] == git.commits[0]
+    assert client.until_done(unknown)["last_status"] == "failed"

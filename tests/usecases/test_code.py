@@ -1,0 +1,151 @@
+"""Where a project's code comes from, and what a build takes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.build import Source
+from chalicelib.domain.spec import parse_content
+from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
+from chalicelib.usecases import code
+from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
+from tests.fakes import FakeServices
+
+ADA = make_user()
+FILES = {"requirements.txt": "x", "app/setup.sh": "x", "app/Dockerfile": "FROM x\n"}
+URL = "https://git.test/x"
+
+
+@pytest.fixture
+def place(services: FakeServices) -> FakeServices:
+    services.store.add_project(make_project())
+    return services
+
+
+def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
+    project = code.upload(services, ADA, "ada", "vision", make_archive(files))
+    assert project.code is not None
+    return project.code.sha256
+
+
+def source(services: FakeServices, **changes: Any) -> tuple[Source | None, str | None, str | None]:
+    project = services.store.project("ada", "vision")
+    assert project is not None
+    spec = {name: value for name, value in {**SPEC, **changes}.items() if value is not None}
+    return code.source_of(services, project, parse_content(spec))
+
+
+def test_the_same_code_is_kept_once(place: FakeServices) -> None:
+    assert upload(place) == upload(place)
+    assert len(place.sources.archives) == 1
+
+
+def test_a_build_takes_the_newest_upload_and_its_special_files(place: FakeServices) -> None:
+    sha256 = upload(place)
+    taken, commit, dockerfile = source(place)
+    assert (taken, commit) == (Source(code_sha256=sha256), sha256[:40])
+    assert "COPY build/requirements.txt /code\n" in str(dockerfile)
+    assert "COPY build/setup.sh /code\n" in str(source(place, context="app")[2])
+
+
+def test_a_dockerfile_of_the_code_is_taken_as_it_is(place: FakeServices) -> None:
+    upload(place)
+    assert source(place, image=None, dockerfile="app/Dockerfile")[2] == "FROM x\n"
+    with pytest.raises(Invalid, match="no file"):
+        source(place, image=None, dockerfile="Dockerfile")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"image": None, "dockerfile": "D"}, {"context": "a"}, {"commit": "abc"}, {"branch": "main"}],
+    ids=str,
+)
+def test_without_code_nothing_can_be_asked_of_it(place: FakeServices, asked: dict[str, Any]) -> None:
+    assert source(place)[0] is None
+    with pytest.raises(Invalid, match="the project has none"):
+        source(place, **asked)
+
+
+def test_another_commit_than_the_uploaded_one_is_refused(place: FakeServices) -> None:
+    sha256 = upload(place)
+    assert source(place, commit=sha256[:40])[1] == sha256[:40]
+    with pytest.raises(Invalid, match="has one commit"):
+        source(place, commit="abc")
+
+
+def test_git_is_checked_out_where_the_build_runs(place: FakeServices) -> None:
+    assert code.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is True
+    assert code.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is False
+    assert source(place)[0] == Source(git_url=URL, git_revision="origin/HEAD")
+    assert source(place, branch="main")[0] == Source(git_url=URL, git_revision="origin/main")
+    assert source(place, commit="abc")[1] == "abc"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "x",
+        "http://a/b",
+        "git@a:b",
+        "ssh://a/b",
+        "https://u:p@a/b",
+        "https://a",
+        "https://a/b?c",
+        "file:///x",
+        "https://a/b c",
+        "https://a:x/b",
+        "ext::sh -c x",
+        "--upload-pack=x",
+        "https://a/b\n",
+    ],
+)
+def test_only_plain_https_addresses_are_code(place: FakeServices, url: Any) -> None:
+    with pytest.raises(Invalid):
+        code.use_git(place, ADA, "ada", "vision", {"git_url": url})
+
+
+def test_code_comes_from_one_place_only(place: FakeServices) -> None:
+    upload(place)
+    with pytest.raises(Forbidden):
+        code.use_git(place, ADA, "ada", "vision", {"git_url": URL})
+
+    place.store.add_project(make_project(name="other"))
+    code.use_git(place, ADA, "ada", "other", {"git_url": URL})
+    with pytest.raises(Forbidden):
+        code.upload(place, ADA, "ada", "other", make_archive(FILES))
+    with pytest.raises(Invalid, match="already"):
+        code.use_git(place, ADA, "ada", "other", {"git_url": URL + "y"})
+
+
+def test_an_offered_upload_becomes_the_code_when_completed(place: FakeServices) -> None:
+    offer = code.offer(place, ADA, "ada", "vision")
+    with pytest.raises(NotFound):
+        code.complete(place, ADA, "ada", "vision", offer.id)
+    place.sources.upload(offer, make_archive(FILES))
+    assert code.complete(place, ADA, "ada", "vision", offer.id).code is not None
+    with pytest.raises(NotFound):
+        code.complete(place, ADA, "ada", "vision", "../other")
+
+
+def test_an_offered_upload_beyond_the_limit_is_refused(place: FakeServices) -> None:
+    from dataclasses import replace
+
+    place.settings = replace(SETTINGS, max_upload_bytes=10)
+    offer = code.offer(place, ADA, "ada", "vision")
+    place.sources.upload(offer, make_archive(FILES))
+    with pytest.raises(TooLarge):
+        code.complete(place, ADA, "ada", "vision", offer.id)
+
+
+def test_code_can_be_fetched_again(place: FakeServices) -> None:
+    with pytest.raises(NotFound):
+        code.download_url(place, ADA, "ada", "vision", None)
+    sha256 = upload(place)
+    assert sha256 in code.download_url(place, ADA, "ada", "vision", None)
+    assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])
+    with pytest.raises(NotFound):
+        code.download_url(place, ADA, "ada", "vision", "abc")

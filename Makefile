@@ -1,6 +1,7 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
+BACKEND ?= $(SLIPWAY_BACKEND)
 CODE := app.py chalicelib infra tests
 
 .PHONY: help demo up test check format clean
@@ -8,11 +9,11 @@ CODE := app.py chalicelib infra tests
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
 
-demo: .venv/ready ## build one image for real and show everything
-	@$(BIN)/python -m infra.local demo
+demo: .venv/ready ## build one image for real and show everything; BACKEND=eks: on a fake Kubernetes API
+	@SLIPWAY_BACKEND=$(BACKEND) $(BIN)/python -m infra.local demo
 
 up: .venv/ready ## serve the API on this machine until interrupted; PORT and SLIPWAY_ROOT_TOKEN are heeded
-	@$(BIN)/python -m infra.local up
+	@SLIPWAY_BACKEND=$(BACKEND) $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
 	@$(BIN)/python -m pytest -m "engine or slow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from chalicelib.domain.build import Build
 from chalicelib.errors import NoLog, Unavailable
 from chalicelib.ports import LogLine
+
+_OF_A_CLUSTER = ".var.log.containers."  # in names of streams that a cluster's add-on ships
 
 
 class CloudWatchLogs:
@@ -31,7 +34,7 @@ class CloudWatchLogs:
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         group, _, stream = log.partition(":")
         answer = self._read(group, stream, startFromHead=False, limit=count)
-        return _lines(answer)[-count:]
+        return _lines(stream, answer)[-count:]
 
     def reported(self, build: Build) -> str:
         return f"{self._reported_group}:{build.uuid}"
@@ -51,7 +54,7 @@ class CloudWatchLogs:
         token: str | None = None
         while True:
             answer = self._read(group, stream, startFromHead=True, **({"nextToken": token} if token else {}))
-            yield _lines(answer)
+            yield _lines(stream, answer)
             if answer["nextForwardToken"] == token:
                 return
             token = answer["nextForwardToken"]
@@ -96,9 +99,18 @@ def _batches(lines: Sequence[LogLine]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def _lines(answer: dict[str, Any]) -> list[LogLine]:
+def _lines(stream: str, answer: dict[str, Any]) -> list[LogLine]:
+    is_json = _OF_A_CLUSTER in stream
     return [
         LogLine(datetime.fromtimestamp(event["timestamp"] / 1000, UTC), text)
         for event in answer["events"]
-        for text in event["message"].rstrip("\n").split("\n")
+        for text in (_logged(event["message"]) if is_json else event["message"]).rstrip("\n").split("\n")
     ]
+
+
+def _logged(message: str) -> str:
+    """What a container printed, of an event that Fluent Bit made of it."""
+    try:
+        return str(json.loads(message)["log"])
+    except (ValueError, KeyError, TypeError):
+        return message

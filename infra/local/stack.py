@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 
@@ -16,7 +17,12 @@ from infra.local.engines import Engine
 from infra.local.gateway import Gateway
 from infra.local.triggers import Triggers
 
+if TYPE_CHECKING:
+    from infra.local.kubernetes import FakeKubernetes
+
 PROJECT = "slipway-builds"
+CLUSTER = "fake"
+EKS_TICK_SECONDS = 1.0  # between ticks: each watches for some seconds by itself
 TABLE = "slipway"
 AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
@@ -32,6 +38,7 @@ class Running:
     codebuild: CodeBuild
     aws_url: str
     queues: aws.Queues
+    kubernetes: FakeKubernetes | None  # with the backend eks
 
 
 @contextmanager
@@ -51,7 +58,8 @@ def stack(
     """Everything, until the block is left; then builds that run are stopped and all threads are ended.
 
     `registry` is host:port; `state` a folder for work in progress. One at a time in a process, because
-    settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
+    settings travel in the environment, as in Lambda. Raises OSError when `port` is taken. Where the
+    setting SLIPWAY_BACKEND is eks, builds run on a fake cluster.
     """
     with ExitStack() as closing:
         moto = aws.Moto()
@@ -72,6 +80,11 @@ def stack(
                 | dict(settings or {})
             )
         )
+        kubernetes = None
+        if os.environ.get("SLIPWAY_BACKEND") == "eks":
+            reconcile_every_seconds = EKS_TICK_SECONDS
+            kubernetes = _kubernetes(engine, state, concurrency, seconds_per_minute)
+            closing.enter_context(_environment(_eks_settings(kubernetes)))
         queues = aws.create_resources(TABLE, BUCKET)
         closing.enter_context(
             _environment(
@@ -109,11 +122,42 @@ def stack(
         closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
         gateway = Gateway(app, port)
         closing.callback(triggers.close)
+        if kubernetes is not None:
+            closing.callback(kubernetes.close)
         closing.callback(codebuild.close)  # before the triggers: its last events are still recorded
         closing.callback(gateway.close)
         triggers.start()
         gateway.start()
-        yield Running(gateway.url, root, codebuild, moto.url, queues)
+        yield Running(gateway.url, root, codebuild, moto.url, queues, kubernetes)
+
+
+def _kubernetes(engine: Engine, state: Path, slots: int, seconds_per_minute: float) -> FakeKubernetes:
+    from infra.local.kubernetes import FakeKubernetes
+    from infra.local.kubernetes_node import Node
+
+    fake = FakeKubernetes(CLUSTER, "slipway-builds")
+    fake.node = Node(
+        fake,
+        engine.environment,
+        logs=boto3.client("logs"),
+        state=state / "node",
+        slots=slots,
+        seconds_per_minute=seconds_per_minute,
+        clean_up=engine.clean_up,
+    )
+    return fake
+
+
+def _eks_settings(kubernetes: FakeKubernetes) -> dict[str, str]:
+    """Where the cluster is. Builds here are shorter than in AWS, so that they are watched more closely."""
+    endpoint, certificate = kubernetes.start()
+    return {
+        "SLIPWAY_EKS_CLUSTER": CLUSTER,
+        "SLIPWAY_EKS_ENDPOINT": endpoint,
+        "SLIPWAY_EKS_CERTIFICATE": certificate,
+        "SLIPWAY_WATCH_EVERY_SECONDS": "1",
+        "SLIPWAY_WATCH_SECONDS": "5",
+    }
 
 
 @contextmanager

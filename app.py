@@ -208,7 +208,16 @@ def use_git(call: web.Call, owner: str, project: str) -> Any:
 @route(BUILDS, "GET")
 def list_builds(call: web.Call, owner: str, project: str) -> Any:
     limit, offset = call.paging()
-    page = builds.page(call.services, call.user, owner, project, offset, limit)
+    page = builds.page(
+        call.services,
+        call.user,
+        owner,
+        project,
+        offset,
+        limit,
+        query=call.query().get("query", ""),
+        sort=call.query().get("sort", ""),
+    )
     return call.page(
         [serializers.build_summary(build, build.key in page.bookmarked) for build in page.builds], page.count
     )

@@ -25,6 +25,7 @@ from chalicelib.domain.build import (
     may_write,
 )
 from chalicelib.domain.placement import Placement, placement
+from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.domain.spec import (
     Spec,
     checked_tags,
@@ -40,6 +41,7 @@ from chalicelib.usecases.code import source_of
 from chalicelib.usecases.fields import MAX_TEXT, is_text
 from chalicelib.usecases.projects import may_list, open_project
 
+MAX_EXAMINED = 5_000  # builds that one query looks at: about 3 MB of index
 REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
 ATTEMPTS = 8  # at writing on top of what somebody else has just written
 _SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
@@ -130,12 +132,32 @@ def _announced(services: Services, caller: User, key: BuildKey) -> Opened:
     return opened
 
 
-def page(services: Services, caller: User, owner: str, project_name: str, offset: int, limit: int) -> Page:
-    """The live builds of a project, newest change first. Raises NotFound, Forbidden."""
+def page(
+    services: Services,
+    caller: User,
+    owner: str,
+    project_name: str,
+    offset: int,
+    limit: int,
+    *,
+    query: str = "",
+    sort: str = "",
+) -> Page:
+    """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid.
+
+    With a query or another order, the page and its count are of those that match among the `MAX_EXAMINED`
+    builds that changed last.
+    """
     project = open_project(services, caller, owner, project_name)
-    builds = services.store.page(project, offset, limit)
+    matches = parse_query(query)
+    if matches is None and is_default_order(sort):
+        builds, count = services.store.page(project, offset, limit), project.live_builds
+    else:
+        examined = services.store.page(project, 0, MAX_EXAMINED)
+        found = [build for build in examined if matches is None or matches(build)]
+        builds, count = sorted_builds(found, sort)[offset : offset + limit], len(found)
     bookmarked = services.store.bookmarks(caller.name, [build.key for build in builds])
-    return Page(builds, bookmarked, project.live_builds)
+    return Page(builds, bookmarked, count)
 
 
 def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> Opened:

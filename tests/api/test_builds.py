@@ -145,3 +145,23 @@ def test_put_takes_a_missing_name_for_none(api: Api) -> None:
 def test_what_is_not_there_is_not_found(api: Api, path: str) -> None:
     answer = api("GET", path)
     assert (answer.status, answer.body) == (404, {"detail": "Not found."})
+
+
+def test_a_query_finds_builds_over_pages(api: Api) -> None:
+    for number in range(30):
+        api.services.clock.forward(seconds=1)
+        api.ok("POST", BUILDS, {"content": CONTENT, "tags": ["even"] if number % 2 else ["odd"]})
+    api.ok("POST", f"{BUILDS}/2/stop")
+
+    page = api.ok("GET", f"{BUILDS}?query=tags:even,status:~stopped&limit=10&sort=created_at")
+    assert page["count"] == 14
+    assert [build["id"] for build in page["results"]] == [*range(4, 24, 2)]
+    assert "query=tags%3Aeven%2Cstatus%3A~stopped" in page["next"]
+    assert api.ok("GET", f"{BUILDS}?query=")["count"] == 30
+
+
+@pytest.mark.parametrize("query", ["status", "id:abc", "user.password:x", "created_at:10:30", "%20"])
+def test_a_query_that_makes_no_sense_is_a_list_of_sentences(api: Api, query: str) -> None:
+    answer = api("GET", f"{BUILDS}?query={query}")
+    assert answer.status == 400
+    assert all(isinstance(sentence, str) for sentence in answer.body)

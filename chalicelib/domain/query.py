@@ -1,0 +1,198 @@
+"""`?query=` and `?sort=` of lists of builds, in Polyaxon's syntax.
+
+query = expression, expression, ...   all of them hold
+expression = field:condition          the first colon divides, so that times can be said
+condition = [~] value | a|b|c | %like% | <value | <=value | >value | >=value | from..to
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+from chalicelib.domain.build import Build
+from chalicelib.errors import Invalid
+
+MAX_QUERY = 1_000  # characters
+MAX_EXPRESSIONS = 20
+SORTS = ("created_at", "updated_at", "started_at", "finished_at")
+
+Predicate = Callable[[Build], bool]
+_Test = Callable[[Any], bool]
+_COMPARISON = re.compile(r"(<=|>=|=<|=>|<|>)(.*)", re.S)
+_MOMENT = re.compile(r"(\d{4})-(\d\d?)-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d))?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    kind: str  # value | number | text | time | list
+    read: Callable[[Build], Any]
+
+
+_FIELDS = {
+    "id": _Field("number", lambda build: build.key.id),
+    "name": _Field("text", lambda build: build.name),
+    "description": _Field("text", lambda build: build.description),
+    "status": _Field("value", lambda build: str(build.last_status)),
+    "commit": _Field("value", lambda build: build.commit),
+    "backend": _Field("value", lambda build: build.backend),
+    "tags": _Field("list", lambda build: build.tags),
+    # People and projects have no number here that a query could mean: both are found by name.
+    **dict.fromkeys(("user", "user.username", "user.id"), _Field("value", lambda build: build.user)),
+    **dict.fromkeys(
+        ("project", "project.name", "project.id"), _Field("value", lambda build: build.key.project)
+    ),
+    **{name: _Field("time", operator.attrgetter(name)) for name in SORTS},
+}
+
+
+def parse_query(text: str) -> Predicate | None:
+    """What a query asks of a build; None for an empty one. Raises Invalid with a sentence for each fault."""
+    if not text:
+        return None
+    if len(text) > MAX_QUERY:
+        _refuse(f"Query is not valid: it has more than {MAX_QUERY} characters.")
+    expressions = [part.strip() for part in text.split(",") if part.strip()]
+    if not expressions:
+        _refuse("Query is not valid: it has no expression like `field:value`.")
+    if len(expressions) > MAX_EXPRESSIONS:
+        _refuse(f"Query is not valid: it has more than {MAX_EXPRESSIONS} expressions.")
+    predicates: list[Predicate] = []
+    faults: list[str] = []
+    for expression in expressions:
+        try:
+            predicates.append(_expression(expression))
+        except Invalid as fault:
+            faults += fault.sentences()
+    if faults:
+        raise Invalid(faults)
+    return lambda build: all(holds(build) for holds in predicates)
+
+
+def sorted_builds(builds: Sequence[Build], sort: str) -> list[Build]:
+    """The builds in the order that `sort` asks for, which defaults to the latest change first; those without
+    a value come last. Unknown fields are ignored."""
+    ordered = list(builds)
+    # Stable: the last field first.
+    for name in reversed(_sort_fields(sort)):
+        read = operator.attrgetter(name.lstrip("-"))
+        present = [build for build in ordered if read(build) is not None]
+        absent = [build for build in ordered if read(build) is None]
+        ordered = sorted(present, key=read, reverse=name.startswith("-")) + absent
+    return ordered
+
+
+def is_default_order(sort: str) -> bool:
+    return _sort_fields(sort) == ["-updated_at"]
+
+
+def _sort_fields(sort: str) -> list[str]:
+    names = [name.strip() for name in sort[:MAX_QUERY].split(",")]
+    return [name for name in names if name.removeprefix("-") in SORTS] or ["-updated_at"]
+
+
+def _expression(expression: str) -> Predicate:
+    name, colon, condition = (part.strip() for part in expression.partition(":"))
+    if not colon or not name or not condition:
+        _refuse(f"`{expression[:100]}` is not an expression like `field:value`.")
+    field = _FIELDS.get(name)
+    if field is None:
+        _refuse(f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")
+    negated = condition.startswith("~")
+    if negated:
+        condition = condition[1:].strip()
+    if not condition:
+        _refuse(f"`{expression[:100]}` has no value.")
+    read = field.read
+    if field.kind == "time" and (compared := _COMPARISON.fullmatch(condition)):
+        # A missing time is neither before nor after another, negated or not.
+        compares = _compared(name, compared[1], compared[2].strip())
+        return lambda build: read(build) is not None and compares(read(build)) is not negated
+    test = _test(name, field.kind, condition)
+    return lambda build: test(read(build)) is not negated
+
+
+def _test(name: str, kind: str, condition: str) -> _Test:
+    """The test of a field's value, which may be missing: then it fails."""
+    if kind == "time":
+        return _time_test(name, condition)
+    if _COMPARISON.match(condition) or (kind != "text" and ".." in condition):
+        _refuse(f"`{name}` cannot be compared; say `{name}:value` or `{name}:a|b`.")
+    wanted = [part.strip() for part in condition.split("|")]
+    if "" in wanted:
+        _refuse(f"`{name}:{condition[:64]}` has an empty alternative.")
+    if kind == "text" and len(wanted) == 1 and "%" in condition:
+        return _like(name, condition)
+    if kind == "list":
+        return lambda values: any(each in values for each in wanted)
+    if kind == "number":
+        numbers = [_number(name, each) for each in wanted]
+        return lambda value: value in numbers
+    return lambda value: value in wanted
+
+
+def _like(name: str, condition: str) -> _Test:
+    piece = condition.strip("%").lower()
+    if not piece or "%" in piece:
+        _refuse(f"`{name}:{condition[:64]}` must be `%end`, `start%` or `%part%`.")
+    at_start, at_end = not condition.startswith("%"), not condition.endswith("%")
+
+    def holds(value: str | None) -> bool:
+        if value is None:
+            return False
+        lower = value.lower()
+        if at_start:
+            return lower.startswith(piece)
+        return lower.endswith(piece) if at_end else piece in lower
+
+    return holds
+
+
+def _time_test(name: str, condition: str) -> _Test:
+    if "|" in condition:
+        _refuse(f"`{name}` takes no alternatives; say `{name}:from..to`.")
+    parts = [part.strip() for part in condition.split("..")]
+    if len(parts) > 2 or "" in parts:
+        _refuse(f"`{name}:{condition[:64]}` must be one time, or `from..to`.")
+    start, end = _moment(name, parts[0])[0], _moment(name, parts[-1])[1]
+    return lambda at: at is not None and start <= at < end
+
+
+def _compared(name: str, sign: str, text: str) -> _Test:
+    start, end = _moment(name, text)
+    return {
+        "<": lambda at: at < start,
+        "<=": lambda at: at < end,
+        "=<": lambda at: at < end,
+        ">": lambda at: at >= end,
+        ">=": lambda at: at >= start,
+        "=>": lambda at: at >= start,
+    }[sign]
+
+
+def _moment(name: str, text: str) -> tuple[datetime, datetime]:
+    """Where the day, minute or second that `text` names begins and ends, in UTC."""
+    match = _MOMENT.fullmatch(text) if text.isascii() else None
+    if match is None:
+        _refuse(f"`{name}` must be a time such as 2024-03-01 or 2024-03-01 10:30:00.")
+    numbers = [int(part) for part in match.groups() if part is not None]
+    length = {3: timedelta(days=1), 5: timedelta(minutes=1), 6: timedelta(seconds=1)}[len(numbers)]
+    try:
+        start = datetime(*numbers, tzinfo=UTC)  # type: ignore[arg-type,misc]
+        return start, start + length
+    except (ValueError, OverflowError) as exc:
+        raise Invalid([f"`{text}` is not a time."]) from exc
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        _refuse(f"`{name}` must be a number.")
+    return int(text)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise Invalid([sentence])

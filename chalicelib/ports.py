@@ -121,6 +121,9 @@ class BuildStore(Protocol):
         """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
         Ended half way, a repetition completes it."""
 
+    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
+        """Whether the project or one of its builds has this code; former code of the project may count."""
+
     def is_referenced(self, code_sha256: str) -> bool:
         """Whether any project or build has this code. What a project had until lately may still count."""
 
@@ -204,6 +207,9 @@ class Sources(Protocol):
 
     def open(self, sha256: str) -> IO[bytes]:
         """A kept archive, at its start. Raises NotFound."""
+
+    def find(self, commit: str) -> str | None:
+        """The hash of the kept archive that `commit`, the beginning of it, stands for."""
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
         """Lays out what the build's executor fetches: Dockerfile and code.tar.gz. Idempotent."""

@@ -194,6 +194,14 @@ class FakeBuildStore:
         self.bodies.pop(doomed.key, None)
         self.builds.pop(doomed.key, None)
 
+    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
+        place = self.places.get((project.owner, project.name))
+        return bool(place and place.code and place.code.sha256 == code_sha256) or any(
+            build.source and build.source.code_sha256 == code_sha256
+            for build in self.builds.values()
+            if build.key.place == project
+        )
+
     def is_referenced(self, code_sha256: str) -> bool:
         sources = [build.source for build in self.builds.values()]
         return any(source and source.code_sha256 == code_sha256 for source in sources) or any(
@@ -355,6 +363,9 @@ class FakeSources:
 
     def open(self, sha256: str) -> IO[bytes]:
         return io.BytesIO(self._kept(sha256)[0])
+
+    def find(self, commit: str) -> str | None:
+        return next((sha256 for sha256 in sorted(self.archives) if sha256.startswith(commit)), None)
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
         code = self._kept(build.source.code_sha256)[0] if build.source and build.source.code_sha256 else None

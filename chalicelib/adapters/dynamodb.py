@@ -308,6 +308,13 @@ class DynamoBuildStore:
             Item(*_body_key(doomed.key)).delete()
             Item(*_build_key(doomed.key)).delete()
 
+    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
+        if _get(f"C#{code_sha256}", f"P#{project}"):
+            return True
+        with _translated():
+            rows = Item.query(f"C#{code_sha256}", Item.sk.startswith(f"B#{project}#"), limit=1)
+            return next(iter(rows), None) is not None
+
     def is_referenced(self, code_sha256: str) -> bool:
         with _translated():
             rows = list(Item.query(f"C#{code_sha256}", consistent_read=True, limit=20))

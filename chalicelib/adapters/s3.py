@@ -54,6 +54,12 @@ class S3Sources:
     def open(self, sha256: str) -> IO[bytes]:
         return self._open(_archive_key(sha256))
 
+    def find(self, commit: str) -> str | None:
+        with _translated():
+            page = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=f"code/{commit}", MaxKeys=1)
+        found = page.get("Contents", [])
+        return found[0]["Key"].removeprefix("code/").partition(".")[0] if found else None
+
     def stage(self, build: Build, dockerfile: str | None) -> None:
         folder = source_folder(build)
         with _translated():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tempfile
 from dataclasses import replace
 from typing import IO, Any
@@ -19,6 +20,7 @@ from chalicelib.usecases import projects
 
 SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
 MAX_GIT_URL = 512
+_COMMIT = re.compile(r"[0-9a-f]{40}")  # of an upload
 
 
 def upload(services: Services, caller: User, owner: str, name: str, packed: bytes) -> Project:
@@ -73,11 +75,16 @@ def use_git(
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:
-    """Where the project's uploaded code can be fetched. Raises NotFound, also for another commit."""
-    code = projects.open_project(services, caller, owner, name).code
-    if code is None or commit not in (None, "", code.commit):
+    """Where the project's uploaded code, or that of one of its builds, can be fetched. Raises NotFound."""
+    project = projects.open_project(services, caller, owner, name)
+    if not commit:
+        if project.code is None:
+            raise NotFound
+        return services.sources.url(project.code.sha256)
+    sha256 = services.sources.find(commit) if _COMMIT.fullmatch(commit) else None
+    if sha256 is None or not services.store.has_code(project.key, sha256):
         raise NotFound
-    return services.sources.url(code.sha256)
+    return services.sources.url(sha256)
 
 
 def source_of(

@@ -569,6 +569,10 @@ def test_code_is_referenced_by_projects_and_builds_that_have_it(store: BuildStor
     assert store.is_referenced("ab")
     assert store.is_referenced("cd")
     assert not store.is_referenced("ef")
+    assert store.has_code(build.key.place, "ab")
+    assert store.has_code(build.key.place, "cd")
+    assert not store.has_code(build.key.place, "ef")
+    assert not store.has_code(ProjectKey("ada", "visio"), "ab")
 
     store.purge(build)
     store.save_project(replace(read_project(store), code=Code("ef", 1, NOW)))

@@ -78,6 +78,8 @@ def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
 
     assert place.sources.open("ab").read() == b"packed"
     assert place.sources.listing("ab") == LISTING
+    assert place.sources.find("a") == "ab"
+    assert place.sources.find("b") is None
 
 
 def test_what_was_not_kept_is_not_found(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from chalicelib.domain.build import Source
 from chalicelib.domain.spec import parse_content
 from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
-from chalicelib.usecases import code
+from chalicelib.usecases import builds, code
 from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -147,5 +148,11 @@ def test_code_can_be_fetched_again(place: FakeServices) -> None:
     sha256 = upload(place)
     assert sha256 in code.download_url(place, ADA, "ada", "vision", None)
     assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])
+    builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
+    assert upload(place, {"a": "newer"}) != sha256
+    assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])  # a build has it
+    place.store.add_project(make_project(name="other"))
+    with pytest.raises(NotFound):
+        code.download_url(place, ADA, "ada", "other", sha256[:40])
     with pytest.raises(NotFound):
         code.download_url(place, ADA, "ada", "vision", "abc")

@@ -164,7 +164,7 @@ class FakeKubernetes:
             file.flush()
             context.load_cert_chain(file.name)
         self._server = _server(self, context)
-        threading.Thread(target=self._server.serve_forever, daemon=True, name="fake-kubernetes").start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return f"https://127.0.0.1:{self._server.server_address[1]}", base64.b64encode(certificate).decode()
 
     def close(self) -> None:
@@ -369,12 +369,10 @@ def _role_rules() -> list[Json]:
 
 
 def _verb(method: str, name: str | None) -> str:
-    verbs = {"GET": "get" if name else "list", "DELETE": "delete", "PATCH": "patch", "POST": "create"}
-    if (
-        method not in verbs
-        or (name is None) == (method in ("DELETE", "PATCH"))
-        or (name and method == "POST")
-    ):
+    verbs = (
+        {"GET": "get", "DELETE": "delete", "PATCH": "patch"} if name else {"GET": "list", "POST": "create"}
+    )
+    if method not in verbs:
         raise Refused(405, "the server does not allow this method on the requested resource")
     return verbs[method]
 

@@ -1,4 +1,5 @@
-"""What an Executor promises: the fake, and CodeBuild over the wire to the one on this machine."""
+"""What an Executor promises: the fake, CodeBuild over the wire to the one on this machine, and EKS over
+TLS to the fake Kubernetes API."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ import boto3
 import pytest
 
 from chalicelib.adapters.codebuild import CodeBuildExecutor, observation_of, start_build_request
+from chalicelib.adapters.kubernetes import TRIES
 from chalicelib.domain.build import Build, Source, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from infra.local.codebuild import CodeBuild
+from tests.adapters.clusters import eks_executor, kubernetes
 from tests.factories import NOW, make_claimed
 from tests.fakes import Clock, FakeExecutor, FakeSources
 
@@ -36,7 +39,7 @@ class Stage:
     refuse: Callable[[str], None]
 
 
-@pytest.fixture(params=["fake", "CodeBuild"])
+@pytest.fixture(params=["fake", "CodeBuild", "EKS"])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "fake":
         clock = Clock(datetime.now(UTC))
@@ -52,6 +55,16 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
         )
         return
     request.getfixturevalue("on_aws")
+    if request.param == "EKS":
+        sources = FakeSources(Clock())
+        with kubernetes() as (api, eks):
+            yield Stage(
+                eks_executor(eks, sources),
+                lambda build: sources.stage(build, "FROM x"),
+                lambda: None,  # names of Jobs are known for as long as they are there
+                lambda code: api.answer_next(429 if code == "AccountLimitExceededException" else 422, TRIES),
+            )
+        return
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     skipped_seconds = [0.0]
@@ -127,10 +140,13 @@ def test_a_stopped_build_ends_and_stopping_is_idempotent(stage: Stage) -> None:
     stage.executor.stop("slipway-builds:unknown")
 
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while (outcome := stage.executor.observe([handle])[handle].outcome) is None:
+    outcome = None
+    while outcome is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert outcome in (Outcome.STOPPED, Outcome.FAILED)  # it may have ended first
+        seen = stage.executor.observe([handle]).get(handle)
+        outcome = seen.outcome if seen else Outcome.GONE
+    assert outcome in (Outcome.STOPPED, Outcome.GONE, Outcome.FAILED)  # it may have ended first
 
 
 def test_a_full_account_means_wait(stage: Stage) -> None:

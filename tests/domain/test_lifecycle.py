@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import DONE, Build, Status
-from chalicelib.domain.lifecycle import MAX_HISTORY, Observation, Outcome
+from chalicelib.domain.lifecycle import MAX_HISTORY, Observation, Outcome, Trouble
 from chalicelib.errors import Invalid
 from tests.factories import DIGEST, NOW, after, make_build, make_claimed, make_observation
 
@@ -404,3 +404,46 @@ def test_a_stage_of_many_phases_begins_with_the_first() -> None:
 
 def test_times_are_aware() -> None:
     assert lifecycle.first_entry(NOW).created_at.tzinfo is UTC
+
+
+# Trouble that may pass
+
+
+def troubled(
+    build: Build, *steps: Status, trouble: Status = Status.UNSCHEDULABLE, words: str = "no node"
+) -> Build:
+    seen = make_observation(*steps, trouble=Trouble(trouble, words))
+    return lifecycle.follow(build, seen, after(60), digest=None, reason=None) or build
+
+
+def test_trouble_is_told_once_and_leads_nowhere_back() -> None:
+    build = make_claimed(status=Status.SCHEDULED, handle="run-1")
+    for words in ("1 node", "2 nodes", "3 nodes"):
+        build = troubled(build, Status.SCHEDULED, words=words)
+    assert [entry.status for entry in build.history] == ["created", "scheduled", "unschedulable"]
+    assert build.history[-1].message == "1 node"
+
+    seen = make_observation(Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
+    build = lifecycle.follow(build, seen, after(90), digest=None, reason=None) or build
+    assert [entry.status for entry in build.history][2:] == ["unschedulable", "building", "running"]
+
+
+def test_trouble_of_changing_kinds_leaves_room_for_the_end() -> None:
+    build = make_claimed(status=Status.SCHEDULED, handle="run-1")
+    for number in range(200):
+        kind = (Status.UNSCHEDULABLE, Status.WARNING)[number % 2]
+        build = troubled(build, Status.SCHEDULED, trouble=kind)
+    assert len(build.history) < lifecycle.MAX_HISTORY
+
+    seen = make_observation(Status.SCHEDULED, Status.BUILDING, Status.RUNNING, outcome=Outcome.FAILED)
+    done = lifecycle.follow(build, seen, after(900), digest=None, reason="Exit code 1: x")
+    assert done is not None
+    assert [entry.status for entry in done.history][-3:] == ["building", "running", "failed"]
+
+
+def test_an_end_without_trace_can_say_more_than_that() -> None:
+    build = make_claimed(status=Status.RUNNING, handle="run-1")
+    seen = make_observation(outcome=Outcome.GONE, reason="The build's pod was removed while it ran.")
+    done = lifecycle.follow(build, seen, after(900), digest=None, reason=None)
+    assert done is not None
+    assert done.history[-1].message == "The build's pod was removed while it ran."

@@ -25,7 +25,7 @@ from chalicelib.domain.build import (
     Token,
     User,
 )
-from chalicelib.domain.lifecycle import Observation, Outcome, Step
+from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import Bookmarked, LogLine, Offer, Once, Opened
 from chalicelib.settings import Settings
@@ -421,6 +421,7 @@ class Run:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None
+    trouble: Trouble | None = None
 
     def observation(self) -> Observation:
         return Observation(
@@ -432,6 +433,7 @@ class Run:
             outcome=self.outcome,
             ended_at=self.ended_at,
             reason=self.reason,
+            trouble=self.trouble,
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import BuildKey
-from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.build import BuildKey, Status
+from chalicelib.domain.lifecycle import Outcome, Trouble
 from chalicelib.errors import Invalid
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, upkeep
@@ -87,3 +88,102 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
 def test_a_default_that_is_not_offered_is_a_mistake_of_the_settings() -> None:
     with pytest.raises(ValueError, match="SLIPWAY_BACKEND is eks; offered: codebuild"):
         replace(SETTINGS, backend="eks")
+
+
+def test_what_a_build_asks_of_its_pod_is_only_checked_where_it_gets_one() -> None:
+    services = serving()
+    build = {"image": SPEC["image"]}
+    config = {"build": build, "version": 1, "kind": "build", "environment": {"service_account": "a"}}
+    with pytest.raises(Invalid) as refusal:
+        create(services, "eks", config=config)
+    assert refusal.value.sentences() == ["`environment.service_account` is refused for builds on EKS."]
+    assert services.store.builds == {}
+    assert services.store.builds[create(services, "codebuild", config=config)].placement is None
+
+
+# Watching builds of which no events tell
+
+
+class Minute:
+    """A tick's sleep: the fakes' clock goes on, and things happen at their second."""
+
+    def __init__(self, services: FakeServices) -> None:
+        self.services, self.began_at = services, services.clock.now
+        self.slept = 0.0
+        self.happens: dict[int, Callable[[], object]] = {}
+
+    def sleep(self, seconds: float) -> None:
+        self.services.clock.forward(seconds=seconds)
+        self.slept += seconds
+        for second in [each for each in self.happens if each <= self.slept]:
+            self.happens.pop(second)()
+
+
+def started(services: FakeServices, backend: str) -> BuildKey:
+    key = create(services, backend)
+    execution.attend(services, key)
+    services.clock.forward(seconds=10)
+    return key
+
+
+def test_a_tick_watches_for_its_minute_so_that_an_end_shows_within_seconds() -> None:
+    services = serving()
+    key = started(services, "eks")
+    services.registry.push(services.store.builds[key].image)
+    minute = Minute(services)
+    minute.happens[20] = lambda: services.eks.end(services.eks.run_of(key), Outcome.SUCCEEDED)
+
+    upkeep.tick(services, minute.sleep)
+
+    build = services.store.builds[key]
+    assert build.last_status == "succeeded"
+    assert build.finished_at is not None
+    assert (build.finished_at - minute.began_at).total_seconds() <= 30
+
+
+def test_a_tick_ends_before_the_next_and_hands_over() -> None:
+    services = serving()
+    key = started(services, "eks")
+    for _ in range(3):
+        minute = Minute(services)
+        upkeep.tick(services, minute.sleep)
+        assert 40 <= minute.slept < 60
+        services.clock.forward(seconds=60 - minute.slept)
+    assert services.store.builds[key].last_status == "scheduled"
+
+
+def test_a_tick_does_not_wait_where_events_tell_or_nothing_runs() -> None:
+    services = serving()
+    minute = Minute(services)
+    upkeep.tick(services, minute.sleep)
+    started(services, "codebuild")
+    upkeep.tick(services, minute.sleep)
+    assert minute.slept == 0
+
+
+def test_a_build_that_starts_between_two_ticks_is_looked_at_by_messages_until_the_next() -> None:
+    services = serving()
+    key = create(services, "eks")
+    execution.attend(services, key)
+    assert services.queue.later == [key] * 5
+
+
+def test_a_stopped_build_is_stopped_once_its_executor_does_not_know_it_any_more() -> None:
+    services = serving()
+    key = started(services, "eks")
+    builds.stop(services, make_user(), key)
+    execution.attend(services, key)
+    services.eks.forget(services.eks.run_of(key))
+
+    upkeep.reconcile(services)
+
+    assert services.store.builds[key].last_status == "stopped"
+
+
+def test_trouble_shows_while_it_lasts() -> None:
+    services = serving()
+    key = started(services, "eks")
+    services.eks.run_of(key).trouble = Trouble(Status.UNSCHEDULABLE, "No node takes the build: 0/3")
+    upkeep.reconcile(services)
+    last = services.store.builds[key].history[-1]
+    assert (last.status, last.message) == ("unschedulable", "No node takes the build: 0/3")

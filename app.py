@@ -10,7 +10,7 @@ from typing import Any
 
 from chalice.app import Chalice, Response
 
-from chalicelib import serializers, settings, web, wiring
+from chalicelib import openapi, schemas, serializers, settings, web, wiring
 from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import (
     accounts,
@@ -33,19 +33,32 @@ app.register_middleware(web.finish, "http")
 PROJECT = "/{owner}/{project}"
 BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
+CREATED, NO_CONTENT, FOUND = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT, HTTPStatus.FOUND
+
+
+ROUTES: list[openapi.Route] = []
 
 
 def route(
-    path: str, *methods: str, anonymous: bool = False
+    path: str,
+    *methods: str,
+    answers: Any = None,
+    status: HTTPStatus = HTTPStatus.OK,
+    takes: Any = None,
+    anonymous: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """A route under the API's prefix. Bodies are read by `web`, whatever content type they claim.
+    """A route under the API's prefix: the type and status of its answer, and of what it takes.
 
-    `anonymous` ones answer without a token as well; a bad one is refused all the same.
+    Bodies are read by `web`, whatever content type they claim. `anonymous` ones answer without a token as
+    well; a bad one is refused all the same.
     """
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
-        handle = web.endpoint(app, anonymous=anonymous)(view)
-        app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"])(handle)
+        handle = web.endpoint(app, status, anonymous=anonymous)(view)
+        app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(
+            handle
+        )
+        ROUTES.append(openapi.Route(view.__name__, methods, path, int(status), answers, takes, anonymous))
         return handle
 
     return declare
@@ -59,58 +72,60 @@ def healthz() -> Response:
     return web.text("")
 
 
-@route("/versions/{component}", "GET", anonymous=True)
+@route("/openapi.json", "GET", answers=dict, anonymous=True)
+def get_openapi(call: web.Call) -> Any:
+    return openapi.document(ROUTES, call.url().removesuffix("/openapi.json"))
+
+
+@route("/versions/{component}", "GET", answers=dict, anonymous=True)
 def get_version(call: web.Call, component: str) -> Any:
     return serializers.version(component)
 
 
-@route("/log_handler", "GET", anonymous=True)
+@route("/log_handler", "GET", answers=schemas.LogHandler, anonymous=True)
 def get_log_handler(call: web.Call) -> Any:
-    return serializers.log_handler()
+    return schemas.LogHandler()
 
 
 # Users
 
 
-@route("/users", "GET")
+@route("/users", "GET", answers=schemas.User)
 def get_user(call: web.Call) -> Any:
     return serializers.user(call.user)
 
 
-@route("/users", "POST")
+@route("/users", "POST", answers=schemas.NewUser, status=CREATED, takes=schemas.UserFields)
 def create_user(call: web.Call) -> Any:
     new = accounts.create_user(call.services, call.user, call.fields())
-    return web.reply(serializers.new_user(new), HTTPStatus.CREATED)
+    return serializers.new_user(new)
 
 
-@route("/users/token", "POST", anonymous=True)
+@route("/users/token", "POST", answers=schemas.Detail, anonymous=True)
 def log_in(call: web.Call) -> Any:
     accounts.log_in()
 
 
-@route("/users/{user}/tokens", "POST")
+@route("/users/{user}/tokens", "POST", answers=schemas.NewUser, status=CREATED)
 def issue_token(call: web.Call, user: str) -> Any:
-    return web.reply(
-        serializers.new_user(accounts.issue_token(call.services, call.user, user)), HTTPStatus.CREATED
-    )
+    return serializers.new_user(accounts.issue_token(call.services, call.user, user))
 
 
-@route("/users/{user}/tokens", "DELETE")
+@route("/users/{user}/tokens", "DELETE", status=NO_CONTENT)
 def revoke_tokens(call: web.Call, user: str) -> Any:
     accounts.revoke_tokens(call.services, call.user, user)
-    return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
 # Projects
 
 
-@route("/projects", "POST")
+@route("/projects", "POST", answers=schemas.ProjectDetail, status=CREATED, takes=schemas.ProjectFields)
 def create_project(call: web.Call) -> Any:
     project = projects.create(call.services, call.user, call.fields())
-    return web.reply(serializers.project_detail(project, bookmarked=False), HTTPStatus.CREATED)
+    return serializers.project_detail(project, bookmarked=False)
 
 
-@route("/{owner}", "GET")
+@route("/{owner}", "GET", answers=schemas.ProjectPage)
 def list_projects(call: web.Call, owner: str) -> Any:
     limit, offset = call.paging()
     page = projects.page(call.services, call.user, owner, offset, limit)
@@ -118,22 +133,21 @@ def list_projects(call: web.Call, owner: str) -> Any:
     return call.page(results, page.count)
 
 
-@route(PROJECT, "GET")
+@route(PROJECT, "GET", answers=schemas.ProjectDetail)
 def get_project(call: web.Call, owner: str, project: str) -> Any:
     found = projects.open_project(call.services, call.user, owner, project)
     return serializers.project_detail(found, projects.is_bookmarked(call.services, call.user, found))
 
 
-@route(PROJECT, "PATCH", "PUT")
+@route(PROJECT, "PATCH", "PUT", answers=schemas.ProjectDetail, takes=schemas.ProjectFields)
 def update_project(call: web.Call, owner: str, project: str) -> Any:
     changed = projects.update(call.services, call.user, owner, project, call.fields())
     return serializers.project_detail(changed, projects.is_bookmarked(call.services, call.user, changed))
 
 
-@route(PROJECT, "DELETE")
+@route(PROJECT, "DELETE", status=NO_CONTENT)
 def delete_project(call: web.Call, owner: str, project: str) -> Any:
     projects.archive(call.services, call.user, owner, project, delete=True)
-    return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
 @route(PROJECT + "/archive", "POST")
@@ -146,41 +160,37 @@ def restore_project(call: web.Call, owner: str, project: str) -> Any:
     projects.restore(call.services, call.user, owner, project)
 
 
-@route(PROJECT + "/bookmark", "POST")
+@route(PROJECT + "/bookmark", "POST", status=CREATED)
 def bookmark_project(call: web.Call, owner: str, project: str) -> Any:
     projects.bookmark(call.services, call.user, owner, project)
-    return web.reply(None, HTTPStatus.CREATED)
 
 
-@route(PROJECT + "/unbookmark", "DELETE")
+@route(PROJECT + "/unbookmark", "DELETE", status=NO_CONTENT)
 def unbookmark_project(call: web.Call, owner: str, project: str) -> Any:
     projects.unbookmark(call.services, call.user, owner, project)
-    return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
-@route("/bookmarks/{user}/projects", "GET")
+@route("/bookmarks/{user}/projects", "GET", answers=schemas.BookmarkedProjectPage)
 def list_bookmarked_projects(call: web.Call, user: str) -> Any:
     limit, offset = call.paging()
     page = projects.bookmarked(
         call.services, call.user, user, offset, limit, oldest_first=call.sorts_ascending()
     )
-    return call.page(
-        [{"content_object": serializers.project(each, bookmarked=True)} for each in page.projects], page.count
-    )
+    return call.page([serializers.bookmarked_project(each) for each in page.projects], page.count)
 
 
 # Code
 
 
-@route(PROJECT + "/repo/upload", "PUT", "POST")
+@route(PROJECT + "/repo/upload", "PUT", "POST", takes=openapi.BINARY)
 def upload_code(call: web.Call, owner: str, project: str) -> Any:
     code.upload(call.services, call.user, owner, project, call.archive())
 
 
-@route(PROJECT + "/repo/upload/offers", "POST")
+@route(PROJECT + "/repo/upload/offers", "POST", answers=schemas.Offer, status=CREATED)
 def offer_upload(call: web.Call, owner: str, project: str) -> Any:
     offer = code.offer(call.services, call.user, owner, project)
-    return web.reply(serializers.offer(offer, call.url()), HTTPStatus.CREATED)
+    return serializers.offer(offer, call.url())
 
 
 @route(PROJECT + "/repo/upload/offers/{offer_id}", "POST")
@@ -188,13 +198,13 @@ def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> 
     code.complete(call.services, call.user, owner, project, offer_id)
 
 
-@route(PROJECT + "/repo/download", "GET")
+@route(PROJECT + "/repo/download", "GET", status=FOUND)
 def download_code(call: web.Call, owner: str, project: str) -> Any:
     commit = call.query().get("commit")
     return web.redirect(code.download_url(call.services, call.user, owner, project, commit))
 
 
-@route(PROJECT + "/repo/external", "POST")
+@route(PROJECT + "/repo/external", "POST", answers=schemas.ProjectDetail, takes=schemas.GitFields)
 def use_git(call: web.Call, owner: str, project: str) -> Any:
     changed, is_new = code.use_git(call.services, call.user, owner, project, call.fields())
     return web.reply(
@@ -205,7 +215,7 @@ def use_git(call: web.Call, owner: str, project: str) -> Any:
 # Builds
 
 
-@route(BUILDS, "GET")
+@route(BUILDS, "GET", answers=schemas.BuildPage)
 def list_builds(call: web.Call, owner: str, project: str) -> Any:
     limit, offset = call.paging()
     page = builds.page(
@@ -223,12 +233,12 @@ def list_builds(call: web.Call, owner: str, project: str) -> Any:
     )
 
 
-@route(BUILDS, "POST")
+@route(BUILDS, "POST", answers=schemas.BuildDetail, status=CREATED, takes=schemas.BuildFields)
 def create_build(call: web.Call, owner: str, project: str) -> Any:
     created = builds.create(
         call.services, call.user, owner, project, call.fields(), once=call.idempotency_key()
     )
-    return web.reply(serializers.build_detail(created), HTTPStatus.CREATED)
+    return serializers.build_detail(created)
 
 
 @route(BUILDS + "/invalidate", "POST")
@@ -236,19 +246,19 @@ def invalidate_builds(call: web.Call, owner: str, project: str) -> Any:
     builds.invalidate_all(call.services, call.user, owner, project)
 
 
-@route("/bookmarks/{user}/builds", "GET")
+@route("/bookmarks/{user}/builds", "GET", answers=schemas.BookmarkedBuildPage)
 def list_bookmarked_builds(call: web.Call, user: str) -> Any:
     limit, offset = call.paging()
     page = builds.bookmarked(
         call.services, call.user, user, offset, limit, oldest_first=call.sorts_ascending()
     )
     return call.page(
-        [{"content_object": serializers.build_summary(build, bookmarked=True)} for build in page.builds],
+        [serializers.bookmarked_build(build) for build in page.builds],
         page.count,
     )
 
 
-@route("/archives/{user}/builds", "GET")
+@route("/archives/{user}/builds", "GET", answers=schemas.ArchivePage)
 def list_archived_builds(call: web.Call, user: str) -> Any:
     limit, offset = call.paging()
     page = builds.archived(call.services, call.user, user, offset, limit)
@@ -257,21 +267,20 @@ def list_archived_builds(call: web.Call, user: str) -> Any:
     )
 
 
-@route(BUILD, "GET")
+@route(BUILD, "GET", answers=schemas.BuildDetail)
 def get_build(call: web.Call, key: BuildKey) -> Any:
     return serializers.build_detail(builds.get(call.services, call.user, key))
 
 
-@route(BUILD, "PATCH", "PUT")
+@route(BUILD, "PATCH", "PUT", answers=schemas.BuildDetail, takes=schemas.BuildChanges)
 def update_build(call: web.Call, key: BuildKey) -> Any:
     whole = call.request.method == "PUT"
     return serializers.build_detail(builds.update(call.services, call.user, key, call.fields(), whole=whole))
 
 
-@route(BUILD, "DELETE")
+@route(BUILD, "DELETE", status=NO_CONTENT)
 def delete_build(call: web.Call, key: BuildKey) -> Any:
     builds.archive(call.services, call.user, key, delete=True)
-    return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
 @route(BUILD + "/archive", "POST")
@@ -294,22 +303,20 @@ def invalidate_build(call: web.Call, key: BuildKey) -> Any:
     builds.invalidate(call.services, call.user, key)
 
 
-@route(BUILD + "/bookmark", "POST")
+@route(BUILD + "/bookmark", "POST", status=CREATED)
 def bookmark_build(call: web.Call, key: BuildKey) -> Any:
     builds.bookmark(call.services, call.user, key)
-    return web.reply(None, HTTPStatus.CREATED)
 
 
-@route(BUILD + "/unbookmark", "DELETE")
+@route(BUILD + "/unbookmark", "DELETE", status=NO_CONTENT)
 def unbookmark_build(call: web.Call, key: BuildKey) -> Any:
     builds.unbookmark(call.services, call.user, key)
-    return web.reply(None, HTTPStatus.NO_CONTENT)
 
 
 # What is known of a build, and told by those that run elsewhere
 
 
-@route(BUILD + "/statuses", "GET")
+@route(BUILD + "/statuses", "GET", answers=schemas.StatusPage)
 def list_statuses(call: web.Call, key: BuildKey) -> Any:
     limit, offset = call.paging()
     build = builds.get(call.services, call.user, key).build
@@ -317,42 +324,48 @@ def list_statuses(call: web.Call, key: BuildKey) -> Any:
     return call.page(shown, len(build.history))
 
 
-@route(BUILD + "/statuses", "POST")
+@route(BUILD + "/statuses", "POST", answers=schemas.Status, status=CREATED, takes=schemas.StatusFields)
 def report_status(call: web.Call, key: BuildKey) -> Any:
     build = reports.report_status(call.services, call.user, key, call.fields())
-    return web.reply(serializers.status_entry(build, build.history[-1]), HTTPStatus.CREATED)
+    return serializers.status_entry(build, build.history[-1])
 
 
-@route(BUILD + "/statuses/{status_uuid}", "GET")
+@route(BUILD + "/statuses/{status_uuid}", "GET", answers=schemas.Status)
 def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> Any:
     build, entry = builds.status(call.services, call.user, key, status_uuid)
     return serializers.status_entry(build, entry)
 
 
-@route(BUILD + "/logs", "GET")
+@route(BUILD + "/logs", "GET", answers=openapi.TEXT)
 def get_logs(call: web.Call, key: BuildKey) -> Any:
     return web.log_page(logs.read(call.services, call.user, key, call.cursor()))
 
 
-@route(BUILD + "/logs/stream", "GET")
+@route(BUILD + "/logs/stream", "GET", answers=openapi.TEXT)
 def stream_logs(call: web.Call, key: BuildKey) -> Any:
     return web.log_page(logs.read(call.services, call.user, key, call.cursor()))
 
 
-@route(BUILD + "/logs", "POST")
+@route(BUILD + "/logs", "POST", takes=schemas.Lines)
 def report_lines(call: web.Call, key: BuildKey) -> Any:
     reports.report_lines(call.services, call.user, key, call.json())
 
 
-@route(BUILD + "/coderef", "GET")
+@route(BUILD + "/coderef", "GET", answers=schemas.CodeReference)
 def get_code_reference(call: web.Call, key: BuildKey) -> Any:
     return serializers.code_reference(builds.get(call.services, call.user, key).build)
 
 
-@route(BUILD + "/coderef", "POST")
+@route(
+    BUILD + "/coderef",
+    "POST",
+    answers=schemas.CodeReference,
+    status=CREATED,
+    takes=schemas.CodeReferenceFields,
+)
 def set_code_reference(call: web.Call, key: BuildKey) -> Any:
     changed = reports.reference(call.services, call.user, key, call.fields())
-    return web.reply(serializers.code_reference(changed), HTTPStatus.CREATED)
+    return serializers.code_reference(changed)
 
 
 @route(BUILD + "/_heartbeat", "POST")
@@ -360,7 +373,7 @@ def heartbeat(call: web.Call, key: BuildKey) -> Any:
     reports.heartbeat(call.services, call.user, key)
 
 
-@route(BUILD + "/_reconcile", "POST")
+@route(BUILD + "/_reconcile", "POST", takes=schemas.StatusFields)
 def settle_build(call: web.Call, key: BuildKey) -> Any:
     reports.settle(call.services, call.user, key, call.fields())
 

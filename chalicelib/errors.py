@@ -61,6 +61,14 @@ class Busy(SlipwayError):
     """A service we depend on asks us to come back later. Nothing was started."""
 
 
+class Throttled(SlipwayError):
+    """The caller made too many requests; after `seconds` there is room again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"Request was throttled. Expected available in {seconds} seconds.")
+        self.seconds = seconds
+
+
 class ExecutorRefused(SlipwayError):
     """The executor will never run this build as it stands; the message says why."""
 

@@ -171,6 +171,10 @@ class Accounts(Protocol):
     def save_user(self, user: User) -> None:
         """Replaces the user. Other processes may believe the former for a while (a setting says how long)."""
 
+    def take(self, name: str, minute: datetime, requests: int) -> int:
+        """Counts `requests` of a user in a minute, at once for all processes, and returns how many there are
+        with these."""
+
 
 class BuildQueue(Protocol):
     """Announces that a build needs attention; what kind, its record says."""

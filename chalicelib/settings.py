@@ -49,6 +49,7 @@ class Settings:
     queue_timeout_minutes: int = 60  # CodeBuild takes 5 to 480
     look_again_seconds: int = 300  # after this long without news, a schedule looks for itself
     token_lifetime_days: int = 30
+    requests_per_minute: int = 0  # of one user, roughly; 0: no limit
     purge_after_days: int = 7  # archived builds and projects are purged then
     reported_log_group: str = "/slipway/reported"  # CloudWatch: lines of builds that run elsewhere
     account_memory_seconds: int = 30  # how long a process may trust what it knows of users and tokens
@@ -93,6 +94,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         "queue_timeout_minutes",
         "look_again_seconds",
         "token_lifetime_days",
+        "requests_per_minute",
         "purge_after_days",
         "watch_every_seconds",
         "watch_seconds",

@@ -16,13 +16,13 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
-from chalice.app import Chalice, Request, Response
+from chalice.app import Chalice, CORSConfig, Request, Response
 
 from chalicelib import errors, serializers, wiring
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
 from chalicelib.domain.spec import is_slug
 from chalicelib.ports import Services
-from chalicelib.usecases import accounts
+from chalicelib.usecases import accounts, throttle
 from chalicelib.usecases.logs import LogPage
 from chalicelib.usecases.requests import checked_key
 
@@ -32,12 +32,13 @@ DEFAULT_LIMIT = 20
 MAX_LIMIT = 500
 MAX_OFFSET = 10_000  # offsets are reached by reading
 
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
-    "Access-Control-Expose-Headers": "Retry-After, X-Slipway-Next-Cursor",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-}
+# Any page may call, with a token of its own; Chalice answers what browsers ask first.
+CORS = CORSConfig(
+    allow_origin="*",
+    allow_headers=["Content-Type", "Idempotency-Key"],
+    expose_headers=["Retry-After", "X-Slipway-Next-Cursor"],
+    max_age=600,
+)
 
 _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
     errors.Malformed: HTTPStatus.BAD_REQUEST,
@@ -46,6 +47,7 @@ _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Busy: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -161,10 +163,10 @@ class Call:
 
 
 def endpoint(
-    app: Chalice, *, anonymous: bool = False
+    app: Chalice, status: HTTPStatus = HTTPStatus.OK, *, anonymous: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """Decorates views: they are called with a Call and the path's parameters, and answer with JSON, with
-    a Response, or None for an empty body."""
+    a Response, or None for an empty body. `status` is a success's."""
 
     def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
         @wraps(view)
@@ -173,6 +175,8 @@ def endpoint(
                 services, request = wiring.services(), _current_request(app)
                 token = _token(request, anonymous)
                 user = accounts.authenticate(services, token) if token is not None else None
+                if user is not None:
+                    throttle.admit(services, user)
                 answer = view(Call(services, user, request), **_places(captured))
             except errors.SlipwayError as error:
                 return _refusal(error)
@@ -181,7 +185,7 @@ def endpoint(
                 return reply(
                     {"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR
                 )
-            return answer if isinstance(answer, Response) else reply(answer)
+            return answer if isinstance(answer, Response) else reply(answer, status)
 
         return handle
 
@@ -230,7 +234,7 @@ def finish(request: Request, get_response: Callable[[Request], Response]) -> Res
             detail = f'Method "{request.method}" not allowed.'
         response.body = msgspec.json.encode({"detail": detail}).decode()
         response.headers["Content-Type"] = "application/json"
-    response.headers.update(CORS)
+    response.headers.update(CORS.get_access_control_headers())
     return response
 
 
@@ -258,6 +262,8 @@ def _refusal(error: errors.SlipwayError) -> Response:
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Token"
+    if isinstance(error, errors.Throttled):
+        headers["Retry-After"] = str(error.seconds)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "5"
         log.warning("%s", error, exc_info=error)

@@ -285,6 +285,7 @@ class FakeAccounts:
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
+        self.taken: dict[tuple[str, datetime], int] = {}
 
     def user(self, name: str) -> User | None:
         return self.users.get(name)
@@ -303,6 +304,10 @@ class FakeAccounts:
 
     def save_user(self, user: User) -> None:
         self.users[user.name] = user
+
+    def take(self, name: str, minute: datetime, requests: int) -> int:
+        self.taken[name, minute] = self.taken.get((name, minute), 0) + requests
+        return self.taken[name, minute]
 
 
 class FakeBuildQueue:

@@ -31,7 +31,10 @@ ALLOWED = {
         "chalicelib.errors",
         "chalicelib.settings",
     ),
+    "chalicelib.schemas": (),
+    "chalicelib.openapi": ("chalicelib.schemas",),
     "chalicelib.serializers": (
+        "chalicelib.schemas",
         "chalicelib.domain",
         "chalicelib.errors",
         "chalicelib.ports",
@@ -56,6 +59,8 @@ ALLOWED = {
 # What is not ours and not in the standard library: who may import it.
 OUTSIDE = {
     "chalicelib.adapters": {"boto3", "botocore", "msgspec", "pynamodb", "urllib3"},
+    "chalicelib.schemas": {"msgspec"},
+    "chalicelib.openapi": {"msgspec"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},
     "chalicelib.usecases": {"yaml"},
 }

@@ -11,6 +11,7 @@
 | its twin        | D#…, or P#…: the texts', or the project's | BM#name |
 | token           | T#sha256                | T                   |
 | done once       | I#owner/project#key     | I                   |
+| requests        | R#user#minute           | R                   |
 | code's user     | C#sha256                | B#owner/project#id, or P#owner/project |
 
 A build carries its status history. A name keeps others from being called so in the project. A bookmark has
@@ -118,6 +119,7 @@ class Item(Model):
     suffixes = NumberAttribute(null=True)  # of a name marker: how many `-<k>` were given
     kept = NumberAttribute(null=True)  # of a bookmark: 0 once it was taken away
     public = NumberAttribute(null=True)  # of a project: 1 if it is
+    taken = NumberAttribute(null=True)  # of a user's requests in a minute
     ttl = NumberAttribute(null=True)  # seconds since 1970; DynamoDB deletes the item some time after
 
     by_recent = Recent()
@@ -447,6 +449,13 @@ class DynamoAccounts:
         with _translated():
             Item("U#" + user.name, "U", data=_encode(user)).save()
         self._remembered.clear()
+
+    def take(self, name: str, minute: datetime, requests: int) -> int:
+        item = Item(f"R#{name}#{_instant(minute)}", "R")
+        expires_at = int(minute.timestamp()) + 3_600
+        with _translated():
+            item.update([Item.taken.add(requests), Item.ttl.set(expires_at)])
+        return int(item.taken or 0)
 
     def _recall(self, key: tuple[str, str], kind: type[Known]) -> Known | None:
         now = time.monotonic()

@@ -76,3 +76,9 @@ def test_a_changed_user_is_read_at_once_in_the_same_process(accounts: Accounts) 
     assert accounts.user("ada") == make_user()
     accounts.save_user(make_user(tokens_revoked_at=after(1)))
     assert accounts.user("ada") == make_user(tokens_revoked_at=after(1))
+
+
+def test_requests_of_a_minute_are_counted_together(accounts: Accounts) -> None:
+    assert [accounts.take("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
+    assert accounts.take("ada", after(60), 10) == 10
+    assert accounts.take("bob", NOW, 10) == 10

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import token_sha256
+from chalicelib.usecases import throttle
 from tests.api.conftest import DAYS, Api
 from tests.factories import SPEC
 
@@ -138,3 +140,13 @@ def test_bodies_that_cannot_be_read(api: Api, body: bytes) -> None:
 def test_a_body_beyond_the_limit(api: Api) -> None:
     big = {"content": "x" * api.services.settings.max_body_bytes}
     assert api("POST", "/ada/vision/builds", big).status == 413
+
+
+def test_too_many_requests_are_told_when_to_come_back(api: Api) -> None:
+    api.services.settings = replace(api.services.settings, requests_per_minute=3)
+    throttle._taken.clear()
+    assert [api("GET", "/users").status for _ in range(4)] == [200, 200, 200, 429]
+    answer = api("GET", "/users")
+    assert answer.headers["Retry-After"] == "60"
+    assert answer.body == {"detail": "Request was throttled. Expected available in 60 seconds."}
+    throttle._taken.clear()

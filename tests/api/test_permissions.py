@@ -15,6 +15,7 @@ from tests.factories import SPEC, make_archive
 # list (one's own; others see an empty page), superuser, token (anybody known), anonymous.
 NEEDS = {
     "GET /healthz": "anonymous",
+    "GET /openapi.json": "anonymous",
     "GET /versions/{component}": "anonymous",
     "GET /log_handler": "anonymous",
     "POST /users/token": "anonymous",

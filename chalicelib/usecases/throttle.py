@@ -1,0 +1,50 @@
+"""How many requests a user may make in a minute, roughly: processes take them from a shared count by tens.
+
+So up to nine more per process may pass, or be refused although nobody used them. The gateway's own throttling
+is the hard limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from chalicelib.domain.build import User
+from chalicelib.errors import Throttled
+from chalicelib.ports import Services
+
+TAKEN_AT_ONCE = 10
+MAX_USERS = 1_000  # that a process keeps in mind
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a process took from a user's count of one minute."""
+
+    minute: datetime
+    left: int = 0
+    is_exhausted: bool = False
+
+
+_taken: dict[str, _Taken] = {}
+
+
+def admit(services: Services, user: User) -> None:
+    """Lets a request pass. Raises Throttled; without a limit, never."""
+    limit = services.settings.requests_per_minute
+    if limit <= 0:
+        return
+    now = services.now()
+    minute = now.replace(second=0, microsecond=0)
+    taken = _taken.get(user.name)
+    if taken is None or taken.minute != minute:
+        if len(_taken) >= MAX_USERS:
+            _taken.clear()
+        taken = _taken[user.name] = _Taken(minute)
+    if taken.left == 0 and not taken.is_exhausted:
+        before = services.accounts.take(user.name, minute, TAKEN_AT_ONCE) - TAKEN_AT_ONCE
+        taken.left = max(min(TAKEN_AT_ONCE, limit - before), 0)
+        taken.is_exhausted = taken.left == 0
+    if taken.left == 0:
+        raise Throttled(60 - now.second)
+    taken.left -= 1

@@ -537,7 +537,7 @@ class EksExecutor:
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
         pods = {
-            pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]: pod
+            pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", ""): pod
             for pod in self._list(f"{self._core}/pods")
         }
         jobs: dict[str, Json] = {}

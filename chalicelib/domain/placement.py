@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from chalicelib.errors import Invalid
 
 PREFIX = "user.slipway/"
-MAX_ENTRIES = 20
-MAX_ANNOTATION = 1_000  # characters; all of a pod's together may have 256 KB
+MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
+MAX_ANNOTATION = 200  # characters
 _IGNORED = ("max_restarts", "index")
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _OPERATORS = ("Exists", "Equal")

@@ -309,7 +309,8 @@ class FakeKubernetes:
         for others in self.objects.values():
             for other in [*others.values()]:
                 owners = [owner["uid"] for owner in other["metadata"].get("ownerReferences", ())]
-                if uid in owners and other["kind"] != "Pod":  # pods end first
+                is_going_on = other.get("status", {}).get("phase") in ("Pending", "Running")
+                if uid in owners and not is_going_on:  # the node removes a pod when it has ended
                     del others[other["metadata"]["name"]]
         self.lock.notify_all()
 

@@ -105,10 +105,9 @@ class Node:
         thread.start()
 
     def has_pod(self, described: Json) -> bool:
-        """Whether an object is, or owns, a pod that still exists. The lock is held."""
-        if described["kind"] == "Pod":
-            return described["status"]["phase"] in ("Pending", "Running")
-        return self._pod_of(described) is not None
+        """Whether an object is, or owns, a pod that has not ended. The lock is held."""
+        pod = described if described["kind"] == "Pod" else self._pod_of(described)
+        return pod is not None and pod["status"]["phase"] in ("Pending", "Running")
 
     def close(self) -> None:
         self._closing = True

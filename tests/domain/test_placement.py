@@ -74,10 +74,10 @@ def test_nothing_asked_is_nothing() -> None:
         ({"labels": {"a": "b c"}}, "Values of `environment.labels` are at most 63"),
         ({"labels": {"a": 1}}, "`environment.labels.a` must be a text."),
         (
-            {"labels": {str(n): "a" for n in range(21)}},
-            "`environment.labels` must be a mapping of at most 20",
+            {"labels": {str(n): "a" for n in range(11)}},
+            "`environment.labels` must be a mapping of at most 10",
         ),
-        ({"annotations": {"a": "x" * 1001}}, "Values of `environment.annotations` have at most 1000"),
+        ({"annotations": {"a": "x" * 201}}, "Values of `environment.annotations` have at most 200"),
         ({"resources": {"gpu": {"limits": 1}}}, "`environment.resources.gpu`: builds on EKS have no GPUs."),
         (
             {"resources": {"memory": {"requests": 2, "limits": 1}}},

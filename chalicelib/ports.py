@@ -326,7 +326,8 @@ class Services(Protocol):
     def kept_logs(self) -> KeptLogs: ...
     @property
     def executors(self) -> Mapping[str, Executor]:
-        """By the name that `Build.executor` has; one the deployment does not offer is a KeyError."""
+        """By the name that `Build.executor` has; one the deployment does not offer (any more) raises
+        Unavailable."""
         ...
 
     @property

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from chalicelib import settings as environment
 from chalicelib.domain.build import CODEBUILD
+from chalicelib.errors import Unavailable
 from chalicelib.ports import (
     Accounts,
     BuildQueue,
@@ -99,7 +100,7 @@ class _Executors(dict[str, Executor]):
     def __missing__(self, name: str) -> Executor:
         settings = self._services.settings
         if name not in settings.executors:
-            raise KeyError(name)
+            raise Unavailable(f"Nothing runs on {name} here.")
         self[name] = executor = self._codebuild(settings) if name == CODEBUILD else self._eks(settings)
         return executor
 

@@ -452,6 +452,7 @@ class FakeExecutor:
         self.runs: dict[str, Run] = {}
         self.stopped: list[str] = []
         self.fail_next: deque[Exception] = deque()  # raised by `submit` instead of starting anything
+        self.is_down = False  # to questions and stops
         self.dies_after_start = False  # `submit` starts the build, and nobody hears of it
         self.after_start: Callable[[], None] = lambda: None  # happens before `submit` returns
 
@@ -474,9 +475,13 @@ class FakeExecutor:
         return None
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
+        if self.is_down:
+            raise Unavailable("The executor did not answer.")
         return {handle: self.runs[handle].observation() for handle in handles if handle in self.runs}
 
     def stop(self, handle: str) -> None:
+        if self.is_down:
+            raise Unavailable("The executor did not answer.")
         self.stopped.append(handle)
         run = self.runs.get(handle)
         if run and run.outcome is None:

@@ -51,6 +51,7 @@ ALLOWED = {
     "chalicelib.wiring": (
         "chalicelib.adapters",
         "chalicelib.domain",
+        "chalicelib.errors",
         "chalicelib.ports",
         "chalicelib.settings",
     ),

@@ -98,11 +98,8 @@ class KubernetesApi:
         if not self._token or now >= self._token_until:
             self._token, self._token_until = self._make_token(), now + TOKEN_SECONDS
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        return {
-            "Authorization": f"Bearer {self._token}",
-            "Content-Type": kind,
-            "Accept": "application/json",
-        }
+        login = {"Authorization": f"Bearer {self._token}"} if self._token else {}  # a proxy may log in for us
+        return {**login, "Content-Type": kind, "Accept": "application/json"}
 
     def _connected(self) -> urllib3.PoolManager:
         if self._http is None:

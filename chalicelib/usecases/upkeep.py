@@ -17,7 +17,6 @@ from chalicelib.usecases import execution, logs
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
-OBSERVED_AT_ONCE = 100
 
 
 def tick(services: Services, sleep: Callable[[float], None]) -> None:
@@ -61,8 +60,8 @@ def reconcile(services: Services) -> int:
                 services.executors[build.executor].stop(build.handle)
             running.append(build)
     for executor, group in _by_executor(running).items():
-        for start in range(0, len(group), OBSERVED_AT_ONCE):
-            _compare(services, executor, group[start : start + OBSERVED_AT_ONCE])
+        with _apart(executor):
+            _compare(services, executor, group)
     for build in due:
         with _apart(build):
             _look_again(services, build)
@@ -76,7 +75,8 @@ def _given_up(services: Services, build: Build) -> bool:
     if reason is None:
         return False
     if build.handle is not None:
-        services.executors[build.executor].stop(build.handle)
+        with _apart(build):  # where it runs has its own deadline; the record must not wait for an answer
+            services.executors[build.executor].stop(build.handle)
     services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason))
     return True
 
@@ -109,11 +109,13 @@ def _is_hidden(services: Services, build: Build) -> bool:
 
 
 @contextmanager
-def _apart(build: Build) -> Iterator[None]:
-    """Trouble with one build is logged and does not reach the others; the next tick tries again."""
+def _apart(one: Build | str) -> Iterator[None]:
+    """Trouble with one build, or one executor, is logged and does not reach the others; the next tick
+    tries again."""
     try:
         yield
     except Conflict:
         pass  # somebody else is at it
     except SlipwayError as error:
-        log.warning("Build %s could not be looked at: %s", build.key, error or type(error).__name__)
+        name = one if isinstance(one, str) else f"build {one.key}"
+        log.warning("Could not look at %s: %s", name, error or type(error).__name__)

@@ -187,3 +187,20 @@ def test_trouble_shows_while_it_lasts() -> None:
     upkeep.reconcile(services)
     last = services.store.builds[key].history[-1]
     assert (last.status, last.message) == ("unschedulable", "No node takes the build: 0/3")
+
+
+def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_past_its_deadline() -> None:
+    services = serving()
+    silent, other = create(services, "eks"), create(services, "codebuild")
+    for key in (silent, other):
+        execution.attend(services, key)
+    services.eks.is_down = True
+    services.executor.end(services.executor.run_of(other), Outcome.FAILED)
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+    assert services.store.builds[other].last_status == "failed"
+    assert services.store.builds[silent].last_status == "scheduled"
+
+    services.clock.forward(minutes=130)
+    upkeep.reconcile(services)
+    assert services.store.builds[silent].last_status == "failed"

@@ -3,8 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 BACKEND ?= $(SLIPWAY_BACKEND)
 CODE := app.py chalicelib infra tests
+# Deployment: ARCH is of the functions, PARAMETERS are the template's (Name=value …)
+STAGE ?= prod
+ARCH ?= arm64
+STACK = slipway-$(STAGE)
+OUT = out/$(STAGE)
 
-.PHONY: help demo up test check format clean
+.PHONY: help demo up test check format package deploy bootstrap clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -28,8 +33,23 @@ format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
+package: .venv/ready ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
+	@$(BIN)/python -m infra.aws package --arch $(ARCH) $(OUT)
+
+deploy: package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
+	@test -n "$(BUCKET)" || { echo "Name a bucket for the code: make deploy STAGE=$(STAGE) BUCKET=…"; exit 2; }
+	aws cloudformation package --template-file $(OUT)/sam.yaml --output-template-file $(OUT)/packaged.yaml \
+		--s3-bucket $(BUCKET) --s3-prefix $(STACK)
+	aws cloudformation deploy --template-file $(OUT)/packaged.yaml --stack-name $(STACK) \
+		--s3-bucket $(BUCKET) --s3-prefix $(STACK) --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
+		$(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+	aws cloudformation describe-stacks --stack-name $(STACK) --query 'Stacks[0].Outputs' --output table
+
+bootstrap: .venv/ready ## make the first superuser of a deployment and print a token, this once
+	@$(BIN)/python -m infra.aws bootstrap $(STACK)
+
 clean: ## remove what was installed and cached here
-	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
 .venv/ready: requirements.txt tests/requirements.txt
 	@PYTHON="$(PYTHON)" sh infra/local/install.sh

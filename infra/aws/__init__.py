@@ -1,0 +1,1 @@
+"""What is deployed: resources beside the functions, the package, and the first superuser."""

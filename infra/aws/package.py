@@ -1,0 +1,115 @@
+"""The template and the code as they are deployed.
+
+`chalice package` writes both. What it makes of the code is then prepared for short cold starts: compiled,
+because nothing can be cached in Lambda's read-only folder, and without descriptions of services that are
+never called. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from chalice.cli.factory import CLIFactory
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = Path(__file__).with_name("template.yaml")
+CHALICE_STAGE = "aws"
+MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # of Lambda's architectures, as wheels name them
+# What adapters make clients of.
+SERVICES = frozenset({"codebuild", "dynamodb", "ecr", "eks", "logs", "s3", "sqs", "sts"})
+_DESCRIPTIONS = ("service-2.json", "endpoint-rule-set-1.json", "paginators-1.json")
+_OF_INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+# Never loaded: PyYAML's C parser (texts are read by the safe one in Python), time zones but UTC, browsers.
+_UNUSED = ("yaml/_yaml.", "dateutil/zoneinfo/dateutil-zoneinfo", "urllib3/contrib/emscripten/", "boto3/data/")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can name
+
+
+def package(out: Path, architecture: str, *, prepared: bool = True) -> None:
+    """Writes sam.yaml and deployment.zip. The runtime is this very Python's version."""
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice wants one; the template has none
+    factory = CLIFactory(str(ROOT), environ=os.environ)
+    config = factory.create_config_obj(
+        CHALICE_STAGE, user_provided_params={"lambda_architecture": architecture}
+    )
+    packager = factory.create_app_packager(
+        config, factory.create_package_options(), "cloudformation", "yaml", str(TEMPLATE)
+    )
+    packager.package_app(config, str(out), CHALICE_STAGE)
+    if prepared:
+        prepare(out / "deployment.zip")
+
+
+def prepare(archive: Path) -> None:
+    """Replaces a deployment package by its lean form."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with zipfile.ZipFile(archive) as whole:
+            for each in whole.namelist():
+                if _is_needed(each):
+                    whole.extract(each, folder)
+        _prune_endpoints(folder / "botocore" / "data" / "endpoints.json")
+        _compile(folder)
+        _pack(folder, archive)
+
+
+def wheel_tags(archive: Path) -> dict[str, list[str]]:
+    """By distribution, what its binary wheels say they run on; pure ones are left out."""
+    tags = {}
+    with zipfile.ZipFile(archive) as whole:
+        for name in whole.namelist():
+            if name.endswith(".dist-info/WHEEL"):
+                lines = whole.read(name).decode().splitlines()
+                found = [line.removeprefix("Tag: ") for line in lines if line.startswith("Tag: ")]
+                if not all(tag.endswith("-any") for tag in found):
+                    tags[name.partition("-")[0]] = found
+    return tags
+
+
+def _is_needed(name: str) -> bool:
+    parts = name.split("/")
+    if (
+        name.endswith("/")
+        or "__pycache__" in parts
+        or parts[-1] in _OF_INSTALLING
+        or name.startswith(_UNUSED)
+    ):
+        return False
+    if parts[:2] == ["botocore", "data"] and len(parts) > 3:
+        return parts[2] in SERVICES and parts[-1].removesuffix(".gz") in _DESCRIPTIONS
+    return not name.endswith((".pyi", ".c", ".h", ".pyx"))
+
+
+def _prune_endpoints(path: Path) -> None:
+    """A megabyte that every first client reads."""
+    endpoints: dict[str, Any] = json.loads(path.read_text())
+    for partition in endpoints["partitions"]:
+        services = partition["services"]
+        partition["services"] = {name: each for name, each in services.items() if name in SERVICES}
+    path.write_text(json.dumps(endpoints, separators=(",", ":")))
+
+
+def _compile(folder: Path) -> None:
+    """In a process of its own, because the order of constant sets depends on the hash seed."""
+    options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
+    subprocess.run(
+        [sys.executable, "-m", "compileall", *options, str(folder)],
+        env={"PYTHONHASHSEED": "0"},
+        check=True,
+    )
+
+
+def _pack(folder: Path, archive: Path) -> None:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                entry = zipfile.ZipInfo(str(path.relative_to(folder)), _EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = (0o755 if path.suffix == ".so" else 0o644) << 16
+                packed.writestr(entry, path.read_bytes())

@@ -1,0 +1,221 @@
+"""What is deployed, read: what no emulator would tell us is wrong."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chalicelib import settings
+from chalicelib.adapters.dynamodb import Item
+from infra.aws.package import ROOT, SERVICES
+from tests.aws.conftest import FUNCTIONS, HERE, Packaged, policy
+
+# Actions for which the services know no resources.
+WILDCARD_RESOURCES = {"ecr:GetAuthorizationToken", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+
+
+class Recording(Mapping[str, str]):
+    """An environment that knows every name that it was asked for."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values, self.asked = values, set[str]()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.add(str(name))
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def test_functions_get_exactly_the_settings_that_are_read(written: Any) -> None:
+    given = written["Globals"]["Function"]["Environment"]["Variables"]
+    config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    environment = Recording(dict.fromkeys(given, "") | {"SLIPWAY_EKS_CLUSTER": "builds"})
+    settings.read(environment)
+    assert {*given, *config["environment_variables"]} == {
+        name for name in environment.asked if name.startswith("SLIPWAY_")
+    }
+
+
+def test_the_table_has_the_keys_and_indexes_of_the_model(written: Any) -> None:
+    table = written["Resources"]["Table"]["Properties"]
+    schema = Item._get_schema()  # what PynamoDB would create the table with
+
+    def named(keys: Any) -> list[Any]:
+        return sorted(tuple(sorted(key.items())) for key in keys)
+
+    def indexes(entries: Any) -> dict[str, Any]:
+        return {
+            each["IndexName"]: (
+                [(key["AttributeName"], key["KeyType"]) for key in each["KeySchema"]],
+                each["Projection"]["ProjectionType"],
+                sorted(each["Projection"].get("NonKeyAttributes", [])),
+            )
+            for each in entries
+        }
+
+    assert indexes(table["GlobalSecondaryIndexes"]) == indexes(
+        {
+            "IndexName": each["index_name"],
+            "KeySchema": each["key_schema"],
+            "Projection": each["projection"],
+        }
+        for each in schema["global_secondary_indexes"]
+    )
+    assert named(table["KeySchema"]) == named(schema["key_schema"])
+    assert named(table["AttributeDefinitions"]) == named(schema["attribute_definitions"])
+    assert table["TimeToLiveSpecification"] == {"AttributeName": Item.ttl.attr_name, "Enabled": True}
+
+
+def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> None:
+    table, bucket = written["Resources"]["Table"], written["Resources"]["Bucket"]
+    assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "Retain"
+    assert table["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["Properties"]["SSESpecification"] == {"SSEEnabled": True}
+    assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
+    assert written["Parameters"]["DeletionProtection"]["Default"] == "true"
+    assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
+    assert bucket["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+    expiring = {
+        rule.get("Prefix"): rule["ExpirationInDays"]
+        for rule in bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+        if "ExpirationInDays" in rule
+    }
+    assert expiring == {"uploads/": 1}  # nothing else is forgotten but by the service itself
+
+
+def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) -> None:
+    """AWS asks for six times the function's timeout."""
+    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
+        "lambda_functions"
+    ]
+    for queue, function in (("DispatchQueue", "dispatch"), ("RequestsQueue", "on_request")):
+        properties = written["Resources"][queue]["Properties"]
+        assert properties["VisibilityTimeout"] >= 6 * functions[function]["lambda_timeout"]
+        assert properties["RedrivePolicy"]["maxReceiveCount"] == 5
+
+
+def test_every_function_has_a_policy_of_its_own() -> None:
+    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
+        "lambda_functions"
+    ]
+    assert {name: each["iam_policy_file"] for name, each in functions.items()} == {
+        name: f"policy-{name}.json" for name in FUNCTIONS
+    }
+
+
+def statements(written: Any) -> Iterator[dict[str, Any]]:
+    """Of all identity policies: functions', CodeBuild's, EKS's."""
+    for function in FUNCTIONS:
+        yield from policy(function)
+    for resource in written["Resources"].values():
+        properties = resource.get("Properties", {})
+        documents = [each["PolicyDocument"] for each in properties.get("Policies", [])]
+        if resource.get("Type") == "AWS::IAM::Policy":
+            documents.append(properties["PolicyDocument"])
+        for document in documents:
+            for each in document["Statement"]:
+                yield each["Fn::If"][1] if "Fn::If" in each else each
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_nothing_is_allowed_by_wildcards(written: Any) -> None:
+    count = 0
+    for statement in statements(written):
+        count += 1
+        actions = listed(statement["Action"])
+        assert not [action for action in actions if "*" in action], statement
+        if "*" in listed(statement["Resource"]):
+            assert set(actions) <= WILDCARD_RESOURCES, statement
+    assert count > 40
+
+
+def test_builds_can_push_and_read_their_source_and_nothing_else(written: Any) -> None:
+    role = written["Resources"]["BuildRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    services = {action.partition(":")[0] for each in role for action in listed(each.get("Action", []))}
+    assert services == {"logs", "s3", "ecr"}
+    optional = [each["Fn::If"] for each in role if "Fn::If" in each]
+    assert [each[0] for each in optional] == ["HasBaseRepositories", "HasDockerHubSecret"]
+
+
+def test_botocore_keeps_the_services_that_adapters_ask_for() -> None:
+    asked = {"dynamodb"}  # by PynamoDB
+    for path in (ROOT / "chalicelib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "client"
+            ):
+                assert isinstance(node.args[0], ast.Constant)
+                asked.add(str(node.args[0].value))
+    assert asked == SERVICES
+
+
+def lint(path: Path) -> str:
+    program = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([program, path], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_packaged_template_is_sound(packaged: Packaged) -> None:
+    assert lint(packaged.template) == ""
+
+
+@pytest.mark.slow
+def test_the_transformed_template_is_sound(transformed: Any, tmp_path: Path) -> None:
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(transformed))
+    assert lint(path) == ""
+
+
+@pytest.mark.slow
+def test_what_bites_only_on_aws(transformed: Any) -> None:
+    """Each of these works in every emulator without the line that makes it work in AWS."""
+    resources = transformed["Resources"]
+    body = resources["RestAPI"]["Properties"]["Body"]
+    assert "multipart/form-data" in body["x-amazon-apigateway-binary-media-types"]
+    assert resources["RestAPI"]["Properties"]["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
+    stage = next(
+        each["Properties"] for each in resources.values() if each["Type"] == "AWS::ApiGateway::Stage"
+    )
+    assert stage["StageName"] == "api"
+    assert stage["TracingEnabled"] is True
+    assert all(path.startswith("/v1/") or path == "/healthz" for path in body["paths"])
+    refusals = body["x-amazon-apigateway-gateway-responses"]
+    assert refusals["MISSING_AUTHENTICATION_TOKEN"]["statusCode"] == "404"
+    for refusal in refusals.values():  # none repeats what was sent
+        assert json.loads(refusal["responseTemplates"]["application/json"]).keys() == {"detail"}
+        assert "$" not in json.dumps(refusal)
+    for name in ("DispatchDispatchSqsEventSource", "OnRequestOnRequestSqsEventSource"):
+        assert resources[name]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    for resource in resources.values():
+        if resource["Type"] == "AWS::Lambda::Function":
+            properties = resource["Properties"]
+            assert properties["Architectures"] == [HERE]
+            assert properties["TracingConfig"] == {"Mode": "Active"}
+            assert "LogGroup" in properties["LoggingConfig"]
+            assert "ReservedConcurrentExecutions" not in properties  # new accounts have ten in all
+        if resource["Type"] == "AWS::Events::Rule":
+            (target,) = resource["Properties"]["Targets"]
+            assert target["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadQueue", "Arn"]}
+            assert "RetryPolicy" in target

@@ -49,7 +49,7 @@ def test_functions_get_exactly_the_settings_that_are_read(written: Any) -> None:
     settings.read(environment)
     assert {*given, *config["environment_variables"]} == {
         name for name in environment.asked if name.startswith("SLIPWAY_")
-    }
+    }, "say in infra/aws/template.yaml, under Globals, what each setting is in AWS"
 
 
 def test_the_table_has_the_keys_and_indexes_of_the_model(written: Any) -> None:

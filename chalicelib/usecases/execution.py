@@ -14,11 +14,11 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
-from chalicelib.errors import Busy, Conflict, ExecutorRefused, Unavailable
+from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
+from chalicelib.usecases.conflicts import until_written
 
-ATTEMPTS = 8
 WAIT_WHEN_BUSY_SECONDS = 30  # until a schedule asks the executor again
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
@@ -53,28 +53,23 @@ def observe(services: Services, executor: str, handles: Sequence[str]) -> None:
 def record(services: Services, seen: Observation) -> None:
     """Brings the record of a build up to an observation. Idempotent; late ones change nothing."""
     key = BuildKey.parse(seen.key)
-    for _ in range(ATTEMPTS):
+
+    def write() -> Build | None:
         build = services.store.get(key)
         if build is None or build.is_done:
-            return
-        now = services.now()
+            return None
         digest = reason = None
         if seen.attempt == build.attempt:
             if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
                 digest = services.registry.digest(build.image)
             elif seen.outcome is Outcome.FAILED and not seen.says_why:
                 reason = _reason(services, seen)
-        new = lifecycle.follow(build, seen, now, digest=digest, reason=reason)
-        if new is None:
-            return
-        try:
-            new = services.store.save(new)
-        except Conflict:
-            continue
-        if not new.is_done and new.handle is None:  # a fault: one more attempt
-            services.queue.announce(key)
-        return
-    raise Conflict(f"Build {key} kept changing while it was being recorded.")
+        new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
+        return new and services.store.save(new)
+
+    new = until_written(write)
+    if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
+        services.queue.announce(key)
 
 
 def next_look(services: Services, build: Build) -> datetime:
@@ -88,19 +83,17 @@ def next_look(services: Services, build: Build) -> datetime:
 
 def _submit(services: Services, key: BuildKey) -> None:
     """Claims the build, then has it started: a claim that nobody completed is completed by the next."""
-    for _ in range(ATTEMPTS):
+
+    def write() -> None:
         build = services.store.get(key)
         if build is None or build.is_done or build.handle is not None:
             return
-        try:
-            if build.submitting_at is None:
-                _start(services, services.store.save(lifecycle.claim(build, services.now())))
-            else:
-                _complete(services, build, build.submitting_at)
-            return
-        except Conflict:
-            continue
-    raise Conflict(f"Build {key} kept changing while it was being started.")
+        if build.submitting_at is None:
+            _start(services, services.store.save(lifecycle.claim(build, services.now())))
+        else:
+            _complete(services, build, build.submitting_at)
+
+    until_written(write)
 
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> None:
@@ -147,20 +140,17 @@ def _start(services: Services, build: Build) -> None:
 
 def _note(services: Services, claimed: Build, handle: str) -> None:
     """Stores the handle, on top of whatever was written since the claim: it must not get lost."""
-    for _ in range(ATTEMPTS):
+
+    def write() -> bool:
         build = services.store.get(claimed.key)
         if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
-            return
-        now = services.now()
-        try:
-            services.store.save(lifecycle.submitted(build, handle, now, next_look(services, build)))
-        except Conflict:
-            continue
-        if not services.executors[build.executor].tells:
-            for seconds in UNTIL_WATCHED_SECONDS:
-                services.queue.announce(build.key, after_seconds=seconds)
-        return
-    raise Conflict(f"The handle of build {claimed.key} could not be stored.")
+            return False
+        services.store.save(lifecycle.submitted(build, handle, services.now(), next_look(services, build)))
+        return True
+
+    if until_written(write) and not services.executors[claimed.executor].tells:
+        for seconds in UNTIL_WATCHED_SECONDS:
+            services.queue.announce(claimed.key, after_seconds=seconds)
 
 
 def _reason(services: Services, seen: Observation) -> str | None:

@@ -1,12 +1,158 @@
-"""Fields that several requests have."""
+"""What requests say, checked field by field."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass, replace
+from typing import Any
 
-from chalicelib.domain.spec import has_control_characters
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build
+from chalicelib.domain.spec import (
+    Spec,
+    checked_tags,
+    has_control_characters,
+    is_slug,
+    parse_config,
+    parse_content,
+)
+from chalicelib.errors import Invalid
 
 MAX_TEXT = 4_096  # characters of a description or readme
+SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A valid request for a build."""
+
+    name: str | None
+    description: str | None
+    tags: tuple[str, ...]
+    backend: str
+    is_managed: bool
+    spec: Spec | None
+    content: str | None
+
+
+def wish(fields: dict[str, Any]) -> Wish:
+    """What a request for a build asks for. Raises Invalid."""
+    name, description, backend = fields.get("name") or None, fields.get("description"), fields.get("backend")
+    is_managed = fields.get("is_managed")
+    faults = _field_faults(name, description, fields.get("tags"), backend, is_managed)
+    if faults:
+        raise Invalid(faults)
+    _check_ttl(fields.get("ttl"))
+    spec, content = _specification(fields)
+    if spec is None and is_managed is not False:
+        raise Invalid({"non_field_errors": ["Build expects a `content`."]})
+    return Wish(
+        name=name,
+        description=description,
+        tags=checked_tags(fields.get("tags") or []) or (spec.tags if spec else ()),
+        backend=(spec and spec.backend) or backend or "native",
+        is_managed=is_managed is not False,
+        spec=spec,
+        content=content,
+    )
+
+
+def _field_faults(
+    name: Any, description: Any, tags: Any, backend: Any, is_managed: Any
+) -> dict[str, list[str]]:
+    faults: dict[str, list[str]] = {}
+    if name is not None and not is_slug(name):
+        faults["name"] = [SLUG_FAULT]
+    if description is not None and not is_text(description):
+        faults["description"] = [f"Must be a text of at most {MAX_TEXT} characters."]
+    if backend is not None and not (
+        isinstance(backend, str) and len(backend) <= 16 and not has_control_characters(backend)
+    ):
+        faults["backend"] = ["Must be a string of at most 16 characters."]
+    if is_managed is not None and not isinstance(is_managed, bool):
+        faults["is_managed"] = ["Must be true or false."]
+    try:
+        checked_tags(tags or [])
+    except Invalid as fault:
+        faults["tags"] = fault.sentences()
+    return faults
+
+
+def _check_ttl(ttl: Any) -> None:
+    if ttl is None or (isinstance(ttl, int) and ttl >= 0):
+        return
+    if not (isinstance(ttl, str) and ttl.isascii() and ttl.isdigit()):
+        raise Invalid(["ttl must be an integer."])
+
+
+def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
+    """The spec of a request and its text in the top-level layout, from `content` or the older `config`."""
+    content, config = fields.get("content"), fields.get("config")
+    if content is not None and not isinstance(content, str):
+        raise Invalid({"content": ["Must be the text of a specification, as YAML or JSON."]})
+    if content and content.strip():
+        return parse_content(_document(content)), content
+    if config is None:
+        return None, None
+    if isinstance(config, str):
+        config = _document(config)
+    spec = parse_config(config)
+    document = dict(spec.document)
+    if spec.lang_env:
+        document.setdefault("lang_env", spec.lang_env)  # what the older layout implied
+    return spec, json.dumps(document)
+
+
+def _document(text: str) -> object:
+    """What a text of JSON or YAML says. Raises Invalid."""
+    try:
+        return json.loads(text)
+    except RecursionError as exc:
+        raise Invalid(["The specification is nested too deeply."]) from exc
+    except ValueError:
+        pass  # most likely YAML
+    import yaml  # loaded only here: the published command line sends JSON
+
+    class PlainLoader(yaml.SafeLoader):
+        """YAML without dates: a value that looks like one is text."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    try:
+        return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        where = getattr(exc, "problem_mark", None)
+        place = f" near line {where.line + 1}" if where else ""
+        raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc
+
+
+def changed(build: Build, fields: dict[str, Any]) -> Build:
+    """The build with what a request may change of it. Raises Invalid."""
+    name, description = fields.get("name") or None, fields.get("description")
+    tags, backend, node = fields.get("tags"), fields.get("backend"), fields.get("node_scheduled")
+    faults = _field_faults(name, description, tags, backend, None)
+    dockerfile = fields.get("dockerfile")
+    if dockerfile is not None and not (
+        isinstance(dockerfile, str) and len(dockerfile.encode()) <= MAX_DOCKERFILE_BYTES
+    ):
+        faults["dockerfile"] = [f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes."]
+    if node is not None and not (isinstance(node, str) and len(node) <= 256):
+        faults["node_scheduled"] = ["Must be a string of at most 256 characters."]
+    if faults:
+        raise Invalid(faults)
+    if "name" in fields:
+        build = replace(build, name=name)
+    if "description" in fields:
+        build = replace(build, description=description)
+    if "tags" in fields:
+        new = checked_tags(tags or [])
+        build = replace(
+            build, tags=tuple(dict.fromkeys((*build.tags, *new))) if fields.get("merge") is True else new
+        )
+    return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)
 
 
 def is_text(text: object) -> bool:

@@ -9,13 +9,12 @@ from typing import Any
 
 from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_write
 from chalicelib.domain.spec import checked_tags, is_slug
-from chalicelib.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
-from chalicelib.usecases.fields import MAX_TEXT, is_text
+from chalicelib.usecases.conflicts import until_written
+from chalicelib.usecases.fields import MAX_TEXT, SLUG_FAULT, is_text
 
-ATTEMPTS = 8
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
-_SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +139,16 @@ def may_list(services: Services, caller: User, user: str) -> bool:
 
 
 def save(services: Services, project: Project, change: Callable[[Project], Project]) -> Project:
-    """Writes a change on top of whatever else changed of the project meanwhile. Raises NotFound, Conflict,
+    """Writes a change on top of whatever else changes of the project meanwhile. Raises NotFound, Conflict,
     and what `change` raises."""
-    for _ in range(ATTEMPTS):
-        try:
-            return services.store.save_project(change(project))
-        except Conflict:
-            stored = services.store.project(project.owner, project.name)
-            if stored is None:
-                raise NotFound from None
-            project = stored
-    raise Conflict("The project is being changed by others at this moment; try again.")
+
+    def write() -> Project:
+        stored = services.store.project(project.owner, project.name)
+        if stored is None:
+            raise NotFound
+        return services.store.save_project(change(stored))
+
+    return until_written(write)
 
 
 def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:
@@ -161,7 +159,7 @@ def _changed(project: Project, fields: dict[str, Any]) -> Project:
     name, is_public, tags = fields.get("name") or project.name, fields.get("is_public"), fields.get("tags")
     faults: dict[str, list[str]] = {}
     if not is_slug(name):
-        faults["name"] = [_SLUG_FAULT]
+        faults["name"] = [SLUG_FAULT]
     for field in ("description", "readme"):
         if fields.get(field) is not None and not is_text(fields[field]):
             faults[field] = [f"Must be a text of at most {MAX_TEXT} characters."]

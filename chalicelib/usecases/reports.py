@@ -12,11 +12,11 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status, User
 from chalicelib.domain.lifecycle import HEARTBEAT, MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.spec import has_control_characters
-from chalicelib.errors import Conflict, Invalid
+from chalicelib.errors import Invalid
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds
+from chalicelib.usecases.conflicts import until_written
 
-ATTEMPTS = 8
 REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
 
 
@@ -101,32 +101,29 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
     if faults:
         raise Invalid(faults)
     kept = {name: fields[name] for name in (*REFERENCE_FIELDS, "is_dirty") if fields.get(name) is not None}
-    for _ in range(ATTEMPTS):
+
+    def write() -> Build:
         build = builds.writable(services, caller, key).build
-        changed = replace(build, code_reference={"branch": "master", **kept}, commit=kept.get("commit"))
-        try:
-            return services.store.save(changed)
-        except Conflict:
-            continue
-    raise Conflict("The build is being changed by others at this moment; try again.")
+        return services.store.save(
+            replace(build, code_reference={"branch": "master", **kept}, commit=kept.get("commit"))
+        )
+
+    return until_written(write)
 
 
 def _change(
     services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]
 ) -> Build:
     """Writes a change of a build that runs elsewhere. Raises Invalid for one that runs here."""
-    for _ in range(ATTEMPTS):
+
+    def write() -> Build:
         build = builds.writable(services, caller, key).build
         if build.is_managed:
             raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
         changed = change(build, services.now())
-        if changed == build:
-            return build
-        try:
-            return services.store.save(changed)
-        except Conflict:
-            continue
-    raise Conflict("The build is being changed by others at this moment; try again.")
+        return build if changed == build else services.store.save(changed)
+
+    return until_written(write)
 
 
 def _status(name: Any) -> Status:

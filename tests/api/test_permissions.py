@@ -157,3 +157,13 @@ def test_revoked_tokens_are_void_and_a_new_one_is_not(api: Api) -> None:
     assert issued.status == 201
     assert api.ok("GET", "/users", as_=issued.body["token"])["username"] == "ada"
     assert api("DELETE", "/users/nobody/tokens", as_="root").status == 404
+
+
+def test_a_bookmark_shows_nothing_that_became_private(api: Api) -> None:
+    api.ok("POST", "/ada/vision/builds", {"is_managed": False})
+    api.ok("POST", "/ada/vision/builds/1/bookmark", as_="bob")
+    api.ok("POST", "/ada/vision/bookmark", as_="bob")
+    api.ok("PATCH", "/ada/vision", {"is_public": False})
+
+    assert api.ok("GET", "/bookmarks/bob/builds", as_="bob")["results"] == []
+    assert api.ok("GET", "/bookmarks/bob/projects", as_="bob")["results"] == []

@@ -6,6 +6,6 @@ A walk through the house, from the front door inwards:
     web           tokens, bodies, pages and the error -> HTTP table;  serializers  domain -> JSON
     usecases/     one function per thing that can happen; sees the outside only through `ports`
     domain/       the rules: builds, statuses, specs, Dockerfiles; pure
-    adapters/     DynamoDB, SQS, CodeBuild, CloudWatch, S3, registries: the ports made real
+    adapters/     DynamoDB, SQS, CodeBuild, EKS, CloudWatch, S3, registries: the ports made real
     wiring        the one place that knows both sides;  settings  the only reader of the environment
 """

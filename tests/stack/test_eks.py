@@ -128,6 +128,22 @@ def test_a_pod_that_is_deleted_under_us_fails_the_build(client: Client) -> None:
     assert client.last_message(path) == "The build's pod was removed while it ran."
 
 
+def test_a_cluster_that_loses_an_answer_or_refuses_for_a_moment_builds_once(client: Client) -> None:
+    fake = kubernetes(client)
+    fake.lose_next_answer()  # the Job is made, and nobody hears of it
+    first = client.build("true")
+    assert client.until_done(first)["last_status"] == "succeeded"
+
+    for status in (401, 429, 503):
+        fake.answer_next(status)
+        path = client.build("true")
+        assert client.until_done(path)["last_status"] == "succeeded"
+        assert client.statuses(path)[:2] == ["created", "scheduled"]
+
+    uuid = client.get(first)["uuid"]
+    assert len([name for name in fake.objects["jobs"] if uuid in name]) == 1
+
+
 def test_requests_that_cannot_go_to_a_cluster_are_refused_at_once(client: Client) -> None:
     content = (
         f'{{"version": 1, "kind": "build", "image": "{client.machine.base_image}",'

@@ -1,0 +1,57 @@
+"""What builds on EKS need of AWS: where the cluster is, a login for the registry, links to the source."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import boto3
+import pytest
+import urllib3
+
+from chalicelib.adapters.kubernetes import KubernetesApi
+from chalicelib.adapters.registry import EcrLogin
+from chalicelib.adapters.s3 import S3Sources
+from chalicelib.errors import Unavailable
+from infra.local.kubernetes import FakeKubernetes
+from tests.factories import make_claimed
+
+
+def test_endpoint_and_certificate_are_asked_of_eks(on_aws: None) -> None:
+    network = {"subnetIds": ["subnet-1", "subnet-2"]}
+    role = "arn:aws:iam::123456789012:role/cluster"
+    boto3.client("eks").create_cluster(name="lab", roleArn=role, resourcesVpcConfig=network)
+    api = KubernetesApi("lab", sleep=lambda seconds: None)
+    with pytest.raises(Unavailable, match="certificate"):  # moto's is no real one
+        api.call("GET", "/version")
+
+
+def test_a_cluster_that_is_not_there_is_unavailable(on_aws: None) -> None:
+    with pytest.raises(Unavailable, match="does not tell where the cluster nowhere is"):
+        KubernetesApi("nowhere").call("GET", "/version")
+
+
+def test_a_registry_login_is_a_docker_configuration_for_the_images_host(on_aws: None) -> None:
+    host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+    login = EcrLogin("arn:aws:iam::123456789012:role/push", f"{host}/cache")
+    config = json.loads(login.docker_config(f"{host}/slipway/ada/vision-1:7"))
+    assert list(config["auths"]) == [host]
+    assert base64.b64decode(config["auths"][host]["auth"]).startswith(b"AWS:")
+
+
+def test_links_lead_to_the_staged_files_without_a_login(on_aws: None) -> None:
+    boto3.client("s3").create_bucket(Bucket="links")
+    sources, build = S3Sources("links"), make_claimed()
+    sources.stage(build, "FROM linked\n")
+
+    links = sources.links(build.uuid, ["Dockerfile"])
+
+    assert list(links) == ["Dockerfile"]
+    assert urllib3.request("GET", links["Dockerfile"]).data == b"FROM linked\n"
+
+
+def test_a_token_of_another_kind_is_refused() -> None:
+    fake = FakeKubernetes("lab", "slipway-builds")
+    path = f"/api/v1/namespaces/{fake.namespace}/pods"
+    for token in ("", "k8s-aws-v1.", "k8s-aws-v1.!!!", "Bearer x"):
+        assert fake.answer("GET", path, token, b"")[0] == 401

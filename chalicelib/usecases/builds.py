@@ -204,19 +204,19 @@ def stop(services: Services, caller: User, key: BuildKey) -> None:
 
 
 def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = False) -> None:
-    """Hides the build at once and has it stopped; `delete` also has it purged, else it can be restored until
-    the cleanup comes. Raises NotFound, Forbidden."""
+    """Hides the build and has it stopped, in one write; `delete` also has it purged, else it can be restored
+    until the cleanup comes. Idempotent. Raises NotFound, Forbidden."""
 
-    def write() -> None:
+    def write() -> bool:
         build = writable(services, caller, key, archived=not delete).build
-        if build.archived_at is None:
-            now = services.now()
-            services.store.archive(
-                replace(build, archived_at=now, deleted_at=now if delete else None, updated_at=now)
-            )
+        if build.archived_at is not None:
+            return False
+        now = services.now()
+        hidden = replace(build, archived_at=now, deleted_at=now if delete else None, updated_at=now)
+        return not services.store.archive(lifecycle.request_stop(hidden, now) or hidden).is_done
 
-    until_written(write)
-    request_stop(services, key)
+    if until_written(write):
+        services.queue.announce(key)
 
 
 def restore(services: Services, caller: User, key: BuildKey) -> None:
@@ -236,7 +236,8 @@ def archived(services: Services, caller: User, user: str, offset: int, limit: in
     if not may_list(services, caller, user):
         return Page((), frozenset(), 0)
     builds, count = services.store.archived(user, offset, limit)
-    return Page(builds, _bookmarks_anywhere(services, caller, builds), count)
+    shown = _readable(services, caller, builds)
+    return Page(shown, _bookmarks_anywhere(services, caller, shown), count)
 
 
 def bookmarked(
@@ -246,13 +247,21 @@ def bookmarked(
     if not may_list(services, caller, user):
         return Page((), frozenset(), 0)
     builds, count = services.store.bookmarked_builds(user, offset, limit, oldest_first=oldest_first)
-    places = {place: services.store.project(place.owner, place.name) for place in _places(builds)}
-    shown = [
+    shown = _readable(services, caller, builds)
+    return Page(shown, frozenset(build.key for build in shown), count)
+
+
+def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:
+    """Those of several projects' builds that the caller may see: a project may have become private or have
+    been deleted since somebody could."""
+    found = {place: services.store.project(place.owner, place.name) for place in _places(builds)}
+    return [
         build
         for build in builds
-        if (project := places[build.key.place]) and may_read(caller, project.owner, project.is_public)
+        if (project := found[build.key.place]) is not None
+        and project.deleted_at is None
+        and may_read(caller, project.owner, project.is_public)
     ]
-    return Page(shown, frozenset(build.key for build in shown), count)
 
 
 def _bookmarks_anywhere(services: Services, caller: User, builds: Sequence[Build]) -> frozenset[BuildKey]:

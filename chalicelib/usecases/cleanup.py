@@ -87,8 +87,8 @@ def _purge_project(
         build = services.store.get(key)
         if build is None or (dry_run and build.deleted_at is not None):
             continue  # that one is found by itself
-        if not build.is_done:
-            remaining = True
+        if not build.is_done or build.look_at is not None:
+            remaining = True  # it runs, or its log is being kept
             if not dry_run:
                 request_stop(services, key)
             continue

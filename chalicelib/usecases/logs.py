@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -96,11 +97,14 @@ def render(lines: Sequence[LogLine], nonce: str) -> str:
 
 
 def _page(part: bytes, start: int, size: int) -> LogPage:
-    """A page that ends with a line, if one ends in it."""
-    if start + len(part) < size:
+    """A page that ends with a line, if one ends in it, else with a character."""
+    goes_on = start + len(part) < size
+    if goes_on:
         part = part[: part.rfind(b"\n") + 1] or part
-    end = start + len(part)
-    return LogPage(part.decode(errors="replace"), end if end < size else None)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(part, final=not goes_on)
+    end = start + len(part) - len(decoder.getstate()[0])
+    return LogPage(text, end if goes_on else None)
 
 
 def _dockerfile(lines: Sequence[LogLine], nonce: str) -> str | None:

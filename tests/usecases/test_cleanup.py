@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import BuildKey
-from chalicelib.errors import NotFound
+from chalicelib.errors import NotFound, Unavailable
 from chalicelib.usecases import builds, code, execution, projects, upkeep
 from chalicelib.usecases.cleanup import Cleaned, cleanup
 from tests.factories import make_archive, make_user
@@ -60,6 +62,54 @@ def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, c
     assert services.sources.staged == {}
 
 
+@pytest.mark.parametrize("delete", [False, True])
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_hidden_build_is_stopped_though_who_hid_it_died(
+    services: FakeServices, create: Create, after: int, delete: bool
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    services.queue.is_down = True
+    interrupted(services.store, after)
+    with suppress(Died, Unavailable):
+        archive(services, key, delete=delete)
+    services.queue.is_down = False
+
+    for _ in range(2):
+        with suppress(Died):
+            upkeep.reconcile(services)
+    build = services.store.get(key)
+    assert build is not None
+    stopped = [services.executor.run_of(key).handle]
+    assert services.executor.stopped[:1] == (stopped if build.archived_at else [])
+    assert (build.archived_at is None) == (after == 1)
+
+
+def test_lists_do_not_show_builds_of_projects_that_are_private_by_now(
+    services: FakeServices, create: Create
+) -> None:
+    bob = make_user("bob")
+    services.accounts.users["bob"] = bob
+    builds.bookmark(services, bob, create())
+    assert builds.bookmarked(services, bob, "bob", 0, 20).builds
+
+    project = services.store.project("ada", "vision")
+    assert project is not None
+    services.store.save_project(replace(project, is_public=False))
+    assert not builds.bookmarked(services, bob, "bob", 0, 20).builds
+
+
+def test_builds_of_a_deleted_project_are_in_no_list(services: FakeServices, create: Create) -> None:
+    services.accounts.users["ada"] = ADA
+    archived, marked = create(), create()
+    archive(services, archived)
+    builds.bookmark(services, ADA, marked)
+    projects.archive(services, ADA, "ada", "vision", delete=True)
+
+    assert not builds.archived(services, ADA, "ada", 0, 20).builds
+    assert not builds.bookmarked(services, ADA, "ada", 0, 20).builds
+
+
 def test_a_deleted_build_cannot_be_restored(services: FakeServices, create: Create) -> None:
     key = create()
     archive(services, key, delete=True)
@@ -96,7 +146,9 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
     assert cleanup(services).projects == 0
     for key in services.queue.take():
         execution.attend(services, key)
-    cleanup(services)
+    assert cleanup(services).projects == 0  # its log is being kept
+    services.clock.forward(minutes=5)
+    upkeep.reconcile(services)
     cleanup(services)
     assert (services.store.places, services.store.builds) == ({}, {})
 

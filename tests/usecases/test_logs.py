@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey
@@ -126,6 +126,8 @@ def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
     st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=60), min_size=1),
     st.booleans(),
 )
+@example(["🚢" * 60], True)
+@example(["x" + "🚢" * 60], False)
 def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -> None:
     services = FakeServices(replace(SETTINGS, max_log_bytes=150))
     services.store.add_project(make_project())

@@ -3,7 +3,8 @@
 A walk through the house, from the front door inwards:
 
     app.py        every route and trigger
-    web           tokens, bodies, pages and the error -> HTTP table;  serializers  domain -> JSON
+    web           tokens, bodies, pages and the error -> HTTP table
+    serializers   domain -> JSON, by the types in `schemas`, of which `openapi` tells the world
     usecases/     one function per thing that can happen; sees the outside only through `ports`
     domain/       the rules: builds, statuses, specs, Dockerfiles; pure
     adapters/     DynamoDB, SQS, CodeBuild, EKS, CloudWatch, S3, registries: the ports made real

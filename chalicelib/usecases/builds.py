@@ -62,6 +62,8 @@ def create(
     was made is answered, and announced again if it may not have been.
     """
     project = projects.writable(services, caller, owner, project_name)
+    if once is not None:
+        once = f"{project.uuid}:{once}"  # a project of the same name, later, is another
     asked = wish(fields)
     source, commit, dockerfile = None, None, None
     if asked.spec is not None:

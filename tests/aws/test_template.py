@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chalicelib import settings
 from chalicelib.adapters.dynamodb import Item
@@ -219,3 +220,15 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
             (target,) = resource["Properties"]["Targets"]
             assert target["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadQueue", "Arn"]}
             assert "RetryPolicy" in target
+
+
+def test_a_cluster_lets_in_the_functions_that_speak_to_it(written: Any) -> None:
+    """As members of the group that the Role of infra/aws/kubernetes is bound to."""
+    documents = yaml.safe_load_all((ROOT / "infra" / "aws" / "kubernetes" / "access.yaml").read_text())
+    groups = [s["name"] for each in documents if each["kind"] == "RoleBinding" for s in each["subjects"]]
+    entries = [each for each in written["Resources"].values() if each.get("Type") == "AWS::EKS::AccessEntry"]
+    assert [each["Properties"]["KubernetesGroups"] for each in entries] == [groups, groups]
+    assert all(each["Condition"] == "HasEks" for each in entries)
+    principals = json.dumps([each["Properties"]["PrincipalArn"] for each in entries])
+    assert "DispatchRole" in principals
+    assert "ReconcileRole" in principals

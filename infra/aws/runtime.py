@@ -1,0 +1,158 @@
+"""Lambda on loopback: its real runtime client runs a function of a package, in a process that finds nothing
+but the package, and this answers as Lambda's runtime API does."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+_CLIENT = ("awslambdaric", "runtime_client", "snapshot_restore_py", "simplejson")  # modules of the runtime
+_PATIENCE_SECONDS = 60
+
+
+class FunctionFailed(Exception):
+    """The function could not be loaded, or raised."""
+
+
+class Function:
+    """A function that is being run; made by `Lambda.start`."""
+
+    def __init__(self) -> None:
+        self._events: Queue[tuple[str, bytes]] = Queue()
+        self._answers: Queue[tuple[bool, bytes]] = Queue()
+        self._asked = threading.Event()
+        self.init_seconds = 0.0  # from the start of its process until it asked for the first event
+
+    def invoke(self, event: Any) -> Any:
+        """What the function returns. Raises FunctionFailed."""
+        self._events.put((str(uuid.uuid4()), json.dumps(event).encode()))
+        try:
+            succeeded, body = self._answers.get(timeout=_PATIENCE_SECONDS)
+        except Empty:
+            raise FunctionFailed("it did not answer") from None
+        answer = json.loads(body or b"null")
+        if not succeeded:
+            raise FunctionFailed(json.dumps(answer, indent=1))
+        return answer
+
+    def until_ready(self, started_at: float) -> None:
+        """Waits for the end of its initialization. Raises FunctionFailed."""
+        if not self._asked.wait(_PATIENCE_SECONDS):
+            raise FunctionFailed("it did not start")
+        self.init_seconds = time.perf_counter() - started_at
+        if not self._answers.empty():
+            raise FunctionFailed(self._answers.get()[1].decode())
+
+    def next_event(self) -> tuple[str, bytes]:
+        self._asked.set()
+        return self._events.get()
+
+    def answered(self, succeeded: bool, body: bytes) -> None:
+        self._answers.put((succeeded, body))
+        self._asked.set()
+
+    def end(self) -> None:
+        self._events.put(("", b""))  # whoever waits for an event
+
+
+class Lambda:
+    """One package, unpacked."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self._task, self._runtime = folder / "task", folder / "runtime"
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(self._task)
+        self._runtime.mkdir()
+        for name in _CLIENT:
+            _copy_module(name, self._runtime)
+
+    @contextmanager
+    def start(self, handler: str, environment: Mapping[str, str]) -> Iterator[Function]:
+        """The function `module.name`, ready for events; its log goes to standard error."""
+        function = Function()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _api_of(function))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        own = {
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_address[1]}",
+            "AWS_LAMBDA_FUNCTION_NAME": handler,
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+            "LAMBDA_TASK_ROOT": str(self._task),
+            "PYTHONPATH": f"{self._task}:{self._runtime}",
+            "PYTHONDONTWRITEBYTECODE": "1",  # /var/task cannot be written
+        }
+        with tempfile.TemporaryFile() as log:
+            started_at = time.perf_counter()
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-m", "awslambdaric", handler],
+                cwd=self._task,
+                env={**environment, **own},
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                function.until_ready(started_at)
+                yield function
+            finally:
+                process.kill()
+                process.wait()
+                function.end()
+                server.shutdown()
+                server.server_close()
+                log.seek(0)
+                sys.stderr.write(log.read().decode(errors="replace"))
+
+
+def _copy_module(name: str, folder: Path) -> None:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        return  # the native client is not there everywhere; the runtime has one in Python
+    origin = Path(found.origin)
+    if found.submodule_search_locations:
+        shutil.copytree(origin.parent, folder / name)
+    else:
+        shutil.copy(origin, folder)
+
+
+def _api_of(function: Function) -> type[BaseHTTPRequestHandler]:
+    class Api(BaseHTTPRequestHandler):
+        """/2018-06-01/runtime/…"""
+
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            request_id, event = function.next_event()
+            self.send_response(200)
+            self.send_header("Lambda-Runtime-Aws-Request-Id", request_id)
+            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:1:function:f")
+            self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 60_000))
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(event)))
+            self.end_headers()
+            self.wfile.write(event)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            function.answered(self.path.endswith("/response"), body)
+
+        def log_message(self, *_: Any) -> None:
+            """Requests are not logged."""
+
+    return Api

@@ -24,6 +24,7 @@ from chalicelib.settings import EksSettings
 from infra.local.kubernetes import FakeKubernetes
 from tests.adapters.clusters import eks_executor, kubernetes
 from tests.factories import make_claimed
+from tests.fakes import Clock, FakeSources
 
 BUILD = make_claimed()
 JOB = adapter.job_name(BUILD)
@@ -142,6 +143,51 @@ def test_what_a_cluster_says_for_longer_is_told(
     with pytest.raises(error):
         executor.submit(BUILD)
     assert jobs(fake) == []
+
+
+def test_a_full_quota_means_wait() -> None:
+    class Full:
+        def call(self, *_: Any, **__: Any) -> tuple[int, dict[str, Any]]:
+            return 403, {"message": 'jobs.batch "x" is forbidden: exceeded quota: builds, used: 2000'}
+
+    executor = EksExecutor(
+        Full(),
+        EksSettings("lab"),
+        FakeSources(Clock()),
+        lambda image: None,
+        insecure=False,
+        queue_minutes=60,
+        build_minutes=60,
+        now=lambda: datetime.now(UTC),
+    )
+    with pytest.raises(Busy, match="exceeded quota"):
+        executor.submit(BUILD)
+
+
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [("Foreground", ["jobs", "pods", "secrets"]), ("Background", ["pods"]), ("Orphan", ["pods"])],
+)
+def test_the_fake_deletes_as_it_is_told(
+    fake: FakeKubernetes, executor: EksExecutor, policy: str, left: list[str]
+) -> None:
+    """While the pod runs: a real node would end it next, except for Orphan."""
+    executor.submit(BUILD)
+    running(fake, JOB)
+    fake.node = Busily()  # type: ignore[assignment]
+    path = f"/apis/batch/v1/namespaces/{fake.namespace}/jobs/{JOB}?propagationPolicy={policy}"
+    assert fake.answer("DELETE", path, fake.admin_token, b"")[0] == 200
+    assert sorted(kind for kind, objects in fake.objects.items() if objects) == left
+
+
+class Busily:
+    """A node on which pods go on."""
+
+    def has_pod(self, described: dict[str, Any]) -> bool:
+        return True
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def test_nobody_at_the_endpoint_is_unavailable(on_aws: None) -> None:

@@ -15,10 +15,10 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
 
 demo: .venv/ready ## build one image for real and show everything; BACKEND=eks: on a fake Kubernetes API
-	@SLIPWAY_BACKEND=$(BACKEND) $(BIN)/python -m infra.local demo
+	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
 
 up: .venv/ready ## serve the API on this machine until interrupted; PORT and SLIPWAY_ROOT_TOKEN are heeded
-	@SLIPWAY_BACKEND=$(BACKEND) $(BIN)/python -m infra.local up
+	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
 	@$(BIN)/python -m pytest -m "engine or slow"

@@ -23,9 +23,13 @@ TOKEN = "a-token-for-root"
 
 
 def command(machine: Machine, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, **machine.engine.environment, "SLIPWAY_ROOT_TOKEN": TOKEN}
+    return started(machine, sys.executable, "-m", "infra.local", *arguments)
+
+
+def started(machine: Machine, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, **machine.engine.environment, "SLIPWAY_ROOT_TOKEN": TOKEN, "PORT": "0"}
     return subprocess.Popen(
-        [sys.executable, "-m", "infra.local", *arguments],
+        words,
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -59,6 +63,17 @@ def test_up_serves_until_interrupted_and_ends_what_runs(local_machine: Machine, 
     assert (up.returncode, rest) == (0, "")
     assert said.rstrip().endswith("Stopped.")
     wait_until(lambda: not processes(nap))
+
+
+def test_ending_make_ends_what_it_started(local_machine: Machine) -> None:
+    up = started(local_machine, "make", "--silent", "up")
+    assert up.stdout is not None
+    url = json.loads(up.stdout.readline())["url"]
+    up.send_signal(signal.SIGTERM)
+    up.communicate()
+
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", f"{url}/healthz", retries=False)
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(local_machine: Machine) -> None:

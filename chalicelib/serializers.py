@@ -159,16 +159,23 @@ def new_user(new: NewUser) -> schemas.NewUser:
 
 
 def page(
-    results: Sequence[Any], count: int, url: str, query: Mapping[str, str], offset: int, limit: int
+    results: Sequence[Any],
+    count: int,
+    url: str,
+    query: Mapping[str, str],
+    offset: int,
+    limit: int,
+    max_offset: int,
 ) -> dict[str, Any]:
-    """One page of a list; `url` is the list's absolute address, `query` what else was asked for."""
+    """One page of a list; `url` is the list's absolute address, `query` what else was asked for. `next` never
+    leads where `max_offset` is refused."""
 
     def link(to: int) -> str:
         return f"{url}?{urlencode({**query, 'limit': limit, 'offset': to})}"
 
     return {
         "count": count,
-        "next": link(offset + limit) if offset + limit < count else None,
+        "next": link(offset + limit) if offset + limit < count and offset + limit <= max_offset else None,
         "previous": link(max(offset - limit, 0)) if offset > 0 else None,
         "results": results,
     }

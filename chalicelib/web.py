@@ -138,7 +138,7 @@ class Call:
     def page(self, results: Sequence[Any], count: int) -> Any:
         """One page of a list that has `count` entries in all."""
         limit, offset = self.paging()
-        return serializers.page(results, count, self.url(), self.query(), offset, limit)
+        return serializers.page(results, count, self.url(), self.query(), offset, limit, MAX_OFFSET)
 
     def sorts_ascending(self) -> bool:
         """Whether a list that is sorted by its one time is asked for in the other order."""

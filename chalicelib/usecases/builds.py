@@ -33,7 +33,7 @@ from chalicelib.usecases.conflicts import until_written
 from chalicelib.usecases.fields import Wish, changed, wish
 from chalicelib.usecases.projects import may_list, open_project
 
-MAX_EXAMINED = 5_000  # builds that one query looks at: about 3 MB of index
+MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
 REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,19 @@ def test_pages_turn_newest_change_first(api: Api) -> None:
     assert [build["id"] for build in second["results"]] == [6, 5, 4, 2, 1]
     assert second["next"] is None
     assert second["previous"].endswith("?offset=0&limit=20")
+
+
+def test_next_leads_nowhere_that_is_refused(api: Api) -> None:
+    api.ok("POST", BUILDS, {"content": CONTENT})
+    store = api.services.store
+    project = store.project("ada", "vision")
+    assert project is not None
+    store.places["ada", "vision"] = replace(project, live_builds=20_000)
+
+    last_turn = api.ok("GET", f"{BUILDS}?offset=9980")
+    assert last_turn["next"].endswith("?offset=10000&limit=20")
+    assert api.ok("GET", f"{BUILDS}?offset=10000")["next"] is None
+    assert api("GET", f"{BUILDS}?offset=10001").status == 400
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,18 @@ def test_any_text_is_a_query_or_is_refused(text: str, build: Build) -> None:
         assert predicate is None or predicate(build) in (True, False)
 
 
+CONDITIONS = st.sampled_from(
+    ["id:7", "id:8|9", "status:running", "name:%rain%", "name:a|b", "tags:gpu|x", "commit:abc", "user:ada"]
+) | st.sampled_from(
+    ["created_at:2024-03-01", "started_at:2024-03-01 12:30", "started_at:2024-03-01..2024-04-01"]
+)
+
+
+@given(CONDITIONS, st.sampled_from([BUILD, BLANK]))
+def test_a_negation_is_what_is_left(query: str, build: Build) -> None:
+    assert holds(query.replace(":", ":~", 1), build) is not holds(query, build)
+
+
 @pytest.mark.parametrize(
     ("sort", "expected"),
     [

@@ -65,6 +65,7 @@ from chalicelib.ports import Bookmarked, Once, Opened
 
 Known = TypeVar("Known", User, Token)
 _connection: Connection | None = None  # for transactions; models keep one of their own
+NEAR = 200  # ids apart: bookmarks of such builds are read as one range
 _KEPT = 1_000  # users and tokens that a process remembers at once
 
 
@@ -342,10 +343,15 @@ class DynamoBuildStore:
     def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         if not keys:
             return frozenset()
-        pk, first = _bookmark_key(user, min(keys))
-        _, last = _bookmark_key(user, max(keys))
+        first, last = min(keys), max(keys)
+        pairs = [_bookmark_key(user, key) for key in keys]
         with _translated():
-            kept = {item.sk for item in Item.query(pk, Item.sk.between(first, last)) if item.kept}
+            if isinstance(first, BuildKey) and isinstance(last, BuildKey) and last.id - first.id <= NEAR:
+                between = Item.sk.between(_bookmark_key(user, first)[1], _bookmark_key(user, last)[1])
+                rows = list(Item.query(pairs[0][0], between))
+            else:  # a range could hold any number of other bookmarks
+                rows = list(Item.batch_get(pairs))
+        kept = {item.sk for item in rows if item.kept}
         return frozenset(key for key in keys if _bookmark_key(user, key)[1] in kept)
 
     def bookmark(self, user: str, key: Bookmarked, now: datetime) -> None:

@@ -450,6 +450,13 @@ def test_bookmarks_are_each_users_own(store: BuildStore) -> None:
     assert store.bookmarks("ada", []) == frozenset()
 
 
+def test_bookmarks_of_builds_far_apart_are_found_as_well(store: BuildStore) -> None:
+    near, far = BuildKey("ada", "vision", 1), BuildKey("ada", "vision", 100_000)
+    for key in (near, BuildKey("ada", "vision", 500), far):
+        store.bookmark("ada", key, NOW)
+    assert store.bookmarks("ada", [near, far, BuildKey("ada", "vision", 9)]) == {near, far}
+
+
 def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: BuildStore) -> None:
     key = add(store).key
 

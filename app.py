@@ -238,7 +238,7 @@ def create_build(call: web.Call, owner: str, project: str) -> Any:
     created = builds.create(
         call.services, call.user, owner, project, call.fields(), once=call.idempotency_key()
     )
-    return serializers.build_detail(created)
+    return call.build_detail(created)
 
 
 @route(BUILDS + "/invalidate", "POST")
@@ -269,13 +269,13 @@ def list_archived_builds(call: web.Call, user: str) -> Any:
 
 @route(BUILD, "GET", answers=schemas.BuildDetail)
 def get_build(call: web.Call, key: BuildKey) -> Any:
-    return serializers.build_detail(builds.get(call.services, call.user, key))
+    return call.build_detail(builds.get(call.services, call.user, key))
 
 
 @route(BUILD, "PATCH", "PUT", answers=schemas.BuildDetail, takes=schemas.BuildChanges)
 def update_build(call: web.Call, key: BuildKey) -> Any:
     whole = call.request.method == "PUT"
-    return serializers.build_detail(builds.update(call.services, call.user, key, call.fields(), whole=whole))
+    return call.build_detail(builds.update(call.services, call.user, key, call.fields(), whole=whole))
 
 
 @route(BUILD, "DELETE", status=NO_CONTENT)

@@ -62,6 +62,9 @@ class BuildDetail(Build):
     dockerfile: str | None
     commit: str | None
     on_behalf_of: str | None
+    duration_seconds: float | None
+    billed_minutes: int | None
+    estimated_cost: float | None  # in the currency of the configured price
 
 
 class ArchivedBuild(Build):

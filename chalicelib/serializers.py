@@ -19,8 +19,10 @@ def build_summary(build: Build, bookmarked: bool) -> schemas.Build:
     return schemas.Build(**_summary(build, bookmarked))
 
 
-def build_detail(opened: Opened) -> schemas.BuildDetail:
+def build_detail(opened: Opened, price_per_minute: float) -> schemas.BuildDetail:
+    """A price of 0 is none."""
     build, body = opened.build, opened.body
+    minutes = build.billed_minutes
     return schemas.BuildDetail(
         **_summary(build, opened.bookmarked),
         content=body.content,
@@ -32,6 +34,9 @@ def build_detail(opened: Opened) -> schemas.BuildDetail:
         dockerfile=body.shown_dockerfile,
         commit=build.commit,
         on_behalf_of=build.on_behalf_of,
+        duration_seconds=build.duration_seconds,
+        billed_minutes=minutes,
+        estimated_cost=round(minutes * price_per_minute, 6) if minutes and price_per_minute else None,
     )
 
 

@@ -49,6 +49,7 @@ class Settings:
     queue_timeout_minutes: int = 60  # CodeBuild takes 5 to 480
     look_again_seconds: int = 300  # after this long without news, a schedule looks for itself
     token_lifetime_days: int = 30
+    price_per_minute: float = 0.0  # of a build, for its estimated cost; 0: unknown
     requests_per_minute: int = 0  # of one user, roughly; 0: no limit
     purge_after_days: int = 7  # archived builds and projects are purged then
     reported_log_group: str = "/slipway/reported"  # CloudWatch: lines of builds that run elsewhere
@@ -85,7 +86,9 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     missing = [variable for variable in _REQUIRED.values() if variable not in environment]
     if missing:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
-    values: dict[str, str | int] = {name: environment[variable] for name, variable in _REQUIRED.items()}
+    values: dict[str, str | int | float] = {
+        name: environment[variable] for name, variable in _REQUIRED.items()
+    }
     if backend := environment.get("SLIPWAY_BACKEND"):
         values["backend"] = backend
     for name in (
@@ -104,6 +107,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in ("automation_user", "reported_log_group"):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = text
+    if price := environment.get("SLIPWAY_PRICE_PER_MINUTE"):
+        values["price_per_minute"] = float(price)
     values["api_prefix"] = api_prefix(environment)
     return Settings(eks=_eks(environment), **values)  # type: ignore[arg-type]
 

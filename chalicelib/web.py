@@ -21,7 +21,7 @@ from chalice.app import Chalice, CORSConfig, Request, Response
 from chalicelib import errors, serializers, wiring
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
 from chalicelib.domain.spec import is_slug
-from chalicelib.ports import Services
+from chalicelib.ports import Opened, Services
 from chalicelib.usecases import accounts, throttle
 from chalicelib.usecases.logs import LogPage
 from chalicelib.usecases.requests import checked_key
@@ -139,6 +139,10 @@ class Call:
         """One page of a list that has `count` entries in all."""
         limit, offset = self.paging()
         return serializers.page(results, count, self.url(), self.query(), offset, limit, MAX_OFFSET)
+
+    def build_detail(self, opened: Opened) -> Any:
+        """A build with its texts, and what it cost."""
+        return serializers.build_detail(opened, self.services.settings.price_per_minute)
 
     def sorts_ascending(self) -> bool:
         """Whether a list that is sorted by its one time is asked for in the other order."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -165,6 +166,23 @@ class Build:
     @property
     def is_done(self) -> bool:
         return self.last_status in DONE
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """From its start to its end; None before that."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def billed_minutes(self) -> int | None:
+        """Started minutes that its executor was at work for it, waiting left out; None before its end."""
+        if self.finished_at is None:
+            return None
+        work = [entry for entry in self.history if entry.status in (Status.BUILDING, Status.RUNNING)]
+        if not work or not self.is_managed:
+            return 0
+        return math.ceil((self.finished_at - work[0].created_at) / timedelta(minutes=1))
 
     @property
     def unique_name(self) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from chalicelib.domain.build import CODEBUILD, Status
+from chalicelib.domain.lifecycle import Outcome
+from chalicelib.usecases import execution
 from tests.api.conftest import Api
 from tests.factories import SPEC
 
@@ -179,3 +182,27 @@ def test_a_query_that_makes_no_sense_is_a_list_of_sentences(api: Api, query: str
     answer = api("GET", f"{BUILDS}?query={query}")
     assert answer.status == 400
     assert all(isinstance(sentence, str) for sentence in answer.body)
+
+
+def test_what_a_build_took_and_cost(api: Api) -> None:
+    api.services.settings = replace(api.services.settings, price_per_minute=0.005)
+    api.ok("POST", BUILDS, {"content": CONTENT})
+    (key,) = api.services.queue.take()
+    assert api.ok("GET", f"{BUILDS}/1")["billed_minutes"] is None
+    execution.attend(api.services, key)
+    run = api.services.executor.run_of(key)
+    api.services.clock.forward(minutes=10)  # in the queue
+    api.services.executor.enter(run, Status.BUILDING)
+    api.services.clock.forward(seconds=90)
+    api.services.executor.end(run, Outcome.FAILED)
+    execution.observe(api.services, CODEBUILD, [run.handle])
+
+    build = api.ok("GET", f"{BUILDS}/1")
+    assert (build["duration_seconds"], build["billed_minutes"], build["estimated_cost"]) == (690, 2, 0.01)
+
+
+def test_a_build_that_never_ran_costs_nothing(api: Api) -> None:
+    api.ok("POST", BUILDS, {"content": CONTENT})
+    api.ok("POST", f"{BUILDS}/1/stop")
+    build = api.ok("GET", f"{BUILDS}/1")
+    assert (build["billed_minutes"], build["estimated_cost"]) == (0, None)

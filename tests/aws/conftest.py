@@ -5,18 +5,30 @@ from __future__ import annotations
 import copy
 import json
 import platform
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 from chalice.package import YAMLTemplateSerializer
 from samtranslator.translator.transform import transform
 
-from infra.aws.package import MACHINES, ROOT, TEMPLATE, package
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.ports import Services
+from chalicelib.usecases import accounts
+from chalicelib.wiring import AwsServices
+from infra.aws.package import MACHINES, ROOT, TEMPLATE
+from infra.aws.runtime import Lambda
+from infra.local import aws
+from infra.local.codebuild import CodeBuild
+from tests.aws import stack
 
-CODE = {"Bucket": "slipway-artifacts", "Key": "deployment.zip"}  # where a deployment would put it
 FUNCTIONS = ("api_handler", "dispatch", "on_request", "on_codebuild_event", "reconcile", "clean_up")
 HERE, ELSEWHERE = sorted(MACHINES, key=lambda name: MACHINES[name] != platform.machine())
 
@@ -43,7 +55,7 @@ def written() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
     folder = tmp_path_factory.mktemp("package")
-    package(folder, HERE)
+    pack(folder, HERE)
     return Packaged(folder)
 
 
@@ -54,7 +66,7 @@ def transformed(packaged: Packaged) -> dict[str, Any]:
     template = yaml.safe_load(packaged.template.read_text())
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
-            resource["Properties"]["CodeUri"] = "s3://{Bucket}/{Key}".format(**CODE)
+            resource["Properties"]["CodeUri"] = "s3://{Bucket}/{Key}".format(**stack.CODE)
 
     class NoManagedPolicies:
         def load(self) -> dict[str, str]:
@@ -64,7 +76,94 @@ def transformed(packaged: Packaged) -> dict[str, Any]:
     return dict(transform(copy.deepcopy(template), defaults, NoManagedPolicies()))
 
 
+def pack(folder: Path, architecture: str) -> None:
+    """`make package`; apart, because routes are declared by the environment that `app` is imported in."""
+    command = [sys.executable, "-m", "infra.aws", "package", "--arch", architecture, str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
 def policy(function: str) -> list[dict[str, Any]]:
     """The statements of a function's policy, as written."""
     document = json.loads((ROOT / ".chalice" / f"policy-{function}.json").read_text())
     return list(document["Statement"])
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+EVENTS = ROOT / "tests" / "events"
+KEY = BuildKey("ada", "vision", 1)
+NO_ENGINE = {
+    "SLIPWAY_ENGINE": "none",
+    "SLIPWAY_ECR_HOST": "",
+}  # every build fails, soon and for a known reason
+
+
+@dataclass(frozen=True)
+class Deployed:
+    stack: stack.Stack
+    lambda_: Lambda
+    services: Services  # as the functions see them
+    endpoints: dict[str, str]
+    rings: list[dict[str, Any]]  # events that CodeBuild sent
+
+    def call(self, resource: str, handler: str, event: Any) -> Any:
+        """Starts a function anew, as a cold start does, and invokes it."""
+        environment = {**self.stack.environment(resource), **self.endpoints}
+        with self.lambda_.start(f"app.{handler}", environment) as function:
+            return function.invoke(event)
+
+    def until_ended(self, handle: str | None) -> None:
+        """Waits until CodeBuild has told of the end of a build."""
+        assert handle is not None
+        deadline = time.monotonic() + 60
+        while not any(
+            event["detail"]["build-id"].endswith(handle) and event["detail"].get("build-status") == "FAILED"
+            for event in list(self.rings)
+        ):
+            assert time.monotonic() < deadline, self.rings
+            time.sleep(0.05)
+
+    def build(self, number: int = 1) -> Build:
+        build = self.find(number)
+        assert build is not None
+        return build
+
+    def find(self, number: int) -> Build | None:
+        return self.services.store.get(replace(KEY, id=number))
+
+
+def recorded(name: str) -> Any:
+    return json.loads((EVENTS / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def deployed(
+    packaged: Packaged, transformed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Deployed]:
+    moto = aws.Moto()
+    moto.start()
+    endpoints = {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto.url}
+    del endpoints["AWS_XRAY_SDK_ENABLED"]
+    for name, value in endpoints.items():
+        monkeypatch.setenv(name, value)
+    created = stack.create(transformed, packaged.archive.read_bytes())
+    boto3.client("logs").create_log_group(logGroupName=f"/aws/codebuild/{stack.NAME}-builds")
+    rings: list[dict[str, Any]] = []
+    codebuild = CodeBuild(
+        {f"{stack.NAME}-builds": NO_ENGINE},
+        s3=boto3.client("s3"),
+        logs=boto3.client("logs"),
+        ring=rings.append,
+        state=tmp_path / "builds",
+    )
+    endpoints["AWS_ENDPOINT_URL_CODEBUILD"] = codebuild.start()
+    for name, value in {**created.environment("Dispatch"), **endpoints}.items():
+        monkeypatch.setenv(name, value)
+    services = AwsServices()
+    accounts.ensure_superuser(services, "ada", token="ada")
+    accounts.ensure_superuser(services, "automation")
+    yield Deployed(created, Lambda(packaged.archive, tmp_path), services, endpoints, rings)
+    codebuild.close()
+    moto.close()

@@ -10,9 +10,8 @@ from typing import Any
 
 import boto3
 
-from tests.aws.conftest import CODE
-
 NAME = "slipway-test"
+CODE = {"Bucket": "slipway-artifacts", "Key": "deployment.zip"}  # where a deployment would put it
 # moto cannot create these from a template; test_template.py reads them there.
 NOT_IN_MOTO = {
     "AWS::ApiGateway::Deployment",
@@ -21,6 +20,7 @@ NOT_IN_MOTO = {
     "AWS::CloudWatch::Dashboard",
     "AWS::CodeBuild::Project",
     "AWS::Lambda::EventInvokeConfig",
+    "AWS::Lambda::EventSourceMapping",  # it would start containers
     "AWS::S3::BucketPolicy",
     "AWS::SQS::QueuePolicy",
 }

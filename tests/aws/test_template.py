@@ -16,7 +16,7 @@ import yaml
 from chalicelib import settings
 from chalicelib.adapters.dynamodb import Item
 from infra.aws.package import ROOT, SERVICES
-from tests.aws.conftest import FUNCTIONS, HERE, Packaged, policy
+from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy
 
 # Actions for which the services know no resources.
 WILDCARD_RESOURCES = {"ecr:GetAuthorizationToken", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
@@ -132,10 +132,6 @@ def statements(written: Any) -> Iterator[dict[str, Any]]:
         for document in documents:
             for each in document["Statement"]:
                 yield each["Fn::If"][1] if "Fn::If" in each else each
-
-
-def listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def test_nothing_is_allowed_by_wildcards(written: Any) -> None:

@@ -1,0 +1,47 @@
+"""The code as it is deployed."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from infra.aws.package import MACHINES, SERVICES, prepare, wheel_tags
+from tests.aws.conftest import ELSEWHERE, HERE, Packaged, pack
+
+pytestmark = pytest.mark.slow
+MAX_BYTES = 5_000_000
+
+
+def test_it_is_small_compiled_and_without_services_that_are_never_called(packaged: Packaged) -> None:
+    assert packaged.archive.stat().st_size <= MAX_BYTES
+    with zipfile.ZipFile(packaged.archive) as archive:
+        names = set(archive.namelist())
+        compiled = archive.read(next(name for name in names if name.startswith("__pycache__/app.")))
+    assert int.from_bytes(compiled[4:8], "little") == 0b01  # by hash, and never checked
+    described = {
+        name.split("/")[2] for name in names if name.startswith("botocore/data/") and name.count("/") > 3
+    }
+    assert described == SERVICES
+    assert "chalicelib/adapters/buildspec.yml" in names
+    assert not [name for name in names if name.startswith(("tests/", "infra/", "boto3/data/"))]
+
+
+def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> None:
+    again = tmp_path / "again.zip"
+    again.write_bytes(packaged.archive.read_bytes())
+    prepare(again)
+    assert (
+        hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(packaged.archive.read_bytes()).digest()
+    )
+
+
+def test_binary_wheels_fit_the_architecture(packaged: Packaged, tmp_path: Path) -> None:
+    pack(tmp_path, ELSEWHERE)
+    for architecture, archive in ((HERE, packaged.archive), (ELSEWHERE, tmp_path / "deployment.zip")):
+        tags = wheel_tags(archive)
+        assert "msgspec" in tags
+        for distribution, found in tags.items():
+            assert all(tag.endswith(MACHINES[architecture]) for tag in found), distribution

@@ -9,10 +9,10 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check format package deploy bootstrap clean
+.PHONY: help demo up test check format package deploy bootstrap bench-cold clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
 demo: .venv/ready ## build one image for real and show everything; BACKEND=eks: on a fake Kubernetes API
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
@@ -47,6 +47,9 @@ deploy: package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETE
 
 bootstrap: .venv/ready ## make the first superuser of a deployment and print a token, this once
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
+
+bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
+	@$(BIN)/python -m infra.aws.bench_cold 2>/dev/null
 
 clean: ## remove what was installed and cached here
 	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments

@@ -78,6 +78,7 @@ def _given_up(services: Services, build: Build) -> bool:
         with _apart(build):  # where it runs has its own deadline; the record must not wait for an answer
             services.executors[build.executor].stop(build.handle)
     services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason))
+    log.warning("Build %s was given up: %s", build.key, reason)  # an alarm counts these words
     return True
 
 

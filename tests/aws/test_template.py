@@ -153,6 +153,12 @@ def test_builds_can_push_and_read_their_source_and_nothing_else(written: Any) ->
     assert [each[0] for each in optional] == ["HasBaseRepositories", "HasDockerHubSecret"]
 
 
+def test_the_alarm_of_overdue_builds_counts_words_that_are_said(written: Any) -> None:
+    pattern = written["Resources"]["OverdueBuilds"]["Properties"]["FilterPattern"]
+    assert "*was given up*" in pattern
+    assert '"Build %s was given up: %s"' in (ROOT / "chalicelib" / "usecases" / "upkeep.py").read_text()
+
+
 def test_botocore_keeps_the_services_that_adapters_ask_for() -> None:
     asked = {"dynamodb"}  # by PynamoDB
     for path in (ROOT / "chalicelib").rglob("*.py"):
@@ -210,7 +216,8 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
             properties = resource["Properties"]
             assert properties["Architectures"] == [HERE]
             assert properties["TracingConfig"] == {"Mode": "Active"}
-            assert "LogGroup" in properties["LoggingConfig"]
+            assert properties["LoggingConfig"].keys() > {"LogGroup"}
+            assert properties["LoggingConfig"]["LogFormat"] == "JSON"  # with the request's id
             assert "ReservedConcurrentExecutions" not in properties  # new accounts have ten in all
         if resource["Type"] == "AWS::Events::Rule":
             (target,) = resource["Properties"]["Targets"]

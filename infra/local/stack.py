@@ -76,6 +76,7 @@ def stack(
                     "SLIPWAY_BUCKET": BUCKET,
                     "SLIPWAY_REGISTRY": registry,
                     "SLIPWAY_REGISTRY_KIND": "plain",
+                    "SLIPWAY_API_PREFIX": "/api/v1",
                 }
                 | dict(settings or {})
             )

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from chalicelib.domain.build import Status
-from chalicelib.usecases import builds
+from chalicelib.usecases import accounts, builds
+from infra.aws.bootstrap import bootstrap
 from tests.aws import stack
 from tests.aws.conftest import Deployed, recorded
 
@@ -52,3 +53,10 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     answer = deployed.call("CleanUp", "clean_up", recorded("schedule"))
     assert answer["builds"] == 1
     assert deployed.find(3) is None
+
+
+def test_the_first_superuser_is_made_from_the_stack(deployed: Deployed) -> None:
+    url, token = bootstrap(stack.NAME, "root")
+
+    assert url == deployed.stack.outputs["Url"]
+    assert accounts.authenticate(deployed.services, token).is_superuser

@@ -8,6 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,26 @@ ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-for-root"
 
 
-def command(machine: Machine, *arguments: str) -> subprocess.Popen[str]:
-    return started(machine, sys.executable, "-m", "infra.local", *arguments)
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(local_machine: Machine) -> Iterator[Start]:
+    """Starts programs; those that still run when a test ends are ended, so that nothing of theirs is left."""
+    with ExitStack() as ending:
+
+        def start(*words: str) -> subprocess.Popen[str]:
+            program = started(local_machine, *words)
+            ending.callback(program.wait)
+            ending.callback(program.terminate)
+            return program
+
+        yield start
+
+
+@pytest.fixture
+def command(start: Start) -> Start:
+    return partial(start, sys.executable, "-m", "infra.local")
 
 
 def started(machine: Machine, *words: str) -> subprocess.Popen[str]:
@@ -46,8 +67,8 @@ def post(url: str, path: str, fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_up_serves_until_interrupted_and_ends_what_runs(local_machine: Machine, number: int) -> None:
-    up = command(local_machine, "up", "--port", "0")
+def test_up_serves_until_interrupted_and_ends_what_runs(command: Start, number: int) -> None:
+    up = command("up", "--port", "0")
     assert up.stdout is not None
     ready = json.loads(up.stdout.readline())
     assert (ready["ready"], ready["user"], ready["token"]) == (True, "root", TOKEN)
@@ -65,8 +86,8 @@ def test_up_serves_until_interrupted_and_ends_what_runs(local_machine: Machine, 
     wait_until(lambda: not processes(nap))
 
 
-def test_ending_make_ends_what_it_started(local_machine: Machine) -> None:
-    up = started(local_machine, "make", "--silent", "up")
+def test_ending_make_ends_what_it_started(start: Start) -> None:
+    up = start("make", "--silent", "up")
     assert up.stdout is not None
     url = json.loads(up.stdout.readline())["url"]
     up.send_signal(signal.SIGTERM)
@@ -76,18 +97,18 @@ def test_ending_make_ends_what_it_started(local_machine: Machine) -> None:
         urllib3.request("GET", f"{url}/healthz", retries=False)
 
 
-def test_a_port_that_is_taken_is_said_in_a_sentence(local_machine: Machine) -> None:
+def test_a_port_that_is_taken_is_said_in_a_sentence(command: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        up = command(local_machine, "up", "--port", str(port))
+        up = command("up", "--port", str(port))
         _, said = up.communicate()
 
     assert up.returncode == 1
     assert said.rstrip().endswith(f"Port {port} is taken; choose another: make up PORT=8001")
 
 
-def test_demo_ends_with_the_application_run_in_its_image(local_machine: Machine) -> None:
-    demo = command(local_machine, "demo")
+def test_demo_ends_with_the_application_run_in_its_image(command: Start) -> None:
+    demo = command("demo")
     printed, said = demo.communicate()
 
     assert demo.returncode == 0, said

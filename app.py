@@ -10,7 +10,7 @@ from typing import Any
 
 from chalice.app import Chalice, Response
 
-from chalicelib import openapi, schemas, serializers, settings, web, wiring
+from chalicelib import openapi, schemas, serializers, settings, telemetry, web, wiring
 from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import (
     accounts,
@@ -410,7 +410,7 @@ def on_codebuild_event(event: Any) -> None:
 @app.schedule("rate(1 minute)")
 def reconcile(event: Any) -> None:
     """The net under lost messages and events, and the eyes on builds of which no events tell."""
-    upkeep.tick(wiring.services(), time.sleep)
+    telemetry.count("reconcile", {"LookedAt": upkeep.tick(wiring.services(), time.sleep)})
 
 
 @app.schedule("rate(5 minutes)")
@@ -418,4 +418,7 @@ def clean_up(event: Any) -> dict[str, int]:
     """Purges what was deleted or archived long enough. Invoked with `{"dry_run": true}` in the event's
     detail, it only says what it would do."""
     dry_run = event.detail.get("dry_run") is True
-    return asdict(cleanup.cleanup(wiring.services(), dry_run=dry_run))
+    done = asdict(cleanup.cleanup(wiring.services(), dry_run=dry_run))
+    if not dry_run:
+        telemetry.count("clean_up", {f"{name.capitalize()}Purged": number for name, number in done.items()})
+    return done

@@ -131,3 +131,8 @@ def _eks(environment: Mapping[str, str]) -> EksSettings | None:
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
     """The prefix of every route; apart, because routes are declared before anything is wired."""
     return environment.get("SLIPWAY_API_PREFIX", "/api/v1")
+
+
+def in_lambda(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is a function of Lambda's."""
+    return "AWS_LAMBDA_FUNCTION_NAME" in environment

@@ -31,6 +31,7 @@ ALLOWED = {
         "chalicelib.errors",
         "chalicelib.settings",
     ),
+    "chalicelib.telemetry": ("chalicelib.settings",),
     "chalicelib.schemas": (),
     "chalicelib.openapi": ("chalicelib.schemas",),
     "chalicelib.serializers": (

@@ -19,17 +19,18 @@ log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
 
 
-def tick(services: Services, sleep: Callable[[float], None]) -> None:
+def tick(services: Services, sleep: Callable[[float], None]) -> int:
     """`reconcile`, and where builds run of which no events tell, again every few seconds for as long as
-    any is due soon, until the next tick takes over."""
+    any is due soon, until the next tick takes over. Returns how many builds were looked at."""
     every = timedelta(seconds=services.settings.watch_every_seconds)
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
-    reconcile(services)
+    looked_at = reconcile(services)
     while services.settings.eks and (now := services.now()) + every <= until:
         if not services.store.due(now + every, limit=1):
-            return
+            break
         sleep(every.total_seconds())
-        reconcile(services)
+        looked_at += reconcile(services)
+    return looked_at
 
 
 def reconcile(services: Services) -> int:

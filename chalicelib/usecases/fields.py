@@ -19,6 +19,15 @@ from chalicelib.domain.spec import (
 from chalicelib.errors import Invalid
 
 MAX_TEXT = 4_096  # characters of a description or readme
+# Words of the API's own paths and of Polyaxon's things: as names of builds and projects they would mislead.
+_THINGS = ("user", "superuser", "admin", "project", "job", "experiment", "group", "notebook", "tensorboard")
+_WORDS = ("version", "token", "bookmark", "archive", "cluster", "node", "catalog", "repo", "setting", "log")
+RESERVED_NAMES = frozenset(
+    {*_THINGS, *_WORDS, *(f"{word}s" for word in _THINGS + _WORDS)}
+    | {"data", "status", "statuses", "search", "searches", "activitylogs", "historylogs", "log_handler"}
+    | {"login", "logout", "api", "healthz"}
+)
+RESERVED_FAULT = "The name is a reserved word or already taken."
 SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
 
 
@@ -61,8 +70,8 @@ def _field_faults(
     name: Any, description: Any, tags: Any, backend: Any, is_managed: Any
 ) -> dict[str, list[str]]:
     faults: dict[str, list[str]] = {}
-    if name is not None and not is_slug(name):
-        faults["name"] = [SLUG_FAULT]
+    if name is not None and (fault := name_fault(name)):
+        faults["name"] = [fault]
     if description is not None and not is_text(description):
         faults["description"] = [f"Must be a text of at most {MAX_TEXT} characters."]
     if backend is not None and not (
@@ -153,6 +162,13 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
             build, tags=tuple(dict.fromkeys((*build.tags, *new))) if fields.get("merge") is True else new
         )
     return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)
+
+
+def name_fault(name: Any) -> str | None:
+    """Why a build or project cannot be called so; None if it can."""
+    if not is_slug(name):
+        return SLUG_FAULT
+    return RESERVED_FAULT if name in RESERVED_NAMES else None
 
 
 def is_text(text: object) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_write
-from chalicelib.domain.spec import checked_tags, is_slug
+from chalicelib.domain.spec import checked_tags
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
 from chalicelib.usecases.conflicts import until_written
-from chalicelib.usecases.fields import MAX_TEXT, SLUG_FAULT, is_text
+from chalicelib.usecases.fields import MAX_TEXT, is_text, name_fault
 
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
 
@@ -158,8 +158,8 @@ def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) ->
 def _changed(project: Project, fields: dict[str, Any]) -> Project:
     name, is_public, tags = fields.get("name") or project.name, fields.get("is_public"), fields.get("tags")
     faults: dict[str, list[str]] = {}
-    if not is_slug(name):
-        faults["name"] = [SLUG_FAULT]
+    if name != project.name and (fault := name_fault(name)):
+        faults["name"] = [fault]
     for field in ("description", "readme"):
         if fields.get(field) is not None and not is_text(fields[field]):
             faults[field] = [f"Must be a text of at most {MAX_TEXT} characters."]

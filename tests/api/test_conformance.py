@@ -184,3 +184,11 @@ def test_projects(api: Api) -> None:
     assert api("POST", "/ada/p/restore").status == 200
     assert api("DELETE", "/ada/p").status == 204
     assert api("GET", "/ada/p").status == 404
+
+
+@pytest.mark.parametrize("name", ["users", "project", "status", "data"])
+def test_reserved_words_are_no_names(api: Api, name: str) -> None:
+    refusal = {"name": ["The name is a reserved word or already taken."]}
+    assert api("POST", BUILDS, {**FIELDS, "name": name}).body == refusal
+    assert api("POST", "/projects", {"name": name}).body == refusal
+    assert api("POST", BUILDS, {**FIELDS, "name": "build"}).status == 201

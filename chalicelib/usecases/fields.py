@@ -141,7 +141,9 @@ def _document(text: str) -> object:
 def changed(build: Build, fields: dict[str, Any]) -> Build:
     """The build with what a request may change of it. Raises Invalid."""
     name, description = fields.get("name") or None, fields.get("description")
-    tags, backend, node = fields.get("tags"), fields.get("backend"), fields.get("node_scheduled")
+    tags, backend, node = fields.get("tags") or [], fields.get("backend"), fields.get("node_scheduled")
+    if fields.get("merge") is True and "tags" in fields and isinstance(tags, list):
+        tags = [*build.tags, *tags]
     faults = _field_faults(name, description, tags, backend, None)
     dockerfile = fields.get("dockerfile")
     if dockerfile is not None and not (
@@ -157,10 +159,7 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
     if "description" in fields:
         build = replace(build, description=description)
     if "tags" in fields:
-        new = checked_tags(tags or [])
-        build = replace(
-            build, tags=tuple(dict.fromkeys((*build.tags, *new))) if fields.get("merge") is True else new
-        )
+        build = replace(build, tags=checked_tags(tags))
     return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)
 
 

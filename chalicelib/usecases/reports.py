@@ -16,6 +16,7 @@ from chalicelib.errors import Invalid
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds
 from chalicelib.usecases.conflicts import until_written
+from chalicelib.usecases.logs import LOOK_AGAIN
 
 REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
 
@@ -69,15 +70,19 @@ def settle(services: Services, caller: User, key: BuildKey, fields: dict[str, An
 
 
 def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) -> None:
-    """Adds lines, a text or a list of texts, to the log. Raises NotFound, Forbidden, Invalid."""
+    """Adds lines, a text or a list of texts, to the log until that is kept. Raises NotFound, Forbidden,
+    Invalid."""
     texts = [lines] if isinstance(lines, str) else lines
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise Invalid(["Send lines of the log: a JSON text, or a list of texts."])
     log: list[str] = []
 
     def point(build: Build, now: datetime) -> Build:
+        if build.kept_log_bytes is not None:
+            raise Invalid(["The build has ended and its log is kept: it takes no more lines."])
         log[:] = [build.log or services.logs.reported(build)]
-        return replace(build, log=log[0], look_at=build.look_at if build.is_done else now + HEARTBEAT)
+        # After the end, keeping waits for the lines that are added now.
+        return replace(build, log=log[0], look_at=now + (LOOK_AGAIN if build.is_done else HEARTBEAT))
 
     _change(services, caller, key, point)
     now = services.now()
@@ -96,7 +101,7 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
             and not has_control_characters(fields[name])
         )
     }
-    if fields.get("is_dirty") not in (None, True, False):
+    if not isinstance(fields.get("is_dirty"), bool | None):
         faults["is_dirty"] = ["Must be true or false."]
     if faults:
         raise Invalid(faults)

@@ -135,6 +135,14 @@ def test_tags_replace_or_merge(api: Api) -> None:
     assert api.ok("PATCH", f"{BUILDS}/1", {"tags": ["d", "d"]})["tags"] == ["d"]
 
 
+def test_merged_tags_have_a_bound_too(api: Api) -> None:
+    halves = [[f"{half}{number}" for number in range(30)] for half in "ab"]
+    api.ok("POST", BUILDS, {"is_managed": False, "tags": halves[0]})
+    refused = api("PATCH", f"{BUILDS}/1", {"tags": halves[1], "merge": True})
+    assert (refused.status, list(refused.body)) == (400, ["tags"])
+    assert api.ok("GET", f"{BUILDS}/1")["tags"] == halves[0]
+
+
 def test_a_name_given_to_itself_changes_nothing(api: Api) -> None:
     before = api.ok("POST", BUILDS, {"content": CONTENT, "name": "it"})
     assert api.ok("PATCH", f"{BUILDS}/1", {"name": "it"}) == before

@@ -107,6 +107,29 @@ def test_its_log_is_kept_after_its_end(services: FakeServices, elsewhere: BuildK
     assert list(services.kept_logs.texts) == [stored(services, elsewhere).uuid]
 
 
+def test_lines_after_its_end_are_kept_as_well(services: FakeServices, elsewhere: BuildKey) -> None:
+    reports.report_status(services, ADA, elsewhere, {"status": "failed"})
+    upkeep.reconcile(services)
+    reports.report_lines(services, ADA, elsewhere, "late")
+    for _ in range(4):
+        services.clock.forward(minutes=1)
+        upkeep.reconcile(services)
+    (text,) = services.kept_logs.texts.values()
+    assert text.endswith(" UTC -- late\n")
+
+
+def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: BuildKey) -> None:
+    reports.report_lines(services, ADA, elsewhere, "one")
+    reports.report_status(services, ADA, elsewhere, {"status": "failed"})
+    for _ in range(3):
+        services.clock.forward(minutes=1)
+        upkeep.reconcile(services)
+    before = logs.read(services, ADA, elsewhere)
+    with pytest.raises(Invalid, match="takes no more lines"):
+        reports.report_lines(services, ADA, elsewhere, "too late")
+    assert logs.read(services, ADA, elsewhere) == before
+
+
 def test_settling_adds_a_status_where_the_table_allows_it(
     services: FakeServices, elsewhere: BuildKey
 ) -> None:
@@ -123,3 +146,5 @@ def test_a_code_reference_is_replaced(services: FakeServices, elsewhere: BuildKe
     assert build.commit == "def"
     with pytest.raises(Invalid):
         reports.reference(services, ADA, elsewhere, {"commit": "x" * 41})
+    with pytest.raises(Invalid, match="true or false"):
+        reports.reference(services, ADA, elsewhere, {"is_dirty": 1})

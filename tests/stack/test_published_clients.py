@@ -215,7 +215,7 @@ def test_every_method_of_the_clients_build_and_project_api(cli: CommandLine) -> 
     """A build that runs elsewhere, told about by the library."""
     told = cli.python(
         """
-        import json
+        import io, json, tarfile
         from polyaxon_client.client import PolyaxonClient
 
         client = PolyaxonClient(reraise=True)
@@ -253,6 +253,23 @@ def test_every_method_of_the_clients_build_and_project_api(cli: CommandLine) -> 
         build.stop(*where, n)
         out["deleted"] = build.delete_build(*where, n).status_code
         project.invalidate_builds(*where)
+        for _ in range(23):
+            last = project.create_build(*where, {"is_managed": False})["id"]
+        out["second page"] = [len(project.list_builds(*where, page=page)["results"]) for page in (1, 2)]
+        for _ in range(19):
+            build.create_status(*where, last, "unschedulable")
+        build.create_status(*where, last, "failed")
+        out["last statuses"] = [row["status"] for row in build.get_statuses(*where, last, page=2)["results"]]
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+            tar.add("hello.txt", "./hello.txt")
+        files = [("repo", ("/tmp/library.tar.gz", io.BytesIO(archive.getvalue()), "text/plain"))]
+        out["uploaded"] = project.upload_repo(*where, files, len(archive.getvalue()), sync=True).status_code
+        with open(project.download_repo(*where), "rb") as kept:
+            out["fetched"] = kept.read() == archive.getvalue()
+        project.create_project({"name": "from-git"})
+        git = ("root", "from-git", "https://github.com/polyaxon/polyaxon-quick-start")
+        out["git"] = [project.set_repo(*git).status_code for _ in range(2)]
         out["project deleted"] = project.delete_project(*where).status_code
         print(json.dumps(out))
         """
@@ -272,5 +289,10 @@ def test_every_method_of_the_clients_build_and_project_api(cli: CommandLine) -> 
         "bookmarked": True,
         "ended": "succeeded",
         "deleted": 204,
+        "second page": [20, 3],
+        "last statuses": ["failed"],
+        "uploaded": 200,
+        "fetched": True,
+        "git": [201, 200],
         "project deleted": 204,
     }

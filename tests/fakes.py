@@ -54,7 +54,7 @@ class FakeBuildStore:
         self.names: dict[tuple[str, str, str], int] = {}  # to how many `-<k>` were given of it
         self.marks: dict[tuple[str, BuildKey | ProjectKey], datetime | None] = {}  # None: taken away
         self.once: dict[tuple[ProjectKey, str], tuple[BuildKey, datetime]] = {}
-        self.before_write: deque[Callable[[], None]] = deque()  # each runs once, before one write
+        self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def project(self, owner: str, name: str) -> Project | None:
         return self.places.get((owner, name))

@@ -1,0 +1,171 @@
+"""Builds as people make, change and hide them, with others at it at the same time."""
+
+from __future__ import annotations
+
+import pytest
+
+from chalicelib.domain.build import CODEBUILD, BuildKey, Status
+from chalicelib.domain.lifecycle import Outcome
+from chalicelib.errors import Conflict, Forbidden, NotFound, Unavailable
+from chalicelib.usecases import builds, conflicts, execution, upkeep
+from tests.factories import make_user
+from tests.fakes import FakeServices
+from tests.usecases.conftest import NESTED, Create
+
+ADA, BOB = make_user(), make_user("bob")
+
+
+def test_two_creators_at_once_get_two_builds(services: FakeServices, create: Create) -> None:
+    services.store.before_write.append(create)
+    late = create(name="late")
+
+    assert [key.id for key in services.store.builds] == [1, 2]
+    assert late.id == 2
+    assert set(services.queue.take()) == set(services.store.builds)
+    project = services.store.project("ada", "vision")
+    assert project is not None
+    assert (project.last_build_id, project.live_builds) == (2, 2)
+
+
+def test_a_build_is_saved_before_it_is_announced(services: FakeServices, create: Create) -> None:
+    """With the queue down nobody is told that all is well, and yet the build is not lost."""
+    services.queue.is_down = True
+    with pytest.raises(Unavailable):
+        create()
+    services.queue.is_down = False
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+
+    (build,) = services.store.builds.values()
+    assert build.last_status is Status.SCHEDULED
+
+
+def test_the_same_request_again_is_the_same_build(services: FakeServices, create: Create) -> None:
+    create()  # the project
+    first, again = (
+        builds.create(services, ADA, "ada", "vision", {"config": NESTED}, once="k").build.key
+        for _ in range(2)
+    )
+    assert first == again
+    services.clock.forward(days=15)
+    assert builds.create(services, ADA, "ada", "vision", {"config": NESTED}, once="k").build.key != first
+
+
+def test_a_change_and_a_status_at_once_are_both_kept(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.executor.enter(run, Status.SCHEDULED, Status.BUILDING)
+    services.store.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
+    builds.update(services, ADA, key, {"description": "mine", "tags": ["a"]})
+
+    build = services.store.builds[key]
+    assert (build.description, build.tags) == ("mine", ("a",))
+    assert build.last_status is Status.BUILDING
+
+
+def test_a_change_beside_others_that_never_end_is_given_up(services: FakeServices, create: Create) -> None:
+    key, other = create(), "other"
+
+    def others_write() -> None:
+        services.store.save(services.store.builds[key])
+
+    for _ in range(conflicts.ATTEMPTS):
+        services.store.before_write += [others_write, lambda: None]
+    with pytest.raises(Conflict, match="try again"):
+        builds.update(services, ADA, key, {"description": other})
+    assert services.store.builds[key].description != other
+
+
+def test_a_stop_and_an_end_at_once_keep_the_end(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.executor.end(run, Outcome.FAILED, "no")
+    services.queue.take()
+    services.store.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
+    builds.stop(services, ADA, key)
+
+    assert services.store.builds[key].last_status is Status.FAILED
+    assert services.queue.take() == []
+
+
+def test_a_claim_and_a_stop_at_once_start_nothing(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.store.before_write.append(lambda: builds.stop(services, ADA, key))
+    execution.attend(services, key)
+
+    assert services.executor.runs == {}
+    assert services.store.builds[key].last_status is Status.STOPPED
+
+
+def test_a_build_deleted_before_it_was_started_never_starts(services: FakeServices, create: Create) -> None:
+    key = create()
+    builds.archive(services, ADA, key, delete=True)
+    execution.attend(services, key)
+
+    assert services.executor.runs == {}
+    with pytest.raises(NotFound):
+        builds.get(services, ADA, key)
+
+
+def test_a_build_deleted_twice_counts_once(services: FakeServices, create: Create) -> None:
+    key, _ = create(), create()
+    builds.archive(services, ADA, key, delete=True)
+    with pytest.raises(NotFound):
+        builds.archive(services, ADA, key, delete=True)
+
+    page = builds.page(services, ADA, "ada", "vision", 0, 20)
+    assert ([build.key.id for build in page.builds], page.count) == ([2], 1)
+
+
+def test_a_change_of_a_build_that_is_deleted_meanwhile_finds_nothing(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.store.before_write.append(lambda: builds.archive(services, ADA, key, delete=True))
+    with pytest.raises(NotFound):
+        builds.update(services, ADA, key, {"description": "late"})
+
+
+def test_a_name_is_free_again_after_its_build_was_renamed(services: FakeServices, create: Create) -> None:
+    key = create(name="it")
+    builds.update(services, ADA, key, {"name": "other"})
+    assert services.store.builds[create(name="it")].name == "it"
+
+
+def test_bookmarks_are_each_readers_own(services: FakeServices, create: Create) -> None:
+    first, second = create(), create()
+    builds.bookmark(services, BOB, first)
+    builds.bookmark(services, BOB, first)
+
+    assert builds.page(services, BOB, "ada", "vision", 0, 20).bookmarked == {first}
+    assert builds.page(services, ADA, "ada", "vision", 0, 20).bookmarked == set()
+    with pytest.raises(NotFound):
+        builds.unbookmark(services, BOB, second)
+    builds.unbookmark(services, BOB, first)
+    builds.unbookmark(services, BOB, first)
+    assert not builds.get(services, BOB, first).bookmarked
+
+
+def test_readers_change_nothing(services: FakeServices, create: Create) -> None:
+    key = create()
+    before = services.written()
+    for change in (builds.stop, builds.archive, builds.restore, builds.invalidate):
+        with pytest.raises(Forbidden):
+            change(services, BOB, key)
+    with pytest.raises(Forbidden):
+        builds.update(services, BOB, key, {"description": "bob's"})
+    assert services.written() == before
+
+
+def test_pages_are_cut_from_the_newest_change(services: FakeServices, create: Create) -> None:
+    for _ in range(5):
+        services.clock.forward(seconds=1)
+        create()
+    services.clock.forward(seconds=1)
+    builds.update(services, ADA, BuildKey("ada", "vision", 2), {"description": "touched"})
+
+    pages = [builds.page(services, ADA, "ada", "vision", offset, 2) for offset in (0, 2, 4, 6)]
+    assert [[build.key.id for build in page.builds] for page in pages] == [[2, 5], [4, 3], [1], []]
+    assert {page.count for page in pages} == {5}

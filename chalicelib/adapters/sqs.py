@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from chalicelib.domain.build import BuildKey
 from chalicelib.errors import Unavailable
 
 MAX_REASONS = 4_000  # characters; body and attributes of a message share 256 KB
+_REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # by SQS, in any text
 
 
 class SqsBuildQueue:
@@ -36,7 +38,7 @@ class SqsDeadLetters:
         self._sqs: Any = boto3.client("sqs")
 
     def put(self, body: str, reasons: Sequence[str]) -> None:
-        text = "\n".join(reasons)[:MAX_REASONS]
+        text = _REFUSED.sub("\ufffd", "\n".join(reasons)[:MAX_REASONS])
         try:
             self._sqs.send_message(
                 QueueUrl=self._url,

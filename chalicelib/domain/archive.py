@@ -6,6 +6,7 @@ import gzip
 import posixpath
 import tarfile
 import zlib
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
@@ -16,6 +17,8 @@ MAX_MEMBERS = 50_000
 MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200  # of unpacked to packed bytes; source code compresses 3 to 10 times
 RATIO_COUNTS_FROM_BYTES = 64 * 1024**2  # small archives of zeros are harmless
+# What tarfile keeps in memory besides the files' contents: for each entry, and for all together.
+HEADER_BYTES, MORE_HEADER_BYTES = 4 * 1024, 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +41,42 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
     folder, is neither file, directory nor confined link, or grows beyond measure."""
     kinds: dict[str, bytes] = {}
     links: set[str] = set()
+    stream = _Bounded(packed, packed_bytes)
+    stream.allowed = MORE_HEADER_BYTES
     try:
-        with tarfile.open(fileobj=_Bounded(packed, packed_bytes), mode="r|") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 if len(kinds) >= MAX_MEMBERS:
                     _refuse(f"it has more than {MAX_MEMBERS} entries")
                 name = _confined(member.name)
+                if not 0 <= member.size <= MAX_UNPACKED_BYTES:  # tarfile would read on for ages
+                    _refuse(f"`{_short(name)}` claims an impossible size")
                 if member.issym():
                     _check_symlink(name, member.linkname)
                     links.add(name)
                 elif member.islnk():
-                    if _confined(member.linkname) not in kinds:
-                        _refuse(f"`{_short(member.name)}` is a hard link to something that is not in it")
-                elif not (member.isfile() or member.isdir()):
-                    _refuse(f"`{_short(member.name)}` is neither a file, a directory nor a link")
+                    _check_hard_link(name, _confined(member.linkname), kinds, links)
+                elif member.issparse() or not (member.isfile() or member.isdir()):
+                    _refuse(f"`{_short(member.name)}` is neither a plain file, a directory nor a link")
                 kinds[name] = member.type
+                stream.allowed += HEADER_BYTES + (member.size if member.isfile() else 0)
+                archive.members = []  # else tarfile keeps them all
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, UnicodeError) as exc:
         raise Invalid(["The upload is not a gzipped tar archive, or it is damaged."]) from exc
     directories = {name for name, kind in kinds.items() if kind == tarfile.DIRTYPE}
+    seen: set[str] = set()  # parents that are known not to be links, like all of their own
     for name in kinds:
-        parents = _parents(name)
-        if any(parent in links for parent in parents):
-            _refuse(f"`{_short(name)}` lies behind a link")
-        directories.update(parents)
-    return Listing(frozenset(kinds) - directories, frozenset(directories - {""}))
+        parent = posixpath.dirname(name)
+        while parent and parent not in seen:
+            if parent in links:
+                _refuse(f"`{_short(name)}` lies behind a link")
+            if len(seen) >= MAX_MEMBERS:
+                _refuse(f"it has more than {MAX_MEMBERS} directories")
+            seen.add(parent)
+            parent = posixpath.dirname(parent)
+    directories |= seen
+    files = frozenset(kinds) - directories
+    return Listing(frozenset(map(_readable, files)), frozenset(map(_readable, directories - {""})))
 
 
 def read_text(packed: IO[bytes], packed_bytes: int, path: str) -> str:
@@ -95,12 +110,15 @@ class _Bounded:
         self._unpacked = gzip.GzipFile(fileobj=packed, mode="rb")
         self._bound = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO))
         self._count = 0
+        self.allowed = self._bound  # how far it may be read by now
 
     def read(self, size: int) -> bytes:
         block = self._unpacked.read(size)
         self._count += len(block)
         if self._count > self._bound:
             _refuse(f"it unpacks to more than {self._bound // 1024**2} MiB")
+        if self._count > self.allowed:
+            _refuse("its headers are too large")
         return block
 
 
@@ -121,13 +139,20 @@ def _check_symlink(name: str, target: str) -> None:
         _refuse(f"the link `{_short(name)}` leads out of it")
 
 
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
+def _check_hard_link(name: str, target: str, kinds: Mapping[str, bytes], links: Set[str]) -> None:
+    """A second name of a link would be that link elsewhere, where it may lead out."""
+    if target not in kinds or target in links:
+        _refuse(f"`{_short(name)}` is a hard link to something that is no file in it")
+
+
+def _readable(name: str) -> str:
+    """A name as text that can be stored: bytes that are no UTF-8 are written out. None collide, because
+    names with backslashes are refused."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _short(name: str) -> str:
-    return name[:100].encode(errors="backslashreplace").decode()
+    return _readable(name[:100])
 
 
 def _refuse(why: str) -> NoReturn:

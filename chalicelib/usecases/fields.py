@@ -132,7 +132,8 @@ def _document(text: str) -> object:
 
     try:
         return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as exc:
+        # PyYAML lets through what its constructors trip over, such as the KeyError of `!!bool x`.
         where = getattr(exc, "problem_mark", None)
         place = f" near line {where.line + 1}" if where else ""
         raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc

@@ -74,3 +74,15 @@ def test_dead_letters_carry_their_reasons(sqs: Any) -> None:
     reasons = message["MessageAttributes"]["reasons"]["StringValue"]
     assert reasons.startswith("The message is not JSON.\nxxx")
     assert len(reasons) == 4_000
+
+
+def test_reasons_quote_nothing_that_sqs_refuses(sqs: Any) -> None:
+    from chalicelib.adapters.sqs import SqsDeadLetters
+
+    url = sqs.create_queue(QueueName=f"dead-{uuid.uuid4().hex}")["QueueUrl"]
+    SqsDeadLetters(url).put("{", ["`a\x01\ufffe\ud800` is no field.", "🚢\t"])
+
+    (message,) = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"])["Messages"]
+    assert (
+        message["MessageAttributes"]["reasons"]["StringValue"] == "`a\ufffd\ufffd\ufffd` is no field.\n🚢\t"
+    )

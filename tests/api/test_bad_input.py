@@ -98,6 +98,30 @@ def test_specs_that_cannot_be_built(api: Api, change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!bool x",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: !!python/object:os.system x",
+        "a: &a [*a]",
+        "version: 0x" + "f" * 5_000,
+        "version: 1" + ":20" * 2_000,
+        "? [a]\n: b",
+        "[" * 2_000 + "]" * 2_000,
+        "a: \x07",
+    ],
+    ids=lambda text: repr(text)[:30],
+)
+def test_yaml_that_cannot_be_read(api: Api, text: str) -> None:
+    before = api.services.written()
+    answer = api("POST", BUILDS, {"content": text})
+
+    assert (answer.status, bool(answer.body)) == (400, True)
+    assert api.services.written() == before
+
+
+@pytest.mark.parametrize(
     ("body", "status"),
     [
         (b"{", 400),

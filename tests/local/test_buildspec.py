@@ -1,0 +1,93 @@
+"""The runner of buildspecs: real shells, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chalicelib.adapters import codebuild
+from infra.local import buildspec
+from infra.local.buildspec import Ended, Phase
+
+PATIENCE_SECONDS = 30.0
+Run = Callable[..., tuple[Ended | None, list[str]]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    """Runs the commands of one phase to their end, and gives what they said."""
+
+    def run(*commands: str) -> tuple[Ended | None, list[str]]:
+        said: list[str] = []
+        phase = Phase(commands, folder, {"PATH": "/usr/bin:/bin", "GIVEN": "a b"}, said.append)
+        return phase.wait(PATIENCE_SECONDS), said
+
+    return run
+
+
+def test_our_own_buildspec_is_understood() -> None:
+    text = Path(codebuild.__file__).with_name("buildspec.yml").read_text()
+    assert buildspec.parse(text).commands["build"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "just words", "[]", "version: 0.1\nphases: {}", "version: 0.2", "version: 0.2\nphases: [a]", ": :"],
+)
+def test_what_is_no_buildspec_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        buildspec.parse(text)
+
+
+def test_commands_share_a_shell_a_folder_and_what_they_were_given(run: Run, folder: Path) -> None:
+    ended, said = run("HERE=$PWD; mkdir sub; cd sub", 'echo "$GIVEN"; echo "$HERE"; pwd')
+    assert (ended, said) == (Ended(0), ["a b", str(folder), f"{folder}/sub"])
+
+
+def test_the_first_failing_command_ends_the_phase_and_is_named(run: Run) -> None:
+    ended, said = run("echo one", "# says why\necho two; (exit 7)", "echo never")
+    assert (ended, said) == (Ended(7, "# says why"), ["one", "two"])
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("exit 3", 3), ("set -e\nfalse\ntrue", 1), ("no-such-program", 127)]
+)
+def test_a_command_may_end_the_shell_itself(run: Run, command: str, code: int) -> None:
+    ended, said = run(command, "echo never")
+    assert ended == Ended(code, command.splitlines()[0])
+    assert "never" not in said
+
+
+def test_both_outputs_are_read_in_order_and_odd_bytes_are_shown(run: Run) -> None:
+    _, said = run("echo one; echo two >&2; printf 'caf\\351\\n'; printf 'no end'")
+    assert said == ["one", "two", "caf\ufffd", "no end"]
+
+
+def test_nothing_waits_for_input(run: Run) -> None:
+    assert run("cat; echo done") == (Ended(0), ["done"])
+
+
+def test_what_was_left_in_the_background_ends_with_the_phase(run: Run) -> None:
+    """It would hold the output open, and the phase would last as long."""
+    assert run("(sleep 20; echo late) & echo started") == (Ended(0), ["started"])
+
+
+def test_ending_a_phase_ends_all_its_children(folder: Path) -> None:
+    said: list[str] = []
+    alive = folder / "alive"
+    command = f"trap 'rm {alive}' EXIT; touch {alive}; echo ready; sleep 60 | cat"
+    phase = Phase([f"bash -c {command!r} & wait"], folder, {"PATH": "/usr/bin:/bin"}, said.append)
+    while "ready" not in said:
+        assert phase.wait(0.02) is None
+
+    assert phase.end()
+    assert phase.wait(PATIENCE_SECONDS) is not None
+    assert not alive.exists()

@@ -6,7 +6,7 @@ set -eu
 say() { printf '%s\n' "$*" >&2; }
 
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    say "Slipway needs Python 3.11 or newer; $PYTHON is $("$PYTHON" --version 2>&1 || echo 'not there')."
+    say "Slipway needs Python 3.11 or newer; $PYTHON is $(command -v "$PYTHON" >/dev/null && "$PYTHON" --version 2>&1 || echo 'not there')."
     say "Install one, or name it: make PYTHON=python3.13 …"
     exit 2
 fi

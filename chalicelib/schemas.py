@@ -107,12 +107,12 @@ class Project(msgspec.Struct):
     created_at: datetime
     updated_at: datetime
     is_public: bool
+    has_code: bool
     bookmarked: bool
 
 
 class ProjectDetail(Project):
     readme: str | None
-    has_code: bool
     git_url: str | None
     num_builds: int
     # What else Polyaxon runs in projects: clients expect the fields.

@@ -107,7 +107,6 @@ def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
     return schemas.ProjectDetail(
         **_project(project, bookmarked),
         readme=project.readme,
-        has_code=project.code is not None or project.git_url is not None,
         git_url=project.git_url,
         num_builds=project.live_builds,
     )
@@ -130,6 +129,7 @@ def _project(project: Project, bookmarked: bool) -> dict[str, Any]:
         "created_at": project.created_at,
         "updated_at": project.updated_at,
         "is_public": project.is_public,
+        "has_code": project.code is not None or project.git_url is not None,
         "bookmarked": bookmarked,
     }
 

@@ -89,7 +89,9 @@ class Call:
             return None
         try:
             parsed = json.loads(body, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as exc:
+        except RecursionError as exc:
+            raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
+        except ValueError as exc:
             raise errors.Malformed(f"JSON parse error - {exc}") from exc
         if _has_surrogates(body):
             raise errors.Malformed("The body has an escape for half a character (a lone surrogate).")

@@ -25,7 +25,7 @@ _WORDS = ("version", "token", "bookmark", "archive", "cluster", "node", "catalog
 RESERVED_NAMES = frozenset(
     {*_THINGS, *_WORDS, *(f"{word}s" for word in _THINGS + _WORDS)}
     | {"data", "status", "statuses", "search", "searches", "activitylogs", "historylogs", "log_handler"}
-    | {"login", "logout", "api", "healthz"}
+    | {"login", "logout", "api", "healthz", "builds"}
 )
 RESERVED_FAULT = "The name is a reserved word or already taken."
 SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."

@@ -15,11 +15,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from chalicelib.domain.build import CODEBUILD, EKS
 from infra.local import demo
 from infra.local.engines import NoEngine
 from infra.local.machine import Machine, installed_machine
 from infra.local.stack import Running, stack
 
+BACKENDS = (CODEBUILD, EKS)
 STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between runs: base image, layers
 
 
@@ -37,6 +39,8 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    if (backend := os.environ.get("SLIPWAY_BACKEND")) not in (None, "", *BACKENDS):
+        parser.error(f"builds cannot run on `{backend}` here; SLIPWAY_BACKEND may be {' or '.join(BACKENDS)}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:

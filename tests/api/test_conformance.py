@@ -170,7 +170,8 @@ def test_a_request_with_a_key_is_done_once(api: Api) -> None:
 def test_projects(api: Api) -> None:
     created = api.ok("POST", "/projects/", {"name": "p", "tags": ["a"], "is_public": False, "readme": "r"})
     assert (created["is_public"], created["readme"], created["num_builds"]) == (False, "r", 0)
-    assert api.ok("GET", "/ada")["count"] == 3
+    listed = api.ok("GET", "/ada")
+    assert (listed["count"], {each["has_code"] for each in listed["results"]}) == (3, {False})
     assert {each["name"] for each in api.ok("GET", "/ada", as_="bob")["results"]} == {"vision"}
     assert api("GET", "/nobody").status == 404
     assert api.ok("PATCH", "/ada/p", {"tags": ["b"], "merge": True})["tags"] == ["a", "b"]
@@ -186,7 +187,7 @@ def test_projects(api: Api) -> None:
     assert api("GET", "/ada/p").status == 404
 
 
-@pytest.mark.parametrize("name", ["users", "project", "status", "data"])
+@pytest.mark.parametrize("name", ["users", "project", "builds", "status", "data"])
 def test_reserved_words_are_no_names(api: Api, name: str) -> None:
     refusal = {"name": ["The name is a reserved word or already taken."]}
     assert api("POST", BUILDS, {**FIELDS, "name": name}).body == refusal

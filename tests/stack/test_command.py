@@ -115,3 +115,14 @@ def test_demo_ends_with_the_application_run_in_its_image(command: Start) -> None
     assert "| Ahoy from Slipway |" in printed
     assert '"last_status": "succeeded"' in printed
     assert "pip3 install" in printed
+
+
+def test_a_backend_that_is_not_there_is_said_before_anything_starts(
+    command: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_BACKEND", "foo")
+    demo = command("demo")
+    printed, said = demo.communicate()
+
+    assert (demo.returncode, printed) == (2, "")
+    assert said.rstrip().endswith("builds cannot run on `foo` here; SLIPWAY_BACKEND may be codebuild or eks")

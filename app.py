@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
@@ -33,6 +33,8 @@ app.register_middleware(web.finish, "http")
 PROJECT = "/{owner}/{project}"
 BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
+PAGING = {"limit": "integer", "offset": "integer"}
+SORTING = {**PAGING, "sort": "string"}
 CREATED, NO_CONTENT, FOUND = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT, HTTPStatus.FOUND
 
 
@@ -45,9 +47,11 @@ def route(
     answers: Any = None,
     status: HTTPStatus = HTTPStatus.OK,
     takes: Any = None,
+    asks: Mapping[str, str] = {},
     anonymous: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """A route under the API's prefix: the type and status of its answer, and of what it takes.
+    """A route under the API's prefix: the type and status of its answer, the type of what it takes, and
+    the parameters that its query may have, by their types.
 
     Bodies are read by `web`, whatever content type they claim. `anonymous` ones answer without a token as
     well; a bad one is refused all the same.
@@ -58,7 +62,9 @@ def route(
         app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(
             handle
         )
-        ROUTES.append(openapi.Route(view.__name__, methods, path, int(status), answers, takes, anonymous))
+        ROUTES.append(
+            openapi.Route(view.__name__, methods, path, int(status), answers, takes, asks, anonymous)
+        )
         return handle
 
     return declare
@@ -125,7 +131,7 @@ def create_project(call: web.Call) -> Any:
     return serializers.project_detail(project, bookmarked=False)
 
 
-@route("/{owner}", "GET", answers=schemas.ProjectPage)
+@route("/{owner}", "GET", answers=schemas.Page[schemas.Project], asks=PAGING)
 def list_projects(call: web.Call, owner: str) -> Any:
     limit, offset = call.paging()
     page = projects.page(call.services, call.user, owner, offset, limit)
@@ -170,7 +176,12 @@ def unbookmark_project(call: web.Call, owner: str, project: str) -> Any:
     projects.unbookmark(call.services, call.user, owner, project)
 
 
-@route("/bookmarks/{user}/projects", "GET", answers=schemas.BookmarkedProjectPage)
+@route(
+    "/bookmarks/{user}/projects",
+    "GET",
+    answers=schemas.Page[schemas.Bookmarked[schemas.Project]],
+    asks=SORTING,
+)
 def list_bookmarked_projects(call: web.Call, user: str) -> Any:
     limit, offset = call.paging()
     page = projects.bookmarked(
@@ -198,7 +209,7 @@ def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> 
     code.complete(call.services, call.user, owner, project, offer_id)
 
 
-@route(PROJECT + "/repo/download", "GET", status=FOUND)
+@route(PROJECT + "/repo/download", "GET", status=FOUND, asks={"commit": "string"})
 def download_code(call: web.Call, owner: str, project: str) -> Any:
     commit = call.query().get("commit")
     return web.redirect(code.download_url(call.services, call.user, owner, project, commit))
@@ -215,7 +226,7 @@ def use_git(call: web.Call, owner: str, project: str) -> Any:
 # Builds
 
 
-@route(BUILDS, "GET", answers=schemas.BuildPage)
+@route(BUILDS, "GET", answers=schemas.Page[schemas.Build], asks={**SORTING, "query": "string"})
 def list_builds(call: web.Call, owner: str, project: str) -> Any:
     limit, offset = call.paging()
     page = builds.page(
@@ -246,7 +257,9 @@ def invalidate_builds(call: web.Call, owner: str, project: str) -> Any:
     builds.invalidate_all(call.services, call.user, owner, project)
 
 
-@route("/bookmarks/{user}/builds", "GET", answers=schemas.BookmarkedBuildPage)
+@route(
+    "/bookmarks/{user}/builds", "GET", answers=schemas.Page[schemas.Bookmarked[schemas.Build]], asks=SORTING
+)
 def list_bookmarked_builds(call: web.Call, user: str) -> Any:
     limit, offset = call.paging()
     page = builds.bookmarked(
@@ -258,7 +271,7 @@ def list_bookmarked_builds(call: web.Call, user: str) -> Any:
     )
 
 
-@route("/archives/{user}/builds", "GET", answers=schemas.ArchivePage)
+@route("/archives/{user}/builds", "GET", answers=schemas.Page[schemas.ArchivedBuild], asks=PAGING)
 def list_archived_builds(call: web.Call, user: str) -> Any:
     limit, offset = call.paging()
     page = builds.archived(call.services, call.user, user, offset, limit)
@@ -316,7 +329,7 @@ def unbookmark_build(call: web.Call, key: BuildKey) -> Any:
 # What is known of a build, and told by those that run elsewhere
 
 
-@route(BUILD + "/statuses", "GET", answers=schemas.StatusPage)
+@route(BUILD + "/statuses", "GET", answers=schemas.Page[schemas.Status], asks=PAGING)
 def list_statuses(call: web.Call, key: BuildKey) -> Any:
     limit, offset = call.paging()
     build = builds.get(call.services, call.user, key).build
@@ -336,13 +349,14 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> Any:
     return serializers.status_entry(build, entry)
 
 
-@route(BUILD + "/logs", "GET", answers=openapi.TEXT)
+@route(BUILD + "/logs", "GET", answers=openapi.TEXT, asks={"cursor": "integer"})
 def get_logs(call: web.Call, key: BuildKey) -> Any:
     return web.log_page(logs.read(call.services, call.user, key, call.cursor()))
 
 
-@route(BUILD + "/logs/stream", "GET", answers=openapi.TEXT)
+@route(BUILD + "/logs/stream", "GET", answers=openapi.TEXT, asks={"cursor": "integer"})
 def stream_logs(call: web.Call, key: BuildKey) -> Any:
+    """The same text: there is no WebSocket here."""
     return web.log_page(logs.read(call.services, call.user, key, call.cursor()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,6 @@ from chalicelib import schemas
 
 BINARY = bytes  # as what a route takes: an archive, plain or as part `repo` of a form
 TEXT = str  # as what a route answers: plain text
-_PAGING = {"limit": "integer", "offset": "integer"}
-_QUERY = {
-    schemas.BuildPage: {**_PAGING, "query": "string", "sort": "string"},
-    schemas.BookmarkedBuildPage: {**_PAGING, "sort": "string"},
-    schemas.BookmarkedProjectPage: {**_PAGING, "sort": "string"},
-    schemas.ArchivePage: _PAGING,
-    schemas.ProjectPage: _PAGING,
-    schemas.StatusPage: _PAGING,
-}
 _REFUSALS = {
     "400": "The request says something that cannot be done; the body says what to change.",
     "401": "Without a token that is known and has not expired.",
@@ -44,6 +35,7 @@ class Route:
     status: int
     answers: Any  # a type of `schemas`, TEXT, or None for an empty body
     takes: Any  # a type of `schemas`, BINARY, or None
+    asks: Mapping[str, str]  # parameters of its query, and their types
     anonymous: bool
 
 
@@ -95,14 +87,9 @@ def _operation(route: Route, method: str, schema_of: dict[Any, Any]) -> dict[str
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", route.path)
     ]
-    query = dict(_QUERY.get(route.answers, {})) if method == "GET" else {}
-    if route.name in ("get_logs", "stream_logs"):
-        query = {"cursor": "integer"}
-    if route.name == "download_code":
-        query = {"commit": "string"}
     parameters += [
         {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
-        for name, kind in query.items()
+        for name, kind in route.asks.items()
     ]
     if parameters:
         operation["parameters"] = parameters

@@ -6,7 +6,7 @@ What may be sent is described too; the use cases check it, because clients expec
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -158,57 +158,20 @@ class Detail(msgspec.Struct):
     detail: str
 
 
-# Pages
+Entry = TypeVar("Entry")
 
 
-class BuildPage(msgspec.Struct):
+class Page(msgspec.Struct, Generic[Entry]):
+    """Some entries of a list that has `count` in all; `next` and `previous` are addresses."""
+
     count: int
     next: str | None
     previous: str | None
-    results: list[Build]
+    results: list[Entry]
 
 
-class ProjectPage(msgspec.Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[Project]
-
-
-class StatusPage(msgspec.Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[Status]
-
-
-class ArchivePage(msgspec.Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[ArchivedBuild]
-
-
-class BookmarkedBuild(msgspec.Struct):
-    content_object: Build
-
-
-class BookmarkedBuildPage(msgspec.Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[BookmarkedBuild]
-
-
-class BookmarkedProject(msgspec.Struct):
-    content_object: Project
-
-
-class BookmarkedProjectPage(msgspec.Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[BookmarkedProject]
+class Bookmarked(msgspec.Struct, Generic[Entry]):
+    content_object: Entry
 
 
 # What may be sent. Other fields are ignored: clients send all of an answer back.

@@ -44,8 +44,8 @@ def archived_build(build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
     return schemas.ArchivedBuild(**_summary(build, bookmarked))
 
 
-def bookmarked_build(build: Build) -> schemas.BookmarkedBuild:
-    return schemas.BookmarkedBuild(build_summary(build, bookmarked=True))
+def bookmarked_build(build: Build) -> schemas.Bookmarked[schemas.Build]:
+    return schemas.Bookmarked(build_summary(build, bookmarked=True))
 
 
 def _summary(build: Build, bookmarked: bool) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
     )
 
 
-def bookmarked_project(found: Project) -> schemas.BookmarkedProject:
-    return schemas.BookmarkedProject(project(found, bookmarked=True))
+def bookmarked_project(found: Project) -> schemas.Bookmarked[schemas.Project]:
+    return schemas.Bookmarked(project(found, bookmarked=True))
 
 
 def _project(project: Project, bookmarked: bool) -> dict[str, Any]:
@@ -171,16 +171,17 @@ def page(
     offset: int,
     limit: int,
     max_offset: int,
-) -> dict[str, Any]:
+) -> schemas.Page[Any]:
     """One page of a list; `url` is the list's absolute address, `query` what else was asked for. `next` never
     leads where `max_offset` is refused."""
 
     def link(to: int) -> str:
         return f"{url}?{urlencode({**query, 'limit': limit, 'offset': to})}"
 
-    return {
-        "count": count,
-        "next": link(offset + limit) if offset + limit < count and offset + limit <= max_offset else None,
-        "previous": link(max(offset - limit, 0)) if offset > 0 else None,
-        "results": results,
-    }
+    after = offset + limit
+    return schemas.Page(
+        count=count,
+        next=link(after) if after < count and after <= max_offset else None,
+        previous=link(max(offset - limit, 0)) if offset > 0 else None,
+        results=list(results),
+    )

@@ -16,7 +16,6 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from infra.local import aws
 from infra.local.codebuild import CodeBuild
 
 pytestmark = pytest.mark.slow
@@ -69,18 +68,8 @@ class Local:
         return f"while [ ! -e {path} ]; do sleep 0.02; done", path
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = aws.Moto()
-    server.start()
-    yield server.url
-    server.close()
-
-
 @pytest.fixture
-def local(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Local]:
-    for name, value in {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto}.items():
-        monkeypatch.setenv(name, value)
+def local(on_aws: None, tmp_path: Path) -> Iterator[Local]:
     s3, logs = boto3.client("s3"), boto3.client("logs")
     s3.create_bucket(Bucket=BUCKET)
     events: list[dict[str, Any]] = []

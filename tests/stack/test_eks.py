@@ -13,7 +13,8 @@ from infra.local.machine import Machine
 from tests.factories import make_archive
 from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
 
-pytestmark = pytest.mark.engine
+# One engine is enough: on a cluster it is BuildKit, in whose place either only stands.
+pytestmark = [pytest.mark.engine, pytest.mark.parametrize("local_machine", ["buildah"], indirect=True)]
 
 
 @pytest.fixture(scope="module")

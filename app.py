@@ -25,7 +25,8 @@ from chalicelib.usecases import (
     upkeep,
 )
 
-app = Chalice(app_name="slipway")
+app = Chalice(app_name="slipway", configure_logs=False)  # the runtime does
+telemetry.start()
 # Else API Gateway garbles uploads.
 app.api.binary_types += ["multipart/form-data", "application/gzip", "application/x-gzip"]
 app.register_middleware(web.finish, "http")
@@ -398,13 +399,24 @@ def settle_build(call: web.Call, key: BuildKey) -> Any:
 @app.on_sqs_message(queue="slipway-dispatch", batch_size=10)
 def dispatch(event: Any) -> dict[str, Any]:
     """Builds that need attention. Messages that failed are named, so that only they come again."""
-    return web.each_message(event, lambda body, _: execution.attend(wiring.services(), BuildKey.parse(body)))
+
+    def attend(body: str, _: str) -> None:
+        key = BuildKey.parse(body)
+        telemetry.about(key)
+        execution.attend(wiring.services(), key)
+
+    return web.each_message(event, attend)
 
 
 @app.on_sqs_message(queue="slipway-requests", batch_size=10)
 def on_request(event: Any) -> dict[str, Any]:
     """What automation asks for, see `usecases.requests`."""
-    return web.each_message(event, lambda body, id_: requests.handle(wiring.services(), body, id_))
+
+    def handle(body: str, message_id: str) -> None:
+        if key := requests.handle(wiring.services(), body, message_id):
+            telemetry.about(key)
+
+    return web.each_message(event, handle)
 
 
 @app.on_cw_event(
@@ -414,25 +426,26 @@ def on_request(event: Any) -> dict[str, Any]:
         "detail": {"project-name": [{"prefix": "slipway"}]},
     }
 )
+@telemetry.work("on_codebuild_event")
 def on_codebuild_event(event: Any) -> None:
     """Something changed in CodeBuild. The event only says where to look."""
     from chalicelib.adapters.codebuild import build_id_of_event
 
-    execution.observe(wiring.services(), CODEBUILD, [build_id_of_event(event.to_dict())])
+    for key in execution.observe(wiring.services(), CODEBUILD, [build_id_of_event(event.to_dict())]):
+        telemetry.about(key)
 
 
 @app.schedule("rate(1 minute)")
+@telemetry.work("reconcile")
 def reconcile(event: Any) -> None:
     """The net under lost messages and events, and the eyes on builds of which no events tell."""
-    telemetry.count("reconcile", {"LookedAt": upkeep.tick(wiring.services(), time.sleep)})
+    upkeep.tick(wiring.services(), time.sleep)
 
 
 @app.schedule("rate(5 minutes)")
+@telemetry.work("clean_up")
 def clean_up(event: Any) -> dict[str, int]:
     """Purges what was deleted or archived long enough. Invoked with `{"dry_run": true}` in the event's
     detail, it only says what it would do."""
     dry_run = event.detail.get("dry_run") is True
-    done = asdict(cleanup.cleanup(wiring.services(), dry_run=dry_run))
-    if not dry_run:
-        telemetry.count("clean_up", {f"{name.capitalize()}Purged": number for name, number in done.items()})
-    return done
+    return asdict(cleanup.cleanup(wiring.services(), dry_run=dry_run))

@@ -133,6 +133,16 @@ def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("SLIPWAY_API_PREFIX", "/api/v1")
 
 
+def stack(environment: Mapping[str, str] = os.environ) -> str:
+    """The deployment's name, by which its metrics are told from another's."""
+    return environment.get("SLIPWAY_STACK", "")
+
+
 def in_lambda(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a function of Lambda's."""
     return "AWS_LAMBDA_FUNCTION_NAME" in environment
+
+
+def is_traced(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether X-Ray samples this invocation; Lambda's runtime says so anew for each."""
+    return in_lambda(environment) and "Sampled=1" in environment.get("_X_AMZN_TRACE_ID", "")

@@ -1,31 +1,100 @@
-"""Metrics in CloudWatch's embedded format: lines of JSON on standard output, made into metrics in the logs.
+"""What those who run Slipway see of it: log, metrics and traces; all three only in Lambda.
 
-Outside of Lambda nobody reads such lines, and none are written.
+Code logs as ever. In Lambda a record is a line of JSON with the request's id, and whatever is given as
+`extra` is a field of it. The numbers by name in a record's `measures` become metrics as well, by CloudWatch's
+embedded metric format: those whose name ends in `Seconds` are times, all others counts.
+
+A trace shows each `work` as a subsegment, with `about` as annotations, and below it every call to AWS.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from chalicelib import settings
+from chalicelib.domain.build import BuildKey
+
+if TYPE_CHECKING:
+    from aws_xray_sdk.core.async_recorder import AsyncAWSXRayRecorder
 
 NAMESPACE = "Slipway"
+_NOISY = ("botocore", "pynamodb", "aws_xray_sdk")  # they report at INFO how they start
+_about: ContextVar[Mapping[str, str]] = ContextVar("about")
 
 
-def count(function: str, counts: Mapping[str, int]) -> None:
-    """Adds numbers to the metrics of these names, by function."""
-    if settings.in_lambda():
-        print(embedded(function, counts, int(time.time() * 1000)), flush=True)
+def start() -> None:
+    """Makes the lines of this process's log what is said above. Elsewhere than in Lambda: nothing."""
+    if not settings.in_lambda():
+        return
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:  # the runtime's
+        handler.addFilter(Fields(settings.stack()))
 
 
-def embedded(function: str, counts: Mapping[str, int], at_ms: int) -> str:
-    """One line of the format, at milliseconds since 1970."""
+@contextmanager
+def work(name: str) -> Iterator[None]:
+    """One piece of work: a subsegment of the trace, and what its lines in the log are about."""
+    recorder = _recorder()
+    token = _about.set({})
+    try:
+        if recorder is None:
+            yield
+        else:
+            with recorder.in_subsegment(name):
+                yield
+    finally:
+        _about.reset(token)
+
+
+def about(key: BuildKey) -> None:
+    """Says which build the current work is about: in its lines from now on, and in its trace."""
+    names = {"owner": key.owner, "project": key.project, "build": str(key)}
+    _about.set(names)
+    recorder = _recorder()
+    if recorder is not None and (current := recorder.current_subsegment()):
+        for name, value in names.items():
+            current.put_annotation(name, value)
+
+
+class Fields(logging.Filter):
+    """Lets every record pass, with the fields that it shall have."""
+
+    def __init__(self, stack: str) -> None:
+        super().__init__()
+        self._stack = stack
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fields = record.__dict__
+        for name, value in _about.get({}).items():
+            fields.setdefault(name, value)
+        measures = {name: number for name, number in fields.pop("measures", {}).items() if number}
+        if measures:  # a metric costs by the month in which it was sent
+            fields.update(embedded(self._stack, measures, int(record.created * 1000)))
+        return True
+
+
+def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str, Any]:
+    """The fields by which CloudWatch makes metrics of a line, at milliseconds since 1970."""
     metrics = {
         "Namespace": NAMESPACE,
-        "Dimensions": [["Function"]],
-        "Metrics": [{"Name": name, "Unit": "Count"} for name in counts],
+        "Dimensions": [["Stack"]],
+        "Metrics": [
+            {"Name": name, "Unit": "Seconds" if name.endswith("Seconds") else "Count"} for name in measures
+        ],
     }
-    about = {"Timestamp": at_ms, "CloudWatchMetrics": [metrics]}
-    return json.dumps({"_aws": about, "Function": function, **counts})
+    return {"_aws": {"Timestamp": at_ms, "CloudWatchMetrics": [metrics]}, "Stack": stack, **measures}
+
+
+def _recorder() -> AsyncAWSXRayRecorder | None:
+    """X-Ray's, where this invocation is traced; the first such one loads it, which costs others nothing."""
+    if not settings.is_traced():
+        return None
+    from aws_xray_sdk.core import patch, xray_recorder
+
+    patch(("botocore",))  # once; also what PynamoDB calls
+    return xray_recorder

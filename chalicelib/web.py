@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -18,7 +19,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from chalice.app import Chalice, CORSConfig, Request, Response
 
-from chalicelib import errors, serializers, wiring
+from chalicelib import errors, serializers, telemetry, wiring
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
 from chalicelib.domain.spec import is_slug
 from chalicelib.ports import Opened, Services
@@ -177,13 +178,28 @@ def endpoint(
     def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
         @wraps(view)
         def handle(**captured: str) -> Response:
+            started_at = time.perf_counter()
+            request = _current_request(app)
+            with telemetry.work(view.__name__):
+                response = answered(request, captured)
+                fields = {
+                    "status": response.status_code,
+                    "duration_ms": round((time.perf_counter() - started_at) * 1000),
+                }
+                log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
+            return response
+
+        def answered(request: Request, captured: Mapping[str, str]) -> Response:
             try:
-                services, request = wiring.services(), _current_request(app)
+                services = wiring.services()
                 token = _token(request, anonymous)
                 user = accounts.authenticate(services, token) if token is not None else None
                 if user is not None:
                     throttle.admit(services, user)
-                answer = view(Call(services, user, request), **_places(captured))
+                places = _places(captured)
+                if "key" in places:
+                    telemetry.about(places["key"])
+                answer = view(Call(services, user, request), **places)
             except errors.SlipwayError as error:
                 return _refusal(error)
             except Exception:
@@ -250,11 +266,12 @@ def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, An
     failed = []
     for record in event:
         message_id = record.to_dict()["messageId"]
-        try:
-            handle(record.body, message_id)
-        except Exception:
-            log.exception("message %s failed", message_id)
-            failed.append({"itemIdentifier": message_id})
+        with telemetry.work("message"):
+            try:
+                handle(record.body, message_id)
+            except Exception:
+                log.exception("message %s failed", message_id)
+                failed.append({"itemIdentifier": message_id})
     return {"batchItemFailures": failed}
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
         "chalicelib.errors",
         "chalicelib.settings",
     ),
-    "chalicelib.telemetry": ("chalicelib.settings",),
+    "chalicelib.telemetry": ("chalicelib.settings", "chalicelib.domain"),
     "chalicelib.schemas": (),
     "chalicelib.openapi": ("chalicelib.schemas",),
     "chalicelib.serializers": (
@@ -46,6 +46,7 @@ ALLOWED = {
         "chalicelib.errors",
         "chalicelib.ports",
         "chalicelib.serializers",
+        "chalicelib.telemetry",
         "chalicelib.usecases",
         "chalicelib.wiring",
     ),
@@ -61,6 +62,7 @@ ALLOWED = {
 # What is not ours and not in the standard library: who may import it.
 OUTSIDE = {
     "chalicelib.adapters": {"boto3", "botocore", "msgspec", "pynamodb", "urllib3"},
+    "chalicelib.telemetry": {"aws_xray_sdk"},
     "chalicelib.schemas": {"msgspec"},
     "chalicelib.openapi": {"msgspec"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},

@@ -179,10 +179,15 @@ class Build:
         """Started minutes that its executor was at work for it, waiting left out; None before its end."""
         if self.finished_at is None:
             return None
-        work = [entry for entry in self.history if entry.status in (Status.BUILDING, Status.RUNNING)]
-        if not work or not self.is_managed:
+        if self.worked_since is None or not self.is_managed:
             return 0
-        return math.ceil((self.finished_at - work[0].created_at) / timedelta(minutes=1))
+        return math.ceil((self.finished_at - self.worked_since) / timedelta(minutes=1))
+
+    @property
+    def worked_since(self) -> datetime | None:
+        """When waiting was over; None for a build at which nobody was at work yet."""
+        work = [entry for entry in self.history if entry.status in (Status.BUILDING, Status.RUNNING)]
+        return work[0].created_at if work else None
 
     @property
     def unique_name(self) -> str:

@@ -29,9 +29,9 @@ from chalicelib.errors import Forbidden, Invalid, NotFound
 from chalicelib.ports import Once, Opened, Services
 from chalicelib.usecases import projects
 from chalicelib.usecases.code import source_of
-from chalicelib.usecases.conflicts import until_written
 from chalicelib.usecases.fields import Wish, changed, wish
 from chalicelib.usecases.projects import may_list, open_project
+from chalicelib.usecases.writing import told, until_written
 
 MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
 REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
@@ -215,7 +215,8 @@ def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = F
             return False
         now = services.now()
         hidden = replace(build, archived_at=now, deleted_at=now if delete else None, updated_at=now)
-        return not services.store.archive(lifecycle.request_stop(hidden, now) or hidden).is_done
+        stopped = services.store.archive(lifecycle.request_stop(hidden, now) or hidden)
+        return not told(build, stopped).is_done
 
     if until_written(write):
         services.queue.announce(key)
@@ -316,7 +317,9 @@ def request_stop(services: Services, key: BuildKey) -> None:
     def write() -> bool:
         build = services.store.get(key)
         stopping = build and lifecycle.request_stop(build, services.now())
-        return stopping is not None and not services.store.save(stopping).is_done
+        if build is None or stopping is None:
+            return False
+        return not told(build, services.store.save(stopping)).is_done
 
     if until_written(write):
         services.queue.announce(key)

@@ -6,7 +6,7 @@ Each step finds its work anew, so that a cleanup that ended anywhere is continue
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from chalicelib.domain.build import Build, BuildKey, Project
@@ -49,12 +49,14 @@ def cleanup(services: Services, *, dry_run: bool = False) -> Cleaned:
         except SlipwayError as error:
             log.warning("%s could not be purged: %s", key, error or type(error).__name__)
     done.uploads = _sweep(services, dry_run)
+    counted = {f"{name.title()}Purged": number for name, number in asdict(done).items()}
     log.info(
-        "cleanup%s: %d builds, %d projects, %d uploads",
-        " (dry run)" if dry_run else "",
+        "%s %d builds, %d projects, %d uploads.",
+        "A cleanup would purge" if dry_run else "Purged",
         done.builds,
         done.projects,
         done.uploads,
+        extra={} if dry_run else {"measures": counted},
     )
     return done
 

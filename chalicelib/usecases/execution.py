@@ -17,7 +17,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
-from chalicelib.usecases.conflicts import until_written
+from chalicelib.usecases.writing import told, until_written
 
 WAIT_WHEN_BUSY_SECONDS = 30  # until a schedule asks the executor again
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
@@ -44,13 +44,12 @@ def attend(services: Services, key: BuildKey) -> None:
     observe(services, build.executor, [build.handle])
 
 
-def observe(services: Services, executor: str, handles: Sequence[str]) -> None:
-    """Asks an executor about its builds and records what is new."""
-    for seen in services.executors[executor].observe(handles).values():
-        record(services, seen)
+def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequence[BuildKey]:
+    """Asks an executor about its builds and records what is new; which ones it knows."""
+    return [record(services, seen) for seen in services.executors[executor].observe(handles).values()]
 
 
-def record(services: Services, seen: Observation) -> None:
+def record(services: Services, seen: Observation) -> BuildKey:
     """Brings the record of a build up to an observation. Idempotent; late ones change nothing."""
     key = BuildKey.parse(seen.key)
 
@@ -65,11 +64,12 @@ def record(services: Services, seen: Observation) -> None:
             elif seen.outcome is Outcome.FAILED and not seen.says_why:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
-        return new and services.store.save(new)
+        return new and told(build, services.store.save(new))
 
     new = until_written(write)
     if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
+    return key
 
 
 def next_look(services: Services, build: Build) -> datetime:
@@ -89,7 +89,7 @@ def _submit(services: Services, key: BuildKey) -> None:
         if build is None or build.is_done or build.handle is not None:
             return
         if build.submitting_at is None:
-            _start(services, services.store.save(lifecycle.claim(build, services.now())))
+            _start(services, _claimed(services, build))
         else:
             _complete(services, build, build.submitting_at)
 
@@ -106,12 +106,17 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> None:
     elif handle := executor.find(build):
         _note(services, build, handle)
     elif wanted:
-        _start(services, services.store.save(lifecycle.claim(build, services.now())))
+        _start(services, _claimed(services, build))
     elif replayable:  # the claimer may still be at it, and will see the wish to stop
         look_at = claimed_at + timedelta(seconds=executor.replay_seconds)
         services.store.save(replace(build, look_at=look_at))
     else:
-        services.store.save(lifecycle.advance(build, Status.STOPPED, services.now()))
+        told(build, services.store.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+
+
+def _claimed(services: Services, build: Build) -> Build:
+    """The build, its next attempt claimed. Raises Conflict when somebody else was faster."""
+    return told(build, services.store.save(lifecycle.claim(build, services.now())))
 
 
 def _start(services: Services, build: Build) -> None:
@@ -120,7 +125,7 @@ def _start(services: Services, build: Build) -> None:
         # An earlier attempt had finished after all; tags cannot be overwritten, nor need they be.
         seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
         if done := lifecycle.follow(build, seen, services.now(), digest=digest, reason=None):
-            services.store.save(done)
+            told(build, services.store.save(done))
         return
     body = services.store.body(build.key)
     if body is None:
@@ -133,7 +138,8 @@ def _start(services: Services, build: Build) -> None:
         later = services.now() + timedelta(seconds=WAIT_WHEN_BUSY_SECONDS)
         services.store.save(lifecycle.release(build, later))
     except ExecutorRefused as refusal:
-        services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal)))
+        failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
+        told(build, services.store.save(failed))
     else:
         _note(services, build, handle)
 
@@ -145,7 +151,8 @@ def _note(services: Services, claimed: Build, handle: str) -> None:
         build = services.store.get(claimed.key)
         if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
             return False
-        services.store.save(lifecycle.submitted(build, handle, services.now(), next_look(services, build)))
+        submitted = lifecycle.submitted(build, handle, services.now(), next_look(services, build))
+        told(build, services.store.save(submitted))
         return True
 
     if until_written(write) and not services.executors[claimed.executor].tells:

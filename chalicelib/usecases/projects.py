@@ -11,8 +11,8 @@ from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_wri
 from chalicelib.domain.spec import checked_tags
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
-from chalicelib.usecases.conflicts import until_written
 from chalicelib.usecases.fields import MAX_TEXT, is_text, name_fault
+from chalicelib.usecases.writing import until_written
 
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
 

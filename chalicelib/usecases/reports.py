@@ -15,8 +15,8 @@ from chalicelib.domain.spec import has_control_characters
 from chalicelib.errors import Invalid
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds
-from chalicelib.usecases.conflicts import until_written
 from chalicelib.usecases.logs import LOOK_AGAIN
+from chalicelib.usecases.writing import told, until_written
 
 REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
 
@@ -126,7 +126,7 @@ def _change(
         if build.is_managed:
             raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
         changed = change(build, services.now())
-        return build if changed == build else services.store.save(changed)
+        return build if changed == build else told(build, services.store.save(changed))
 
     return until_written(write)
 

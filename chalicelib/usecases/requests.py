@@ -15,19 +15,21 @@ MAX_KEY = 128
 _HOPELESS = (Invalid, Malformed, NotFound, Forbidden)  # however often it is tried
 
 
-def handle(services: Services, body: str, message_id: str) -> None:
-    """Does what a message asks for, once, however often it is delivered.
+def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
+    """Does what a message asks for, once, however often it is delivered, and returns to which build.
 
-    What can never succeed goes to the dead letters with its reasons. Raises what may be better next time.
+    What can never succeed goes to the dead letters with its reasons; that is None. Raises what may be
+    better next time.
     """
     caller = _automation(services)
     try:
-        _do(services, caller, _fields(body), message_id)
+        return _do(services, caller, _fields(body), message_id)
     except _HOPELESS as error:
         services.dead_letters.put(body, _reasons(error))
+        return None
 
 
-def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> None:
+def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
     if fields.get("version") != 1 or isinstance(fields["version"], bool):
         raise Invalid(["`version` must be 1."])
     owner, project = fields.get("owner"), fields.get("project")
@@ -36,7 +38,7 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     match fields.get("action"):
         case "create":
             key = fields.get("idempotency_key") or message_id
-            builds.create(
+            created = builds.create(
                 services,
                 caller,
                 str(owner),
@@ -45,11 +47,14 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
                 once=checked_key(key),
                 on_behalf_of=_on_behalf_of(fields.get("user")),
             )
+            return created.build.key
         case "stop":
             number = fields.get("build")
             if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**12:
                 raise Invalid(["`build` must be the id of a build."])
-            builds.stop(services, caller, BuildKey(str(owner), str(project), number))
+            stopped = BuildKey(str(owner), str(project), number)
+            builds.stop(services, caller, stopped)
+            return stopped
         case _:
             raise Invalid(["`action` must be `create` or `stop`."])
 

@@ -14,14 +14,15 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Conflict, SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs
+from chalicelib.usecases.writing import told
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
 
 
-def tick(services: Services, sleep: Callable[[float], None]) -> int:
+def tick(services: Services, sleep: Callable[[float], None]) -> None:
     """`reconcile`, and where builds run of which no events tell, again every few seconds for as long as
-    any is due soon, until the next tick takes over. Returns how many builds were looked at."""
+    any is due soon, until the next tick takes over."""
     every = timedelta(seconds=services.settings.watch_every_seconds)
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
     looked_at = reconcile(services)
@@ -30,7 +31,7 @@ def tick(services: Services, sleep: Callable[[float], None]) -> int:
             break
         sleep(every.total_seconds())
         looked_at += reconcile(services)
-    return looked_at
+    log.info("Looked at %d builds.", looked_at, extra={"measures": {"Reconciled": looked_at}})
 
 
 def reconcile(services: Services) -> int:
@@ -78,8 +79,9 @@ def _given_up(services: Services, build: Build) -> bool:
     if build.handle is not None:
         with _apart(build):  # where it runs has its own deadline; the record must not wait for an answer
             services.executors[build.executor].stop(build.handle)
-    services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason))
-    log.warning("Build %s was given up: %s", build.key, reason)  # an alarm counts these words
+    told(build, services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason)))
+    given_up = {"build": str(build.key), "measures": {"GivenUp": 1}}  # an alarm counts them
+    log.warning("Build %s was given up: %s", build.key, reason, extra=given_up)
     return True
 
 
@@ -120,4 +122,5 @@ def _apart(one: Build | str) -> Iterator[None]:
         pass  # somebody else is at it
     except SlipwayError as error:
         name = one if isinstance(one, str) else f"build {one.key}"
-        log.warning("Could not look at %s: %s", name, error or type(error).__name__)
+        fields = {} if isinstance(one, str) else {"build": str(one.key)}
+        log.warning("Could not look at %s: %s", name, error or type(error).__name__, extra=fields)

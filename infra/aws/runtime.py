@@ -15,10 +15,11 @@ import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import IO, Any
 
 _CLIENT = ("awslambdaric", "runtime_client", "snapshot_restore_py", "simplejson")  # modules of the runtime
 _PATIENCE_SECONDS = 60
@@ -28,18 +29,28 @@ class FunctionFailed(Exception):
     """The function could not be loaded, or raised."""
 
 
+@dataclass(frozen=True)
+class Invocation:
+    """What the runtime API hands out: an event, and X-Ray's header where there is one."""
+
+    request_id: str
+    event: bytes
+    trace: str
+
+
 class Function:
     """A function that is being run; made by `Lambda.start`."""
 
-    def __init__(self) -> None:
-        self._events: Queue[tuple[str, bytes]] = Queue()
+    def __init__(self, log: IO[bytes]) -> None:
+        self._log = log
+        self._events: Queue[Invocation | None] = Queue()
         self._answers: Queue[tuple[bool, bytes]] = Queue()
         self._asked = threading.Event()
         self.init_seconds = 0.0  # from the start of its process until it asked for the first event
 
-    def invoke(self, event: Any) -> Any:
-        """What the function returns. Raises FunctionFailed."""
-        self._events.put((str(uuid.uuid4()), json.dumps(event).encode()))
+    def invoke(self, event: Any, trace: str = "") -> Any:
+        """What the function returns; `trace` is X-Ray's header. Raises FunctionFailed."""
+        self._events.put(Invocation(str(uuid.uuid4()), json.dumps(event).encode(), trace))
         try:
             succeeded, body = self._answers.get(timeout=_PATIENCE_SECONDS)
         except Empty:
@@ -49,6 +60,11 @@ class Function:
             raise FunctionFailed(json.dumps(answer, indent=1))
         return answer
 
+    def log(self) -> list[str]:
+        """The lines that it has written so far."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").splitlines()
+
     def until_ready(self, started_at: float) -> None:
         """Waits for the end of its initialization. Raises FunctionFailed."""
         if not self._asked.wait(_PATIENCE_SECONDS):
@@ -57,7 +73,8 @@ class Function:
         if not self._answers.empty():
             raise FunctionFailed(self._answers.get()[1].decode())
 
-    def next_event(self) -> tuple[str, bytes]:
+    def next_event(self) -> Invocation | None:
+        """None at the end."""
         self._asked.set()
         return self._events.get()
 
@@ -66,7 +83,7 @@ class Function:
         self._asked.set()
 
     def end(self) -> None:
-        self._events.put(("", b""))  # whoever waits for an event
+        self._events.put(None)
 
 
 class Lambda:
@@ -83,24 +100,25 @@ class Lambda:
     @contextmanager
     def start(self, handler: str, environment: Mapping[str, str]) -> Iterator[Function]:
         """The function `module.name`, ready for events; its log goes to standard error."""
-        function = Function()
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _api_of(function))
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         own = {
-            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_address[1]}",
             "AWS_LAMBDA_FUNCTION_NAME": handler,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+            "AWS_LAMBDA_LOG_FORMAT": "JSON",  # as the template has it
+            "AWS_LAMBDA_LOG_LEVEL": "INFO",
             "LAMBDA_TASK_ROOT": str(self._task),
             "PYTHONPATH": f"{self._task}:{self._runtime}",
             "PYTHONDONTWRITEBYTECODE": "1",  # /var/task cannot be written
         }
         with tempfile.TemporaryFile() as log:
+            function = Function(log)
+            server = ThreadingHTTPServer(("127.0.0.1", 0), _api_of(function))
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, daemon=True).start()
             started_at = time.perf_counter()
             process = subprocess.Popen(
                 [sys.executable, "-S", "-m", "awslambdaric", handler],
                 cwd=self._task,
-                env={**environment, **own},
+                env={**environment, **own, "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_address[1]}"},
                 stdout=log,
                 stderr=log,
             )
@@ -113,8 +131,7 @@ class Lambda:
                 function.end()
                 server.shutdown()
                 server.server_close()
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))
+                sys.stderr.write("\n".join([*function.log(), ""]))
 
 
 def _copy_module(name: str, folder: Path) -> None:
@@ -135,15 +152,20 @@ def _api_of(function: Function) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            request_id, event = function.next_event()
+            given = function.next_event()
+            if given is None:
+                self.close_connection = True
+                return
             self.send_response(200)
-            self.send_header("Lambda-Runtime-Aws-Request-Id", request_id)
+            self.send_header("Lambda-Runtime-Aws-Request-Id", given.request_id)
+            if given.trace:
+                self.send_header("Lambda-Runtime-Trace-Id", given.trace)
             self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:1:function:f")
             self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 60_000))
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(event)))
+            self.send_header("Content-Length", str(len(given.event)))
             self.end_headers()
-            self.wfile.write(event)
+            self.wfile.write(given.event)
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

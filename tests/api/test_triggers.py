@@ -63,21 +63,7 @@ def test_the_schedule_starts_what_got_lost(api: Api, build: Any) -> None:
     assert api.ok("GET", "/ada/vision/builds/1")["last_status"] == "scheduled"
 
 
-def test_a_cleanup_returns_its_counts_and_in_lambda_measures_them(
-    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cleanup_returns_its_counts(api: Api) -> None:
     api.ok("POST", "/ada/vision/builds", {"is_managed": False})
     api.ok("DELETE", "/ada/vision/builds/1")
-    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "slipway-clean_up")
-
     assert call("clean_up", "schedule") == {"builds": 1, "projects": 0, "uploads": 0}
-    line = json.loads(capsys.readouterr().out)
-    assert (line["Function"], line["BuildsPurged"], line["ProjectsPurged"]) == ("clean_up", 1, 0)
-    (metrics,) = line["_aws"]["CloudWatchMetrics"]
-    assert metrics["Dimensions"] == [["Function"]]
-    assert {"Name": "BuildsPurged", "Unit": "Count"} in metrics["Metrics"]
-
-
-def test_outside_of_lambda_nothing_is_measured(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    call("clean_up", "schedule")
-    assert capsys.readouterr().out == ""

@@ -21,7 +21,6 @@ NOT_IN_MOTO = {
     "AWS::CodeBuild::Project",
     "AWS::Lambda::EventInvokeConfig",
     "AWS::Lambda::EventSourceMapping",  # it would start containers
-    "AWS::Logs::MetricFilter",
     "AWS::S3::BucketPolicy",
     "AWS::SQS::QueuePolicy",
 }

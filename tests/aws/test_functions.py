@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -53,6 +58,49 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     answer = deployed.call("CleanUp", "clean_up", recorded("schedule"))
     assert answer["builds"] == 1
     assert deployed.find(3) is None
+
+
+TRACE = "Root=1-65e1c3a0-0123456789abcdef01234567;Parent=53995c3f42cd8ad8;Sampled={}"
+
+
+def test_a_sampled_invocation_is_traced_and_others_load_no_tracing(deployed: Deployed) -> None:
+    with daemon() as (address, sent):
+        environment = {**deployed.stack.environment("APIHandler"), **deployed.endpoints}
+        environment["AWS_XRAY_DAEMON_ADDRESS"] = address
+        with deployed.lambda_.start("app.app", environment) as function:
+            function.invoke(recorded("create_project"), TRACE.format(0))
+            assert sent() == []
+            function.invoke(recorded("get_build"), TRACE.format(1))
+            call, work = sent()
+            lines = [json.loads(line) for line in function.log()]
+
+    assert work["name"] == "get_build"
+    assert work["trace_id"] == "1-65e1c3a0-0123456789abcdef01234567"
+    assert work["parent_id"] == "53995c3f42cd8ad8"
+    assert work["annotations"] == {"owner": "ada", "project": "vision", "build": "ada/vision/1"}
+    assert (call["name"], call["aws"]["operation"]) == ("dynamodb", "BatchGetItem")
+    assert call["parent_id"] == work["id"]
+    assert [line["status"] for line in lines] == [201, 404]  # and nothing else is logged
+    assert all(line["requestId"] and line["duration_ms"] > 0 for line in lines)
+    assert lines[1]["build"] == "ada/vision/1"
+    assert "Token" not in json.dumps([call, work, lines])
+
+
+@contextmanager
+def daemon() -> Iterator[tuple[str, Callable[[], list[Any]]]]:
+    """X-Ray's daemon: its address, and what was sent to it so far."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(0.2)
+
+        def sent() -> list[Any]:
+            segments = []
+            with suppress(TimeoutError):
+                while True:
+                    segments.append(json.loads(server.recv(65_536).split(b"\n")[1]))
+            return segments
+
+        yield f"127.0.0.1:{server.getsockname()[1]}", sent
 
 
 def test_the_first_superuser_is_made_from_the_stack(deployed: Deployed) -> None:

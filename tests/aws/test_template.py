@@ -7,14 +7,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chalicelib import settings
+from chalicelib import settings, telemetry
 from chalicelib.adapters.dynamodb import Item
+from chalicelib.domain.build import DONE
+from chalicelib.usecases.cleanup import Cleaned
 from infra.aws.package import ROOT, SERVICES
 from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy
 
@@ -48,6 +51,7 @@ def test_functions_get_exactly_the_settings_that_are_read(written: Any) -> None:
     config = json.loads((ROOT / ".chalice" / "config.json").read_text())
     environment = Recording(dict.fromkeys(given, "") | {"SLIPWAY_EKS_CLUSTER": "builds"})
     settings.read(environment)
+    settings.stack(environment)
     assert {*given, *config["environment_variables"]} == {
         name for name in environment.asked if name.startswith("SLIPWAY_")
     }, "say in infra/aws/template.yaml, under Globals, what each setting is in AWS"
@@ -153,10 +157,33 @@ def test_builds_can_push_and_read_their_source_and_nothing_else(written: Any) ->
     assert [each[0] for each in optional] == ["HasBaseRepositories", "HasDockerHubSecret"]
 
 
-def test_the_alarm_of_overdue_builds_counts_words_that_are_said(written: Any) -> None:
-    pattern = written["Resources"]["OverdueBuilds"]["Properties"]["FilterPattern"]
-    assert "*was given up*" in pattern
-    assert '"Build %s was given up: %s"' in (ROOT / "chalicelib" / "usecases" / "upkeep.py").read_text()
+def test_the_dashboard_and_alarms_show_exactly_the_metrics_that_are_sent(written: Any) -> None:
+    dashboard = written["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    shown = set()
+    for widget in json.loads(dashboard)["widgets"]:
+        namespace = ""
+        for metric in widget["properties"]["metrics"]:
+            namespace = namespace if metric[0] == "." else metric[0]
+            if namespace == telemetry.NAMESPACE:
+                shown.add(metric[1])
+    assert shown == sent_metrics()
+    alarm = written["Resources"]["BuildsPastTheirDeadline"]["Properties"]
+    assert alarm["Namespace"] == telemetry.NAMESPACE
+    assert alarm["MetricName"] in shown
+
+
+def sent_metrics() -> set[str]:
+    """The names of all measures that the code has."""
+    names = {status.value.title().replace("_", "") for status in DONE}
+    names |= {f"{field.name.title()}Purged" for field in fields(Cleaned)}
+    for path in (ROOT / "chalicelib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Subscript(value=ast.Name("measures"), slice=ast.Constant(name)):
+                    names.add(str(name))
+                case ast.Dict(keys=[*_, ast.Constant("measures")], values=[*_, ast.Dict(keys=keys)]):
+                    names |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+    return names
 
 
 def test_botocore_keeps_the_services_that_adapters_ask_for() -> None:

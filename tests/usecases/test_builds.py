@@ -7,7 +7,7 @@ import pytest
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Conflict, Forbidden, NotFound, Unavailable
-from chalicelib.usecases import builds, conflicts, execution, upkeep
+from chalicelib.usecases import builds, execution, upkeep, writing
 from tests.factories import make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import NESTED, Create
@@ -70,7 +70,7 @@ def test_a_change_beside_others_that_never_end_is_given_up(services: FakeService
     def others_write() -> None:
         services.store.save(services.store.builds[key])
 
-    for _ in range(conflicts.ATTEMPTS):
+    for _ in range(writing.ATTEMPTS):
         services.store.before_write += [others_write, lambda: None]
     with pytest.raises(Conflict, match="try again"):
         builds.update(services, ADA, key, {"description": other})

@@ -9,7 +9,7 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check format package deploy bootstrap bench-cold clean
+.PHONY: help demo up test check format package deploy bootstrap bench-cold bench-requests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -50,6 +50,9 @@ bootstrap: .venv/ready ## make the first superuser of a deployment and print a t
 
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
 	@$(BIN)/python -m infra.aws.bench_cold 2>/dev/null
+
+bench-requests: .venv/ready ## count what requests cost: calls, capacity and, with valgrind, instructions
+	@$(BIN)/python -m infra.aws.bench_requests
 
 clean: ## remove what was installed and cached here
 	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments

@@ -56,7 +56,6 @@ from chalicelib.domain.build import (
     BuildKey,
     Project,
     ProjectKey,
-    StatusEntry,
     Token,
     User,
 )
@@ -64,8 +63,10 @@ from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, U
 from chalicelib.ports import Bookmarked, Once, Opened
 
 Known = TypeVar("Known", User, Token)
+Whole = TypeVar("Whole", Build, Project)
 _connection: Connection | None = None  # for transactions; models keep one of their own
 NEAR = 200  # ids apart: bookmarks of such builds are read as one range
+_LISTED = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
 _KEPT = 1_000  # users and tokens that a process remembers at once
 
 
@@ -274,7 +275,7 @@ class DynamoBuildStore:
         return build
 
     def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        return [_listed(item) for item in _page(f"B#{project.key}", offset, limit)]
+        return [_listed(item) for item in _page(f"B#{project.key}", offset, limit, of=_LISTED)]
 
     def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
         items, count = _listing(f"A#{user}", offset, limit)
@@ -527,10 +528,18 @@ def _doomed_key(item: Item) -> BuildKey | ProjectKey:
 # Records
 
 
-def _encode(record: Any) -> str:
-    """A record as JSON, without what is None: all such fields default to it."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
+def _encode(record: Any, *apart: str) -> str:
+    """A record as JSON, without the fields that stand beside it and without what is None: all such fields
+    default to it."""
+    values = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in apart}
     return msgspec.json.encode({name: value for name, value in values.items() if value is not None}).decode()
+
+
+def _decode(data: str | None, kind: type[Whole], **apart: str | float | None) -> Whole:
+    """The inverse. What stood apart, as JSON, joins the text: to replace fields of a record takes twice the
+    time of parsing it."""
+    joined = ",".join(f'"{name}":{text}' for name, text in apart.items())
+    return msgspec.json.decode(f"{(data or '')[:-1]},{joined}}}", type=kind)
 
 
 def _columns(build: Build) -> dict[str, Any]:
@@ -539,7 +548,7 @@ def _columns(build: Build) -> dict[str, Any]:
     if build.archived_at is not None:
         listed = f"A#{build.user}" if build.deleted_at is None else None
     return {
-        "data": _encode(replace(build, history=())),
+        "data": _encode(build, "history", "version"),
         "version": build.version,
         "history": msgspec.json.encode(build.history).decode(),
         "last": msgspec.json.encode(build.history[-1]).decode(),
@@ -551,7 +560,7 @@ def _columns(build: Build) -> dict[str, Any]:
 
 def _project_columns(project: Project) -> dict[str, Any]:
     return {
-        "data": _encode(project),
+        "data": _encode(project, "last_build_id", "live_builds"),
         "version": project.version,
         "public": int(project.is_public),
         "recent": f"P#{project.owner}" if project.archived_at is None else None,
@@ -589,15 +598,11 @@ def _set(columns: Mapping[str, Any]) -> list[Any]:
 
 
 def _build(item: Item) -> Build:
-    build = msgspec.json.decode(item.data or "", type=Build)
-    history = msgspec.json.decode(item.history or "", type=tuple[StatusEntry, ...])
-    return replace(build, history=history, version=int(item.version or 0))
+    return _decode(item.data, Build, history=item.history, version=item.version)
 
 
 def _listed(item: Item) -> Build:
-    build = msgspec.json.decode(item.data or "", type=Build)
-    last = msgspec.json.decode(item.last or "", type=StatusEntry)
-    return replace(build, history=(last,), version=int(item.version or 0))
+    return _decode(item.data, Build, history=f"[{item.last}]", version=item.version)
 
 
 def _body_item(key: BuildKey, body: BuildBody) -> Item:
@@ -610,10 +615,8 @@ def _body(item: Item) -> BuildBody:
 
 
 def _project(item: Item) -> Project:
-    project = msgspec.json.decode(item.data or "", type=Project)
-    return replace(
-        project, last_build_id=int(item.last_build_id or 0), live_builds=int(item.live_builds or 0)
-    )
+    counters = {"last_build_id": item.last_build_id, "live_builds": item.live_builds}
+    return _decode(item.data, Project, **counters)
 
 
 def _instant(at: datetime) -> str:
@@ -649,11 +652,16 @@ def _page(
     shown: Condition | None = None,
     *,
     oldest_first: bool = False,
+    of: list[str] | None = None,
 ) -> list[Item]:
-    """Rows of a list, after skipping `offset` of them."""
+    """Rows of a list, after skipping `offset` of them; with these attributes alone, if they are named."""
     with _translated():
         items = Item.by_recent.query(
-            partition, filter_condition=shown, scan_index_forward=oldest_first, limit=offset + limit
+            partition,
+            filter_condition=shown,
+            scan_index_forward=oldest_first,
+            limit=offset + limit,
+            attributes_to_get=of,
         )
         return list(islice(items, offset, None))
 

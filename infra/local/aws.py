@@ -19,7 +19,6 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,
     "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_XRAY_SDK_ENABLED": "false",
 }
 MAX_RECEIVES = 5  # of a message, before it goes to the dead-letter queue
 

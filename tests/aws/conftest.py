@@ -147,7 +147,6 @@ def deployed(
     moto = aws.Moto()
     moto.start()
     endpoints = {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto.url}
-    del endpoints["AWS_XRAY_SDK_ENABLED"]
     for name, value in endpoints.items():
         monkeypatch.setenv(name, value)
     created = stack.create(transformed, packaged.archive.read_bytes())

@@ -27,6 +27,7 @@ from chalicelib.usecases import (
 
 app = Chalice(app_name="slipway", configure_logs=False)  # the runtime does
 telemetry.start()
+wiring.get_ready()
 # Else API Gateway garbles uploads.
 app.api.binary_types += ["multipart/form-data", "application/gzip", "application/x-gzip"]
 app.register_middleware(web.finish, "http")

@@ -33,17 +33,19 @@ class AwsServices:
 
     @cached_property
     def store(self) -> BuildStore:
-        from chalicelib.adapters import dynamodb
-
-        dynamodb.use_table(self.settings.table)
-        return dynamodb.DynamoBuildStore()
+        return self._records[0]
 
     @cached_property
     def accounts(self) -> Accounts:
+        return self._records[1]
+
+    @cached_property
+    def _records(self) -> tuple[BuildStore, Accounts]:
+        """Both at once, because they share table and client."""
         from chalicelib.adapters import dynamodb
 
         dynamodb.use_table(self.settings.table)
-        return dynamodb.DynamoAccounts(self.settings.account_memory_seconds)
+        return dynamodb.DynamoBuildStore(), dynamodb.DynamoAccounts(self.settings.account_memory_seconds)
 
     @cached_property
     def queue(self) -> BuildQueue:
@@ -141,6 +143,16 @@ _services: Services = AwsServices()
 def services() -> Services:
     """The services of this process."""
     return _services
+
+
+def get_ready() -> None:
+    """Makes what every function uses while Lambda initializes it, as AWS advises, and not when its first
+    event waits. Elsewhere than in Lambda: nothing."""
+    if environment.in_lambda():
+        from chalicelib.adapters import dynamodb
+
+        _ = services().store  # names the table
+        dynamodb.client()
 
 
 def install(replacement: Services) -> Services:

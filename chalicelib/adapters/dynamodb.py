@@ -64,7 +64,6 @@ from chalicelib.ports import Bookmarked, Once, Opened
 
 Known = TypeVar("Known", User, Token)
 Whole = TypeVar("Whole", Build, Project)
-_connection: Connection | None = None  # for transactions; models keep one of their own
 NEAR = 200  # ids apart: bookmarks of such builds are read as one range
 _LISTED = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
 _KEPT = 1_000  # users and tokens that a process remembers at once
@@ -130,14 +129,13 @@ class Item(Model):
 
 def use_table(name: str) -> None:
     """Names the table of this process."""
-    global _connection
     Item.Meta.table_name = name
     Item._connection = None
-    _connection = Connection(
-        max_retry_attempts=Item.Meta.max_retry_attempts,
-        connect_timeout_seconds=Item.Meta.connect_timeout_seconds,
-        read_timeout_seconds=Item.Meta.read_timeout_seconds,
-    )
+
+
+def client() -> Any:
+    """The SDK's client, which takes a while to be made, by the first call if by nobody before."""
+    return _connection().client
 
 
 class DynamoBuildStore:
@@ -686,12 +684,17 @@ def _listing(
 def _transaction(refused: type[SlipwayError] = Conflict) -> Iterator[TransactWrite]:
     """A write of several items, all or none, with errors as in `_translated`. The token makes the SDK's
     own retries harmless."""
-    assert _connection is not None, "use_table comes first"
     with (
         _translated(refused),
-        TransactWrite(connection=_connection, client_request_token=uuid.uuid4().hex) as write,
+        TransactWrite(connection=_connection(), client_request_token=uuid.uuid4().hex) as write,
     ):
         yield write
+
+
+def _connection() -> Connection:
+    """The one of the model, for transactions as well: a client of their own would be made once more."""
+    assert Item.Meta.table_name, "use_table comes first"
+    return Item._get_connection().connection
 
 
 @contextmanager

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from infra.aws.package import MACHINES, package
@@ -16,7 +21,6 @@ ENVIRONMENT = {  # enough to be loaded and to answer whoever has no token
     "AWS_ACCESS_KEY_ID": "none",
     "AWS_SECRET_ACCESS_KEY": "none",
     "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "SLIPWAY_API_PREFIX": "/v1",
     "SLIPWAY_TABLE": "slipway",
     "SLIPWAY_DISPATCH_QUEUE_URL": "http://127.0.0.1:9/1/dispatch",
@@ -30,25 +34,52 @@ NO_BUILD = {"Records": [{"messageId": "1", "receiptHandle": "1", "body": "a/b/1"
 
 
 def main() -> None:
-    """Init ends when the function asks for its first event. The first event here is a message about a build:
-    the store is made for it, and nobody answers."""
+    """Init ends when the function asks for its first event; that is a message about a build that is gone."""
     architecture = next(name for name, machine in MACHINES.items() if machine == platform.machine())
     print(f"{'package':<12}{'zip':>9}{'init':>10}{'first event':>13}   (median of {RUNS})")
-    for label, prepared in (("as packaged", False), ("prepared", True)):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            package(folder, architecture, prepared=prepared)
-            archive = folder / "deployment.zip"
-            lambda_ = Lambda(archive, folder)
-            runs = [_cold(lambda_) for _ in range(RUNS)]
-            init, first = (statistics.median(each) for each in zip(*runs, strict=True))
-            size = archive.stat().st_size / 1e6
-            print(f"{label:<12}{size:>6.1f} MB{init * 1000:>7.0f} ms{first * 1000:>10.0f} ms")
+    rows = []
+    with empty_table() as url:
+        for label, prepared in (("as packaged", False), ("prepared", True)):
+            with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
+                folder = Path(name)
+                package(folder, architecture, prepared=prepared)
+                archive = folder / "deployment.zip"
+                lambda_ = Lambda(archive, folder)
+                runs = [_cold(lambda_, url) for _ in range(RUNS)]
+                init, first = (statistics.median(each) for each in zip(*runs, strict=True))
+                megabytes = archive.stat().st_size / 1e6
+            print(
+                f"{label:<12}{megabytes:>6.1f} MB{init * 1000:>7.0f} ms{first * 1000:>10.0f} ms", flush=True
+            )
+            rows.append((megabytes, init))
+    size, init = (after / before for before, after in zip(*rows, strict=True))
+    print(f"{'ratio':<12}{size:>9.2f}{init:>10.2f}")
 
 
-def _cold(lambda_: Lambda) -> tuple[float, float]:
+@contextmanager
+def empty_table() -> Iterator[str]:
+    """The URL of a DynamoDB in which nothing is."""
+
+    class Table(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            """Requests are not logged."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Table) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def _cold(lambda_: Lambda, url: str) -> tuple[float, float]:
     """Seconds of one start, and of the first event."""
-    with lambda_.start("app.dispatch", ENVIRONMENT) as function:
+    with lambda_.start("app.dispatch", {**ENVIRONMENT, "AWS_ENDPOINT_URL": url}) as function:
         started_at = time.perf_counter()
         try:
             function.invoke(NO_BUILD)

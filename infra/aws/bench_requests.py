@@ -34,7 +34,7 @@ from chalicelib.adapters import dynamodb
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Project, Status
 from chalicelib.domain.lifecycle import Observation, Step
-from chalicelib.ports import Accounts
+from chalicelib.settings import Settings
 from chalicelib.usecases import accounts, builds, execution, projects
 from infra.aws.capacity import Meter
 from infra.local import aws, ministack
@@ -58,9 +58,8 @@ class WarmServices(wiring.AwsServices):
     """As in a function that has just served the same user: that memory is too short for valgrind."""
 
     @cached_property
-    def accounts(self) -> Accounts:
-        dynamodb.use_table(self.settings.table)
-        return dynamodb.DynamoAccounts(remember_seconds=3_600)
+    def settings(self) -> Settings:
+        return replace(settings.read(), account_memory_seconds=3_600)
 
 
 class Things:

@@ -7,7 +7,6 @@ half for reads that may lag) from what was answered: no emulator has them right.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,15 +24,15 @@ class Meter:
     _asked: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Meter:
-        for events in _events():
-            events.register("provide-client-params.dynamodb", self._ask)
-            events.register("after-call.dynamodb", self._answered)
+        events = dynamodb.client().meta.events
+        events.register("provide-client-params.dynamodb", self._ask)
+        events.register("after-call.dynamodb", self._answered)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for events in _events():
-            events.unregister("provide-client-params.dynamodb", self._ask)
-            events.unregister("after-call.dynamodb", self._answered)
+        events = dynamodb.client().meta.events
+        events.unregister("provide-client-params.dynamodb", self._ask)
+        events.unregister("after-call.dynamodb", self._answered)
 
     def _ask(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
         """Asks for whole rows: that is what a read costs, however few attributes are wanted of them."""
@@ -63,13 +62,6 @@ class Meter:
     @property
     def written(self) -> float:
         return sum(units for _, _, units in self.calls)
-
-
-def _events() -> Iterator[Any]:
-    """botocore's hooks of the store's clients."""
-    assert dynamodb._connection is not None, "use_table comes first"
-    for connection in (dynamodb.Item._get_connection().connection, dynamodb._connection):
-        yield connection.client.meta.events
 
 
 def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) -> float:

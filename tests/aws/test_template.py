@@ -194,6 +194,7 @@ def test_botocore_keeps_the_services_that_adapters_ask_for() -> None:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr == "client"
+                and node.args
             ):
                 assert isinstance(node.args[0], ast.Constant)
                 asked.add(str(node.args[0].value))

@@ -45,7 +45,7 @@ deploy: package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETE
 		$(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 	aws cloudformation describe-stacks --stack-name $(STACK) --query 'Stacks[0].Outputs' --output table
 
-bootstrap: .venv/ready ## make the first superuser of a deployment and print a token, this once
+bootstrap: .venv/ready ## make a deployment's first superuser, print a token this once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
 
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared

@@ -8,6 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# BuildKit's images by the profiles of EksSettings, pinned; builds on CodeBuild use the first. `userns` needs
+# user namespaces for pods (on by default since Kubernetes 1.33): root in there is nobody outside. `rootless`
+# needs nodes where any user may make user namespaces.
+BUILDKIT = {
+    "userns": "docker.io/moby/buildkit:v0.29.0"
+    "@sha256:0039c1d47e8748b5afea56f4e85f14febaf34452bd99d9552d2daa82262b5cc5",
+    "rootless": "docker.io/moby/buildkit:v0.33.0-rootless"
+    "@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class EksSettings:
@@ -18,7 +28,7 @@ class EksSettings:
     certificate: str = ""  # of its authority, PEM in base64; else EKS is asked
     namespace: str = "slipway-builds"
     profile: str = "userns"  # or rootless
-    image: str = ""  # BuildKit's, by digest; else the profile's from Docker Hub
+    image: str = ""  # BuildKit's, by digest; else the profile's of BUILDKIT
     cache_repository: str = ""  # where layers are cached, with tags that can be moved; else nowhere
     registry_role: str = ""  # whose rights, narrowed to one repository, a build's login has (ECR)
     log_group: str = ""  # else Container Insights' of the cluster
@@ -26,8 +36,8 @@ class EksSettings:
     node_keys: tuple[str, ...] = ()  # keys that specs may use in node_selector and tolerations: `key,…`
 
     def __post_init__(self) -> None:
-        if self.profile not in ("userns", "rootless"):
-            raise ValueError(f"SLIPWAY_EKS_PROFILE is {self.profile}; expected userns or rootless.")
+        if self.profile not in BUILDKIT:
+            raise ValueError(f"SLIPWAY_EKS_PROFILE is {self.profile}; expected {' or '.join(BUILDKIT)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class Settings:
     registry: str  # where images go: host[:port][/prefix]
     registry_kind: str  # ecr | plain (http, no login: only for one machine)
     backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
+    buildkit_image: str = BUILDKIT["userns"]  # BuildKit's on CodeBuild
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: int = 10  # builds of which no events tell, while a tick lasts
     watch_seconds: int = 55  # how long a tick lasts that has such builds to watch; schedules come each minute
@@ -104,7 +115,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     ):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = int(text)
-    for name in ("automation_user", "reported_log_group"):
+    for name in ("automation_user", "buildkit_image", "reported_log_group"):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = text
     if price := environment.get("SLIPWAY_PRICE_PER_MINUTE"):

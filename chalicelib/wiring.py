@@ -112,6 +112,7 @@ class _Executors(dict[str, Executor]):
         return CodeBuildExecutor(
             settings.codebuild_project,
             settings.bucket,
+            settings.buildkit_image,
             settings.queue_timeout_minutes,
             settings.build_timeout_minutes,
         )

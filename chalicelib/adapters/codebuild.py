@@ -14,7 +14,7 @@ from chalicelib.domain.build import Build, Source, Status, source_folder
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 
-_BUILDSPEC = Path(__file__).with_name("buildspec.yml")
+BUILDSPEC = Path(__file__).with_name("buildspec.yml")
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
 _CLOCK_SKEW = timedelta(minutes=2)
 _WAIT = {
@@ -48,7 +48,7 @@ _EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
 
 
 def start_build_request(
-    build: Build, project: str, bucket: str, queue_minutes: int, build_minutes: int
+    build: Build, project: str, bucket: str, buildkit_image: str, queue_minutes: int, build_minutes: int
 ) -> dict[str, Any]:
     """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
     idempotency token always comes with the same parameters, as CodeBuild demands."""
@@ -63,13 +63,14 @@ def start_build_request(
         "SLIPWAY_GIT_REVISION": source.git_revision or "",
         "SLIPWAY_CONTEXT": source.context or "",
         "SLIPWAY_DOCKERFILE": source.dockerfile or "",
+        "SLIPWAY_BUILDKIT_IMAGE": buildkit_image,
     }
     return {
         "projectName": project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
         "sourceTypeOverride": "S3",
         "sourceLocationOverride": f"{bucket}/{source_folder(build)}",
-        "buildspecOverride": _BUILDSPEC.read_text(),
+        "buildspecOverride": BUILDSPEC.read_text(),
         "timeoutInMinutesOverride": build_minutes,
         "queuedTimeoutInMinutesOverride": queue_minutes,
         "autoRetryLimitOverride": 0,  # we count attempts ourselves
@@ -91,14 +92,21 @@ class CodeBuildExecutor:
     tells = True
     replay_seconds = 240  # CodeBuild keeps idempotency tokens for 300
 
-    def __init__(self, project: str, bucket: str, queue_minutes: int, build_minutes: int) -> None:
-        self._project, self._bucket = project, bucket
+    def __init__(
+        self, project: str, bucket: str, buildkit_image: str, queue_minutes: int, build_minutes: int
+    ) -> None:
+        self._project, self._bucket, self._buildkit_image = project, bucket, buildkit_image
         self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
         self._codebuild: Any = boto3.client("codebuild")
 
     def submit(self, build: Build) -> str:
         request = start_build_request(
-            build, self._project, self._bucket, self._queue_minutes, self._build_minutes
+            build,
+            self._project,
+            self._bucket,
+            self._buildkit_image,
+            self._queue_minutes,
+            self._build_minutes,
         )
         try:
             return str(self._codebuild.start_build(**request)["build"]["id"])

@@ -27,18 +27,10 @@ from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
 from chalicelib.domain.placement import Placement
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Sources
-from chalicelib.settings import EksSettings
+from chalicelib.settings import BUILDKIT, EksSettings
 
 Json = dict[str, Any]
 
-# BuildKit by profile. `userns` needs user namespaces for pods (on by default since Kubernetes 1.33): root
-# in there is nobody outside. `rootless` needs nodes where any user may make user namespaces.
-IMAGES = {
-    "userns": "docker.io/moby/buildkit:v0.29.0"
-    "@sha256:0039c1d47e8748b5afea56f4e85f14febaf34452bd99d9552d2daa82262b5cc5",
-    "rootless": "docker.io/moby/buildkit:v0.33.0-rootless"
-    "@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef",
-}
 _MANAGED = {"app.kubernetes.io/managed-by": "slipway"}
 SELECTOR = "app.kubernetes.io/managed-by=slipway"
 TAINT = "slipway/builds"  # of nodes that are kept for builds
@@ -144,7 +136,7 @@ def _pod(
     deadline_seconds: int,
 ) -> Json:
     rootless = eks.profile == "rootless"
-    image = eks.image or IMAGES[eks.profile]
+    image = eks.image or BUILDKIT[eks.profile]
     work = {"name": "work", "mountPath": "/work"}
     state = "/home/user/.local/share/buildkit" if rootless else "/var/lib/buildkit"
     login = [] if insecure else [{"name": "registry", "mountPath": "/run/registry", "readOnly": True}]

@@ -1,12 +1,19 @@
-"""The first superuser of a deployment."""
+"""The first superuser of a deployment, and its copies of BuildKit's images."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import boto3
+import yaml
 
 from chalicelib import wiring
+from chalicelib.adapters.codebuild import BUILDSPEC
+from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts
 
 _OF_OUTPUT = {
@@ -17,19 +24,90 @@ _OF_OUTPUT = {
     "BuildProject": "SLIPWAY_CODEBUILD_PROJECT",
     "Registry": "SLIPWAY_REGISTRY",
 }
+_POLL_SECONDS = 5
+_COPY = """# copy: with all platforms, so that the digest stays
+for image in $SLIPWAY_BUILDKIT_IMAGES; do
+  digest=${image##*@sha256:}
+  docker buildx imagetools create --tag "$SLIPWAY_CACHE_REPOSITORY:buildkit-${digest:0:12}" "$image" || exit 1
+  docker buildx imagetools inspect "$SLIPWAY_CACHE_REPOSITORY@sha256:$digest" >/dev/null || exit 1
+done
+"""
 
 
-def bootstrap(stack: str, name: str) -> tuple[str, str]:
-    """The API's URL, and a new token of a superuser, who is made if there is none of that name; also makes
-    the user that requests of the queue act as. Raises botocore's ClientError without such a stack."""
+class CopyFailed(Exception):
+    """The images could not be copied; the message says where to read why."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A stack's outputs and parameters, by name."""
+
+    outputs: Mapping[str, str]
+    parameters: Mapping[str, str]
+
+
+def deployment(stack: str) -> Deployment:
+    """Raises botocore's ClientError without such a stack."""
     described = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]}
-    parameters = {each["ParameterKey"]: each["ParameterValue"] for each in described["Parameters"]}
-    os.environ.update({variable: outputs[output] for output, variable in _OF_OUTPUT.items()})
+    return Deployment(
+        {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]},
+        {each["ParameterKey"]: each["ParameterValue"] for each in described["Parameters"]},
+    )
+
+
+def first_superuser(of: Deployment, name: str) -> str:
+    """A new token of a superuser, who is made if there is none of that name; also makes the user that
+    requests of the queue act as."""
+    os.environ.update({variable: of.outputs[output] for output, variable in _OF_OUTPUT.items()})
     os.environ.update(
-        {"SLIPWAY_REGISTRY_KIND": "ecr", "SLIPWAY_TOKEN_LIFETIME_DAYS": parameters["TokenLifetimeDays"]}
+        {"SLIPWAY_REGISTRY_KIND": "ecr", "SLIPWAY_TOKEN_LIFETIME_DAYS": of.parameters["TokenLifetimeDays"]}
     )
     services = wiring.AwsServices()
-    if automation := parameters["AutomationUser"]:
+    if automation := of.parameters["AutomationUser"]:
         accounts.ensure_superuser(services, automation)  # its token is thrown away: nobody logs in as it
-    return outputs["Url"], accounts.ensure_superuser(services, name)
+    return accounts.ensure_superuser(services, name)
+
+
+def buildkit_images(of: Deployment) -> Collection[str]:
+    """The images of BuildKit that this deployment uses, as far as they are pinned."""
+    parameters = of.parameters
+    images = {parameters["BuildKitImage"] or BUILDKIT["userns"]}
+    if parameters["EksCluster"]:
+        images.add(parameters["EksImage"] or BUILDKIT[parameters["EksProfile"]])
+    return sorted(image for image in images if "@sha256:" in image)
+
+
+def copy_images(
+    of: Deployment,
+    images: Collection[str],
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Has CodeBuild copy images into the deployment's cache repository, where builds find them by their
+    digests, and waits for the end. Raises CopyFailed."""
+    codebuild: Any = boto3.client("codebuild")
+    variables = {"SLIPWAY_BUILDKIT_IMAGES": " ".join(images)}
+    build = codebuild.start_build(
+        projectName=of.outputs["BuildProject"],
+        buildspecOverride=copying_buildspec(),
+        environmentVariablesOverride=[
+            {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
+        ],
+    )["build"]
+    phase = ""
+    while build["buildStatus"] == "IN_PROGRESS":
+        if build.get("currentPhase", phase) != phase:
+            phase = build["currentPhase"]
+            say(f"  {phase.lower()}")
+        sleep(_POLL_SECONDS)
+        build = codebuild.batch_get_builds(ids=[build["id"]])["builds"][0]
+    if build["buildStatus"] != "SUCCEEDED":
+        raise CopyFailed(f"CodeBuild's {build['id']} ended as {build['buildStatus']}; its log says why.")
+
+
+def copying_buildspec() -> str:
+    """Logs in as builds do, then copies."""
+    whole = yaml.safe_load(BUILDSPEC.read_text())
+    (log_in,) = (each for each in whole["phases"]["pre_build"]["commands"] if each.startswith("# log_in"))
+    phases = {"build": {"commands": [log_in, _COPY]}}
+    return yaml.safe_dump({"version": whole["version"], "env": whole["env"], "phases": phases})

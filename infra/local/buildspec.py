@@ -68,6 +68,7 @@ class Phase:
             (self._control / str(number)).write_text(command)
             # Sourced as a simple command, because `if` or `||` would switch `set -e` off inside of it.
             script += [f"echo {number} > {self._control}/at", f". {self._control}/{number}", "s=$?", _STOP_IF]
+        (self._control / "at").write_text("0")  # of an earlier phase it would name another command
         (self._control / "phase").write_text("\n".join([*script, ""]))
         self._process = subprocess.Popen(
             ["bash", str(self._control / "phase")],
@@ -89,7 +90,7 @@ class Phase:
             return None
         self._signal(signal.SIGKILL)  # what it left in the background would hold the output open
         self._reader.join()
-        at = int((self._control / "at").read_text() or 0)
+        at = int((self._control / "at").read_text())
         return Ended(code, self._commands[at].strip().splitlines()[0] if code else "")
 
     def end(self) -> bool:

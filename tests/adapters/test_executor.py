@@ -25,6 +25,7 @@ from tests.adapters.clusters import eks_executor, kubernetes
 from tests.factories import NOW, make_claimed
 from tests.fakes import Clock, FakeExecutor, FakeSources
 
+BUILDKIT = "docker.io/moby/buildkit@sha256:" + "ab" * 32
 PROJECT, BUCKET = "slipway-builds", "slipway-sources"
 PATIENCE_SECONDS = 30.0
 
@@ -83,7 +84,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
         skipped_seconds[0] += 301
 
     yield Stage(
-        CodeBuildExecutor(PROJECT, BUCKET, queue_minutes=60, build_minutes=60),
+        CodeBuildExecutor(PROJECT, BUCKET, BUILDKIT, queue_minutes=60, build_minutes=60),
         lambda build: _put(s3, f"builds/{build.uuid}/Dockerfile"),
         forget_token,
         service.refuse_next,
@@ -169,7 +170,7 @@ def test_what_will_never_run_is_refused(stage: Stage) -> None:
 
 def test_the_request_is_a_function_of_build_and_attempt() -> None:
     build = make_claimed(attempt=2, nocache=True, source=Source(code_sha256="ab", context="app"))
-    request = start_build_request(build, PROJECT, BUCKET, queue_minutes=30, build_minutes=45)
+    request = start_build_request(build, PROJECT, BUCKET, BUILDKIT, queue_minutes=30, build_minutes=45)
 
     buildspec = request.pop("buildspecOverride")
     assert "build_and_push" in buildspec
@@ -185,6 +186,7 @@ def test_the_request_is_a_function_of_build_and_attempt() -> None:
         "SLIPWAY_GIT_REVISION": "",
         "SLIPWAY_CONTEXT": "app",
         "SLIPWAY_DOCKERFILE": "",
+        "SLIPWAY_BUILDKIT_IMAGE": BUILDKIT,
     }
     assert request == {
         "projectName": PROJECT,
@@ -278,7 +280,7 @@ class Scripted:
 
 
 def test_builds_are_observed_by_hundreds(on_aws: None) -> None:
-    executor = CodeBuildExecutor(PROJECT, BUCKET, 60, 60)
+    executor = CodeBuildExecutor(PROJECT, BUCKET, BUILDKIT, 60, 60)
     executor._codebuild = scripted = Scripted()
     handles = [f"{PROJECT}:{number}" for number in range(250)]
 
@@ -290,5 +292,5 @@ def test_a_service_that_does_not_answer_is_unavailable(on_aws: None, monkeypatch
     monkeypatch.setenv("AWS_ENDPOINT_URL_CODEBUILD", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(Unavailable) as trouble:
-        CodeBuildExecutor(PROJECT, BUCKET, 60, 60).observe(["x"])
+        CodeBuildExecutor(PROJECT, BUCKET, BUILDKIT, 60, 60).observe(["x"])
     assert trouble.value.__cause__ is not None

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import Status
+from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts, builds
-from infra.aws.bootstrap import bootstrap
+from infra.aws import bootstrap
 from tests.aws import stack
 from tests.aws.conftest import Deployed, recorded
 
@@ -104,7 +109,42 @@ def daemon() -> Iterator[tuple[str, Callable[[], list[Any]]]]:
 
 
 def test_the_first_superuser_is_made_from_the_stack(deployed: Deployed) -> None:
-    url, token = bootstrap(stack.NAME, "root")
-
-    assert url == deployed.stack.outputs["Url"]
+    of = bootstrap.deployment(stack.NAME)
+    assert of.outputs == deployed.stack.outputs
+    token = bootstrap.first_superuser(of, "root")
     assert accounts.authenticate(deployed.services, token).is_superuser
+
+
+@pytest.mark.parametrize("docker_works", [True, False])
+def test_buildkit_is_copied_by_codebuild(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker_works: bool
+) -> None:
+    """By the commands that docker is given; tests/local has a copy that is really made."""
+    docker, asked = tmp_path / "docker", tmp_path / "asked"
+    docker.write_text(f'#!/bin/sh\necho "$*" >>{asked}\n{str(docker_works).lower()}\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    of = bootstrap.deployment(stack.NAME)
+    images = bootstrap.buildkit_images(of)
+    assert images == [BUILDKIT["userns"]]
+
+    said: list[str] = []
+    copy = partial(bootstrap.copy_images, of, images, said.append, lambda _: time.sleep(0.05))
+    if docker_works:
+        copy()
+    else:
+        with pytest.raises(bootstrap.CopyFailed, match="its log says why"):
+            copy()
+    created = asked.read_text().splitlines()[0]
+    digest = BUILDKIT["userns"].rpartition(":")[2]
+    assert created.startswith("buildx imagetools create --tag ")
+    assert created.endswith(f":buildkit-{digest[:12]} {BUILDKIT['userns']}")
+    assert said  # how far it is
+
+
+def test_every_pinned_image_that_a_deployment_uses_is_copied() -> None:
+    of = bootstrap.Deployment(
+        {},
+        {"BuildKitImage": "mirror.test/b:1", "EksCluster": "lab", "EksImage": "", "EksProfile": "rootless"},
+    )
+    assert bootstrap.buildkit_images(of) == [BUILDKIT["rootless"]]

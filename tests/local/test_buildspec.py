@@ -34,8 +34,36 @@ def run(folder: Path) -> Run:
 
 
 def test_our_own_buildspec_is_understood() -> None:
-    text = Path(codebuild.__file__).with_name("buildspec.yml").read_text()
-    assert buildspec.parse(text).commands["build"]
+    assert buildspec.parse(codebuild.BUILDSPEC.read_text()).commands["build"]
+
+
+@pytest.mark.parametrize(
+    ("has_copy", "used"),
+    [(True, "registry.test/cache@sha256:0123"), (False, "docker.io/moby/buildkit:v0.29.0@sha256:0123")],
+)
+def test_buildkit_is_taken_from_the_cache_repository_where_it_was_copied(
+    folder: Path, has_copy: bool, used: str
+) -> None:
+    """Of the branch for AWS, which needs BuildKit's image to run whole: what it asks docker to do."""
+    commands = buildspec.parse(codebuild.BUILDSPEC.read_text()).commands["build"]
+    tools = folder.parent / "bin"
+    tools.mkdir()
+    docker = tools / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$*" >>asked\ntest "$1" != pull || {str(has_copy).lower()}\n')
+    docker.chmod(0o755)
+    variables = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "SLIPWAY_ENGINE": "docker-container",
+        "SLIPWAY_IMAGE": "registry.test/ada/vision:1",
+        "SLIPWAY_CACHE_REPOSITORY": "registry.test/cache",
+        "SLIPWAY_BUILDKIT_IMAGE": "docker.io/moby/buildkit:v0.29.0@sha256:0123",
+    }
+    phase = Phase(commands, folder, variables, lambda _: None)
+    assert phase.wait(PATIENCE_SECONDS) == Ended(0)
+    pulled, created, built = (folder / "asked").read_text().splitlines()
+    assert pulled == "pull --quiet registry.test/cache@sha256:0123"
+    assert created == f"buildx create --use --driver docker-container --driver-opt image={used}"
+    assert built.startswith("buildx build ") and built.endswith("--tag registry.test/ada/vision:1 --push .")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class EcrLogin:
         from botocore.exceptions import BotoCoreError, ClientError
 
         host, _, _ = _parts(image)
-        policy = login_policy(image, self._cache_repository)
+        policy = login_policy(self._role, image, self._cache_repository)
         try:
             lent = boto3.client("sts").assume_role(
                 RoleArn=self._role, RoleSessionName="slipway-build", Policy=policy, DurationSeconds=3600
@@ -118,8 +118,9 @@ class EcrLogin:
         return json.dumps({"auths": {host: {"auth": token}}})
 
 
-def login_policy(image: str, cache_repository: str = "") -> str:
-    """What a session may do that is narrowed to one repository: an IAM policy as JSON."""
+def login_policy(role: str, image: str, cache_repository: str = "") -> str:
+    """What a session of a role may do that is narrowed to one repository: an IAM policy as JSON."""
+    partition = role.split(":")[1]
     repositories = [name for name in (image.rpartition(":")[0], cache_repository) if name]
     use = [f"ecr:{action}" for action in _USE]
     return json.dumps(
@@ -127,7 +128,11 @@ def login_policy(image: str, cache_repository: str = "") -> str:
             "Version": "2012-10-17",
             "Statement": [
                 {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
-                {"Effect": "Allow", "Action": use, "Resource": [_arn(name) for name in repositories]},
+                {
+                    "Effect": "Allow",
+                    "Action": use,
+                    "Resource": [_arn(partition, name) for name in repositories],
+                },
             ],
         }
     )
@@ -144,11 +149,12 @@ _USE = (
 )
 
 
-def _arn(repository: str) -> str:
-    """The ARN of `<account>.dkr.ecr.<region>.amazonaws.com/<name>`."""
+def _arn(partition: str, repository: str) -> str:
+    """The ARN of `<account>.dkr.ecr.<region>.amazonaws.com/<name>`; its partition is `aws`, or China's or
+    another."""
     host, _, name = repository.partition("/")
     account, _, _, region, *_ = host.split(".")
-    return f"arn:aws:ecr:{region}:{account}:repository/{name}"
+    return f"arn:{partition}:ecr:{region}:{account}:repository/{name}"
 
 
 def _parts(image: str) -> tuple[str, str, str]:

@@ -121,12 +121,13 @@ def test_nothing_in_a_pod_can_speak_to_the_cluster_or_to_aws() -> None:
 
 def test_a_login_reaches_one_repository_and_the_cache() -> None:
     host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
-    policy = json.loads(login_policy(f"{host}/slipway/ada/vision-1:7", f"{host}/slipway-cache"))
+    role = "arn:aws-cn:iam::123456789012:role/push"
+    policy = json.loads(login_policy(role, f"{host}/slipway/ada/vision-1:7", f"{host}/slipway-cache"))
     everything, narrowed = policy["Statement"]
     assert (everything["Action"], everything["Resource"]) == ("ecr:GetAuthorizationToken", "*")
     assert narrowed["Resource"] == [
-        "arn:aws:ecr:eu-west-1:123456789012:repository/slipway/ada/vision-1",
-        "arn:aws:ecr:eu-west-1:123456789012:repository/slipway-cache",
+        "arn:aws-cn:ecr:eu-west-1:123456789012:repository/slipway/ada/vision-1",
+        "arn:aws-cn:ecr:eu-west-1:123456789012:repository/slipway-cache",
     ]
     assert len(json.dumps(policy)) < 2048  # of a session policy
 

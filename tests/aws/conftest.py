@@ -96,6 +96,7 @@ def listed(value: Any) -> list[Any]:
 
 EVENTS = ROOT / "tests" / "events"
 KEY = BuildKey("ada", "vision", 1)
+ENDED = ("SUCCEEDED", "FAILED", "FAULT", "STOPPED")
 NO_ENGINE = {
     "SLIPWAY_ENGINE": "none",
     "SLIPWAY_ECR_HOST": "",
@@ -108,6 +109,8 @@ class Deployed:
     lambda_: Lambda
     services: Services  # as the functions see them
     endpoints: dict[str, str]
+    codebuild: CodeBuild
+    variables: dict[str, str]  # of CodeBuild's project
     rings: list[dict[str, Any]]  # events that CodeBuild sent
 
     def call(self, resource: str, handler: str, event: Any) -> Any:
@@ -121,7 +124,7 @@ class Deployed:
         assert handle is not None
         deadline = time.monotonic() + 60
         while not any(
-            event["detail"]["build-id"].endswith(handle) and event["detail"].get("build-status") == "FAILED"
+            event["detail"]["build-id"].endswith(handle) and event["detail"].get("build-status") in ENDED
             for event in list(self.rings)
         ):
             assert time.monotonic() < deadline, self.rings
@@ -142,18 +145,24 @@ def recorded(name: str) -> Any:
 
 @pytest.fixture
 def deployed(
-    packaged: Packaged, transformed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    packaged: Packaged,
+    transformed: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Deployed]:
+    """The stack, with the template's parameters that a test gives."""
     moto = aws.Moto()
     moto.start()
     endpoints = {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto.url}
     for name, value in endpoints.items():
         monkeypatch.setenv(name, value)
-    created = stack.create(transformed, packaged.archive.read_bytes())
+    created = stack.create(transformed, packaged.archive.read_bytes(), getattr(request, "param", {}))
     boto3.client("logs").create_log_group(logGroupName=f"/aws/codebuild/{stack.NAME}-builds")
     rings: list[dict[str, Any]] = []
+    variables = dict(NO_ENGINE)
     codebuild = CodeBuild(
-        {f"{stack.NAME}-builds": NO_ENGINE},
+        {f"{stack.NAME}-builds": variables},
         s3=boto3.client("s3"),
         logs=boto3.client("logs"),
         ring=rings.append,
@@ -165,6 +174,7 @@ def deployed(
     services = AwsServices()
     accounts.ensure_superuser(services, "ada", token="ada")
     accounts.ensure_superuser(services, "automation")
-    yield Deployed(created, Lambda(packaged.archive, tmp_path), services, endpoints, rings)
+    lambda_ = Lambda(packaged.archive, tmp_path)
+    yield Deployed(created, lambda_, services, endpoints, codebuild, variables, rings)
     codebuild.close()
     moto.close()

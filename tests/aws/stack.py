@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ NOT_IN_MOTO = {
     "AWS::CloudWatch::Alarm",
     "AWS::CloudWatch::Dashboard",
     "AWS::CodeBuild::Project",
+    "AWS::EKS::AccessEntry",
     "AWS::Lambda::EventInvokeConfig",
     "AWS::Lambda::EventSourceMapping",  # it would start containers
     "AWS::S3::BucketPolicy",
@@ -36,26 +38,37 @@ class Stack:
         found = boto3.client("lambda").get_function_configuration(FunctionName=self.resources[function])
         return {name: str(value) for name, value in found["Environment"]["Variables"].items()}
 
-    def allowed(self, role: str) -> list[dict[str, Any]]:
-        """The statements of a role's policies, with the ARNs of this stack."""
-        iam = boto3.client("iam")
-        name = self.resources[role]
-        return [
-            statement
-            for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
-            for statement in ast.literal_eval(  # moto keeps it so
-                iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-            )["Statement"]
-        ]
+    def allowed(self, role: str) -> list[tuple[str, dict[str, Any]]]:
+        """The statements of a role's policies, by the policy's name, with the ARNs of this stack."""
+        iam, name = boto3.client("iam"), self.resources[role]
+        statements = []
+        for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
+            if isinstance(document, str):  # moto keeps those of roles so
+                document = ast.literal_eval(document)
+            for statement in document["Statement"]:
+                given = statement["Resource"]
+                resources = [_as_in_aws(each) for each in (given if isinstance(given, list) else [given])]
+                statements.append((policy, {**statement, "Resource": resources}))
+        return statements
 
 
-def create(transformed: dict[str, Any], archive: bytes) -> Stack:
+def _as_in_aws(arn: str) -> str:
+    """ARNs of log groups end so in AWS, but not in moto."""
+    return f"{arn}:*" if ":log-group:" in arn and not arn.endswith(":*") else arn
+
+
+def create(transformed: dict[str, Any], archive: bytes, parameters: Mapping[str, str]) -> Stack:
     """Creates it, where boto3's clients lead."""
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket=CODE["Bucket"])
     s3.put_object(Bucket=CODE["Bucket"], Key=CODE["Key"], Body=archive)
     cloudformation = boto3.client("cloudformation")
-    cloudformation.create_stack(StackName=NAME, TemplateBody=json.dumps(for_moto(transformed)))
+    cloudformation.create_stack(
+        StackName=NAME,
+        TemplateBody=json.dumps(for_moto(transformed)),
+        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
+    )
     described = cloudformation.describe_stacks(StackName=NAME)["Stacks"][0]
     assert described["StackStatus"] == "CREATE_COMPLETE", described
     resources = cloudformation.describe_stack_resources(StackName=NAME)["StackResources"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -16,13 +21,21 @@ import botocore
 import pytest
 from chalice.local import LambdaContext
 from chalice.test import Client
+from moto.eks.models import eks_backends
 
 from app import app
 from chalicelib import wiring
+from chalicelib.adapters.registry import EcrRegistry, login_policy
 from chalicelib.domain import lifecycle
+from chalicelib.domain.build import Build, Status
+from chalicelib.usecases import cleanup
+from infra.local.codebuild import CodeBuild
+from infra.local.kubernetes import FakeKubernetes
+from tests.adapters.clusters import kubernetes
+from tests.adapters.test_eks_executor import container, ended, running
 from tests.aws import stack
 from tests.aws.conftest import FUNCTIONS, Deployed, listed, recorded
-from tests.factories import make_archive
+from tests.factories import DIGEST, make_archive
 
 pytestmark = pytest.mark.slow
 ROLES = dict(
@@ -33,22 +46,12 @@ ROLES = dict(
     )
 )
 CONTENT = "{version: 1, kind: build, image: 'python:3.12-slim', build_steps: ['true']}"
-# Allowed, but by nobody called here: by statement, or by function and action.
+# Allowed for others than our code, by statement.
 REASONS = {
     "WritesItsLog": "the runtime does",
-    "TracesWhereXRayKnowsNoResources": "the tracing library does, outside of tests",
+    "TracesWhereXRayKnowsNoResources": "X-Ray's daemon, beside the function, does",
     "ReceivesItsMessages": "the event source mapping polls with the function's role",
-    "ReadsDigests": "the registry's HTTP API asks for it",
     "TellsMissingFromForbidden": "without it S3 answers 403 for a missing key",
-    "dispatch:sqs:SendMessage": "a fault of CodeBuild, or an archived project, is announced anew",
-    "dispatch:logs:GetLogEvents": "words for a failure that it is the first to see",
-    "on_codebuild_event:sqs:SendMessage": "a fault of CodeBuild is announced anew",
-    "on_codebuild_event:ecr:GetAuthorizationToken": "asks for the digest after a success",
-    "reconcile:sqs:SendMessage": "a fault of CodeBuild, or an archived project, is announced anew",
-    "clean_up:dynamodb:PutItem": "a project that is purged a week later is marked first, with its code",
-    "clean_up:dynamodb:UpdateItem": "what is purged a week later is marked first",
-    "clean_up:sqs:SendMessage": "builds of such a project are stopped first",
-    "clean_up:s3:DeleteObject": "uploads are dropped when they are a day old; builds' files were, above",
 }
 
 
@@ -61,8 +64,12 @@ class Calls:
 
     def note(self, params: dict[str, Any], model: Any, **_: Any) -> None:
         if self.function:
-            service = model.service_model.service_name
-            self.seen.setdefault(self.function, set()).update(asked(service, model.name, params))
+            for action, resource in asked(model.service_model.service_name, model.name, params):
+                self.add(action, resource)
+
+    def add(self, action: str, resource: str) -> None:
+        if self.function:
+            self.seen.setdefault(self.function, set()).add((action, resource))
 
     @contextmanager
     def by(self, function: str) -> Iterator[None]:
@@ -107,11 +114,15 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
         case "logs", _:
             # The local CodeBuild writes where the real one would without our LogsConfig.
             group = params["logGroupName"].replace("/aws/codebuild/slipway-test-", "/slipway/slipway-test/")
-            yield f"logs:{operation}", f"arn:aws:logs:{here}:log-group:{group}"  # GetAtt adds :* in AWS
+            yield f"logs:{operation}", f"arn:aws:logs:{here}:log-group:{group}:log-stream:any"
         case "codebuild", _:
             ids = [params["id"]] if "id" in params else params.get("ids", [])
             for name in {id_.partition(":")[0] for id_ in ids} or {params["projectName"]}:
                 yield f"codebuild:{operation}", f"arn:aws:codebuild:{here}:project/{name}"
+        case "eks", "DescribeCluster":
+            yield "eks:DescribeCluster", f"arn:aws:eks:{here}:cluster/{params['name']}"
+        case "sts", "AssumeRole":
+            yield "sts:AssumeRole", params["RoleArn"]
         case "ecr", "GetAuthorizationToken":
             yield "ecr:GetAuthorizationToken", "*"
         case "ecr", _:
@@ -129,73 +140,183 @@ def calls(deployed: Deployed) -> Calls:
     return calls
 
 
-def test_roles_allow_what_functions_call_and_nothing_else(deployed: Deployed, calls: Calls) -> None:
-    previous = wiring.install(wiring.AwsServices())
-    try:
-        run_everything(calls, deployed)
-    finally:
-        wiring.install(previous)
-        boto3.DEFAULT_SESSION = None
+@pytest.fixture
+def registry(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """ECR's HTTP API on loopback: the repositories in which it answers for any tag."""
+    known: set[str] = set()
 
+    class Registry(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            repository = self.path.removeprefix("/v2/").rpartition("/manifests/")[0]
+            calls.add("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
+            self.send_response(200 if repository in known else 404)
+            self.send_header("Docker-Content-Digest", DIGEST)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Requests are not logged."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(EcrRegistry, "scheme", "http")
+        monkeypatch.setenv("SLIPWAY_REGISTRY", f"127.0.0.1:{server.server_address[1]}/slipway")
+        yield known
+        server.shutdown()
+
+
+class Services(wiring.AwsServices):
+    """With a clock that can be ahead."""
+
+    ahead = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+    def restart(self) -> None:
+        """As in a new process, nothing is made yet."""
+        ahead = self.ahead
+        vars(self).clear()
+        self.ahead = ahead
+
+
+@pytest.fixture
+def aws(calls: Calls, registry: set[str]) -> Iterator[Services]:
+    """The real adapters, listened to."""
+    services = Services()
+    previous = wiring.install(services)
+    yield services
+    wiring.install(previous)
+    boto3.DEFAULT_SESSION = None
+
+
+def held_against(calls: Calls, deployed: Deployed, policies: Collection[str] = ()) -> dict[str, Any]:
+    """By function, calls that its role does not allow and what it allows and nobody did, of these policies
+    alone if they are named."""
     trouble: dict[str, Any] = {}
     for function in FUNCTIONS:
         allowed = [
-            (statement["Sid"], action, resource)
-            for statement in deployed.stack.allowed(f"{ROLES[function]}Role")
+            (policy, statement["Sid"], action, resource)
+            for policy, statement in deployed.stack.allowed(f"{ROLES[function]}Role")
             for action in listed(statement["Action"])
             for resource in listed(statement["Resource"])
         ]
         used = {
-            (action, on): [each for each in allowed if each[1] == action and fnmatchcase(on, each[2])]
-            for action, on in calls.seen[function]
+            (action, on): [each for each in allowed if each[2] == action and fnmatchcase(on, each[3])]
+            for action, on in calls.seen.get(function, ())
         }
         refused = [call for call, granted in used.items() if not granted]
         needed = {each for granted in used.values() for each in granted}
         idle = [
             each
             for each in allowed
-            if each not in needed and not {each[0], f"{function}:{each[1]}"} & REASONS.keys()
+            if each not in needed and (not policies or each[0] in policies) and each[1] not in REASONS
         ]
         if refused or idle:
             trouble[function] = {"not allowed": refused, "never done": idle}
+    return trouble
+
+
+def test_roles_allow_what_functions_call_and_nothing_else(
+    deployed: Deployed,
+    calls: Calls,
+    aws: Services,
+    registry: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stub = tmp_path / "buildah"  # an engine with which every build succeeds
+    stub.write_text("#!/bin/sh\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run_everything(calls, deployed, aws, registry)
+    trouble = held_against(calls, deployed)
     assert trouble == {}, json.dumps(trouble, indent=1)
 
 
-def run_everything(calls: Calls, deployed: Deployed) -> None:
-    """All that can happen, by the function to which it happens."""
-    store, services = deployed.services.store, deployed.services
+@pytest.mark.parametrize("deployed", [{"EksCluster": "lab"}], indirect=True)
+def test_roles_allow_what_builds_on_eks_need_beside(
+    deployed: Deployed, calls: Calls, aws: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a fake cluster, of which EKS knows."""
+    monkeypatch.setenv("SLIPWAY_WATCH_SECONDS", "1")
+    monkeypatch.setenv("SLIPWAY_REGISTRY", "123456789012.dkr.ecr.us-east-1.amazonaws.com/slipway")
+    network = {"subnetIds": ["subnet-1", "subnet-2"]}
+    role = "arn:aws:iam::123456789012:role/cluster"
+    boto3.client("eks").create_cluster(name="lab", roleArn=role, resourcesVpcConfig=network)
+    with kubernetes() as (cluster, eks):
+        known = eks_backends["123456789012"]["us-east-1"].clusters["lab"]
+        known.endpoint, known.certificate_authority = eks.endpoint, {"data": eks.certificate}
+        run_on_eks(calls, deployed, aws, cluster)
+    trouble = held_against(calls, deployed, policies=("eks", "eks-logs"))
+    assert trouble == {}, json.dumps(trouble, indent=1)
 
-    def api(method: str, path: str, fields: Any = None, expected: int = 200) -> Any:
+
+def test_what_a_build_on_eks_borrows_is_all_that_its_role_may(written: Any) -> None:
+    """A login is a session of the role, narrowed to what `login_policy` says: neither may have more."""
+    account = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+    role = "arn:aws:iam::123456789012:role/push"
+    narrowed = json.loads(login_policy(role, f"{account}/slipway/ada/vision-1:7", f"{account}/slipway-cache"))
+    policy = written["Resources"]["EksRegistryRole"]["Properties"]["Policies"][0]["PolicyDocument"]
+    for lent, whole in zip(narrowed["Statement"], policy["Statement"], strict=True):
+        assert set(listed(lent["Action"])) == set(listed(whole["Action"]))
+    prefix, cache = policy["Statement"][1]["Resource"]
+    assert prefix["Fn::Sub"].endswith(":repository/${RegistryPrefix}/*")
+    assert cache == {"Fn::GetAtt": ["CacheRepository", "Arn"]}
+
+
+@dataclass
+class Story:
+    """How things happen to functions."""
+
+    calls: Calls
+    deployed: Deployed
+
+    def api(self, method: str, path: str, fields: Any = None, expected: int = 200) -> Any:
         headers = {"Authorization": "token ada", "Content-Type": "application/json"}
         if isinstance(fields, bytes):
             headers["Content-Type"] = "application/gzip"
         body = fields if isinstance(fields, bytes) else b"" if fields is None else json.dumps(fields).encode()
-        with calls.by("api_handler"):
+        with self.calls.by("api_handler"):
             answer = Client(app).http.request(method, f"/api/v1{path}", headers, body)
         assert answer.status_code == expected, (method, path, answer.body)
-        text = answer.body.decode()
-        return json.loads(text) if text.startswith(("{", "[")) else text
+        is_json = answer.headers.get("Content-Type") == "application/json" and answer.body
+        return json.loads(answer.body) if is_json else None
 
-    def call(function: str, event: Any) -> Any:
-        with calls.by(function):
-            return app.handler_map[function](event, LambdaContext(function, 512, 60_000))
+    def call(self, function: str, event: Any) -> Any:
+        with self.calls.by(function):
+            return app.handler_map[function](event, LambdaContext(function, 256, 60_000))
 
-    def message(body: str) -> Any:
+    def create(self, content: str = CONTENT) -> Build:
+        """A new build of ada/vision."""
+        made = self.api("POST", "/ada/vision/builds", {"content": content}, 201)
+        return self.deployed.build(made["id"])
+
+    def dispatch(self, number: int) -> None:
         event = recorded("dispatch")
-        event["Records"] = [{**event["Records"][0], "body": body}]
-        return event
+        event["Records"] = [{**event["Records"][0], "body": f"ada/vision/{number}"}]
+        assert self.call("dispatch", event) == {"batchItemFailures": []}
 
-    def due(number: int) -> None:
-        """Has the schedule look at a build now."""
-        build = deployed.build(number)
-        store.save(replace(build, look_at=services.now() - timedelta(seconds=1)))
+    def tick(self, number: int, **changes: Any) -> None:
+        """The schedule looks at a build now, which was changed behind its back."""
+        services = self.deployed.services
+        due = services.now() - timedelta(seconds=1)
+        services.store.save(replace(self.deployed.build(number), look_at=due, **changes))
+        self.call("reconcile", recorded("schedule"))
 
-    def ended(number: int) -> None:
-        handle = deployed.build(number).handle
-        deployed.until_ended(handle)
+    def ring(self, number: int) -> None:
+        """CodeBuild tells that a build has ended, once it has."""
+        handle = self.deployed.build(number).handle
+        self.deployed.until_ended(handle)
         event = recorded("codebuild_state_change")
         event["detail"]["build-id"] = f"arn:aws:codebuild:us-east-1:123456789012:build/{handle}"
-        call("on_codebuild_event", event)
+        self.call("on_codebuild_event", event)
+
+
+def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: set[str]) -> None:
+    """All that can happen, by the function to which it happens."""
+    store, services = deployed.services.store, deployed.services
+    story = Story(calls, deployed)
+    api, call, create, dispatch, tick = story.api, story.call, story.create, story.dispatch, story.tick
 
     project, all_builds = "/ada/vision", "/ada/vision/builds"
     api("GET", "/users")
@@ -208,7 +329,8 @@ def run_everything(calls: Calls, deployed: Deployed) -> None:
     api("POST", f"{project}/bookmark", None, 201)
     api("GET", "/bookmarks/ada/projects")
     api("DELETE", f"{project}/unbookmark", None, 204)
-    archive = make_archive({"requirements.txt": "x"})
+    former, archive = make_archive({"a": "former"}), make_archive({"requirements.txt": "x"})
+    api("PUT", f"{project}/repo/upload", former)
     api("PUT", f"{project}/repo/upload", archive)
     offer = api("POST", f"{project}/repo/upload/offers", None, 201)
     boto3.client("s3").upload_fileobj(
@@ -218,11 +340,10 @@ def run_everything(calls: Calls, deployed: Deployed) -> None:
     api("GET", f"{project}/repo/download", None, 302)
 
     api("POST", all_builds, {"content": CONTENT, "name": "first"}, 201)
-    assert call("dispatch", message("ada/vision/1")) == {"batchItemFailures": []}
-    ended(1)
+    dispatch(1)
+    story.ring(1)
     api("GET", f"{all_builds}/1/logs")
-    due(1)
-    call("reconcile", recorded("schedule"))  # keeps the log
+    tick(1)  # keeps the log
     api("GET", f"{all_builds}/1/logs")
     api("GET", f"{all_builds}/1")
     api("GET", all_builds)
@@ -241,33 +362,106 @@ def run_everything(calls: Calls, deployed: Deployed) -> None:
     api("POST", f"{all_builds}/2/logs", ["one line"])
     api("GET", f"{all_builds}/2/logs")
     api("POST", f"{all_builds}/2/statuses", {"status": "succeeded"}, 201)
-    due(2)
-    call("reconcile", recorded("schedule"))  # keeps the reported log
+    tick(2)  # keeps the reported log
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once
     hopeless = recorded("requests")
     hopeless["Records"][0]["body"] = "{}"
     call("on_request", hopeless)
-    due(3)
-    call("reconcile", recorded("schedule"))  # starts what was lost
+    tick(3)  # starts what was lost
     deployed.until_ended(deployed.build(3).handle)
 
-    api("POST", all_builds, {"content": CONTENT}, 201)  # 4, stopped while it runs
-    call("dispatch", message("ada/vision/4"))
-    api("POST", f"{all_builds}/4/stop")
-    call("dispatch", message("ada/vision/4"))
+    stopped = create().key.id
+    dispatch(stopped)
+    api("POST", f"{all_builds}/{stopped}/stop")
+    dispatch(stopped)
 
-    # 5 and 6, whose claimer died long ago; 7 and 8, unknown to CodeBuild by now
-    for number, function in ((5, "dispatch"), (6, "reconcile")):
-        api("POST", all_builds, {"content": CONTENT}, 201)
-        claimed = deployed.build(number)
+    # their claimer died long ago
+    for look in (dispatch, tick):
+        claimed = create()
         store.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
-        due(number)
-        call(function, message(f"ada/vision/{number}") if function == "dispatch" else recorded("schedule"))
-    for number in (7, 8):
-        api("POST", all_builds, {"content": CONTENT}, 201)
-        gone = lifecycle.claim(deployed.build(number), services.now())
-        store.save(replace(gone, handle=f"{stack.NAME}-builds:gone", stop_requested_at=services.now()))
-        due(number)
-    call("reconcile", recorded("schedule"))
+        look(claimed.key.id)
+    # unknown to CodeBuild by now
+    for wish in (None, services.now()):
+        gone = store.save(lifecycle.claim(create(), services.now()))
+        tick(gone.key.id, handle=f"{stack.NAME}-builds:gone", stop_requested_at=wish)
+    # ended, and nobody was told: a message is the first to see it
+    failed = create().key.id
+    dispatch(failed)
+    deployed.until_ended(deployed.build(failed).handle)
+    dispatch(failed)
+
+    deployed.variables["SLIPWAY_ENGINE"] = "buildah"
+    succeeded = create()
+    registry.add(succeeded.image.partition("/")[2].rpartition(":")[0])
+    dispatch(succeeded.key.id)
+    story.ring(succeeded.key.id)
+    assert deployed.build(succeeded.key.id).image_digest == DIGEST
+    # CodeBuild's own fault, told by its event, by the schedule
+    for look in (story.ring, tick):
+        with codebuild_at_fault() as fail:
+            number = create().key.id
+            dispatch(number)
+            fail.set()
+            deployed.until_ended(deployed.build(number).handle)
+            look(number)
+        assert deployed.build(number).last_status is Status.WARNING
+
+    # the project of running builds was archived, long ago for the cleanup
+    deployed.variables["SLIPWAY_ENGINE"] = "none"
+    running = [create().key.id for _ in range(2)]
+    for number in running:
+        dispatch(number)
+        deployed.until_ended(deployed.build(number).handle)
+    found = store.project("ada", "vision")
+    assert found is not None
+    store.save_project(replace(found, archived_at=services.now() - timedelta(days=8)))
+    dispatch(running[0])
+    call("clean_up", recorded("schedule"))
+    tick(running[1])
+
+    # an upload that nobody has any more, when its turn comes and once more
+    digest = hashlib.sha256(former).hexdigest()
+    turns = (int(digest[:2], 16) - int(services.now().timestamp()) // cleanup.SWEEP_SECONDS) % 256
+    aws.ahead = timedelta(seconds=(512 + turns) * cleanup.SWEEP_SECONDS)
+    dropped = [call("clean_up", recorded("schedule"))["uploads"] for _ in range(2)]
+    assert dropped == [0, 1]
+
+
+@contextmanager
+def codebuild_at_fault() -> Iterator[threading.Event]:
+    """Its builds end by a fault of its own, once they are let to."""
+    fail, real = threading.Event(), CodeBuild._go_through
+
+    def go_through(*build: Any) -> str:
+        real(*build)
+        fail.wait(60)
+        return "FAULT"
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(CodeBuild, "_go_through", go_through)
+        yield fail
+
+
+def run_on_eks(calls: Calls, deployed: Deployed, aws: Services, cluster: FakeKubernetes) -> None:
+    """What is different there: a start, one after a claimer's death, a failure and its log."""
+    story = Story(calls, deployed)
+    content = CONTENT.replace("{", "{backend: eks, ", 1)
+    story.api("POST", "/projects", {"name": "vision"}, 201)
+    first, lost = story.create(content).key.id, story.create(content).key.id
+    story.dispatch(first)
+    aws.restart()
+    aws.ahead = timedelta(hours=1)
+    story.tick(lost)
+
+    group = "/aws/containerinsights/lab/application"
+    logs: Any = boto3.client("logs")
+    logs.create_log_group(logGroupName=group)
+    for number, look in ((first, story.dispatch), (lost, story.tick)):
+        handle = deployed.build(number).handle
+        assert handle is not None
+        running(cluster, handle, phase="Failed", **container(**ended(1)))
+        look(number)
+        assert deployed.build(number).last_status is Status.FAILED
+    story.api("GET", f"/ada/vision/builds/{first}/logs", None, 404)

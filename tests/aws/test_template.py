@@ -87,6 +87,15 @@ def test_the_table_has_the_keys_and_indexes_of_the_model(written: Any) -> None:
     assert table["TimeToLiveSpecification"] == {"AttributeName": Item.ttl.attr_name, "Enabled": True}
 
 
+@pytest.mark.slow
+def test_a_default_backend_that_is_not_there_is_refused_at_deployment(packaged: Packaged) -> None:
+    """Else every function would fail to start."""
+    rule = yaml.safe_load(packaged.template.read_text())["Rules"]["EksNeedsACluster"]
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Backend"}, "eks"]}
+    (assertion,) = rule["Assertions"]
+    assert assertion["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "EksCluster"}, ""]}]}
+
+
 def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> None:
     table, bucket = written["Resources"]["Table"], written["Resources"]["Bucket"]
     assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "Retain"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -201,8 +201,7 @@ def update(
 def stop(services: Services, caller: User, key: BuildKey) -> None:
     """Has the build stopped: at once when nothing was started, soon otherwise; nothing if it has ended.
     Raises NotFound, Forbidden."""
-    writable(services, caller, key)
-    request_stop(services, key)
+    _stop(services, key, lambda: writable(services, caller, key).build)
 
 
 def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = False) -> None:
@@ -313,9 +312,14 @@ def invalidate_all(services: Services, caller: User, owner: str, project_name: s
 
 def request_stop(services: Services, key: BuildKey) -> None:
     """Marks the build to be stopped and announces it; nothing if it has ended."""
+    _stop(services, key, lambda: services.store.get(key))
+
+
+def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -> None:
+    """The same, of what `read` finds under that key each time somebody else wrote first."""
 
     def write() -> bool:
-        build = services.store.get(key)
+        build = read()
         stopping = build and lifecycle.request_stop(build, services.now())
         if build is None or stopping is None:
             return False

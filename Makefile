@@ -9,7 +9,7 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check format package deploy bootstrap bench-cold bench-requests clean
+.PHONY: help demo up test check format package deploy bucket bootstrap bench-cold bench-requests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -36,14 +36,16 @@ format: .venv/ready ## format, and mend what lint can
 package: .venv/ready ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
 	@$(BIN)/python -m infra.aws package --arch $(ARCH) $(OUT)
 
-deploy: package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
-	@test -n "$(BUCKET)" || { echo "Name a bucket for the code: make deploy STAGE=$(STAGE) BUCKET=…"; exit 2; }
+deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
 	aws cloudformation package --template-file $(OUT)/sam.yaml --output-template-file $(OUT)/packaged.yaml \
 		--s3-bucket $(BUCKET) --s3-prefix $(STACK)
 	aws cloudformation deploy --template-file $(OUT)/packaged.yaml --stack-name $(STACK) \
 		--s3-bucket $(BUCKET) --s3-prefix $(STACK) --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
 		$(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 	aws cloudformation describe-stacks --stack-name $(STACK) --query 'Stacks[0].Outputs' --output table
+
+bucket:
+	@test -n "$(BUCKET)" || { echo "Name a bucket for the code: make deploy STAGE=$(STAGE) BUCKET=…"; exit 2; }
 
 bootstrap: .venv/ready ## make a deployment's first superuser, print a token this once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)

@@ -102,7 +102,10 @@ def copy_images(
         sleep(_POLL_SECONDS)
         build = codebuild.batch_get_builds(ids=[build["id"]])["builds"][0]
     if build["buildStatus"] != "SUCCEEDED":
-        raise CopyFailed(f"CodeBuild's {build['id']} ended as {build['buildStatus']}; its log says why.")
+        raise CopyFailed(
+            f"CodeBuild's {build['id']} ended as {build['buildStatus']}; its log says why. "
+            "Until BuildKit is copied, builds fetch it from Docker Hub."
+        )
 
 
 def copying_buildspec() -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from chalicelib.domain.build import Status
 from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts, builds
 from infra.aws import bootstrap
+from infra.aws.package import ROOT
 from tests.aws import stack
 from tests.aws.conftest import Deployed, recorded
 
@@ -108,38 +110,48 @@ def daemon() -> Iterator[tuple[str, Callable[[], list[Any]]]]:
         yield f"127.0.0.1:{server.getsockname()[1]}", sent
 
 
-def test_the_first_superuser_is_made_from_the_stack(deployed: Deployed) -> None:
-    of = bootstrap.deployment(stack.NAME)
-    assert of.outputs == deployed.stack.outputs
-    token = bootstrap.first_superuser(of, "root")
-    assert accounts.authenticate(deployed.services, token).is_superuser
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[str]]:
+    """Puts a docker in the way that works, or not, and keeps what it was asked."""
+    asked, program = tmp_path / "asked", tmp_path / "docker"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def works(does: bool) -> list[str]:
+        program.write_text(f'#!/bin/sh\necho "$*" >>{asked}\n{str(does).lower()}\n')
+        program.chmod(0o755)
+        return asked.read_text().splitlines() if asked.exists() else []
+
+    return works
 
 
-@pytest.mark.parametrize("docker_works", [True, False])
-def test_buildkit_is_copied_by_codebuild(
-    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker_works: bool
+def test_bootstrap_makes_a_superuser_and_has_buildkit_copied(
+    deployed: Deployed, docker: Callable[[bool], list[str]]
 ) -> None:
     """By the commands that docker is given; tests/local has a copy that is really made."""
-    docker, asked = tmp_path / "docker", tmp_path / "asked"
-    docker.write_text(f'#!/bin/sh\necho "$*" >>{asked}\n{str(docker_works).lower()}\n')
-    docker.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    of = bootstrap.deployment(stack.NAME)
-    images = bootstrap.buildkit_images(of)
-    assert images == [BUILDKIT["userns"]]
+    docker(True)
+    repository, image = deployed.stack.outputs["CacheRepository"], BUILDKIT["userns"]
+    deployed.variables["SLIPWAY_CACHE_REPOSITORY"] = repository  # as the template gives it to the project
+    command = [sys.executable, "-m", "infra.aws", "bootstrap", stack.NAME]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
+    said = dict(line.split("=", 1) for line in done.stdout.splitlines()[:2])
+    assert said["URL"] == deployed.stack.outputs["Url"]
+    assert accounts.authenticate(deployed.services, said["TOKEN"]).is_superuser
+    digest = image.partition("@sha256:")[2]
+    assert docker(True) == [
+        f"buildx imagetools create --tag {repository}:buildkit-{digest[:12]} {image}",
+        f"buildx imagetools inspect {repository}@sha256:{digest}",
+    ]
+    assert done.stdout.endswith(f"{repository}@sha256:{digest} is a copy of {image}\n")
+
+
+def test_a_copy_that_fails_is_said(deployed: Deployed, docker: Callable[[bool], list[str]]) -> None:
+    docker(False)
+    of = bootstrap.deployment(stack.NAME)
     said: list[str] = []
-    copy = partial(bootstrap.copy_images, of, images, said.append, lambda _: time.sleep(0.05))
-    if docker_works:
-        copy()
-    else:
-        with pytest.raises(bootstrap.CopyFailed, match="its log says why"):
-            copy()
-    created = asked.read_text().splitlines()[0]
-    digest = BUILDKIT["userns"].rpartition(":")[2]
-    assert created.startswith("buildx imagetools create --tag ")
-    assert created.endswith(f":buildkit-{digest[:12]} {BUILDKIT['userns']}")
-    assert said  # how far it is
+    with pytest.raises(bootstrap.CopyFailed, match="its log says why"):
+        bootstrap.copy_images(of, ["b@sha256:1"], said.append, lambda _: time.sleep(0.05))
+    assert said  # how far it was
 
 
 def test_every_pinned_image_that_a_deployment_uses_is_copied() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -23,7 +24,7 @@ from chalice.local import LambdaContext
 from chalice.test import Client
 from moto.eks.models import eks_backends
 
-from app import app
+from app import ROUTES, app
 from chalicelib import wiring
 from chalicelib.adapters.registry import EcrRegistry, login_policy
 from chalicelib.domain import lifecycle
@@ -223,12 +224,17 @@ def test_roles_allow_what_functions_call_and_nothing_else(
     registry: set[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "chalicelib.web")
     stub = tmp_path / "buildah"  # an engine with which every build succeeds
     stub.write_text("#!/bin/sh\n")
     stub.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     run_everything(calls, deployed, aws, registry)
+    seen = {message.rpartition(":")[0] for message in caplog.messages}
+    for route in ROUTES:
+        assert seen & {f"{method} /api/v1{route.path}" for method in route.methods}, route.path
     trouble = held_against(calls, deployed)
     assert trouble == {}, json.dumps(trouble, indent=1)
 
@@ -319,13 +325,23 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api, call, create, dispatch, tick = story.api, story.call, story.create, story.dispatch, story.tick
 
     project, all_builds = "/ada/vision", "/ada/vision/builds"
+    api("GET", "/openapi.json")
+    api("GET", "/versions/cli")
+    api("GET", "/log_handler")
+    api("POST", "/users/token", {}, 400)
     api("GET", "/users")
     api("POST", "/users", {"username": "bob"}, 201)
     api("POST", "/users/bob/tokens", None, 201)
     api("DELETE", "/users/bob/tokens", None, 204)
     api("POST", "/projects", {"name": "vision"}, 201)
     api("GET", "/ada")
+    api("GET", project)
     api("PATCH", project, {"description": "x"})
+    api("POST", f"{project}/archive")
+    api("POST", f"{project}/restore")
+    api("POST", "/projects", {"name": "other"}, 201)
+    api("POST", "/ada/other/repo/external", {"git_url": "https://git.test/other"}, 201)
+    api("DELETE", "/ada/other", None, 204)
     api("POST", f"{project}/bookmark", None, 201)
     api("GET", "/bookmarks/ada/projects")
     api("DELETE", f"{project}/unbookmark", None, 204)
@@ -345,12 +361,20 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", f"{all_builds}/1/logs")
     tick(1)  # keeps the log
     api("GET", f"{all_builds}/1/logs")
+    api("GET", f"{all_builds}/1/logs/stream")
     api("GET", f"{all_builds}/1")
+    rows = api("GET", f"{all_builds}/1/statuses")["results"]
+    api("GET", f"{all_builds}/1/statuses/{rows[0]['uuid']}")
+    api("POST", f"{all_builds}/1/coderef", {"commit": "0123"}, 201)
+    api("GET", f"{all_builds}/1/coderef")
+    api("POST", f"{all_builds}/1/invalidate")
+    api("POST", f"{all_builds}/invalidate")
     api("GET", all_builds)
     api("GET", f"{all_builds}?query=status:failed&sort=-created_at")
     api("PATCH", f"{all_builds}/1", {"name": "second", "dockerfile": "FROM x\n"})
     api("POST", f"{all_builds}/1/bookmark", None, 201)
     api("GET", "/bookmarks/ada/builds")
+    api("DELETE", f"{all_builds}/1/unbookmark", None, 204)
     api("POST", f"{all_builds}/1/archive")
     api("GET", "/archives/ada/builds")
     api("POST", f"{all_builds}/1/restore")
@@ -361,7 +385,8 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("POST", f"{all_builds}/2/statuses", {"status": "running"}, 201)
     api("POST", f"{all_builds}/2/logs", ["one line"])
     api("GET", f"{all_builds}/2/logs")
-    api("POST", f"{all_builds}/2/statuses", {"status": "succeeded"}, 201)
+    api("POST", f"{all_builds}/2/_heartbeat")
+    api("POST", f"{all_builds}/2/_reconcile", {"status": "succeeded"})
     tick(2)  # keeps the reported log
 
     call("on_request", recorded("requests"))  # build 3

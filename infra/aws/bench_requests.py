@@ -119,9 +119,11 @@ def main() -> None:
         os.environ.update(environment(url))
         boto3.client("sqs").create_queue(QueueName="dispatch")
         wiring.install(WarmServices())
+        say(f"Writing {FEW + arguments.many:,} builds …")
         seed({"few": FEW, "many": arguments.many})
         things = Things(first_build=1)
         consumed = {name: costs(make) for name, make in things.made.items()}
+        say("Counting instructions, which takes a minute or two …")
         instructions = instructions_of(things.made, first_build=20)
     print(f"few: {FEW:,} builds, many: {arguments.many:,}")
     print(f"{'':<24}{'instructions':>13}{'read units':>12}{'write units':>13}   calls")
@@ -130,6 +132,10 @@ def main() -> None:
         print(f"{name:<24}{counted:>13}{read:>12}{written:>13}   {', '.join(operations)}")
     if not instructions:
         print("Instructions are counted where valgrind is found.")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def environment(url: str) -> dict[str, str]:

@@ -66,8 +66,7 @@ def post(url: str, path: str, fields: dict[str, Any]) -> None:
     assert answer.status == 201, answer.data
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_up_serves_until_interrupted_and_ends_what_runs(command: Start, number: int) -> None:
+def test_up_serves_until_it_is_ended_and_ends_what_runs(command: Start) -> None:
     up = command("up", "--port", "0")
     assert up.stdout is not None
     ready = json.loads(up.stdout.readline())
@@ -78,7 +77,7 @@ def test_up_serves_until_interrupted_and_ends_what_runs(command: Start, number: 
     post(ready["url"], "/projects", {"name": "quick-start"})
     post(ready["url"], "/root/quick-start/builds", {"content": json.dumps(spec)})
     wait_until(lambda: bool(processes(nap)))
-    up.send_signal(number)
+    up.send_signal(signal.SIGTERM)
     rest, said = up.communicate()
 
     assert (up.returncode, rest) == (0, "")
@@ -115,6 +114,22 @@ def test_demo_ends_with_the_application_run_in_its_image(command: Start) -> None
     assert "| Ahoy from Slipway |" in printed
     assert '"last_status": "succeeded"' in printed
     assert "pip3 install" in printed
+
+
+def test_a_demo_that_is_interrupted_stops_what_it_started(command: Start) -> None:
+    demo = command("demo")
+    assert demo.stdout is not None
+    assert demo.stderr is not None
+    while "] created" not in (line := demo.stdout.readline()):
+        assert line, "it ended before"
+    url = next(line for line in iter(demo.stderr.readline, "") if "registry listens" in line).split()[-1]
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate()
+
+    assert demo.returncode == 130
+    assert said.rstrip().endswith("Stopped.")
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", f"http://{url.rstrip('.')}/v2/", retries=False)
 
 
 def test_a_backend_that_is_not_there_is_said_before_anything_starts(

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import tempfile
-import threading
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,8 @@ def main() -> int:
             else:
                 running = closing.enter_context(serve(port=arguments.port, root_token=arguments.token))
                 print(json.dumps(_ready(running, tools)), flush=True)
-                threading.Event().wait()
+                while True:  # never for long: a signal just before a wait begins does not end that
+                    time.sleep(1)
     except NoEngine as error:
         print(error, file=sys.stderr)
         return 2

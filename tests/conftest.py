@@ -7,7 +7,8 @@ import pytest
 from hypothesis import settings
 
 from chalicelib import wiring
-from infra.local import aws
+from infra.local import aws, ministack
+from infra.local.__main__ import STATE
 from tests.fakes import FakeServices
 
 # The same examples every time, however slow the machine is.
@@ -37,10 +38,21 @@ def moto() -> Iterator[str]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[str]:
+    """The second one, of DynamoDB and SQS."""
+    with ministack.serve(STATE) as url:
+        yield url
+
+
 @pytest.fixture
 def on_aws(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients made in this test reach that AWS."""
-    for name, value in {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto}.items():
+    _reach(moto, monkeypatch)
+
+
+def _reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
 
@@ -48,6 +60,17 @@ def on_aws(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def dynamodb_table(on_aws: None) -> None:
     """A fresh table, under a name of its own."""
+    _make_table()
+
+
+@pytest.fixture
+def table_in_emulator(emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, in the second emulator."""
+    _reach(emulator, monkeypatch)
+    _make_table()
+
+
+def _make_table() -> None:
     from chalicelib.adapters import dynamodb
 
     dynamodb.use_table(f"slipway-{uuid.uuid4().hex}")

@@ -1,4 +1,4 @@
-"""What a BuildStore promises: the fake and DynamoDB alike."""
+"""What a BuildStore promises: the fake and DynamoDB alike, as two emulators have it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from chalicelib.ports import BuildStore, Once
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project
 from tests.fakes import FakeBuildStore
 
+TABLES = {"moto": "dynamodb_table", "ministack": "table_in_emulator"}
 
-@pytest.fixture(params=["fake", "DynamoDB"])
+
+@pytest.fixture(params=["fake", "moto", pytest.param("ministack", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> BuildStore:
     if request.param == "fake":
         return FakeBuildStore()
-    request.getfixturevalue("dynamodb_table")
+    request.getfixturevalue(TABLES[request.param])
     from chalicelib.adapters.dynamodb import DynamoBuildStore
 
     return DynamoBuildStore()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,8 +11,6 @@ from chalicelib.adapters import dynamodb
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.usecases import builds, execution
 from infra.aws.capacity import Meter
-from infra.local import aws, ministack
-from infra.local.__main__ import STATE
 from tests.factories import SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -22,19 +18,9 @@ pytestmark = pytest.mark.slow
 ADA = make_user()
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[str]:
-    with ministack.serve(STATE) as url:
-        yield url
-
-
 @pytest.fixture
-def services(emulator: str, monkeypatch: pytest.MonkeyPatch) -> FakeServices:
+def services(table_in_emulator: None) -> FakeServices:
     """The use cases on an emulated DynamoDB; everything else is a fake."""
-    for name, value in {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": emulator}.items():
-        monkeypatch.setenv(name, value)
-    dynamodb.use_table(f"costs-{time.monotonic_ns()}")
-    dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
     services = FakeServices(SETTINGS)
     services.store = dynamodb.DynamoBuildStore()  # type: ignore[assignment]
     services.store.add_project(make_project())

@@ -132,6 +132,8 @@ def _change(
 
 
 def _status(name: Any) -> Status:
+    if name is None:
+        raise Invalid({"status": ["This field is required."]})
     try:
         return Status(name)
     except ValueError as exc:

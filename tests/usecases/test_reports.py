@@ -139,6 +139,13 @@ def test_settling_adds_a_status_where_the_table_allows_it(
     assert (build.last_status, build.history[-1].message) == (Status.FAILED, "Status was reconciled.")
 
 
+def test_settling_without_a_status_says_that_one_is_needed(
+    services: FakeServices, elsewhere: BuildKey
+) -> None:
+    with pytest.raises(Invalid, match="This field is required"):
+        reports.settle(services, ADA, elsewhere, {})
+
+
 def test_a_code_reference_is_replaced(services: FakeServices, elsewhere: BuildKey) -> None:
     reports.reference(services, ADA, elsewhere, {"commit": "abc", "git_url": "https://git.test/x"})
     build = reports.reference(services, ADA, elsewhere, {"commit": "def"})

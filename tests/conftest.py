@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from chalicelib import wiring
 from infra.local import aws, ministack
-from infra.local.__main__ import STATE
+from infra.local.machine import STATE
 from tests.fakes import FakeServices
 
 # The same examples every time, however slow the machine is.

@@ -38,7 +38,7 @@ from chalicelib.settings import Settings
 from chalicelib.usecases import accounts, builds, execution, projects
 from infra.aws.capacity import Meter
 from infra.local import aws, ministack
-from infra.local.__main__ import STATE
+from infra.local.machine import STATE
 
 FEW, MANY = 100, 100_000  # builds, in the projects of these names
 FEWER, MORE = 2, 12  # times that a fork does something

@@ -18,11 +18,10 @@ from pathlib import Path
 from chalicelib.domain.build import CODEBUILD, EKS
 from infra.local import demo
 from infra.local.engines import NoEngine
-from infra.local.machine import Machine, installed_machine
+from infra.local.machine import STATE, Machine, installed_machine
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)
-STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between runs: base image, layers
 
 
 def main() -> int:

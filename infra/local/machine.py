@@ -11,6 +11,8 @@ from infra.local import registry
 from infra.local.engines import Engine, NoEngine, install_missing, running_engine
 from infra.local.python_image import python_image
 
+STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between runs: base image, layers
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from infra.local.__main__ import STATE
 from infra.local.engines import NoEngine
-from infra.local.machine import Machine, machine
+from infra.local.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
 
 PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well

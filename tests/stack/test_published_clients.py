@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.__main__ import STATE
-from infra.local.machine import Machine
+from infra.local.machine import STATE, Machine
 from tests.stack.conftest import Client, serving
 
 # One engine is enough: what differs between them is not what clients see.

@@ -127,7 +127,7 @@ def revoke_tokens(call: web.Call, user: str) -> Any:
 # Projects
 
 
-@route("/projects", "POST", answers=schemas.ProjectDetail, status=CREATED, takes=schemas.ProjectFields)
+@route("/projects", "POST", answers=schemas.ProjectDetail, status=CREATED, takes=schemas.NewProjectFields)
 def create_project(call: web.Call) -> Any:
     project = projects.create(call.services, call.user, call.fields())
     return serializers.project_detail(project, bookmarked=False)
@@ -389,7 +389,7 @@ def heartbeat(call: web.Call, key: BuildKey) -> Any:
     reports.heartbeat(call.services, call.user, key)
 
 
-@route(BUILD + "/_reconcile", "POST", takes=schemas.StatusFields)
+@route(BUILD + "/_reconcile", "POST", takes=schemas.SettlingFields)
 def settle_build(call: web.Call, key: BuildKey) -> Any:
     reports.settle(call.services, call.user, key, call.fields())
 

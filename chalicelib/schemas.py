@@ -192,6 +192,10 @@ class ProjectFields(msgspec.Struct):
     is_public: bool | None = None
 
 
+class NewProjectFields(ProjectFields, kw_only=True):
+    name: str
+
+
 class BuildFields(msgspec.Struct):
     """`content` is the text of a specification, or `config` the older layout as an object."""
 
@@ -221,6 +225,10 @@ class StatusFields(msgspec.Struct):
     traceback: str | None = None
     details: dict[str, Any] | None = None
     created_at: str | None = None
+
+
+class SettlingFields(msgspec.Struct):
+    status: str
 
 
 class CodeReferenceFields(msgspec.Struct):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +11,8 @@ from typing import get_args
 import pytest
 
 from infra.local import registry
-from infra.local.engines import Engine, EngineName, NoEngine, running_engine
+from infra.local.engines import Engine, EngineName, running_engine
+from tests.required_engines import skipped_without
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +24,10 @@ def state() -> Iterator[Path]:
 
 @pytest.fixture(scope="session", params=get_args(EngineName))
 def engine(request: pytest.FixtureRequest, state: Path) -> Iterator[Engine]:
-    """Each engine that works here. SLIPWAY_REQUIRED_ENGINES names those that must."""
+    """Each engine that works here."""
     with ExitStack() as closing:
-        try:
+        with skipped_without(request.param):
             found = closing.enter_context(running_engine(state, print, only=request.param))
-        except NoEngine as missing:
-            if request.param in os.environ.get("SLIPWAY_REQUIRED_ENGINES", "").split():
-                raise
-            pytest.skip(str(missing))
         yield found
 
 

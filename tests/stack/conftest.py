@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import pytest
 import urllib3
 
-from infra.local.engines import NoEngine
 from infra.local.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
+from tests.required_engines import skipped_without
 
 PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well
 DONE = ("succeeded", "failed", "stopped")
@@ -92,17 +91,11 @@ class Client:
 
 @pytest.fixture(scope="session", params=["docker", "podman", "buildah"])
 def local_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """This machine with one engine. An engine that cannot be used is skipped, unless
-    SLIPWAY_REQUIRED_ENGINES names it."""
-    starting = machine(STATE, print, request.param)
-    try:
-        ready = starting.__enter__()
-    except NoEngine as missing:
-        if request.param in os.environ.get("SLIPWAY_REQUIRED_ENGINES", "").split():
-            raise
-        pytest.skip(str(missing))
-    yield ready
-    starting.__exit__(None, None, None)
+    """This machine with one engine, each that works here."""
+    with ExitStack() as closing:
+        with skipped_without(request.param):
+            ready = closing.enter_context(machine(STATE, print, request.param))
+        yield ready
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class EksSettings:
 class Settings:
     table: str  # DynamoDB's table
     dispatch_queue_url: str  # SQS: builds that need attention
+    log_queue_url: str  # SQS: builds that have ended, whose log is to be kept
     dead_letter_queue_url: str  # SQS: requests that can never succeed
     codebuild_project: str  # runs the builds
     bucket: str  # S3: sources of builds
@@ -83,6 +84,7 @@ class Settings:
 _REQUIRED = {
     "table": "SLIPWAY_TABLE",
     "dispatch_queue_url": "SLIPWAY_DISPATCH_QUEUE_URL",
+    "log_queue_url": "SLIPWAY_LOG_QUEUE_URL",
     "dead_letter_queue_url": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
     "codebuild_project": "SLIPWAY_CODEBUILD_PROJECT",
     "bucket": "SLIPWAY_BUCKET",

@@ -260,15 +260,16 @@ def finish(request: Request, get_response: Callable[[Request], Response]) -> Res
     return response
 
 
-def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, Any]:
-    """Handles the messages of an SQS event, body and id, one by one; the answer names those that shall come
-    again."""
+def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Handles the messages of an SQS event, body and record, one by one; the answer names those that shall
+    come again."""
     failed = []
-    for record in event:
-        message_id = record.to_dict()["messageId"]
+    for message in event:
+        record = message.to_dict()
+        message_id = record["messageId"]
         with telemetry.work("message"):
             try:
-                handle(record.body, message_id)
+                handle(message.body, record)
             except Exception:
                 log.exception("message %s failed", message_id)
                 failed.append({"itemIdentifier": message_id})

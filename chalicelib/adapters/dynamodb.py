@@ -31,12 +31,13 @@ Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -62,6 +63,7 @@ from chalicelib.domain.build import (
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, Unavailable
 from chalicelib.ports import Bookmarked, Once, Opened
 
+log = logging.getLogger(__name__)
 Known = TypeVar("Known", User, Token)
 Whole = TypeVar("Whole", Build, Project)
 NEAR = 200  # ids apart: bookmarks of such builds are read as one range
@@ -334,10 +336,29 @@ class DynamoBuildStore:
         project = self.project(*name.split("/"))
         return project is not None and project.code is not None and project.code.sha256 == code_sha256
 
-    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
+    def due(self, now: datetime, limit: int) -> Sequence[Build]:
         with _translated():
-            items = Item.by_active.query("1", Item.look_at <= _instant(now), limit=limit)
-            return [_key_of(item) for item in items]
+            found = list(Item.by_active.query("1", Item.look_at <= _instant(now), limit=limit))
+        stored = _get_all([(item.pk, item.sk) for item in found])
+        due = []
+        for item in (stored[pair] for each in found if (pair := (each.pk, each.sk)) in stored):
+            try:
+                build = _build(item)
+            except msgspec.MsgspecError:
+                log.exception(
+                    "The record of build %s cannot be read; it is left alone for a day.", _key_of(item)
+                )
+                with suppress(Conflict):
+                    _move(item.pk, item.sk, item.look_at, _instant(now + timedelta(days=1)))
+            else:
+                if build.look_at is not None and build.look_at <= now:
+                    due.append(build)
+        return due
+
+    def lease(self, build: Build, until: datetime) -> Build:
+        assert build.look_at is not None, "only a build that is due can be leased"
+        _move(*_build_key(build.key), _instant(build.look_at), _instant(until))
+        return replace(build, look_at=until)
 
     def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         if not keys:
@@ -546,7 +567,7 @@ def _columns(build: Build) -> dict[str, Any]:
     if build.archived_at is not None:
         listed = f"A#{build.user}" if build.deleted_at is None else None
     return {
-        "data": _encode(build, "history", "version"),
+        "data": _encode(build, "history", "version", "look_at"),
         "version": build.version,
         "history": msgspec.json.encode(build.history).decode(),
         "last": msgspec.json.encode(build.history[-1]).decode(),
@@ -596,7 +617,8 @@ def _set(columns: Mapping[str, Any]) -> list[Any]:
 
 
 def _build(item: Item) -> Build:
-    return _decode(item.data, Build, history=item.history, version=item.version)
+    look_at = f'"{item.look_at}"' if item.active == "1" else "null"  # else it is the time of a purge
+    return _decode(item.data, Build, history=item.history, version=item.version, look_at=look_at)
 
 
 def _listed(item: Item) -> Build:
@@ -636,6 +658,12 @@ def _get(pk: str, sk: str) -> Item | None:
 def _get_all(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Item]:
     with _translated():
         return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
+
+
+def _move(pk: str, sk: str, look_at: str | None, until: str) -> None:
+    """Changes when an unfinished build is due, and nothing else of it. Raises Conflict."""
+    with _translated(refused=Conflict):
+        Item(pk, sk).update([Item.look_at.set(until)], (Item.active == "1") & (Item.look_at == look_at))
 
 
 def _refer(code_sha256: str, user: str) -> None:

@@ -134,13 +134,10 @@ class S3KeptLogs:
         self._bucket = bucket
         self._s3: Any = boto3.client("s3")
 
-    def keep(self, build: Build, text: str) -> None:
+    def keep(self, build: Build, text: IO[bytes]) -> None:
         with _translated():
-            self._s3.put_object(
-                Bucket=self._bucket,
-                Key=_log_key(build),
-                Body=text.encode(),
-                ContentType="text/plain; charset=utf-8",
+            self._s3.upload_fileobj(
+                text, self._bucket, _log_key(build), ExtraArgs={"ContentType": "text/plain; charset=utf-8"}
             )
 
     def read(self, build: Build, start: int, size: int) -> bytes:

@@ -22,6 +22,7 @@ LAST_ENTRY_RESERVED = 1  # of the history, so that a build can always end
 GRACE = timedelta(minutes=10)
 LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
+ZOMBIE = "BuildJob is in zombie state (no heartbeat was reported)."
 
 S = Status
 _ACTIVE = (S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN, *sorted(DONE))
@@ -260,18 +261,19 @@ def _was_warned(build: Build) -> bool:
     return any(entry.status is Status.WARNING for entry in build.history)
 
 
-def overdue(build: Build, now: datetime, queue: timedelta, run: timedelta) -> str | None:
-    """Why a build should be given up by now, in words; None while it may go on. The executor has the same
-    limits and acts first; `GRACE` later nobody waits for it any longer."""
-    if build.is_done:
-        return None
-    if not build.is_managed:
-        is_silent = build.look_at is not None and build.look_at <= now
-        return "BuildJob is in zombie state (no heartbeat was reported)." if is_silent else None
-    if build.submitting_at is None:
-        late = now - build.created_at > queue + GRACE
+def overdue(
+    build: Build, now: datetime, queue: timedelta, run: timedelta, grace: timedelta = GRACE
+) -> str | None:
+    """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
+
+    The executor has the same limits and acts first; `grace` is what it gets to do so. A second attempt has
+    its own time to be started.
+    """
+    if build.handle is None:
+        faults = [entry.created_at for entry in build.history if entry.status is Status.WARNING]
+        late = now - (faults or [build.created_at])[-1] > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None
-    late = now - build.submitting_at > queue + run + GRACE
+    late = now - (build.submitting_at or build.created_at) > queue + run + grace
     return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None
 
 

@@ -420,19 +420,52 @@ def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: BuildSt
     for look_at in (after(3), after(1), None, after(2), after(4)):
         add(store, look_at=look_at)
 
-    assert [key.id for key in store.due(after(3), 10)] == [2, 4, 1]
-    assert [key.id for key in store.due(after(3), 2)] == [2, 4]
+    assert [build.key.id for build in store.due(after(3), 10)] == [2, 4, 1]
+    assert [build.key.id for build in store.due(after(3), 2)] == [2, 4]
     assert store.due(NOW, 10) == []
 
 
 def test_a_build_is_due_until_nothing_can_happen_any_more(store: BuildStore) -> None:
     build = add(store, look_at=after(1))
     build = store.archive(replace(build, archived_at=after(1)))
-    assert store.due(after(1), 10) == [KEY], "an archived build may still have to be stopped"
+    assert store.due(after(1), 10) == [build], "an archived build may still have to be stopped"
 
     store.save(lifecycle.advance(build, Status.STOPPED, after(1)))
 
     assert store.due(after(1), 10) == []
+
+
+def test_a_lease_moves_the_next_look_and_nothing_else(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+
+    leased = store.lease(build, after(60))
+
+    assert leased == replace(build, look_at=after(60)) == store.get(KEY)
+    assert store.due(after(59), 10) == []
+    assert store.save(build).version == build.version + 1, "the version is as it was"
+
+
+def test_one_of_two_leases_of_the_same_look_is_refused(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+    store.lease(build, after(60))
+
+    with pytest.raises(Conflict):
+        store.lease(build, after(61))
+
+    assert store.due(after(60), 10) == [replace(build, look_at=after(60))]
+
+
+def test_a_build_that_nobody_has_to_look_at_cannot_be_leased(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+    store.save(replace(build, look_at=None, deleted_at=after(1), archived_at=after(1)))
+
+    with pytest.raises(Conflict):
+        store.lease(build, after(60))
+
+    stored = store.get(KEY)
+    assert stored is not None
+    assert stored.look_at is None
+    assert store.doomed(NOW, 10) == [KEY]
 
 
 # Bookmarks

@@ -146,8 +146,8 @@ def test_a_kept_log_is_read_by_bytes(kept_logs: KeptLogs) -> None:
     build = make_build()
     with pytest.raises(NoLog):
         kept_logs.read(build, 0, 10)
-    kept_logs.keep(build, "older")
-    kept_logs.keep(build, "naïve")
+    kept_logs.keep(build, io.BytesIO(b"older"))
+    kept_logs.keep(build, io.BytesIO("naïve".encode()))
     assert kept_logs.read(build, 0, 100) == "naïve".encode()
     assert kept_logs.read(build, 1, 2) == b"a\xc3"
     assert kept_logs.url(build)
@@ -158,7 +158,7 @@ def test_links_work_without_credentials(on_aws: None) -> None:
     boto3.client("s3").create_bucket(Bucket=bucket)
     sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
     sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
-    logs.keep(make_build(), "a line\n")
+    logs.keep(make_build(), io.BytesIO(b"a line\n"))
 
     answer = urllib3.request("GET", logs.url(make_build()))
     assert (answer.data, answer.headers["Content-Type"]) == (b"a line\n", "text/plain; charset=utf-8")

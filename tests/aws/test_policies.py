@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 ROLES = dict(
     zip(
         FUNCTIONS,
-        ("ApiHandler", "Dispatch", "OnRequest", "OnCodebuildEvent", "Reconcile", "CleanUp"),
+        ("ApiHandler", "Dispatch", "KeepLog", "OnRequest", "OnCodebuildEvent", "Reconcile", "CleanUp"),
         strict=True,
     )
 )
@@ -309,6 +309,13 @@ class Story:
         services.store.save(replace(self.deployed.build(number), look_at=due, **changes))
         self.call("reconcile", recorded("schedule"))
 
+    def keep(self, number: int) -> None:
+        """The schedule sends a build that has ended, and its log is kept."""
+        self.tick(number)
+        event = recorded("keep_log")
+        event["Records"][0]["body"] = f"ada/vision/{number}"
+        assert self.call("keep_log", event) == {"batchItemFailures": []}
+
     def ring(self, number: int) -> None:
         """CodeBuild tells that a build has ended, once it has."""
         handle = self.deployed.build(number).handle
@@ -359,7 +366,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     dispatch(1)
     story.ring(1)
     api("GET", f"{all_builds}/1/logs")
-    tick(1)  # keeps the log
+    story.keep(1)
     api("GET", f"{all_builds}/1/logs")
     api("GET", f"{all_builds}/1/logs/stream")
     api("GET", f"{all_builds}/1")
@@ -387,7 +394,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", f"{all_builds}/2/logs")
     api("POST", f"{all_builds}/2/_heartbeat")
     api("POST", f"{all_builds}/2/_reconcile", {"status": "succeeded"})
-    tick(2)  # keeps the reported log
+    story.keep(2)  # what was reported
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once

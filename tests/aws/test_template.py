@@ -118,7 +118,11 @@ def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) ->
     functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
         "lambda_functions"
     ]
-    for queue, function in (("DispatchQueue", "dispatch"), ("RequestsQueue", "on_request")):
+    for queue, function in (
+        ("DispatchQueue", "dispatch"),
+        ("LogQueue", "keep_log"),
+        ("RequestsQueue", "on_request"),
+    ):
         properties = written["Resources"][queue]["Properties"]
         assert properties["VisibilityTimeout"] >= 6 * functions[function]["lambda_timeout"]
         assert properties["RedrivePolicy"]["maxReceiveCount"] == 5
@@ -246,7 +250,11 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
     for refusal in refusals.values():  # none repeats what was sent
         assert json.loads(refusal["responseTemplates"]["application/json"]).keys() == {"detail"}
         assert "$" not in json.dumps(refusal)
-    for name in ("DispatchDispatchSqsEventSource", "OnRequestOnRequestSqsEventSource"):
+    for name in (
+        "DispatchDispatchSqsEventSource",
+        "KeepLogKeepLogSqsEventSource",
+        "OnRequestOnRequestSqsEventSource",
+    ):
         assert resources[name]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     for resource in resources.values():
         if resource["Type"] == "AWS::Lambda::Function":

@@ -374,6 +374,7 @@ def test_a_final_status_never_changes(
 # Deadlines
 
 
+NOT_ENDED = "The build did not end within 90 minutes of being started."
 QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
 
 
@@ -382,12 +383,29 @@ QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
     [
         (make_build(), 70, None),
         (make_build(), 71, "The build could not be started within 60 minutes."),
-        (make_claimed(), 100, None),
-        (make_claimed(), 101, "The build did not end within 90 minutes of being started."),
-        (make_build(Status.FAILED), 1000, None),
-        (make_build(is_managed=False), 1000, None),
+        (make_claimed(), 71, "The build could not be started within 60 minutes."),
+        (make_build(Status.WARNING, created_at=after(-3_600)), 70, None),
+        (
+            make_build(Status.WARNING, created_at=after(-3_600)),
+            71,
+            "The build could not be started within 60 minutes.",
+        ),
+        (replace(make_claimed(), handle="run-1"), 100, None),
+        (
+            replace(make_claimed(), handle="run-1"),
+            101,
+            "The build did not end within 90 minutes of being started.",
+        ),
     ],
-    ids=["waiting", "never started", "running", "never ended", "done", "unmanaged"],
+    ids=[
+        "waiting",
+        "never started",
+        "claimed and never started",
+        "second attempt waiting",
+        "second attempt never started",
+        "running",
+        "never ended",
+    ],
 )
 def test_when_to_give_up(build: Build, minutes: float, reason: str | None) -> None:
     assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), QUEUE, RUN) == reason

@@ -15,7 +15,7 @@ from chalicelib.usecases import builds, code, execution, projects, upkeep
 from chalicelib.usecases.cleanup import Cleaned, cleanup
 from tests.factories import make_archive, make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, tick
 
 ADA = make_user()
 
@@ -148,7 +148,7 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
         execution.attend(services, key)
     assert cleanup(services).projects == 0  # its log is being kept
     services.clock.forward(minutes=5)
-    upkeep.reconcile(services)
+    tick(services)
     cleanup(services)
     assert (services.store.places, services.store.builds) == ({}, {})
 

@@ -59,6 +59,7 @@ from chalicelib.domain.build import (
     Token,
     User,
 )
+from chalicelib.domain.lifecycle import bounded
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, Unavailable
 from chalicelib.ports import Bookmarked, Once, Opened
 
@@ -582,8 +583,9 @@ def _build_item(build: Build) -> Item:
 
 
 def _change(build: Build) -> tuple[Build, list[Any], Condition]:
-    """The build with its next version, and the update that writes it if nobody was faster."""
-    new = replace(build, version=build.version + 1)
+    """The build with its next version, and the update that writes it if nobody was faster. A history that
+    an older version let grow is cut, or the item could exceed the 400 KB of DynamoDB."""
+    new = replace(build, version=build.version + 1, history=bounded(build.history))
     return new, _set(_columns(new)), Item.version == build.version
 
 

@@ -175,10 +175,11 @@ def _fitted(text: str | None, room: int) -> tuple[str | None, int]:
     """As much of a text as there is room for, and the room after it."""
     if text is None:
         return None, room
+    fitted = text
     if _json_bytes(text) > room:
         fitting = bisect_right(range(1, len(text)), room, key=lambda end: _json_bytes(text[:end] + _CUT))
-        text = text[:fitting] + _CUT
-    return text, max(0, room - _json_bytes(text))
+        fitted = text[:fitting] + _CUT
+    return fitted, max(0, room - _json_bytes(fitted))
 
 
 def _json_bytes(value: object) -> int:

@@ -105,7 +105,7 @@ def get_user(call: web.Call) -> Any:
 
 @route("/users", "POST", answers=schemas.NewUser, status=CREATED, takes=schemas.UserFields)
 def create_user(call: web.Call) -> Any:
-    new = accounts.create_user(call.services, call.user, call.fields())
+    new = accounts.create_user(call.services, call.token, call.fields())
     return serializers.new_user(new)
 
 
@@ -116,12 +116,12 @@ def log_in(call: web.Call) -> Any:
 
 @route("/users/{user}/tokens", "POST", answers=schemas.NewUser, status=CREATED)
 def issue_token(call: web.Call, user: str) -> Any:
-    return serializers.new_user(accounts.issue_token(call.services, call.user, user))
+    return serializers.new_user(accounts.issue_token(call.services, call.token, user))
 
 
 @route("/users/{user}/tokens", "DELETE", status=NO_CONTENT)
 def revoke_tokens(call: web.Call, user: str) -> Any:
-    accounts.revoke_tokens(call.services, call.user, user)
+    accounts.revoke_tokens(call.services, call.token, user)
 
 
 # Projects

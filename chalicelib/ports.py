@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey, Token, User
@@ -159,8 +159,27 @@ class BuildStore(Protocol):
         """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
 
+Account = TypeVar("Account", User, Token)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh(Generic[Account]):
+    """A user or token as it is stored at this moment. `row` is the store's: it tells there whether the record
+    has changed since."""
+
+    record: Account
+    row: tuple[str, ...]
+
+
+Given = Sequence[Fresh[Any]]
+
+
 class Accounts(Protocol):
-    """Users and their tokens."""
+    """Users and their tokens.
+
+    `user` and `token` may answer from memory (a setting says for how long). What gives or takes rights reads
+    by `fresh_…` and names what it has read as `given`: if any of that has changed, its write raises Conflict.
+    """
 
     def user(self, name: str) -> User | None:
         """The user, if there is one."""
@@ -168,14 +187,20 @@ class Accounts(Protocol):
     def token(self, sha256: str) -> Token | None:
         """What belongs to the hash of a token, expired or not."""
 
-    def add_user(self, user: User, token: Token) -> None:
-        """Both or neither. Raises AlreadyExists when the name is taken."""
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        """The same as `user`, never from memory."""
 
-    def add_token(self, token: Token) -> None:
-        """Replaces a token of the same hash."""
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        """The same as `token`, never from memory."""
 
-    def save_user(self, user: User) -> None:
-        """Replaces the user. Other processes may believe the former for a while (a setting says how long)."""
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        """Both or neither. Raises AlreadyExists when the name is taken, Conflict."""
+
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        """Replaces a token of the same hash. Raises Conflict."""
+
+    def save_user(self, user: User, given: Given = ()) -> None:
+        """Replaces the user. Raises Conflict."""
 
     def take(self, name: str, minute: datetime, requests: int) -> int:
         """Counts `requests` of a user in a minute, at once for all processes, and returns how many there are

@@ -72,6 +72,11 @@ class Call:
         assert self.caller is not None
         return self.caller
 
+    @property
+    def token(self) -> str:
+        """What the caller has shown, for what gives or takes rights."""
+        return _token(self.request, anonymous=False) or ""
+
     def fields(self) -> dict[str, Any]:
         """The body as a mapping, from JSON or a form; empty for none. Raises Malformed, Invalid, TooLarge."""
         if self.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):

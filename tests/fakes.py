@@ -27,7 +27,7 @@ from chalicelib.domain.build import (
 )
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import Bookmarked, LogLine, Offer, Once, Opened
+from chalicelib.ports import Bookmarked, Fresh, Given, LogLine, Offer, Once, Opened
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
@@ -294,6 +294,7 @@ class FakeAccounts:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.taken: dict[tuple[str, datetime], int] = {}
+        self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def user(self, name: str) -> User | None:
         return self.users.get(name)
@@ -301,17 +302,34 @@ class FakeAccounts:
     def token(self, sha256: str) -> Token | None:
         return self.tokens.get(sha256)
 
-    def add_user(self, user: User, token: Token) -> None:
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        return Fresh(self.users[name], ("user", name)) if name in self.users else None
+
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        return Fresh(self.tokens[sha256], ("token", sha256)) if sha256 in self.tokens else None
+
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        self._check(given)
         if user.name in self.users:
             raise AlreadyExists
         self.users[user.name] = user
         self.tokens[token.sha256] = token
 
-    def add_token(self, token: Token) -> None:
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        self._check(given)
         self.tokens[token.sha256] = token
 
-    def save_user(self, user: User) -> None:
+    def save_user(self, user: User, given: Given = ()) -> None:
+        self._check(given)
         self.users[user.name] = user
+
+    def _check(self, given: Given) -> None:
+        if self.before_write:
+            self.before_write.popleft()()
+        for fresh in given:
+            kind, name = fresh.row
+            if (self.fresh_user if kind == "user" else self.fresh_token)(name) != fresh:
+                raise Conflict
 
     def take(self, name: str, minute: datetime, requests: int) -> int:
         self.taken[name, minute] = self.taken.get((name, minute), 0) + requests

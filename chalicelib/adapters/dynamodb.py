@@ -60,8 +60,9 @@ from chalicelib.domain.build import (
     Token,
     User,
 )
+from chalicelib.domain.lifecycle import bounded
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, Unavailable
-from chalicelib.ports import Bookmarked, Once, Opened
+from chalicelib.ports import Bookmarked, Fresh, Given, Once, Opened
 
 log = logging.getLogger(__name__)
 Known = TypeVar("Known", User, Token)
@@ -455,26 +456,30 @@ class DynamoAccounts:
         self._remembered: dict[tuple[str, str], tuple[float, Any]] = {}
 
     def user(self, name: str) -> User | None:
-        return self._recall(("U#" + name, "U"), User)
+        return self._recall(_user_key(name), User)
 
     def token(self, sha256: str) -> Token | None:
-        return self._recall(("T#" + sha256, "T"), Token)
+        return self._recall(_token_key(sha256), Token)
 
-    def add_user(self, user: User, token: Token) -> None:
-        with _transaction(refused=AlreadyExists) as write:
-            write.save(Item("U#" + user.name, "U", data=_encode(user)), Item.pk.does_not_exist())
-            write.save(Item("T#" + token.sha256, "T", data=_encode(token)))
-        self._remembered.clear()
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        return self._read(_user_key(name), User)
 
-    def add_token(self, token: Token) -> None:
-        with _translated():
-            Item("T#" + token.sha256, "T", data=_encode(token)).save()
-        self._remembered.clear()
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        return self._read(_token_key(sha256), Token)
 
-    def save_user(self, user: User) -> None:
-        with _translated():
-            Item("U#" + user.name, "U", data=_encode(user)).save()
-        self._remembered.clear()
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        try:
+            self._write([(_user_item(user), Item.pk.does_not_exist()), (_token_item(token), None)], given)
+        except Conflict as exc:
+            if _get(*_user_key(user.name)):
+                raise AlreadyExists from exc
+            raise
+
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        self._write([(_token_item(token), None)], given)
+
+    def save_user(self, user: User, given: Given = ()) -> None:
+        self._write([(_user_item(user), None)], given)
 
     def take(self, name: str, minute: datetime, requests: int) -> int:
         item = Item(f"R#{name}#{_instant(minute)}", "R")
@@ -483,17 +488,32 @@ class DynamoAccounts:
             item.update([Item.taken.add(requests), Item.ttl.set(expires_at)])
         return int(item.taken or 0)
 
+    def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given) -> None:
+        """All items, if their conditions hold and what is given is still stored as it was read."""
+        texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
+        with _transaction() as write:
+            for item, condition in items:
+                text = texts.pop((item.pk, item.sk), None)
+                write.save(item, condition if text is None else Item.data == text)
+            for key, text in texts.items():
+                write.condition_check(Item, *key, condition=Item.data == text)
+        self._remembered.clear()
+
     def _recall(self, key: tuple[str, str], kind: type[Known]) -> Known | None:
-        now = time.monotonic()
         until, remembered = self._remembered.get(key, (0.0, None))
-        if now < until:
+        if time.monotonic() < until:
             return cast("Known | None", remembered)
-        item = _get(*key)
-        known = msgspec.json.decode(item.data or "", type=kind) if item else None
+        fresh = self._read(key, kind)
+        return fresh.record if fresh else None
+
+    def _read(self, key: tuple[str, str], kind: type[Known]) -> Fresh[Known] | None:
+        item, until = _get(*key), time.monotonic() + self._remember_seconds
+        text = item.data or "" if item else ""
+        known = msgspec.json.decode(text, type=kind) if item else None
         if len(self._remembered) >= _KEPT:
             self._remembered.clear()
-        self._remembered[key] = (now + self._remember_seconds, known)
-        return known
+        self._remembered[key] = (until, known)
+        return Fresh(known, (*key, text)) if known else None
 
 
 # Keys
@@ -513,6 +533,14 @@ def _body_key(key: BuildKey) -> tuple[str, str]:
 
 def _name_key(key: BuildKey, name: str) -> tuple[str, str]:
     return f"N#{key.place}#{name}", "N"
+
+
+def _user_key(name: str) -> tuple[str, str]:
+    return f"U#{name}", "U"
+
+
+def _token_key(sha256: str) -> tuple[str, str]:
+    return f"T#{sha256}", "T"
 
 
 def _once_key(project: ProjectKey, once: str) -> tuple[str, str]:
@@ -603,8 +631,9 @@ def _build_item(build: Build) -> Item:
 
 
 def _change(build: Build) -> tuple[Build, list[Any], Condition]:
-    """The build with its next version, and the update that writes it if nobody was faster."""
-    new = replace(build, version=build.version + 1)
+    """The build with its next version, and the update that writes it if nobody was faster. A history that
+    an older version let grow is cut, or the item could exceed the 400 KB of DynamoDB."""
+    new = replace(build, version=build.version + 1, history=bounded(build.history))
     return new, _set(_columns(new)), Item.version == build.version
 
 
@@ -637,6 +666,14 @@ def _body(item: Item) -> BuildBody:
 def _project(item: Item) -> Project:
     counters = {"last_build_id": item.last_build_id, "live_builds": item.live_builds}
     return _decode(item.data, Project, **counters)
+
+
+def _user_item(user: User) -> Item:
+    return Item(*_user_key(user.name), data=_encode(user))
+
+
+def _token_item(token: Token) -> Item:
+    return Item(*_token_key(token.sha256), data=_encode(token))
 
 
 def _instant(at: datetime) -> str:

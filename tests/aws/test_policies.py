@@ -86,8 +86,7 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
         case "dynamodb", "TransactWriteItems":
             for item in params["TransactItems"]:
                 for kind, each in item.items():
-                    action = kind if kind == "ConditionCheck" else f"{kind}Item"
-                    yield f"dynamodb:{action}", f"arn:aws:dynamodb:{here}:table/{each['TableName']}"
+                    yield f"dynamodb:{kind}Item", f"arn:aws:dynamodb:{here}:table/{each['TableName']}"
         case "dynamodb", "BatchGetItem":
             for table in params["RequestItems"]:
                 yield "dynamodb:BatchGetItem", f"arn:aws:dynamodb:{here}:table/{table}"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chalicelib.domain.answer import encoded_bytes
 from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import NoLog
@@ -145,6 +146,7 @@ def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -
     cursor: int | None = 0
     while cursor is not None:
         page = logs.read(services, ADA, build.key, cursor)
+        assert encoded_bytes(page.text) - 2 <= 150
         parts.append(page.text.encode())
         cursor = page.next_cursor
 

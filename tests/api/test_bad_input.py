@@ -231,6 +231,10 @@ def test_no_page_has_more_than_500_rows_and_no_store_is_asked_for_more(
     assert asked == [500, 500, 500, 500, 20, 20, 20, 20]
 
 
+def test_a_path_may_be_percent_encoded(api: Api) -> None:
+    assert api.ok("GET", "/%61da/%76ision")["unique_name"] == "ada.vision"
+
+
 @pytest.mark.parametrize("route", WRITES, ids=" ".join)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=JSON | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import IO
 
+from chalicelib.domain.answer import encoded_bytes, fitting
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, User
 from chalicelib.errors import Conflict, NoLog, Unavailable
 from chalicelib.ports import LogLine, Services
@@ -46,22 +47,23 @@ def read(services: Services, caller: User, key: BuildKey, cursor: int | None = N
     cut with a last line that says how to go on. Raises NotFound, Forbidden, NoLog.
     """
     build = builds.get(services, caller, key).build
-    limit = services.settings.max_log_bytes
-    if build.kept_log_bytes is not None:
-        if cursor is None and build.kept_log_bytes > limit:
-            return LogPage(url=services.kept_logs.url(build))
-        start = cursor or 0
-        if start >= build.kept_log_bytes:
+    limit = services.settings.max_answer_bytes  # no text has fewer bytes encoded than before
+    start = cursor or 0
+    if (size := build.kept_log_bytes) is not None:
+        if start >= size:
             return LogPage()
-        part = services.kept_logs.read(build, start, limit)
-        return _page(part, start, build.kept_log_bytes)
+        if cursor is None and size > limit:
+            return LogPage(url=services.kept_logs.url(build))
+        page = _page(services.kept_logs.read(build, start, limit), start, size, limit)
+        if cursor is None and page.next_cursor is not None:
+            return LogPage(url=services.kept_logs.url(build))
+        return page
     if build.log is None:
         raise NoLog(f"File not found: build {key} has no log yet.")
-    start = cursor or 0
     part, end = _growing(services.logs.lines(build.log), build.nonce, start, limit)
     if not end:
         raise NoLog("File not found: the log is still empty.")
-    page = _page(part, start, end)
+    page = _page(part, start, end, limit)
     if cursor is None and page.next_cursor is not None:
         more = f"… the log goes on: ask for it with ?cursor={page.next_cursor}\n"
         return replace(page, text=page.text + more)
@@ -165,8 +167,12 @@ def render(lines: Iterable[LogLine], nonce: str) -> str:
     )
 
 
-def _page(part: bytes, start: int, size: int) -> LogPage:
-    """A page that ends with a line, if one ends in it, else with a character."""
+def _page(part: bytes, start: int, size: int, limit: int) -> LogPage:
+    """As much of `part` as fits one answer; it ends with a line, if one ends in it, else with a character."""
+    if encoded_bytes(part.decode(errors="replace")) > limit:
+        lines = part.splitlines(keepends=True)
+        count = fitting((line.decode(errors="replace") for line in lines), limit)
+        part = b"".join(lines[:count]) or part[: limit // 6]  # a byte becomes six at most: \u0001
     goes_on = start + len(part) < size
     if goes_on:
         part = part[: part.rfind(b"\n") + 1] or part

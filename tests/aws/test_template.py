@@ -96,6 +96,14 @@ def test_a_default_backend_that_is_not_there_is_refused_at_deployment(packaged: 
     assert assertion["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "EksCluster"}, ""]}]}
 
 
+def test_browsers_may_follow_links_and_send_the_form_of_an_upload(written: Any) -> None:
+    """Of any page: what counts is the signature, and a redirected request has the origin `null`."""
+    (rule,) = written["Resources"]["Bucket"]["Properties"]["CorsConfiguration"]["CorsRules"]
+    assert rule["AllowedOrigins"] == rule["AllowedHeaders"] == ["*"]
+    assert set(rule["AllowedMethods"]) == {"GET", "POST"}
+    assert {"Content-Disposition", "Content-Range", "ETag"} <= set(rule["ExposedHeaders"])
+
+
 def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> None:
     table, bucket = written["Resources"]["Table"], written["Resources"]["Bucket"]
     assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "Retain"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chalicelib.domain.answer import encoded_bytes
 from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import NoLog, Unavailable
@@ -104,7 +105,7 @@ def test_a_dockerfile_that_only_the_build_knew_is_read_from_its_log(
 def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(
     services: FakeServices, create: Create
 ) -> None:
-    services.settings = replace(SETTINGS, max_log_bytes=100)
+    services.settings = replace(SETTINGS, max_answer_bytes=100)
     key = create()
     ended(services, key, *["x" * 50] * 10)
     services.clock.forward(minutes=5)
@@ -117,7 +118,7 @@ def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(
 def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
     services: FakeServices, create: Create
 ) -> None:
-    services.settings = replace(SETTINGS, max_log_bytes=100)
+    services.settings = replace(SETTINGS, max_answer_bytes=100)
     key = create()
     ended(services, key, *["x" * 50] * 3)
 
@@ -133,7 +134,7 @@ def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
 @example(["🚢" * 60], True)
 @example(["x" + "🚢" * 60], False)
 def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -> None:
-    services = FakeServices(replace(SETTINGS, max_log_bytes=150))
+    services = FakeServices(replace(SETTINGS, max_answer_bytes=150))
     services.store.add_project(make_project())
     project = services.store.project("ada", "vision")
     assert project is not None
@@ -149,6 +150,7 @@ def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -
     cursor: int | None = 0
     while cursor is not None:
         page = logs.read(services, ADA, build.key, cursor)
+        assert encoded_bytes(page.text) - 2 <= 150
         parts.append(page.text.encode())
         cursor = page.next_cursor
 

@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 
 import boto3
 import msgspec
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.domain.archive import Listing
@@ -36,7 +37,7 @@ class S3Sources:
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._s3: Any = boto3.client("s3")
+        self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4"))
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
         with _translated():
@@ -132,7 +133,7 @@ class S3KeptLogs:
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._s3: Any = boto3.client("s3")
+        self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4"))
 
     def keep(self, build: Build, text: str) -> None:
         with _translated():

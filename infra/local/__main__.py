@@ -16,12 +16,17 @@ from functools import partial
 from pathlib import Path
 
 from chalicelib.domain.build import CODEBUILD, EKS
-from infra.local import demo
+from infra.local import aws, demo
 from infra.local.engines import NoEngine
 from infra.local.machine import STATE, Machine, installed_machine
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)
+NOT_ISOLATED = """\
+WARNING: build steps are not isolated here. No container runtime works, so steps run in a chroot: with the
+rights of this user they can see all processes of this machine, read their environment and with it the keys
+of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
+To isolate steps, run as root where `runc` works, or use docker."""
 
 
 def main() -> int:
@@ -46,10 +51,12 @@ def main() -> int:
         with ExitStack() as closing:
             work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-")))
             tools = closing.enter_context(installed_machine(STATE, say))
-            serve = partial(stack, tools.engine, tools.registry, work)
+            serve = partial(stack, tools.engine, tools.registry, work, registry_login=tools.registry_login)
+            if not tools.engine.isolates_steps:
+                say(NOT_ISOLATED)
             if arguments.command == "demo":
                 running = closing.enter_context(serve())
-                demo.run(running.url, running.token, tools.engine, tools.base_image, say)
+                demo.run(running.url, running.token, tools, say)
             else:
                 running = closing.enter_context(serve(port=arguments.port, root_token=arguments.token))
                 print(json.dumps(_ready(running, tools)), flush=True)
@@ -84,7 +91,11 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
         "user": "root",
         "token": running.token,
         "base_image": tools.base_image,
+        "registry": tools.registry,
+        "registry_login": tools.registry_login,
         "aws_endpoint": running.aws_url,
+        "aws_access_key_id": aws.ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": aws.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
         "requests_queue": running.queues.requests,
     }
 

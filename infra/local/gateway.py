@@ -40,7 +40,7 @@ class _Gateway(LocalGateway):
         answer: dict[str, Any] = super().handle_request(*args, **kwargs)
         # Lambda's runtime client writes other characters than ASCII as they are from Python 3.12 on.
         text = json.dumps(answer, ensure_ascii=sys.version_info < (3, 12))
-        if len(text.encode()) <= MAX_ANSWER_BYTES:
+        if len(text.encode(errors="surrogatepass")) <= MAX_ANSWER_BYTES:
             return answer
         body = '{"message": "Internal server error"}'
         return {"statusCode": 502, "headers": {}, "multiValueHeaders": {}, "body": body}

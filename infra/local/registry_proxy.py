@@ -16,9 +16,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 # What a login may do: asked with the method and the repository's name, "" where a request is about none.
 Rights = Callable[[str, str], bool]
@@ -137,7 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         dropped = (*_ONE_HOP, "authorization")
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+        headers = HTTPMessage()  # a name may come more than once, as `Accept` of docker does
+        for name, value in self.headers.items():
+            if name.lower() not in dropped:
+                headers[name] = value
         body: Iterator[bytes] | None = None
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             headers["Transfer-Encoding"] = "chunked"
@@ -147,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = self.connect()
         try:
             try:
-                upstream.request(self.command, self.path, body, headers, encode_chunked=True)
+                upstream.request(self.command, self.path, body, cast(Any, headers), encode_chunked=True)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # it answered before it had read the body
             answer = upstream.getresponse()

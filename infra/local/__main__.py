@@ -22,11 +22,6 @@ from infra.local.machine import STATE, Machine, installed_machine
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)
-NOT_ISOLATED = """\
-WARNING: build steps are not isolated here. No container runtime works, so steps run in a chroot: with the
-rights of this user they can see all processes of this machine, read their environment and with it the keys
-of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
-To isolate steps, run as root where `runc` works, or use docker."""
 
 
 def main() -> int:
@@ -52,8 +47,6 @@ def main() -> int:
             work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-")))
             tools = closing.enter_context(installed_machine(STATE, say))
             serve = partial(stack, tools.engine, tools.registry, work, registry_login=tools.registry_login)
-            if not tools.engine.isolates_steps:
-                say(NOT_ISOLATED)
             if arguments.command == "demo":
                 running = closing.enter_context(serve())
                 demo.run(running.url, running.token, tools, say)

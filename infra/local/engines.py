@@ -33,6 +33,11 @@ ADVICE = (
     "podman or buildah, with runc and docker-registry. On Debian and Ubuntu, as root:\n"
     "  apt-get install --no-install-recommends buildah runc docker-registry"
 )
+NOT_ISOLATED = """\
+WARNING: build steps are not isolated here. No container runtime works, so steps run in a chroot: with the
+rights of this user they can see all processes of this machine, read their environment and with it the keys
+of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
+To isolate steps, run as root where `runc` works, or use docker."""
 READER = "slipway-reader-"  # names of containers that only look into an image
 # podman would raise limits by itself, which not every root may
 PODMAN_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
@@ -190,6 +195,8 @@ def find_engine(
                 break
             else:
                 say(f"Building with {_describe(engine)}.")
+                if not engine.isolates_steps:
+                    say(NOT_ISOLATED)
                 return engine
     if not reasons:
         raise NoEngine(f'SLIPWAY_ENGINE is "{only}"; expected docker, podman or buildah.')

@@ -23,7 +23,7 @@ from typing import Any, cast
 # What a login may do: asked with the method and the repository's name, "" where a request is about none.
 Rights = Callable[[str, str], bool]
 
-BLOCK_BYTES = 65536  # bodies are passed on by such pieces, never held whole
+BLOCK_BYTES = 262_144  # bodies are passed on by such pieces, never held whole
 UPSTREAM_SECONDS = 300
 _PATH = re.compile(r"/v2(/[A-Za-z0-9_:@+=-][A-Za-z0-9_.:@+=-]*)*/?")
 _REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags)/.*")

@@ -49,7 +49,8 @@ class Settings:
     codebuild_project: str  # runs the builds
     bucket: str  # S3: sources of builds
     registry: str  # where images go: host[:port][/prefix]
-    registry_kind: str  # ecr | plain (http, no login: only for one machine)
+    registry_kind: str  # ecr | plain (http: only for one machine)
+    registry_login: str = field(default="", repr=False)  # user:password, of a plain one; empty: none
     backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
     buildkit_image: str = BUILDKIT["userns"]  # BuildKit's on CodeBuild
     eks: EksSettings | None = None  # the cluster that runs builds as well
@@ -117,7 +118,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     ):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = int(text)
-    for name in ("automation_user", "buildkit_image", "reported_log_group"):
+    for name in ("automation_user", "buildkit_image", "registry_login", "reported_log_group"):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = text
     if price := environment.get("SLIPWAY_PRICE_PER_MINUTE"):

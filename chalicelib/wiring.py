@@ -85,7 +85,8 @@ class AwsServices:
     def registry(self) -> Registry:
         from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
 
-        return PlainRegistry() if self.settings.registry_kind == "plain" else EcrRegistry()
+        plain = self.settings.registry_kind == "plain"
+        return PlainRegistry(self.settings.registry_login) if plain else EcrRegistry()
 
     @cached_property
     def logs(self) -> Logs:

@@ -22,11 +22,12 @@ _TIMEOUT = urllib3.Timeout(connect=2, read=10)
 
 
 class PlainRegistry:
-    """`Registry` without login over http: the one on this machine."""
+    """`Registry` over http: the one on this machine. `login` is user:password, empty where none is needed."""
 
     scheme = "http"
 
-    def __init__(self) -> None:
+    def __init__(self, login: str = "") -> None:
+        self._authorization = urllib3.make_headers(basic_auth=login) if login else {}
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
@@ -47,7 +48,7 @@ class PlainRegistry:
         return digest
 
     def _login(self) -> dict[str, str]:
-        return {}
+        return dict(self._authorization)
 
 
 class EcrRegistry(PlainRegistry):

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from infra.local import buildspec
+from infra.local import buildspec, signatures
 from infra.local.log_stream import LogStream
 
 log = logging.getLogger(__name__)
@@ -487,10 +487,14 @@ def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) 
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            operation = headers.get("x-amz-target", "").rpartition(".")[2]
             try:
+                raw = signatures.verified("POST", self.path, headers, self.rfile).read()
                 status, body = 200, answer(operation, json.loads(raw or b"{}"))
+            except signatures.Refused as error:
+                self.close_connection = True  # what was not read must not be taken for another request
+                status, body = 403, {"__type": error.code, "message": str(error)}
             except Refused as error:
                 status, body = 400, {"__type": error.code, "message": str(error)}
             except Exception:
@@ -500,6 +504,8 @@ def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) 
             self.send_response(status)
             self.send_header("Content-Type", "application/x-amz-json-1.1")
             self.send_header("Content-Length", str(len(text)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(text)
 

@@ -6,6 +6,7 @@ plain commands work: `docker buildx build --push …`, `buildah build …`, `bui
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
@@ -32,6 +33,11 @@ ADVICE = (
     "podman or buildah, with runc and docker-registry. On Debian and Ubuntu, as root:\n"
     "  apt-get install --no-install-recommends buildah runc docker-registry"
 )
+NOT_ISOLATED = """\
+WARNING: build steps are not isolated here. No container runtime works, so steps run in a chroot: with the
+rights of this user they can see all processes of this machine, read their environment and with it the keys
+of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
+To isolate steps, run as root where `runc` works, or use docker."""
 READER = "slipway-reader-"  # names of containers that only look into an image
 # podman would raise limits by itself, which not every root may
 PODMAN_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
@@ -57,6 +63,11 @@ class Engine:
 
     name: EngineName
     environment: Mapping[str, str]
+
+    @property
+    def isolates_steps(self) -> bool:
+        """Whether a step sees neither the processes nor the files of this machine."""
+        return self.environment.get("BUILDAH_ISOLATION") != "chroot"
 
     def build(self, dockerfile: str, context: Path, reference: str) -> None:
         """Builds into the engine's own store. Raises EngineFailed."""
@@ -184,6 +195,8 @@ def find_engine(
                 break
             else:
                 say(f"Building with {_describe(engine)}.")
+                if not engine.isolates_steps:
+                    say(NOT_ISOLATED)
                 return engine
     if not reasons:
         raise NoEngine(f'SLIPWAY_ENGINE is "{only}"; expected docker, podman or buildah.')
@@ -302,6 +315,41 @@ def running_engine(state: Path, say: Callable[[str], None], only: str | None = N
             engine = find_engine(state, say, only="docker", docker_host=host)
         closing.callback(engine.clean_up)
         yield engine
+
+
+@contextmanager
+def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
+    """The engine with a login, user:password, for the registry `host`, until the block is left.
+
+    It is in a file that the engine reads, which no step of a build sees where steps are isolated. Logins that
+    this machine's user has for other registries stay.
+    """
+    entry = {"auth": base64.b64encode(login.encode()).decode()}
+    with tempfile.TemporaryDirectory(prefix="slipway-login-") as name:  # only this user may enter it
+        folder = Path(name)
+        own = Path(engine.environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        if engine.name == "docker":
+            file, kept, variables = folder / "config.json", own / "config.json", {"DOCKER_CONFIG": name}
+            for other in own.iterdir() if own.is_dir() else ():  # contexts, plug-ins
+                if other.name != file.name:
+                    (folder / other.name).symlink_to(other)
+        else:
+            file, variables = folder / "auth.json", {"REGISTRY_AUTH_FILE": f"{name}/auth.json"}
+            places = (
+                Path(os.environ.get("REGISTRY_AUTH_FILE") or "/none"),
+                Path(os.environ.get("XDG_RUNTIME_DIR") or "/none", "containers/auth.json"),
+                Path(f"/run/containers/{os.getuid()}/auth.json"),
+                Path.home() / ".config/containers/auth.json",
+                own / "config.json",
+            )
+            kept = next((place for place in places if place.is_file()), places[0])
+        config = json.loads(kept.read_text()) if kept.is_file() else {}
+        config["auths"] = {**config.get("auths", {}), host: entry}
+        if "credsStore" in config:  # which would be asked for our registry as well
+            config["credHelpers"] = {**config.get("credHelpers", {}), host: ""}
+        file.write_text(json.dumps(config))
+        file.chmod(0o600)
+        yield replace(engine, environment={**engine.environment, **variables})
 
 
 @contextmanager

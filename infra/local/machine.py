@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.local import registry
-from infra.local.engines import Engine, NoEngine, install_missing, running_engine
+from infra.local.engines import Engine, NoEngine, install_missing, logged_in, running_engine
 from infra.local.python_image import python_image
 
 STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between runs: base image, layers
@@ -16,10 +16,12 @@ STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between 
 
 @dataclass(frozen=True)
 class Machine:
-    """`registry` is host:port, `base_image` a reference with Python in it."""
+    """`registry` is host:port, `registry_login` user:password, which the engine knows; `base_image` a
+    reference with Python in it."""
 
     engine: Engine
     registry: str
+    registry_login: str
     base_image: str
 
 
@@ -27,8 +29,12 @@ class Machine:
 def machine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Machine]:
     """An engine that was seen to work and a registry, until the block is left. Raises NoEngine, which
     says what to install."""
-    with running_engine(state, say, only) as engine, registry.serve(state, engine, say) as host:
-        yield Machine(engine, host, python_image(engine, state, say))
+    with (
+        running_engine(state, say, only) as found,
+        registry.serve(state, found, say) as images,
+        logged_in(found, images.host, images.login) as engine,
+    ):
+        yield Machine(engine, images.host, images.login, python_image(engine, state, say))
 
 
 @contextmanager

@@ -1,107 +1,138 @@
-"""An image registry on this machine, without login, listening on loopback only."""
+"""An image registry on this machine, on loopback. It asks for a login that is new with every start."""
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from uuid import uuid4
 
+from infra.local import registry_proxy
 from infra.local.engines import Engine, EngineFailed, NoEngine
+from infra.local.python_image import python_image
+from infra.local.registry_proxy import Proxy, UnixConnection
 
 PUBLIC = "docker.io/library/registry:2"
 PATIENCE_SECONDS = 30
-NAME = "X-Slipway-Registry"  # a header by which ours is known from another that took the port
-ATTEMPTS = 5
+USER = "AWS"  # as ECR calls whoever logs in
 ADVICE = "There is no registry to push to. On Debian and Ubuntu, as root: apt-get install docker-registry"
 
 
-@contextmanager
-def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[str]:
-    """Runs a registry until the block is left and gives its host, 127.0.0.1:port. Images are kept in `state`.
+@dataclass(frozen=True)
+class Registry:
+    """`host` is 127.0.0.1:port, `login` is user:password."""
 
-    Where docker's daemon runs in a virtual machine, as on macOS, and where there is no `docker-registry`,
-    it is a container of docker's. Raises NoEngine when neither can be had.
+    host: str
+    login: str
+
+
+@contextmanager
+def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[Registry]:
+    """Runs a registry until the block is left. Images are kept in `state`.
+
+    Only the proxy before it can be reached. Where docker's daemon runs in a virtual machine, as on macOS, and
+    where there is no `docker-registry`, both are containers of docker's. Raises NoEngine when neither can be
+    had.
     """
+    login = f"{USER}:{secrets.token_urlsafe(30)}"
     with ExitStack() as closing:
         if sys.platform == "linux" and shutil.which("docker-registry"):
-            host = closing.enter_context(_process(state))
+            host = closing.enter_context(_process(state, login))
         elif engine.name == "docker":
-            host = closing.enter_context(_container(engine, say))
+            host = closing.enter_context(_containers(engine, state, login, say))
         else:
             raise NoEngine(ADVICE)
         say(f"A registry listens on {host}.")
-        yield host
+        yield Registry(host, login)
 
 
 @contextmanager
-def _process(state: Path) -> Iterator[str]:
+def _process(state: Path, login: str) -> Iterator[str]:
+    """The registry listens on a socket in a folder that only this user may enter."""
     with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
-        settings, log = Path(folder, "registry.yml"), Path(folder, "log")
-        for _ in range(ATTEMPTS):
-            host, name = f"127.0.0.1:{_free_port()}", uuid4().hex
-            settings.write_text(
-                "version: 0.1\n"
-                "log: {level: error, accesslog: {disabled: true}}\n"
-                f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
-                f"http: {{addr: '{host}', secret: only-on-this-machine, headers: {{{NAME}: ['{name}']}}}}\n"
+        settings, log, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
+        Path(settings).write_text(
+            "version: 0.1\n"
+            "log: {level: error, accesslog: {disabled: true}}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
+            f"http: {{net: unix, addr: '{socket}', secret: '{secrets.token_hex()}'}}\n"
+        )
+        with Path(log).open("w") as output:
+            process = subprocess.Popen(
+                ["docker-registry", "serve", settings],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
             )
-            with log.open("w") as output:
-                process = subprocess.Popen(
-                    ["docker-registry", "serve", settings],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
-                )
+        try:
+            if not _answers(lambda: UnixConnection(socket), 200, lambda: process.poll() is None):
+                raise NoEngine(f"docker-registry did not start:\n{Path(log).read_text()[-1000:]}")
+            proxy = Proxy(lambda: UnixConnection(socket), {login: registry_proxy.everything})
+            proxy.start()
             try:
-                if _answers(host, name, process):
-                    yield host
-                    return
+                yield proxy.host
             finally:
-                process.terminate()
-                process.wait()
-        raise NoEngine(f"docker-registry did not start:\n{log.read_text()[-1000:]}")
+                proxy.close()
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager
-def _container(engine: Engine, say: Callable[[str], None]) -> Iterator[str]:
+def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], None]) -> Iterator[str]:
+    """The registry listens on the loopback of its own network, where the proxy's container joins it."""
     say(f"Starting {PUBLIC} …")
-    try:
-        container = engine.run("run", "--detach", "--rm", "--publish", "127.0.0.1::5000", PUBLIC).strip()
-    except EngineFailed as error:
-        raise NoEngine(f"{ADVICE}\n({error})") from error
-    try:
-        host = engine.run("port", container, "5000/tcp").strip()
-        if not _answers(host):
+    engine = replace(
+        engine,
+        environment={
+            **engine.environment,
+            "REGISTRY_HTTP_ADDR": "127.0.0.1:5000",
+            "LISTEN": "0.0.0.0:5001",
+            "REGISTRY": "127.0.0.1:5000",
+            "LOGIN": login,
+        },
+    )
+    run = ("run", "--detach", "--rm")
+    with ExitStack() as closing:
+
+        def start(*arguments: str) -> str:
+            container = engine.run(*run, *arguments).strip()
+            closing.callback(engine.run, "rm", "--force", "--volumes", container)
+            return container
+
+        try:
+            published = ("--publish", "127.0.0.1::5001", "--env", "REGISTRY_HTTP_ADDR")
+            registry = start(*published, PUBLIC)
+            variables = ("--env", "LISTEN", "--env", "REGISTRY", "--env", "LOGIN")
+            program = Path(registry_proxy.__file__).read_text()
+            image = python_image(engine, state, say)
+            start("--network", f"container:{registry}", *variables, image, "python3", "-c", program)
+            host = engine.run("port", registry, "5001/tcp").strip()
+        except EngineFailed as error:
+            raise NoEngine(f"{ADVICE}\n({error})") from error
+        if not _answers(lambda: HTTPConnection(host, timeout=2), 401):
             raise NoEngine(f"{PUBLIC} runs in docker but does not answer on {host}.")
         yield host
-    finally:
-        engine.run("rm", "--force", "--volumes", container)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(host: str, name: str | None = None, process: subprocess.Popen[bytes] | None = None) -> bool:
-    """Waits until the registry, of that name if it has one, answers; no longer than its process runs."""
+def _answers(
+    connect: Callable[[], HTTPConnection], status: int, runs: Callable[[], bool] = lambda: True
+) -> bool:
+    """Waits until there is an answer of that status, no longer than what answers runs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and (process is None or process.poll() is None):
-        connection = HTTPConnection(host, timeout=2)
+    while time.monotonic() < deadline and runs():
+        connection = connect()
         try:
             connection.request("GET", "/v2/")
-            answer = connection.getresponse()
-            if answer.status == 200 and answer.headers[NAME] == name:
+            if connection.getresponse().status == status:
                 return True
         except (OSError, HTTPException):
             pass  # not yet

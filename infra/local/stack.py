@@ -47,6 +47,7 @@ def stack(
     registry: str,
     state: Path,
     *,
+    registry_login: str = "",
     port: int = 0,
     root_token: str | None = None,
     concurrency: int = 2,
@@ -57,9 +58,9 @@ def stack(
 ) -> Iterator[Running]:
     """Everything, until the block is left; then builds that run are stopped and all threads are ended.
 
-    `registry` is host:port; `state` a folder for work in progress. One at a time in a process, because
-    settings travel in the environment, as in Lambda. Raises OSError when `port` is taken. Where the
-    setting SLIPWAY_BACKEND is eks, builds run on a fake cluster.
+    `registry` is host:port, its login user:password; `state` a folder for work in progress. One at a time in
+    a process, because settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
+    Where the setting SLIPWAY_BACKEND is eks, builds run on a fake cluster.
     """
     with ExitStack() as closing:
         moto = aws.Moto()
@@ -76,6 +77,7 @@ def stack(
                     "SLIPWAY_BUCKET": BUCKET,
                     "SLIPWAY_REGISTRY": registry,
                     "SLIPWAY_REGISTRY_KIND": "plain",
+                    "SLIPWAY_REGISTRY_LOGIN": registry_login,
                     "SLIPWAY_API_PREFIX": "/api/v1",
                 }
                 | dict(settings or {})

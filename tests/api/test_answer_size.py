@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -78,7 +79,7 @@ def add_build(api: Api, **changes: Any) -> Build:
 def keep(api: Api, text: str) -> Build:
     """A build with this log, kept."""
     build = add_build(api, kept_log_bytes=len(text.encode()))
-    api.services.kept_logs.keep(build, text)
+    api.services.kept_logs.keep(build, io.BytesIO(text.encode()))
     return build
 
 

@@ -101,7 +101,8 @@ def local_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @contextmanager
 def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
     """A stack with an empty project."""
-    with stack(machine.engine, machine.registry, folder, **options) as running:
+    login = machine.registry_login
+    with stack(machine.engine, machine.registry, folder, registry_login=login, **options) as running:
         client = Client(running, machine)
         assert client.call("POST", "/projects", {"name": "quick-start"})[0] == 201
         yield client

@@ -28,7 +28,7 @@ def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
     build = client.until_done(path)
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]
-    assert build["image_digest"] == PlainRegistry().digest(build["image"])
+    assert build["image_digest"] == PlainRegistry(client.machine.registry_login).digest(build["image"])
     assert client.machine.engine.run_in_image(build["image"], ["cat", "/colour"]) == "sea green\n"
     assert build["created_at"] <= build["started_at"] <= build["finished_at"] <= build["updated_at"]
     assert "finished-42" in client.log(path)

@@ -31,7 +31,7 @@ CHECKS = "not_a_server_error,response_schema_conformance,status_code_conformance
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
     """No engine is needed: nothing listens where the images would go, so that no build gets far."""
-    nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), "127.0.0.1:9", "scratch")
+    nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), "127.0.0.1:9", "", "scratch")
     with serving(nothing, tmp_path / "stack") as client:
         yield client
 

@@ -41,6 +41,21 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     assert cleanup(services) == Cleaned()
 
 
+def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(
+    services: FakeServices, create: Create
+) -> None:
+    keys = [create() for _ in range(3)]
+    for key in keys:
+        archive(services, key)
+    services.clock.forward(days=8)
+    first = services.store.builds[keys[0]]
+    services.store.before_write.append(lambda: services.store.save(first))
+
+    assert cleanup(services) == Cleaned(builds=2)
+    assert list(services.store.builds) == keys[:1]
+    assert cleanup(services) == Cleaned(builds=1)
+
+
 def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
     key = create()
     archive(services, key)

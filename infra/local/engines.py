@@ -38,6 +38,12 @@ WARNING: build steps are not isolated here. No container runtime works, so steps
 rights of this user they can see all processes of this machine, read their environment and with it the keys
 of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
 To isolate steps, run as root where `runc` works, or use docker."""
+# of steps: podman's own since version 5. Older defaults have NET_RAW: with it and this machine's network a
+# step would read what passes on loopback, passwords among it
+CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE"),
+    *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+)
 READER = "slipway-reader-"  # names of containers that only look into an image
 # podman would raise limits by itself, which not every root may
 PODMAN_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
@@ -249,7 +255,8 @@ def _containers_engine(
         "CONTAINERS_CONF": (
             folder / "containers.conf",
             # cgroups and logs as they are without systemd
-            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n',
+            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            f"[containers]\ndefault_capabilities = {json.dumps(CAPABILITIES)}\n",
         ),
     }
     for path, text in settings.values():

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -176,6 +177,15 @@ def left_by_builds(engine: Engine) -> list[str]:
         *map(str, temporary.iterdir()),
         *(mount for mount in mounts if mount.startswith(str(temporary.parent))),
     ]
+
+
+@pytest.mark.engine
+def test_a_step_cannot_read_what_passes_on_loopback(engine: Engine, base: str, tmp_path: Path) -> None:
+    if engine.name == "docker":
+        pytest.skip("docker gives its builds CAP_NET_RAW and has no way to take it; the README says so")
+    code = "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)"
+    dockerfile = f"FROM {base}\nRUN python3 -c '{code}' 2>&1 | grep 'Operation not permitted' # {uuid4()}\n"
+    engine.build(dockerfile, tmp_path, "localhost/slipway/raw:1")
 
 
 @pytest.mark.engine

@@ -190,7 +190,7 @@ def test_what_a_log_holds_in_memory_does_not_grow_with_it(services: FakeServices
     tracemalloc.stop()
 
     assert stored(services, key).kept_log_bytes == 40_000 * 1_028
-    assert peak < 20_000_000
+    assert peak < 32_000_000  # a page is 6 MB, and the log 41 MB
 
 
 @pytest.mark.parametrize("trouble", ["logs", "kept_logs"])

@@ -495,4 +495,5 @@ def run_on_eks(calls: Calls, deployed: Deployed, aws: Services, cluster: FakeKub
         running(cluster, handle, phase="Failed", **container(**ended(1)))
         look(number)
         assert deployed.build(number).last_status is Status.FAILED
+    story.keep(first)
     story.api("GET", f"/ada/vision/builds/{first}/logs", None, 404)

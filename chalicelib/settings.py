@@ -116,9 +116,11 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     ):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = int(text)
-    for name in ("automation_user", "buildkit_image", "registry_login", "reported_log_group"):
+    for name in ("automation_user", "buildkit_image", "reported_log_group"):
         if text := environment.get(f"SLIPWAY_{name.upper()}"):
             values[name] = text
+    if values["registry_kind"] == "plain":
+        values["registry_login"] = environment.get("SLIPWAY_REGISTRY_LOGIN", "")
     if price := environment.get("SLIPWAY_PRICE_PER_MINUTE"):
         values["price_per_minute"] = float(price)
     values["api_prefix"] = api_prefix(environment)

@@ -14,6 +14,7 @@ import pytest
 from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
 from chalicelib.errors import Unavailable
 from chalicelib.ports import Registry
+from chalicelib.settings import read
 from tests.factories import DIGEST
 from tests.fakes import FakeRegistry
 
@@ -173,3 +174,28 @@ def test_ecr_in_trouble_is_unavailable(ecr: Any) -> None:
             EcrRegistry(ecr).prepare("host/a/b:1")
         with pytest.raises(Unavailable):
             EcrRegistry(ecr).digest("host/a/b:1")
+
+
+def test_a_plain_registry_is_logged_in_to_where_it_has_a_login(http: _Http) -> None:
+    for login in ("", "AWS:secret"):
+        PlainRegistry(login).digest(f"{http.host}/a/b:1")
+
+    without, with_login = (headers for _, _, headers in http.asked)
+    assert "Authorization" not in without
+    assert with_login["Authorization"] == f"Basic {base64.b64encode(b'AWS:secret').decode()}"
+
+
+def test_the_login_of_a_plain_registry_does_not_show_in_the_settings() -> None:
+    names = (
+        "TABLE",
+        "DISPATCH_QUEUE_URL",
+        "DEAD_LETTER_QUEUE_URL",
+        "CODEBUILD_PROJECT",
+        "BUCKET",
+        "REGISTRY",
+    )
+    given = {f"SLIPWAY_{name}": "x" for name in names}
+    plain = given | {"SLIPWAY_REGISTRY_KIND": "plain", "SLIPWAY_REGISTRY_LOGIN": "AWS:secret"}
+
+    assert read(plain).registry_login == "AWS:secret"
+    assert "secret" not in repr(read(plain))

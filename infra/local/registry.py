@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import shutil
 import subprocess
@@ -68,6 +69,8 @@ def _process(state: Path, login: str) -> Iterator[str]:
         with Path(log).open("w") as output:
             process = subprocess.Popen(
                 ["docker-registry", "serve", settings],
+                # it takes such variables for settings, among them podman's REGISTRY_AUTH_FILE
+                env={name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

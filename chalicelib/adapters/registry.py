@@ -27,7 +27,8 @@ class PlainRegistry:
     scheme = "http"
 
     def __init__(self, login: str = "") -> None:
-        self._authorization = urllib3.make_headers(basic_auth=login) if login else {}
+        encoded = base64.b64encode(login.encode()).decode()
+        self._authorization = {"Authorization": f"Basic {encoded}"} if login else {}
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
@@ -48,7 +49,7 @@ class PlainRegistry:
         return digest
 
     def _login(self) -> dict[str, str]:
-        return dict(self._authorization)
+        return self._authorization
 
 
 class EcrRegistry(PlainRegistry):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import secrets
 import shutil
 import subprocess
@@ -67,13 +69,15 @@ def _process(state: Path, login: str) -> Iterator[str]:
         with Path(log).open("w") as output:
             process = subprocess.Popen(
                 ["docker-registry", "serve", settings],
+                # it takes such variables for settings, among them podman's REGISTRY_AUTH_FILE
+                env={name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
             )
         try:
-            if not _answers(lambda: UnixConnection(socket), 200, lambda: process.poll() is None):
+            if not _answers(lambda: UnixConnection(socket), {}, lambda: process.poll() is None):
                 raise NoEngine(f"docker-registry did not start:\n{Path(log).read_text()[-1000:]}")
             proxy = Proxy(lambda: UnixConnection(socket), {login: registry_proxy.everything})
             proxy.start()
@@ -118,21 +122,22 @@ def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], No
             host = engine.run("port", registry, "5001/tcp").strip()
         except EngineFailed as error:
             raise NoEngine(f"{ADVICE}\n({error})") from error
-        if not _answers(lambda: HTTPConnection(host, timeout=2), 401):
+        entry = base64.b64encode(login.encode()).decode()
+        if not _answers(lambda: HTTPConnection(host, timeout=2), {"Authorization": f"Basic {entry}"}):
             raise NoEngine(f"{PUBLIC} runs in docker but does not answer on {host}.")
         yield host
 
 
 def _answers(
-    connect: Callable[[], HTTPConnection], status: int, runs: Callable[[], bool] = lambda: True
+    connect: Callable[[], HTTPConnection], headers: dict[str, str], runs: Callable[[], bool] = lambda: True
 ) -> bool:
-    """Waits until there is an answer of that status, no longer than what answers runs."""
+    """Waits until the registry answers, no longer than its process runs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and runs():
         connection = connect()
         try:
-            connection.request("GET", "/v2/")
-            if connection.getresponse().status == status:
+            connection.request("GET", "/v2/", headers=headers)
+            if connection.getresponse().status == 200:
                 return True
         except (OSError, HTTPException):
             pass  # not yet

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import signal
@@ -17,7 +19,15 @@ import yaml
 
 from chalicelib.adapters.registry import PlainRegistry
 from infra.local import engines
-from infra.local.engines import Engine, NoEngine, find_engine, install_missing, private_docker
+from infra.local.engines import (
+    Engine,
+    EngineName,
+    NoEngine,
+    find_engine,
+    install_missing,
+    logged_in,
+    private_docker,
+)
 from infra.local.python_image import python_image
 from infra.local.registry import Registry
 
@@ -232,6 +242,42 @@ def test_a_private_docker_leaves_nothing(tmp_path: Path) -> None:
     mounts = Path("/proc/mounts").read_text()
     assert str(socket_file.parent) not in mounts
     assert str(tmp_path) not in mounts
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "buildah"])
+def test_a_login_stands_beside_those_that_are_there_in_a_file_of_this_user_alone(
+    name: EngineName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"auth": base64.b64encode(b"me:mine").decode()}
+    own = {"auths": {"registry.example": other}, "credsStore": "desktop", "currentContext": "remote"}
+    (tmp_path / "contexts").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    for variable in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    engine = Engine(name, {"DOCKER_CONFIG": str(tmp_path), "A": "b"})
+
+    with logged_in(engine, "127.0.0.1:5", "AWS:secret") as logged:
+        variables = dict(logged.environment)
+        if name == "docker":
+            folder = Path(variables["DOCKER_CONFIG"])
+            file = folder / "config.json"
+            assert (folder / "contexts").resolve() == (tmp_path / "contexts").resolve()
+        else:
+            file = Path(variables["REGISTRY_AUTH_FILE"])
+        assert "secret" not in str(variables)
+        assert variables["A"] == "b"
+        assert (file.parent.stat().st_mode | file.stat().st_mode) & 0o077 == 0
+        written = json.loads(file.read_text())
+        assert written["auths"] == {
+            "registry.example": other,
+            "127.0.0.1:5": {"auth": base64.b64encode(b"AWS:secret").decode()},
+        }
+        assert written["currentContext"] == "remote"
+        assert written["credHelpers"] == {"127.0.0.1:5": ""}  # else that store would be asked
+
+    assert not file.exists()
+    assert json.loads((tmp_path / "config.json").read_text()) == own
 
 
 def test_without_engines_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

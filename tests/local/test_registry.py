@@ -41,6 +41,14 @@ def test_it_answers_its_login_until_the_block_is_left(tmp_path: Path) -> None:
         socket.create_connection((address, int(port)), timeout=5)
 
 
+def test_variables_of_podman_are_not_taken_for_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    with registry.serve(tmp_path, BUILDAH, print) as images:
+        assert status(images, "/v2/", images.login) == 200
+
+
 def test_two_stand_side_by_side_with_logins_of_their_own(tmp_path: Path) -> None:
     with (
         registry.serve(tmp_path / "a", BUILDAH, print) as first,

@@ -105,7 +105,7 @@ def get_user(call: web.Call) -> Any:
 
 @route("/users", "POST", answers=schemas.NewUser, status=CREATED, takes=schemas.UserFields)
 def create_user(call: web.Call) -> Any:
-    new = accounts.create_user(call.services, call.user, call.fields())
+    new = accounts.create_user(call.services, call.token, call.fields())
     return serializers.new_user(new)
 
 
@@ -116,12 +116,12 @@ def log_in(call: web.Call) -> Any:
 
 @route("/users/{user}/tokens", "POST", answers=schemas.NewUser, status=CREATED)
 def issue_token(call: web.Call, user: str) -> Any:
-    return serializers.new_user(accounts.issue_token(call.services, call.user, user))
+    return serializers.new_user(accounts.issue_token(call.services, call.token, user))
 
 
 @route("/users/{user}/tokens", "DELETE", status=NO_CONTENT)
 def revoke_tokens(call: web.Call, user: str) -> Any:
-    accounts.revoke_tokens(call.services, call.user, user)
+    accounts.revoke_tokens(call.services, call.token, user)
 
 
 # Projects
@@ -401,7 +401,7 @@ def settle_build(call: web.Call, key: BuildKey) -> Any:
 def dispatch(event: Any) -> dict[str, Any]:
     """Builds that need attention. Messages that failed are named, so that only they come again."""
 
-    def attend(body: str, _: str) -> None:
+    def attend(body: str, _: object) -> None:
         key = BuildKey.parse(body)
         telemetry.about(key)
         execution.attend(wiring.services(), key)
@@ -409,12 +409,25 @@ def dispatch(event: Any) -> dict[str, Any]:
     return web.each_message(event, attend)
 
 
+@app.on_sqs_message(queue="slipway-logs", batch_size=1)
+def keep_log(event: Any) -> dict[str, Any]:
+    """Builds that have ended, whose log is to be kept: one at a time, because a log may be long."""
+
+    def keep(body: str, record: Mapping[str, Any]) -> None:
+        key = BuildKey.parse(body)
+        telemetry.about(key)
+        received = int(record["attributes"]["ApproximateReceiveCount"])
+        logs.keep(wiring.services(), key, is_last_try=received >= logs.TRIES)
+
+    return web.each_message(event, keep)
+
+
 @app.on_sqs_message(queue="slipway-requests", batch_size=10)
 def on_request(event: Any) -> dict[str, Any]:
     """What automation asks for, see `usecases.requests`."""
 
-    def handle(body: str, message_id: str) -> None:
-        if key := requests.handle(wiring.services(), body, message_id):
+    def handle(body: str, record: Mapping[str, Any]) -> None:
+        if key := requests.handle(wiring.services(), body, record["messageId"]):
             telemetry.about(key)
 
     return web.each_message(event, handle)
@@ -439,7 +452,7 @@ def on_codebuild_event(event: Any) -> None:
 @app.schedule("rate(1 minute)")
 @telemetry.work("reconcile")
 def reconcile(event: Any) -> None:
-    """The net under lost messages and events, and the eyes on builds of which no events tell."""
+    """Repairs what lost messages and events left undone; observes builds on executors without events."""
     upkeep.tick(wiring.services(), time.sleep)
 
 

@@ -6,10 +6,10 @@ that a repetition would not complete.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey, Token, User
@@ -130,8 +130,14 @@ class BuildStore(Protocol):
     def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind."""
 
-    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
-        """Builds whose `look_at` has come, longest overdue first; may lag behind, so read again."""
+    def due(self, now: datetime, limit: int) -> Sequence[Build]:
+        """Builds whose `look_at` has come, longest overdue first, as a consistent read shows them. A build
+        that became due in the last second may be missing. A record that cannot be read is left out, logged,
+        and not found again for a day."""
+
+    def lease(self, build: Build, until: datetime) -> Build:
+        """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
+        is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
 
     def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         """Those of `keys` (builds of one project, or projects of one owner) that `user` bookmarked."""
@@ -153,8 +159,27 @@ class BuildStore(Protocol):
         """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
 
+Account = TypeVar("Account", User, Token)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh(Generic[Account]):
+    """A user or token as it is stored at this moment. `row` is the store's: it tells there whether the record
+    has changed since."""
+
+    record: Account
+    row: tuple[str, ...]
+
+
+Given = Sequence[Fresh[Any]]
+
+
 class Accounts(Protocol):
-    """Users and their tokens."""
+    """Users and their tokens.
+
+    `user` and `token` may answer from memory (a setting says for how long). What gives or takes rights reads
+    by `fresh_…` and names what it has read as `given`: if any of that has changed, its write raises Conflict.
+    """
 
     def user(self, name: str) -> User | None:
         """The user, if there is one."""
@@ -162,14 +187,20 @@ class Accounts(Protocol):
     def token(self, sha256: str) -> Token | None:
         """What belongs to the hash of a token, expired or not."""
 
-    def add_user(self, user: User, token: Token) -> None:
-        """Both or neither. Raises AlreadyExists when the name is taken."""
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        """The same as `user`, never from memory."""
 
-    def add_token(self, token: Token) -> None:
-        """Replaces a token of the same hash."""
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        """The same as `token`, never from memory."""
 
-    def save_user(self, user: User) -> None:
-        """Replaces the user. Other processes may believe the former for a while (a setting says how long)."""
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        """Both or neither. Raises AlreadyExists when the name is taken, Conflict."""
+
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        """Replaces a token of the same hash. Raises Conflict."""
+
+    def save_user(self, user: User, given: Given = ()) -> None:
+        """Replaces the user. Raises Conflict."""
 
     def take(self, name: str, minute: datetime, requests: int) -> int:
         """Counts `requests` of a user in a minute, at once for all processes, and returns how many there are
@@ -177,7 +208,8 @@ class Accounts(Protocol):
 
 
 class BuildQueue(Protocol):
-    """Announces that a build needs attention; what kind, its record says."""
+    """Announces that a build needs attention. There are two such queues: one for builds to start, stop or
+    observe, one for builds that have ended and whose log is to be kept."""
 
     def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
         """At least once, in any order, soon or soon after so many seconds (at most 900)."""
@@ -243,8 +275,8 @@ class Sources(Protocol):
 class KeptLogs(Protocol):
     """Logs of builds that have ended, as texts."""
 
-    def keep(self, build: Build, text: str) -> None:
-        """Replaces the build's log."""
+    def keep(self, build: Build, text: IO[bytes]) -> None:
+        """Replaces the build's log by this UTF-8 text, which is read once, from where it stands."""
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start` on. Raises NoLog."""
@@ -257,14 +289,17 @@ class Executor(Protocol):
     """Where builds run."""
 
     def submit(self, build: Build) -> str:
-        """Starts the build's current attempt, whose source is staged, and returns its handle.
-        The same attempt submitted again
-        within `replay_seconds` is one build. Raises Busy (nothing started, come later) and
-        ExecutorRefused (never will)."""
+        """Starts the build's current attempt, whose source is staged, and returns its handle. The same
+        attempt submitted again within `replay_seconds` of its claim is one build.
+
+        Raises Busy (this call made nothing: come later), ExecutorRefused (this call made nothing, and never
+        will) and Unavailable (unknown: the same attempt has to be submitted again, or searched). Neither of
+        the first two says anything about another call for the same attempt."""
 
     @property
     def replay_seconds(self) -> int:
-        """How long a repeated `submit` of one attempt is safe."""
+        """How long after the claim a repeated `submit` may begin. With the longest a handler can live
+        (120 s) it is shorter than the executor remembers an attempt."""
 
     @property
     def tells(self) -> bool:
@@ -294,8 +329,8 @@ class Registry(Protocol):
 class Logs(Protocol):
     """Lines of builds; `log` is what the executor's observation named, or what `reported` names."""
 
-    def lines(self, log: str) -> Sequence[LogLine]:
-        """All lines, oldest first. Raises NoLog while there are none."""
+    def lines(self, log: str) -> Iterator[LogLine]:
+        """All lines, oldest first, read page by page as they are taken; none while nothing was logged."""
 
     def reported(self, build: Build) -> str:
         """The log for lines of a build that runs elsewhere."""
@@ -318,6 +353,8 @@ class Services(Protocol):
     def accounts(self) -> Accounts: ...
     @property
     def queue(self) -> BuildQueue: ...
+    @property
+    def log_queue(self) -> BuildQueue: ...
     @property
     def dead_letters(self) -> DeadLetters: ...
     @property

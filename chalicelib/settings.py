@@ -44,6 +44,7 @@ class EksSettings:
 class Settings:
     table: str  # DynamoDB's table
     dispatch_queue_url: str  # SQS: builds that need attention
+    log_queue_url: str  # SQS: builds that have ended, whose log is to be kept
     dead_letter_queue_url: str  # SQS: requests that can never succeed
     codebuild_project: str  # runs the builds
     bucket: str  # S3: sources of builds
@@ -66,7 +67,7 @@ class Settings:
     purge_after_days: int = 7  # archived builds and projects are purged then
     reported_log_group: str = "/slipway/reported"  # CloudWatch: lines of builds that run elsewhere
     account_memory_seconds: int = 30  # how long a process may trust what it knows of users and tokens
-    max_log_bytes: int = 5_000_000  # of a log in one response; API Gateway and Lambda end near 6 MB
+    max_answer_bytes: int = 5_900_000  # of the rows or log lines in an answer, as `domain.answer` counts them
     max_upload_bytes: int = 150 * 1024**2  # of an archive uploaded to storage, as the command line caps it
     max_inline_upload_bytes: int = 4_500_000  # of an archive in a request: Lambda takes 6 MB of base64
     max_body_bytes: int = 300_000  # of a JSON request; the stored texts must fit DynamoDB's 400 KB item
@@ -84,6 +85,7 @@ class Settings:
 _REQUIRED = {
     "table": "SLIPWAY_TABLE",
     "dispatch_queue_url": "SLIPWAY_DISPATCH_QUEUE_URL",
+    "log_queue_url": "SLIPWAY_LOG_QUEUE_URL",
     "dead_letter_queue_url": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
     "codebuild_project": "SLIPWAY_CODEBUILD_PROJECT",
     "bucket": "SLIPWAY_BUCKET",
@@ -150,6 +152,11 @@ def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
 def stack(environment: Mapping[str, str] = os.environ) -> str:
     """The deployment's name, by which its metrics are told from another's."""
     return environment.get("SLIPWAY_STACK", "")
+
+
+def has_own_s3(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether S3 is not Amazon's: the SDK reads its address from these variables."""
+    return any(environment.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
 
 
 def in_lambda(environment: Mapping[str, str] = os.environ) -> bool:

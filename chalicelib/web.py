@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +20,7 @@ import msgspec
 from chalice.app import Chalice, CORSConfig, Request, Response
 
 from chalicelib import errors, serializers, telemetry, wiring
+from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes, fitting
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
 from chalicelib.domain.spec import is_slug
 from chalicelib.ports import Opened, Services
@@ -41,14 +42,20 @@ CORS = CORSConfig(
     max_age=600,
 )
 
+# Of each error and what is derived from it: the nearest class decides.
 _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
+    errors.SlipwayError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.Invalid: HTTPStatus.BAD_REQUEST,
     errors.Malformed: HTTPStatus.BAD_REQUEST,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.NoLog: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.AlreadyExists: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.ExecutorRefused: HTTPStatus.BAD_GATEWAY,
     errors.Busy: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -58,6 +65,14 @@ _DETAIL = {
 }
 
 
+class PageTooLarge(Exception):
+    """A page's rows exceed an answer; the first `rows` of them do not."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request, as views see it."""
@@ -65,12 +80,18 @@ class Call:
     services: Services
     caller: User | None
     request: Request
+    max_rows: int = MAX_LIMIT  # of a page; fewer when so many have turned out to be too large
 
     @property
     def user(self) -> User:
         """Who calls; there is somebody wherever a route is not anonymous."""
         assert self.caller is not None
         return self.caller
+
+    @property
+    def token(self) -> str:
+        """What the caller has shown, for what gives or takes rights."""
+        return _token(self.request, anonymous=False) or ""
 
     def fields(self) -> dict[str, Any]:
         """The body as a mapping, from JSON or a form; empty for none. Raises Malformed, Invalid, TooLarge."""
@@ -132,16 +153,21 @@ class Call:
     def paging(self) -> tuple[int, int]:
         """Limit and offset; what is no sensible number is the default. Raises Invalid beyond the bound."""
         query = self.query()
-        limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, MAX_LIMIT)
+        limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, self.max_rows)
         offset = _number(query.get("offset"))
         if offset > MAX_OFFSET:
             raise errors.Invalid([f"`offset` can be at most {MAX_OFFSET}."])
         return limit, offset
 
     def page(self, results: Sequence[Any], count: int) -> Any:
-        """One page of a list that has `count` entries in all."""
+        """One page of a list that has `count` entries in all. Raises PageTooLarge."""
         limit, offset = self.paging()
-        return serializers.page(results, count, self.url(), self.query(), offset, limit, MAX_OFFSET)
+        rows = [msgspec.Raw(msgspec.json.encode(each)) for each in results]
+        texts = (f"{bytes(row).decode()}," for row in rows)
+        fit = max(fitting(texts, self.services.settings.max_answer_bytes), 1)
+        if fit < len(rows):
+            raise PageTooLarge(fit)
+        return serializers.page(rows, count, self.url(), self.query(), offset, limit, MAX_OFFSET)
 
     def build_detail(self, opened: Opened) -> Any:
         """A build with its texts, and what it cost."""
@@ -181,7 +207,7 @@ def endpoint(
             started_at = time.perf_counter()
             request = _current_request(app)
             with telemetry.work(view.__name__):
-                response = answered(request, captured)
+                response = _bounded(answered(request, captured))
                 fields = {
                     "status": response.status_code,
                     "duration_ms": round((time.perf_counter() - started_at) * 1000),
@@ -199,7 +225,7 @@ def endpoint(
                 places = _places(captured)
                 if "key" in places:
                     telemetry.about(places["key"])
-                answer = view(Call(services, user, request), **places)
+                answer = _shown(view, Call(services, user, request), places)
             except errors.SlipwayError as error:
                 return _refusal(error)
             except Exception:
@@ -212,6 +238,27 @@ def endpoint(
         return handle
 
     return decorate
+
+
+def _shown(view: Callable[..., Any], call: Call, places: Mapping[str, Any]) -> Any:
+    """What the view answers. A page that is too large is made again with fewer rows: the next one then begins
+    after its last row, also in lists that leave out rows which the caller may not see."""
+    while True:
+        try:
+            return view(call, **places)
+        except PageTooLarge as page:
+            call = replace(call, max_rows=page.rows)
+
+
+def _bounded(response: Response) -> Response:
+    """The response, or an error for one that Lambda would refuse: it would say nothing at all."""
+    size = len(response.body)
+    if size * 12 > MAX_ANSWER_BYTES:  # a character becomes twelve bytes at most
+        size = encoded_bytes(response.to_dict())
+    if size <= MAX_ANSWER_BYTES:
+        return response
+    log.error("an answer of %d bytes was not sent", size)
+    return reply({"detail": "The answer is too large to be sent."}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _current_request(app: Chalice) -> Request:
@@ -260,15 +307,16 @@ def finish(request: Request, get_response: Callable[[Request], Response]) -> Res
     return response
 
 
-def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, Any]:
-    """Handles the messages of an SQS event, body and id, one by one; the answer names those that shall come
-    again."""
+def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Handles the messages of an SQS event, body and record, one by one; the answer names those that shall
+    come again."""
     failed = []
-    for record in event:
-        message_id = record.to_dict()["messageId"]
+    for message in event:
+        record = message.to_dict()
+        message_id = record["messageId"]
         with telemetry.work("message"):
             try:
-                handle(record.body, message_id)
+                handle(message.body, record)
             except Exception:
                 log.exception("message %s failed", message_id)
                 failed.append({"itemIdentifier": message_id})
@@ -276,20 +324,23 @@ def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, An
 
 
 def _refusal(error: errors.SlipwayError) -> Response:
-    """An error as the API's clients expect it."""
+    """An error as the API's clients expect it; those that are not the caller's are logged."""
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s: %s", type(error).__name__, error, exc_info=error)
     if isinstance(error, errors.Invalid):
-        return reply(error.reasons, HTTPStatus.BAD_REQUEST)
+        return reply(error.reasons, status)
     if isinstance(error, errors.NoLog):
-        return reply(str(error), HTTPStatus.NOT_FOUND)
-    status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+        return reply(str(error), status)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Token"
     if isinstance(error, errors.Throttled):
         headers["Retry-After"] = str(error.seconds)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    elif isinstance(error, errors.Conflict):
+        headers["Retry-After"] = "1"
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "5"
-        log.warning("%s", error, exc_info=error)
     return reply({"detail": str(error) or _DETAIL.get(status, status.phrase)}, status, headers)
 
 

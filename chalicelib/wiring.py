@@ -54,6 +54,12 @@ class AwsServices:
         return SqsBuildQueue(self.settings.dispatch_queue_url)
 
     @cached_property
+    def log_queue(self) -> BuildQueue:
+        from chalicelib.adapters.sqs import SqsBuildQueue
+
+        return SqsBuildQueue(self.settings.log_queue_url)
+
+    @cached_property
     def dead_letters(self) -> DeadLetters:
         from chalicelib.adapters.sqs import SqsDeadLetters
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -27,12 +27,12 @@ from chalicelib.domain.build import (
 )
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import Bookmarked, LogLine, Offer, Once, Opened
+from chalicelib.ports import Bookmarked, Fresh, Given, LogLine, Offer, Once, Opened
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
 
-class Died(Exception):
+class Died(BaseException):
     """The function was ended at this point, as Lambda ends one that takes too long."""
 
 
@@ -217,13 +217,21 @@ class FakeBuildStore:
         live.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
         return live[offset : offset + limit]
 
-    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
+    def due(self, now: datetime, limit: int) -> Sequence[Build]:
         waiting = [
             (build.look_at, key)
             for key, build in self.builds.items()
             if build.look_at and build.look_at <= now
         ]
-        return [key for _, key in sorted(waiting)][:limit]
+        return [self.builds[key] for _, key in sorted(waiting)][:limit]
+
+    def lease(self, build: Build, until: datetime) -> Build:
+        self._others_go_first()
+        stored = self.builds.get(build.key)
+        if stored is None or stored.look_at != build.look_at:
+            raise Conflict
+        self.builds[build.key] = replace(stored, look_at=until)
+        return replace(build, look_at=until)
 
     def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         return frozenset(key for key in keys if self.marks.get((user, key)))
@@ -286,6 +294,7 @@ class FakeAccounts:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.taken: dict[tuple[str, datetime], int] = {}
+        self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def user(self, name: str) -> User | None:
         return self.users.get(name)
@@ -293,17 +302,34 @@ class FakeAccounts:
     def token(self, sha256: str) -> Token | None:
         return self.tokens.get(sha256)
 
-    def add_user(self, user: User, token: Token) -> None:
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        return Fresh(self.users[name], ("user", name)) if name in self.users else None
+
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        return Fresh(self.tokens[sha256], ("token", sha256)) if sha256 in self.tokens else None
+
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        self._check(given)
         if user.name in self.users:
             raise AlreadyExists
         self.users[user.name] = user
         self.tokens[token.sha256] = token
 
-    def add_token(self, token: Token) -> None:
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        self._check(given)
         self.tokens[token.sha256] = token
 
-    def save_user(self, user: User) -> None:
+    def save_user(self, user: User, given: Given = ()) -> None:
+        self._check(given)
         self.users[user.name] = user
+
+    def _check(self, given: Given) -> None:
+        if self.before_write:
+            self.before_write.popleft()()
+        for fresh in given:
+            kind, name = fresh.row
+            if (self.fresh_user if kind == "user" else self.fresh_token)(name) != fresh:
+                raise Conflict
 
     def take(self, name: str, minute: datetime, requests: int) -> int:
         self.taken[name, minute] = self.taken.get((name, minute), 0) + requests
@@ -338,9 +364,12 @@ class FakeDeadLetters:
 class FakeKeptLogs:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}  # by build uuid
+        self.is_down = False
 
-    def keep(self, build: Build, text: str) -> None:
-        self.texts[build.uuid] = text
+    def keep(self, build: Build, text: IO[bytes]) -> None:
+        if self.is_down:
+            raise Unavailable("The storage did not answer; try again.")
+        self.texts[build.uuid] = text.read().decode()
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         if build.uuid not in self.texts:
@@ -426,6 +455,7 @@ class Run:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None
+    says_why: bool = False
     trouble: Trouble | None = None
 
     def observation(self) -> Observation:
@@ -438,20 +468,22 @@ class Run:
             outcome=self.outcome,
             ended_at=self.ended_at,
             reason=self.reason,
+            says_why=self.says_why,
             trouble=self.trouble,
         )
 
 
 class FakeExecutor:
-    """Runs nothing; a test moves its builds. Repeats of an attempt are known for `replay_seconds` only."""
+    """Runs nothing; a test moves its builds."""
 
-    replay_seconds = 240
+    replay_seconds = 150
+    forgets_after_seconds = 300  # an attempt submitted later is started anew
 
     def __init__(self, clock: Clock, sources: FakeSources, tells: bool = True) -> None:
         self._clock, self._sources, self.tells = clock, sources, tells
         self.runs: dict[str, Run] = {}
         self.stopped: list[str] = []
-        self.fail_next: deque[Exception] = deque()  # raised by `submit` instead of starting anything
+        self.fail_next: deque[BaseException] = deque()  # raised by `submit` instead of starting anything
         self.is_down = False  # to questions and stops
         self.dies_after_start = False  # `submit` starts the build, and nobody hears of it
         self.after_start: Callable[[], None] = lambda: None  # happens before `submit` returns
@@ -497,8 +529,8 @@ class FakeExecutor:
         """The build goes through these stages now."""
         run.steps += [Step(status, self._clock.now) for status in statuses]
 
-    def end(self, run: Run, outcome: Outcome, reason: str | None = None) -> None:
-        run.outcome, run.ended_at, run.reason = outcome, self._clock.now, reason
+    def end(self, run: Run, outcome: Outcome, reason: str | None = None, *, says_why: bool = False) -> None:
+        run.outcome, run.ended_at, run.reason, run.says_why = outcome, self._clock.now, reason, says_why
 
     def forget(self, run: Run) -> None:
         """The executor keeps no builds forever."""
@@ -507,7 +539,7 @@ class FakeExecutor:
     def _remembered(self, build: Build) -> Run | None:
         for run in self.runs.values():
             age = self._clock.now - run.started_at
-            if _attempt(run.build) == _attempt(build) and age < timedelta(seconds=self.replay_seconds):
+            if _attempt(run.build) == _attempt(build) and age < timedelta(seconds=self.forgets_after_seconds):
                 return run
         return None
 
@@ -519,6 +551,11 @@ class FakeExecutor:
 
 def _attempt(build: Build) -> tuple[str, int]:
     return build.uuid, build.attempt
+
+
+class FakeExecutors(dict[str, FakeExecutor]):
+    def __missing__(self, name: str) -> FakeExecutor:
+        raise Unavailable(f"Nothing runs on {name} here.")
 
 
 class FakeRegistry:
@@ -549,12 +586,13 @@ class FakeLogs:
     def __init__(self) -> None:
         self.logs: dict[str, list[LogLine]] = {}
         self.is_down = False
+        self.fails_after_lines: int | None = None
 
-    def lines(self, log: str) -> Sequence[LogLine]:
-        lines = self.tail(log, -1)
-        if not lines:
-            raise NoLog("File not found: the log is still empty.")
-        return lines
+    def lines(self, log: str) -> Iterator[LogLine]:
+        for count, line in enumerate(self.tail(log, -1)):
+            if count == self.fails_after_lines:
+                raise Unavailable("The log service did not answer; try again.")
+            yield line
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         if self.is_down:
@@ -581,12 +619,13 @@ class FakeServices:
         self.store = FakeBuildStore()
         self.accounts = FakeAccounts()
         self.queue = FakeBuildQueue()
+        self.log_queue = FakeBuildQueue()
         self.dead_letters = FakeDeadLetters()
         self.sources = FakeSources(self.clock)
         self.kept_logs = FakeKeptLogs()
         self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
         self.eks = FakeExecutor(self.clock, self.sources, tells=False)
-        self.executors = {CODEBUILD: self.executor, EKS: self.eks}
+        self.executors = FakeExecutors({CODEBUILD: self.executor, EKS: self.eks})
         self.registry = FakeRegistry()
         self.logs = FakeLogs()
 
@@ -600,6 +639,7 @@ class FakeServices:
                 vars(self.store),
                 vars(self.accounts),
                 self.queue.announced,
+                self.log_queue.announced,
                 self.dead_letters.letters,
                 (self.sources.archives, self.sources.staged, self.sources.offers),
                 self.kept_logs.texts,

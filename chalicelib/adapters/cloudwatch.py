@@ -25,11 +25,9 @@ class CloudWatchLogs:
         self._reported_group = reported_group
         self._logs: Any = client or boto3.client("logs")
 
-    def lines(self, log: str) -> Sequence[LogLine]:
-        lines = [line for page in self._pages(log) for line in page]
-        if not lines:
-            raise NoLog("File not found: the log is still empty.")
-        return lines
+    def lines(self, log: str) -> Iterator[LogLine]:
+        for page in self._pages(log):
+            yield from page
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         group, _, stream = log.partition(":")

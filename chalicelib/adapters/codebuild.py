@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.domain.build import Build, Source, Status, source_folder
@@ -90,7 +91,7 @@ class CodeBuildExecutor:
     """`Executor` on CodeBuild; a handle is a CodeBuild id (`project:uuid`)."""
 
     tells = True
-    replay_seconds = 240  # CodeBuild keeps idempotency tokens for 300
+    replay_seconds = 150  # CodeBuild keeps idempotency tokens for 300
 
     def __init__(
         self, project: str, bucket: str, buildkit_image: str, queue_minutes: int, build_minutes: int
@@ -98,6 +99,10 @@ class CodeBuildExecutor:
         self._project, self._bucket, self._buildkit_image = project, bucket, buildkit_image
         self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
         self._codebuild: Any = boto3.client("codebuild")
+        # The SDK must not repeat a start: after a first try whose answer got lost, "throttled" would not mean
+        # that nothing was started.
+        once = Config(retries={"total_max_attempts": 1})
+        self._starting: Any = boto3.client("codebuild", config=once)
 
     def submit(self, build: Build) -> str:
         request = start_build_request(
@@ -109,7 +114,7 @@ class CodeBuildExecutor:
             self._build_minutes,
         )
         try:
-            return str(self._codebuild.start_build(**request)["build"]["id"])
+            return str(self._starting.start_build(**request)["build"]["id"])
         except (ClientError, BotoCoreError) as exc:
             raise _translated(exc) from exc
 

@@ -31,12 +31,13 @@ Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -59,9 +60,11 @@ from chalicelib.domain.build import (
     Token,
     User,
 )
+from chalicelib.domain.lifecycle import bounded
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, Unavailable
-from chalicelib.ports import Bookmarked, Once, Opened
+from chalicelib.ports import Bookmarked, Fresh, Given, Once, Opened
 
+log = logging.getLogger(__name__)
 Known = TypeVar("Known", User, Token)
 Whole = TypeVar("Whole", Build, Project)
 NEAR = 200  # ids apart: bookmarks of such builds are read as one range
@@ -334,10 +337,29 @@ class DynamoBuildStore:
         project = self.project(*name.split("/"))
         return project is not None and project.code is not None and project.code.sha256 == code_sha256
 
-    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
+    def due(self, now: datetime, limit: int) -> Sequence[Build]:
         with _translated():
-            items = Item.by_active.query("1", Item.look_at <= _instant(now), limit=limit)
-            return [_key_of(item) for item in items]
+            found = list(Item.by_active.query("1", Item.look_at <= _instant(now), limit=limit))
+        stored = _get_all([(item.pk, item.sk) for item in found])
+        due = []
+        for item in (stored[pair] for each in found if (pair := (each.pk, each.sk)) in stored):
+            try:
+                build = _build(item)
+            except msgspec.MsgspecError:
+                log.exception(
+                    "The record of build %s cannot be read; it is left alone for a day.", _key_of(item)
+                )
+                with suppress(Conflict):
+                    _move(item.pk, item.sk, item.look_at, _instant(now + timedelta(days=1)))
+            else:
+                if build.look_at is not None and build.look_at <= now:
+                    due.append(build)
+        return due
+
+    def lease(self, build: Build, until: datetime) -> Build:
+        assert build.look_at is not None, "only a build that is due can be leased"
+        _move(*_build_key(build.key), _instant(build.look_at), _instant(until))
+        return replace(build, look_at=until)
 
     def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
         if not keys:
@@ -434,26 +456,30 @@ class DynamoAccounts:
         self._remembered: dict[tuple[str, str], tuple[float, Any]] = {}
 
     def user(self, name: str) -> User | None:
-        return self._recall(("U#" + name, "U"), User)
+        return self._recall(_user_key(name), User)
 
     def token(self, sha256: str) -> Token | None:
-        return self._recall(("T#" + sha256, "T"), Token)
+        return self._recall(_token_key(sha256), Token)
 
-    def add_user(self, user: User, token: Token) -> None:
-        with _transaction(refused=AlreadyExists) as write:
-            write.save(Item("U#" + user.name, "U", data=_encode(user)), Item.pk.does_not_exist())
-            write.save(Item("T#" + token.sha256, "T", data=_encode(token)))
-        self._remembered.clear()
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        return self._read(_user_key(name), User)
 
-    def add_token(self, token: Token) -> None:
-        with _translated():
-            Item("T#" + token.sha256, "T", data=_encode(token)).save()
-        self._remembered.clear()
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        return self._read(_token_key(sha256), Token)
 
-    def save_user(self, user: User) -> None:
-        with _translated():
-            Item("U#" + user.name, "U", data=_encode(user)).save()
-        self._remembered.clear()
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        try:
+            self._write([(_user_item(user), Item.pk.does_not_exist()), (_token_item(token), None)], given)
+        except Conflict as exc:
+            if _get(*_user_key(user.name)):
+                raise AlreadyExists from exc
+            raise
+
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        self._write([(_token_item(token), None)], given)
+
+    def save_user(self, user: User, given: Given = ()) -> None:
+        self._write([(_user_item(user), None)], given)
 
     def take(self, name: str, minute: datetime, requests: int) -> int:
         item = Item(f"R#{name}#{_instant(minute)}", "R")
@@ -462,17 +488,32 @@ class DynamoAccounts:
             item.update([Item.taken.add(requests), Item.ttl.set(expires_at)])
         return int(item.taken or 0)
 
+    def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given) -> None:
+        """All items, if their conditions hold and what is given is still stored as it was read."""
+        texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
+        with _transaction() as write:
+            for item, condition in items:
+                text = texts.pop((item.pk, item.sk), None)
+                write.save(item, condition if text is None else Item.data == text)
+            for key, text in texts.items():
+                write.condition_check(Item, *key, condition=Item.data == text)
+        self._remembered.clear()
+
     def _recall(self, key: tuple[str, str], kind: type[Known]) -> Known | None:
-        now = time.monotonic()
         until, remembered = self._remembered.get(key, (0.0, None))
-        if now < until:
+        if time.monotonic() < until:
             return cast("Known | None", remembered)
-        item = _get(*key)
-        known = msgspec.json.decode(item.data or "", type=kind) if item else None
+        fresh = self._read(key, kind)
+        return fresh.record if fresh else None
+
+    def _read(self, key: tuple[str, str], kind: type[Known]) -> Fresh[Known] | None:
+        item, until = _get(*key), time.monotonic() + self._remember_seconds
+        text = item.data or "" if item else ""
+        known = msgspec.json.decode(text, type=kind) if item else None
         if len(self._remembered) >= _KEPT:
             self._remembered.clear()
-        self._remembered[key] = (now + self._remember_seconds, known)
-        return known
+        self._remembered[key] = (until, known)
+        return Fresh(known, (*key, text)) if known else None
 
 
 # Keys
@@ -492,6 +533,14 @@ def _body_key(key: BuildKey) -> tuple[str, str]:
 
 def _name_key(key: BuildKey, name: str) -> tuple[str, str]:
     return f"N#{key.place}#{name}", "N"
+
+
+def _user_key(name: str) -> tuple[str, str]:
+    return f"U#{name}", "U"
+
+
+def _token_key(sha256: str) -> tuple[str, str]:
+    return f"T#{sha256}", "T"
 
 
 def _once_key(project: ProjectKey, once: str) -> tuple[str, str]:
@@ -546,7 +595,7 @@ def _columns(build: Build) -> dict[str, Any]:
     if build.archived_at is not None:
         listed = f"A#{build.user}" if build.deleted_at is None else None
     return {
-        "data": _encode(build, "history", "version"),
+        "data": _encode(build, "history", "version", "look_at"),
         "version": build.version,
         "history": msgspec.json.encode(build.history).decode(),
         "last": msgspec.json.encode(build.history[-1]).decode(),
@@ -582,8 +631,9 @@ def _build_item(build: Build) -> Item:
 
 
 def _change(build: Build) -> tuple[Build, list[Any], Condition]:
-    """The build with its next version, and the update that writes it if nobody was faster."""
-    new = replace(build, version=build.version + 1)
+    """The build with its next version, and the update that writes it if nobody was faster. A history that
+    an older version let grow is cut, or the item could exceed the 400 KB of DynamoDB."""
+    new = replace(build, version=build.version + 1, history=bounded(build.history))
     return new, _set(_columns(new)), Item.version == build.version
 
 
@@ -596,7 +646,8 @@ def _set(columns: Mapping[str, Any]) -> list[Any]:
 
 
 def _build(item: Item) -> Build:
-    return _decode(item.data, Build, history=item.history, version=item.version)
+    look_at = f'"{item.look_at}"' if item.active == "1" else "null"  # else it is the time of a purge
+    return _decode(item.data, Build, history=item.history, version=item.version, look_at=look_at)
 
 
 def _listed(item: Item) -> Build:
@@ -615,6 +666,14 @@ def _body(item: Item) -> BuildBody:
 def _project(item: Item) -> Project:
     counters = {"last_build_id": item.last_build_id, "live_builds": item.live_builds}
     return _decode(item.data, Project, **counters)
+
+
+def _user_item(user: User) -> Item:
+    return Item(*_user_key(user.name), data=_encode(user))
+
+
+def _token_item(token: Token) -> Item:
+    return Item(*_token_key(token.sha256), data=_encode(token))
 
 
 def _instant(at: datetime) -> str:
@@ -636,6 +695,12 @@ def _get(pk: str, sk: str) -> Item | None:
 def _get_all(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Item]:
     with _translated():
         return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
+
+
+def _move(pk: str, sk: str, look_at: str | None, until: str) -> None:
+    """Changes when an unfinished build is due, and nothing else of it. Raises Conflict."""
+    with _translated(refused=Conflict):
+        Item(pk, sk).update([Item.look_at.set(until)], (Item.active == "1") & (Item.look_at == look_at))
 
 
 def _refer(code_sha256: str, user: str) -> None:

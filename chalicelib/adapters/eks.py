@@ -11,11 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Sources
 from chalicelib.settings import BUILDKIT, EksSettings
 
+log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 _MANAGED = {"app.kubernetes.io/managed-by": "slipway"}
@@ -481,7 +483,7 @@ def _time(text: str) -> datetime:
 class EksExecutor:
     """`Executor` on a Kubernetes cluster; a handle is the name of a Job."""
 
-    replay_seconds = 240  # names make repeats safe for as long as the Job stays; stops wait no longer
+    replay_seconds = 150  # a Job's name makes repeats safe for longer, but a stop waits for so long
     tells = False  # no events: builds have to be watched
 
     def __init__(
@@ -513,15 +515,19 @@ class EksExecutor:
         )
         name: str = wanted["metadata"]["name"]
         status, job = self._api.call("POST", self._jobs, wanted)
-        if status == 409:
-            found = self._job(name)
+        if status >= 300:
+            refusal = _translated(status, job)
+            try:  # the call may have been repeated after an answer got lost: only the cluster knows
+                found = self._job(name)
+            except ExecutorRefused:  # as a cluster does that lets us do nothing
+                raise refusal from None
+            except SlipwayError as exc:
+                raise Unavailable("The cluster did not say whether the build's Job is there.") from exc
             if found is None:
-                raise Unavailable("The build's Job is just being removed.")
+                raise refusal
             job = found
-        elif status >= 300:
-            raise _translated(status, job)
         if _LINKED not in job["metadata"]["annotations"]:
-            self._furnish(job)
+            self._try_to_furnish(job)
         return name
 
     def find(self, build: Build) -> str | None:
@@ -538,10 +544,14 @@ class EksExecutor:
         seen = {}
         for handle in handles:
             job, pod = jobs.get(handle), pods.get(handle)
+            trouble = None
             if job and needs_links(job, pod, self._now()):
-                self._furnish(job)
+                trouble = self._try_to_furnish(job)
             if (observation := observation_of(job, pod, self._group)) is not None:
-                seen[handle] = observation
+                is_over = observation.outcome is not None
+                seen[handle] = (
+                    observation if is_over else replace(observation, trouble=trouble or observation.trouble)
+                )
         return seen
 
     def stop(self, handle: str) -> None:
@@ -570,6 +580,16 @@ class EksExecutor:
             if not (more := page["metadata"].get("continue")):
                 return
             query = {**query, "continue": more}
+
+    def _try_to_furnish(self, job: Json) -> Trouble | None:
+        """`_furnish`; what hinders it. The Job is there and waits for its Secrets: no error may say that the
+        attempt was not made, and the next observation tries again."""
+        try:
+            self._furnish(job)
+        except SlipwayError as error:
+            log.warning("Job %s has no Secrets yet: %s", job["metadata"]["name"], error)
+            return Trouble(Status.WARNING, f"The build waits for its source and login: {error}")
+        return None
 
     def _furnish(self, job: Json) -> None:
         """Makes or renews the Job's Secrets, then notes when on the Job."""

@@ -25,6 +25,7 @@ from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, Project, source_folder
 from chalicelib.errors import NoLog, NotFound, Unavailable
 from chalicelib.ports import Offer
+from chalicelib.settings import has_own_s3
 
 OFFER_SECONDS = 900
 LINK_SECONDS = 60
@@ -37,7 +38,7 @@ class S3Sources:
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4"))
+        self._s3 = _client()
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
         with _translated():
@@ -133,15 +134,12 @@ class S3KeptLogs:
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4"))
+        self._s3 = _client()
 
-    def keep(self, build: Build, text: str) -> None:
+    def keep(self, build: Build, text: IO[bytes]) -> None:
         with _translated():
-            self._s3.put_object(
-                Bucket=self._bucket,
-                Key=_log_key(build),
-                Body=text.encode(),
-                ContentType="text/plain; charset=utf-8",
+            self._s3.upload_fileobj(
+                text, self._bucket, _log_key(build), ExtraArgs={"ContentType": "text/plain; charset=utf-8"}
             )
 
     def read(self, build: Build, start: int, size: int) -> bytes:
@@ -156,6 +154,15 @@ class S3KeptLogs:
 
     def url(self, build: Build) -> str:
         return _presigned(self._s3, self._bucket, _log_key(build), "text/plain; charset=utf-8")
+
+
+def _client() -> Any:
+    """S3 of this region. Without options the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in
+    regions refuse and others redirect for hours after a bucket was made. In old regions it signs them with
+    version 2, which new buckets need not accept."""
+    style = "path" if has_own_s3() else "virtual"
+    s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
+    return boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
 
 
 def _presigned(s3: Any, bucket: str, key: str, content_type: str) -> str:

@@ -5,7 +5,9 @@ Everything that is late, repeated or out of order is answered here, from one tab
 
 from __future__ import annotations
 
+import json
 import uuid
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,13 +17,20 @@ from typing import Any
 from chalicelib.domain.build import DONE, Build, Status, StatusEntry
 from chalicelib.errors import Invalid
 
-MAX_HISTORY = 100  # keeps the record far below DynamoDB's 400 KB an item
+MAX_HISTORY = 100  # statuses
+MAX_HISTORY_BYTES = 32 * 1024  # as JSON: a record is read and written whole
 MAX_MESSAGE = 256  # the API's column; longer is refused from outside and cut inside
 MAX_TEXT_BYTES = 4096  # traceback, and details as JSON
 LAST_ENTRY_RESERVED = 1  # of the history, so that a build can always end
+# What the texts of all statuses may have together, as JSON; a status without its texts has less than 224.
+_ALL_TEXTS_BYTES = MAX_HISTORY_BYTES - MAX_HISTORY * 224
+# Of that, for the last status: the longest message (JSON has up to 6 bytes for a character) and a traceback.
+_LAST_TEXTS_BYTES = MAX_MESSAGE * 6 + MAX_TEXT_BYTES
+_CUT, _DETAILS_CUT = "… (cut)", {"cut": True}
 GRACE = timedelta(minutes=10)
 LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
+ZOMBIE = "BuildJob is in zombie state (no heartbeat was reported)."
 
 S = Status
 _ACTIVE = (S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN, *sorted(DONE))
@@ -109,6 +118,7 @@ def advance(
 ) -> Build:
     """The build with one more row of history. Raises Invalid when the table does not allow it.
 
+    Its texts are cut where the history would exceed `MAX_HISTORY_BYTES`.
     `at` is when it happened where the build runs (default: `now`); rows stay in the order of time.
     started_at is set by the first of building, scheduled, running and never overwritten, finished_at by
     the first final status; a build that never started takes its creation as start.
@@ -137,12 +147,44 @@ def advance(
         started_at = started_at or build.created_at
     return replace(
         build,
-        history=(*build.history, entry),
+        history=bounded((*build.history, entry)),
         updated_at=max(now, build.updated_at),
         started_at=started_at,
         finished_at=finished_at,
         look_at=_end_of(build, now) if status in DONE else build.look_at,
     )
+
+
+def bounded(history: tuple[StatusEntry, ...]) -> tuple[StatusEntry, ...]:
+    """A history of at most `MAX_HISTORY_BYTES` as JSON in UTF-8: the same one, or with texts cut from where
+    they are too many. All statuses stay; room for the texts of a final one is reserved."""
+    rows, left = [], _ALL_TEXTS_BYTES - _LAST_TEXTS_BYTES
+    for row in history:
+        if row.status in DONE:
+            left += _LAST_TEXTS_BYTES
+        message, left = _fitted(row.message, left)
+        traceback, left = _fitted(row.traceback, left)
+        details = row.details
+        if details is not None:
+            details = details if _json_bytes(details) <= left else _DETAILS_CUT
+            left = max(0, left - _json_bytes(details))
+        rows.append(replace(row, message=message, traceback=traceback, details=details))
+    return tuple(rows)
+
+
+def _fitted(text: str | None, room: int) -> tuple[str | None, int]:
+    """As much of a text as there is room for, and the room after it."""
+    if text is None:
+        return None, room
+    fitted = text
+    if _json_bytes(text) > room:
+        fitting = bisect_right(range(1, len(text)), room, key=lambda end: _json_bytes(text[:end] + _CUT))
+        fitted = text[:fitting] + _CUT
+    return fitted, max(0, room - _json_bytes(fitted))
+
+
+def _json_bytes(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 def _end_of(build: Build, now: datetime) -> datetime | None:
@@ -175,7 +217,7 @@ def request_stop(build: Build, now: datetime) -> Build | None:
     """
     if build.is_done:
         return None
-    if build.submitting_at is None or not build.is_managed:
+    if build.submitting_at is None:  # as always of builds that run elsewhere
         return advance(
             replace(build, stop_requested_at=now), Status.STOPPED, now, message=_why_stopped(build)
         )
@@ -223,7 +265,7 @@ def _reached(build: Build, is_noted: bool) -> int:
 def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
     """Trouble is told when it begins or changes its kind; its words may change with every look."""
     room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _KEPT_FOR_STEPS
-    if build.last_status is trouble.status or not may_follow(build.last_status, trouble.status) or not room:
+    if build.last_status is trouble.status or not room:
         return build
     return advance(build, trouble.status, now, message=trouble.message)
 
@@ -260,18 +302,19 @@ def _was_warned(build: Build) -> bool:
     return any(entry.status is Status.WARNING for entry in build.history)
 
 
-def overdue(build: Build, now: datetime, queue: timedelta, run: timedelta) -> str | None:
-    """Why a build should be given up by now, in words; None while it may go on. The executor has the same
-    limits and acts first; `GRACE` later nobody waits for it any longer."""
-    if build.is_done:
-        return None
-    if not build.is_managed:
-        is_silent = build.look_at is not None and build.look_at <= now
-        return "BuildJob is in zombie state (no heartbeat was reported)." if is_silent else None
-    if build.submitting_at is None:
-        late = now - build.created_at > queue + GRACE
+def overdue(
+    build: Build, now: datetime, queue: timedelta, run: timedelta, grace: timedelta = GRACE
+) -> str | None:
+    """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
+
+    The executor has the same limits and acts first; `grace` is what it gets to do so. A second attempt has
+    its own time to be started.
+    """
+    if build.handle is None:
+        faults = [entry.created_at for entry in build.history if entry.status is Status.WARNING]
+        late = now - (faults or [build.created_at])[-1] > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None
-    late = now - build.submitting_at > queue + run + GRACE
+    late = now - (build.submitting_at or build.created_at) > queue + run + grace
     return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None
 
 

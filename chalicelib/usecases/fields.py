@@ -9,6 +9,8 @@ from typing import Any
 
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build
 from chalicelib.domain.spec import (
+    MAX_DEPTH,
+    MAX_NODES,
     Spec,
     checked_tags,
     has_control_characters,
@@ -19,6 +21,7 @@ from chalicelib.domain.spec import (
 from chalicelib.errors import Invalid
 
 MAX_TEXT = 4_096  # characters of a description or readme
+MAX_YAML_BYTES = 64 * 1024  # of a specification
 # Words of the API's own paths and of Polyaxon's things: as names of builds and projects they would mislead.
 _THINGS = ("user", "superuser", "admin", "project", "job", "experiment", "group", "notebook", "tensorboard")
 _WORDS = ("version", "token", "bookmark", "archive", "cluster", "node", "catalog", "repo", "setting", "log")
@@ -113,26 +116,48 @@ def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
 
 
 def _document(text: str) -> object:
-    """What a text of JSON or YAML says. Raises Invalid."""
+    """What a text of JSON or YAML says. Raises Invalid. YAML is bounded before and while it is read: PyYAML
+    takes seconds for some 100 KB, and copies what a merge key names."""
     try:
         return json.loads(text)
     except RecursionError as exc:
         raise Invalid(["The specification is nested too deeply."]) from exc
     except ValueError:
         pass  # most likely YAML
+    if len(text.encode()) > MAX_YAML_BYTES:
+        raise Invalid([f"A specification in YAML can have {MAX_YAML_BYTES} bytes; send larger ones as JSON."])
     import yaml  # loaded only here: the published command line sends JSON
 
     class PlainLoader(yaml.SafeLoader):
-        """YAML without dates: a value that looks like one is text."""
+        """YAML of bounded size, without merge keys and dates: a value that looks like a date is text."""
 
         yaml_implicit_resolvers = {  # noqa: RUF012
             first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
             for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
+        nodes = depth = 0  # aliases count as nodes
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            self.nodes += 1
+            self.depth += 1
+            if self.nodes > MAX_NODES:
+                raise Invalid(["The specification is too large."])
+            if self.depth > MAX_DEPTH:
+                raise Invalid(["The specification is nested too deeply."])
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise Invalid(
+                    ["The specification has a merge key (`<<`): write out the fields it stands for."]
+                )
+            super().flatten_mapping(node)
 
     try:
         return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as exc:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
         # PyYAML lets through what its constructors trip over, such as the KeyError of `!!bool x`.
         where = getattr(exc, "problem_mark", None)
         place = f" near line {where.line + 1}" if where else ""

@@ -24,6 +24,7 @@ ENVIRONMENT = {  # enough to be loaded and to answer whoever has no token
     "SLIPWAY_API_PREFIX": "/v1",
     "SLIPWAY_TABLE": "slipway",
     "SLIPWAY_DISPATCH_QUEUE_URL": "http://127.0.0.1:9/1/dispatch",
+    "SLIPWAY_LOG_QUEUE_URL": "http://127.0.0.1:9/1/logs",
     "SLIPWAY_DEAD_LETTER_QUEUE_URL": "http://127.0.0.1:9/1/dead",
     "SLIPWAY_CODEBUILD_PROJECT": "builds",
     "SLIPWAY_BUCKET": "bucket",

@@ -146,6 +146,7 @@ def environment(url: str) -> dict[str, str]:
         "AWS_ENDPOINT_URL": url,
         "SLIPWAY_TABLE": "slipway",
         "SLIPWAY_DISPATCH_QUEUE_URL": f"{url}/000000000000/dispatch",
+        "SLIPWAY_LOG_QUEUE_URL": f"{url}/000000000000/logs",
         "SLIPWAY_DEAD_LETTER_QUEUE_URL": f"{url}/000000000000/dead",
         "SLIPWAY_CODEBUILD_PROJECT": "builds",
         "SLIPWAY_BUCKET": "bucket",

@@ -20,6 +20,7 @@ _OF_OUTPUT = {
     "Table": "SLIPWAY_TABLE",
     "Bucket": "SLIPWAY_BUCKET",
     "DispatchQueueUrl": "SLIPWAY_DISPATCH_QUEUE_URL",
+    "LogQueueUrl": "SLIPWAY_LOG_QUEUE_URL",
     "RequestsDeadQueueUrl": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
     "BuildProject": "SLIPWAY_CODEBUILD_PROJECT",
     "Registry": "SLIPWAY_REGISTRY",

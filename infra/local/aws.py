@@ -116,6 +116,7 @@ class Queues:
     """URLs of the queues."""
 
     dispatch: str
+    logs: str
     requests: str
     dead_requests: str
 
@@ -130,8 +131,9 @@ def create_resources(table: str, bucket: str) -> Queues:
     boto3.client("s3").create_bucket(Bucket=bucket)
     boto3.client("logs").create_log_group(logGroupName="/slipway/reported")
     dispatch, _ = _queue("slipway-dispatch")
+    logs, _ = _queue("slipway-logs")
     requests, dead_requests = _queue("slipway-requests")
-    return Queues(dispatch, requests, dead_requests)
+    return Queues(dispatch, logs, requests, dead_requests)
 
 
 def _queue(name: str) -> tuple[str, str]:

@@ -93,6 +93,7 @@ def stack(
             _environment(
                 {
                     "SLIPWAY_DISPATCH_QUEUE_URL": queues.dispatch,
+                    "SLIPWAY_LOG_QUEUE_URL": queues.logs,
                     "SLIPWAY_DEAD_LETTER_QUEUE_URL": queues.dead_requests,
                     "SLIPWAY_AUTOMATION_USER": AUTOMATION_USER,
                 }
@@ -109,7 +110,7 @@ def stack(
         root = accounts.ensure_superuser(services, "root", token=root_token)
         accounts.ensure_superuser(services, AUTOMATION_USER)
 
-        sources = {"dispatch": queues.dispatch, "on_request": queues.requests}
+        sources = {"dispatch": queues.dispatch, "keep_log": queues.logs, "on_request": queues.requests}
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
         triggers = Triggers(app, sources, schedules)
         codebuild = CodeBuild(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
+from chalicelib.adapters import dynamodb
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import (
     MAX_DOCKERFILE_BYTES,
@@ -20,7 +25,7 @@ from chalicelib.domain.build import (
     Source,
     Status,
 )
-from chalicelib.errors import AlreadyExists, Conflict, NotFound
+from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from chalicelib.ports import BuildStore, Once
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project
 from tests.fakes import FakeBuildStore
@@ -151,6 +156,16 @@ def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing
     assert body == make_body()
     assert read_project(store).live_builds == 1
     assert add(store, "taken").name == "taken", "the name was not used up"
+
+
+def test_a_number_is_never_given_twice_though_its_first_build_was_purged(store: BuildStore) -> None:
+    store.add_project(make_project())
+    before = read_project(store)
+    store.purge(store.add(before, make_build(number=1), make_body(), None))
+
+    with pytest.raises(Conflict):
+        store.add(before, make_build(number=1), make_body(), None)
+    assert (read_project(store).last_build_id, store.get(KEY)) == (1, None)
 
 
 def test_a_build_of_no_project_is_a_conflict(store: BuildStore) -> None:
@@ -420,19 +435,65 @@ def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: BuildSt
     for look_at in (after(3), after(1), None, after(2), after(4)):
         add(store, look_at=look_at)
 
-    assert [key.id for key in store.due(after(3), 10)] == [2, 4, 1]
-    assert [key.id for key in store.due(after(3), 2)] == [2, 4]
+    assert [build.key.id for build in store.due(after(3), 10)] == [2, 4, 1]
+    assert [build.key.id for build in store.due(after(3), 2)] == [2, 4]
     assert store.due(NOW, 10) == []
 
 
 def test_a_build_is_due_until_nothing_can_happen_any_more(store: BuildStore) -> None:
     build = add(store, look_at=after(1))
     build = store.archive(replace(build, archived_at=after(1)))
-    assert store.due(after(1), 10) == [KEY], "an archived build may still have to be stopped"
+    assert store.due(after(1), 10) == [build], "an archived build may still have to be stopped"
 
     store.save(lifecycle.advance(build, Status.STOPPED, after(1)))
 
     assert store.due(after(1), 10) == []
+
+
+def test_a_lease_moves_the_next_look_and_nothing_else(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+
+    leased = store.lease(build, after(60))
+
+    assert leased == replace(build, look_at=after(60)) == store.get(KEY)
+    assert store.due(after(59), 10) == []
+    assert store.save(build).version == build.version + 1, "the version is as it was"
+
+
+def test_one_of_two_leases_of_the_same_look_is_refused(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+    store.lease(build, after(60))
+
+    with pytest.raises(Conflict):
+        store.lease(build, after(61))
+
+    assert store.due(after(60), 10) == [replace(build, look_at=after(60))]
+
+
+def test_a_build_that_nobody_has_to_look_at_cannot_be_leased(store: BuildStore) -> None:
+    build = add(store, look_at=after(1))
+    store.save(replace(build, look_at=None, deleted_at=after(1), archived_at=after(1)))
+
+    with pytest.raises(Conflict):
+        store.lease(build, after(60))
+
+    stored = store.get(KEY)
+    assert stored is not None
+    assert stored.look_at is None
+    assert store.doomed(NOW, 10) == [KEY]
+
+
+def test_a_deleted_build_is_due_while_it_may_still_run_and_doomed_only_then(store: BuildStore) -> None:
+    """Else nothing would stop what it computes."""
+    build = add(store, look_at=after(1))
+    build = store.archive(replace(build, archived_at=after(2), deleted_at=after(2)))
+    assert (store.due(after(1), 10), store.doomed(after(9), 10)) == ([build], [])
+
+    build = store.save(replace(build, look_at=after(3)))
+    assert (store.due(after(3), 10), store.doomed(after(9), 10)) == ([build], [])
+
+    store.save(replace(build, look_at=None))
+    assert (store.due(after(9), 10), store.doomed(after(9), 10)) == ([], [KEY])
 
 
 # Bookmarks
@@ -467,6 +528,9 @@ def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: BuildStore) -> N
     assert store.unbookmark("ada", key) is True
     assert store.unbookmark("ada", key) is True
     assert store.bookmarks("ada", [key]) == frozenset()
+    opened = store.open(key, "ada")
+    assert opened is not None
+    assert not opened.bookmarked
 
 
 def test_bookmarks_are_listed_latest_first(store: BuildStore) -> None:
@@ -534,7 +598,16 @@ def test_what_is_doomed_is_deleted_or_archived_long_enough(store: BuildStore) ->
     store.save_project(replace(other, archived_at=after(2), deleted_at=after(2)))
 
     assert set(store.doomed(after(50), 10)) == {long.key, deleted.key, other.key}
-    assert len(store.doomed(after(50), 2)) == 2
+    for limit in (1, 2):
+        assert len(store.doomed(after(50), limit)) == limit
+
+
+def test_no_more_is_doomed_than_asked_for(store: BuildStore) -> None:
+    for deleted_at in (after(1), None, after(1), None):
+        build = add(store, look_at=None)
+        store.archive(replace(build, archived_at=after(1), deleted_at=deleted_at))
+
+    assert [len(store.doomed(after(50), limit)) for limit in (1, 2, 3, 4, 5)] == [1, 2, 3, 4, 4]
 
 
 def test_a_purged_build_leaves_nothing(store: BuildStore) -> None:
@@ -605,3 +678,138 @@ def test_what_is_done_once_is_remembered_until_it_expires(store: BuildStore) -> 
     assert store.made_once(project.key, "k", after(60)) is None
     store.add(read_project(store), again, make_body(), None, Once("k", after(60), after(120)))
     assert store.made_once(project.key, "k", after(60)) == again.key
+
+
+# What only DynamoDB has: rows that nobody shows, and requests whose effect no emulator has
+
+
+@pytest.fixture
+def dynamo(dynamodb_table: None) -> BuildStore:
+    from chalicelib.adapters.dynamodb import DynamoBuildStore
+
+    return DynamoBuildStore()
+
+
+def requests() -> list[tuple[str, dict[str, Any]]]:
+    """Each that follows, as operation and parameters."""
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    def note(params: dict[str, Any], model: Any, **_: Any) -> None:
+        made.append((model.name, params))
+
+    dynamodb.client().meta.events.register("provide-client-params.dynamodb", note)
+    return made
+
+
+def test_no_row_stays_of_what_was_purged(dynamo: BuildStore) -> None:
+    build = add(dynamo, "it")
+    for user in ("ada", "bob"):
+        dynamo.bookmark(user, build.key, NOW)
+        dynamo.bookmark(user, build.key.place, NOW)
+    dynamo.unbookmark("bob", build.key)
+    dynamo.save_dockerfile(build.key, "FROM a\n")
+    assert len(list(dynamodb.Item.scan())) == 12
+
+    dynamo.purge(dynamo.rename(build, "other"))
+    dynamo.purge(read_project(dynamo))
+
+    assert [(row.pk, row.sk) for row in dynamodb.Item.scan()] == []
+
+
+def test_rows_that_are_needed_for_a_time_say_when_they_may_go(dynamo: BuildStore) -> None:
+    dynamo.add_project(make_project())
+    dynamo.add(read_project(dynamo), make_build(), make_body(), None, Once("k", NOW, after(60)))
+    dynamodb.DynamoAccounts(0).take("ada", NOW, 1)
+
+    ttls = {row.pk[:2]: row.ttl for row in dynamodb.Item.scan() if row.ttl is not None}
+    assert ttls == {"I#": after(60).timestamp(), "R#": after(3_600).timestamp()}
+
+
+def test_what_is_decided_on_is_read_as_it_was_written_last(dynamo: BuildStore) -> None:
+    """Else a handler would act on a build that another has changed; only lists may lag."""
+    build = add(dynamo, source=Source(code_sha256="ab"))
+    made = requests()
+    dynamo.project("ada", "vision")
+    dynamo.get(KEY)
+    dynamo.body(KEY)
+    dynamo.open(KEY, "ada")
+    dynamo.made_once(build.key.place, "k", NOW)
+    dynamo.builds_of(build.key.place, 10)
+    dynamo.is_referenced("ab")
+    dynamodb.DynamoAccounts(0).token("ab")
+    dynamo.purge(build)
+
+    reads = [(name, params) for name, params in made if name in ("GetItem", "BatchGetItem", "Query")]
+    assert len(reads) == 10
+    for name, params in reads:
+        (asked,) = params["RequestItems"].values() if name == "BatchGetItem" else (params,)
+        assert asked.get("ConsistentRead") is True, (name, params)
+
+
+def test_each_transaction_has_a_token_of_its_own(dynamo: BuildStore) -> None:
+    """With it the SDK's repetition of a write that was done, and whose answer got lost, is no conflict."""
+    made = requests()
+    build = add(dynamo, "it")
+    build = dynamo.rename(build, "other")
+    build = dynamo.archive(replace(build, archived_at=NOW))
+    dynamo.restore(replace(build, archived_at=None))
+    dynamo.bookmark("bob", KEY, NOW)
+
+    tokens = [params["ClientRequestToken"] for name, params in made if name == "TransactWriteItems"]
+    assert len(set(tokens)) == len(tokens) == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("ConditionalCheckFailed", Conflict),
+        ("TransactionConflict", Conflict),
+        ("ThrottlingError", Unavailable),
+        ("ProvisionedThroughputExceeded", Unavailable),
+    ],
+)
+def test_a_cancelled_transaction_is_a_conflict_if_another_write_was_the_reason(
+    dynamo: BuildStore, code: str, error: type[Exception]
+) -> None:
+    build = add(dynamo)
+    reasons = [{"Code": "None"}, {"Code": code, "Message": "why"}]
+    refuse("TransactWriteItems", "TransactionCanceledException", CancellationReasons=reasons)
+
+    with pytest.raises(error):
+        dynamo.archive(replace(build, archived_at=NOW))
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("ConditionalCheckFailedException", Conflict),
+        ("TransactionConflictException", Conflict),
+        ("ResourceNotFoundException", Unavailable),
+    ],
+)
+def test_a_refused_write_is_a_conflict_if_another_write_was_the_reason(
+    dynamo: BuildStore, code: str, error: type[Exception]
+) -> None:
+    build = add(dynamo)
+    refuse("UpdateItem", code)
+
+    with pytest.raises(error):
+        dynamo.save(build)
+
+
+def refuse(operation: str, code: str, **more: Any) -> None:
+    """DynamoDB answers with this error, as its documentation shows it."""
+    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": f"[{more}]", **more}
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        headers = {"Content-Type": "application/x-amz-json-1.0"}
+        return AWSResponse(request.url, 400, headers, Raw(json.dumps(body).encode()))
+
+    dynamodb.client().meta.events.register(f"before-send.dynamodb.{operation}", answer)
+
+
+class Raw(io.BytesIO):
+    """The body of an HTTP answer."""
+
+    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+        yield self.read()

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,10 +21,11 @@ from chalicelib.adapters.kubernetes import TRIES, KubernetesApi, bearer_token
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
+from chalicelib.usecases import builds, execution, upkeep
 from infra.local.kubernetes import FakeKubernetes
 from tests.adapters.clusters import eks_executor, kubernetes
-from tests.factories import make_claimed
-from tests.fakes import Clock, FakeSources
+from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
+from tests.fakes import Clock, FakeServices, FakeSources
 
 BUILD = make_claimed()
 JOB = adapter.job_name(BUILD)
@@ -93,6 +94,87 @@ def test_secrets_that_a_dead_submitter_did_not_make_are_made_by_whoever_looks(
     assert len(fake.objects["secrets"]) == 2
 
 
+@pytest.mark.parametrize("refusal", [(403, "exceeded quota: secrets"), (429, "wait"), (403, "no"), (500, "")])
+def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
+    refusal: tuple[int, str],
+) -> None:
+    """For 75 minutes no Secret can be made: one Job, one attempt, and a warning that says why it waits."""
+    cluster = Cluster()
+    services = FakeServices(replace(SETTINGS, eks=EksSettings("lab"), backend="eks"))
+    services.executors["eks"] = EksExecutor(  # type: ignore[assignment]
+        cluster,
+        EksSettings("lab"),
+        services.sources,
+        lambda image: "{}",
+        insecure=False,
+        queue_minutes=60,
+        build_minutes=60,
+        now=services.now,
+    )
+    services.store.add_project(make_project())
+    spec = {"config": {"build": {"image": "python:3"}, "version": 1, "kind": "build"}}
+    key = builds.create(services, make_user(), "ada", "vision", spec).build.key
+
+    cluster.refusal_of_secrets = refusal
+    for _ in range(75):
+        execution.attend(services, key)
+        upkeep.reconcile(services)
+        services.clock.forward(minutes=1)
+    assert list(cluster.jobs) == [adapter.job_name(services.store.builds[key])]
+    assert services.store.builds[key].attempt == 1
+    assert services.store.builds[key].history[-1].status == "warning"
+
+    cluster.refusal_of_secrets = None
+    upkeep.reconcile(services)
+    assert len(cluster.secrets) == 2
+
+
+class Cluster:
+    """Answers for Jobs and Secrets alone."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.secrets: list[str] = []
+        self.refusal_of_secrets: tuple[int, str] | None = None
+        self.refuses_after_making = False
+
+    def call(
+        self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        kind, name = path.split("/slipway-builds/")[1].partition("/")[::2]
+        if kind == "secrets":
+            if self.refusal_of_secrets is not None:
+                return self.refusal_of_secrets[0], {"message": self.refusal_of_secrets[1]}
+            self.secrets.append(body["metadata"]["name"])
+            return 201, body
+        if method == "POST":
+            given = {"uid": "1", "creationTimestamp": "2024-03-01T12:00:00Z"}
+            made = {**body, "metadata": {**body["metadata"], **given}}
+            self.jobs[body["metadata"]["name"]] = made
+            return (429, {"message": "wait"}) if self.refuses_after_making else (201, made)
+        if method == "GET" and not name:
+            items = list(self.jobs.values()) if kind == "jobs" else []
+            return 200, {"items": items, "metadata": {}}
+        return (200, self.jobs[name]) if name in self.jobs else (404, {})
+
+
+def test_a_refusal_that_comes_after_the_job_was_made_does_not_say_that_there_is_none() -> None:
+    """The client repeats a call whose answer got lost; what it hears then is about the repetition."""
+    cluster = Cluster()
+    cluster.refuses_after_making = True
+    executor = EksExecutor(
+        cluster,
+        EksSettings("lab"),
+        FakeSources(Clock()),
+        lambda image: "{}",
+        insecure=False,
+        queue_minutes=60,
+        build_minutes=60,
+        now=lambda: NOW,
+    )
+    assert executor.submit(BUILD) == JOB
+
+
 def test_a_token_that_expired_is_replaced(fake: FakeKubernetes, executor: EksExecutor) -> None:
     executor.submit(BUILD)
     fake.answer_next(401)
@@ -147,7 +229,9 @@ def test_what_a_cluster_says_for_longer_is_told(
 
 def test_a_full_quota_means_wait() -> None:
     class Full:
-        def call(self, *_: Any, **__: Any) -> tuple[int, dict[str, Any]]:
+        def call(self, method: str, *_: Any, **__: Any) -> tuple[int, dict[str, Any]]:
+            if method == "GET":
+                return 404, {}
             return 403, {"message": 'jobs.batch "x" is forbidden: exceeded quota: builds, used: 2000'}
 
     executor = EksExecutor(

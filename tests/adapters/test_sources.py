@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
+import botocore
 import pytest
 import urllib3
 
@@ -146,8 +150,8 @@ def test_a_kept_log_is_read_by_bytes(kept_logs: KeptLogs) -> None:
     build = make_build()
     with pytest.raises(NoLog):
         kept_logs.read(build, 0, 10)
-    kept_logs.keep(build, "older")
-    kept_logs.keep(build, "naïve")
+    kept_logs.keep(build, io.BytesIO(b"older"))
+    kept_logs.keep(build, io.BytesIO("naïve".encode()))
     assert kept_logs.read(build, 0, 100) == "naïve".encode()
     assert kept_logs.read(build, 1, 2) == b"a\xc3"
     assert kept_logs.url(build)
@@ -158,8 +162,73 @@ def test_links_work_without_credentials(on_aws: None) -> None:
     boto3.client("s3").create_bucket(Bucket=bucket)
     sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
     sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
-    logs.keep(make_build(), "a line\n")
+    logs.keep(make_build(), io.BytesIO(b"a line\n"))
 
     answer = urllib3.request("GET", logs.url(make_build()))
     assert (answer.data, answer.headers["Content-Type"]) == (b"a line\n", "text/plain; charset=utf-8")
     assert urllib3.request("GET", sources.url("ab")).data == b"packed"
+
+
+# Links, in every region of AWS
+
+BOTOCORE_DATA = Path(botocore.__file__).with_name("data")  # `infra.aws.package` keeps both files
+
+
+def regions() -> dict[str, str]:
+    """All that the packaged data of botocore name, each with the suffix of its hosts."""
+    partitions = json.loads((BOTOCORE_DATA / "partitions.json").read_text())["partitions"]
+    suffixes = {
+        region: partition["outputs"]["dnsSuffix"]
+        for partition in partitions
+        for region in partition["regions"]
+        if not region.endswith("-global")  # of services that have no region
+    }
+    endpoints = json.loads((BOTOCORE_DATA / "endpoints.json").read_text())["partitions"]
+    return suffixes | {
+        region: partition["dnsSuffix"] for partition in endpoints for region in partition["regions"]
+    }
+
+
+def signed_links(bucket: str) -> list[str]:
+    """One of every kind."""
+    sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
+    return [
+        sources.url("ab"),
+        *sources.links(make_build().uuid, ["Dockerfile", "code.tar.gz"]).values(),
+        logs.url(make_build()),
+    ]
+
+
+def test_links_and_forms_are_for_the_host_of_the_region_and_signed_by_version_4(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    assert {"us-east-1", "me-south-1", "us-gov-west-1", "cn-north-1"} <= regions().keys()
+
+    for region, suffix in regions().items():
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        host = f"a-bucket.s3.{region}.{suffix}"
+        for link in map(urlsplit, signed_links("a-bucket")):
+            query = parse_qs(link.query)
+            assert (link.scheme, link.netloc) == ("https", host)
+            assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+            assert query["X-Amz-Credential"][0].split("/")[2:] == [region, "s3", "aws4_request"]
+        offer = S3Sources("a-bucket").offer(make_project(), 1_000, NOW)
+        assert offer.url == f"https://{host}/"
+        assert offer.fields["x-amz-algorithm"] == "AWS4-HMAC-SHA256"
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("host", ["127.0.0.1:4566", "localhost:4566"])
+def test_storage_elsewhere_has_its_buckets_in_the_path(
+    on_aws: None, monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+) -> None:
+    """A host like `a-bucket.localhost` need not exist."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(variable, f"http://{host}")
+
+    assert all(link.startswith(f"http://{host}/a-bucket/") for link in signed_links("a-bucket"))
+    assert S3Sources("a-bucket").offer(make_project(), 1_000, NOW).url == f"http://{host}/a-bucket"

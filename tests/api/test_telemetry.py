@@ -118,7 +118,10 @@ def test_conflicts_overdue_builds_and_cleanups_are_counted(api: Api, lines: Line
     assert metrics(lines())["GivenUp"] == 1
 
     services.clock.forward(minutes=6)
-    call("reconcile", "schedule")  # keeps the log
+    call("reconcile", "schedule")
+    call("keep_log", "keep_log")
+    services.clock.forward(minutes=6)
+    call("keep_log", "keep_log")
     api.ok("DELETE", "/ada/vision/builds/1")
     call("clean_up", "schedule")
     assert metrics(lines())["BuildsPurged"] == 1

@@ -67,3 +67,25 @@ def test_a_cleanup_returns_its_counts(api: Api) -> None:
     api.ok("POST", "/ada/vision/builds", {"is_managed": False})
     api.ok("DELETE", "/ada/vision/builds/1")
     assert call("clean_up", "schedule") == {"builds": 1, "projects": 0, "uploads": 0}
+
+
+def test_the_last_try_to_keep_a_log_is_known_by_its_count(api: Api, build: Any) -> None:
+    """Lambda gives a message that failed again, and counts."""
+    call("dispatch", "dispatch")
+    services = api.services
+    services.executor.end(services.executor.run_of(KEY), Outcome.FAILED)
+    services.clock.forward(minutes=6)
+    call("reconcile", "schedule")
+    services.clock.forward(minutes=6)
+    services.logs.write(f"logs:{services.executor.run_of(KEY).handle}", "one")
+    services.logs.fails_after_lines = 0
+    recorded = json.loads((EVENTS / "keep_log.json").read_text())
+    answers = []
+    for count in (1, 2, 3):
+        recorded["Records"][0]["attributes"]["ApproximateReceiveCount"] = str(count)
+        answers.append(app.handler_map["keep_log"](recorded, LambdaContext("keep_log", 256, 60_000)))
+
+    again = {"batchItemFailures": [{"itemIdentifier": recorded["Records"][0]["messageId"]}]}
+    assert answers == [again, again, {"batchItemFailures": []}]
+    (text,) = services.kept_logs.texts.values()
+    assert text.startswith("… cut here")

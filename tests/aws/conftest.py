@@ -29,7 +29,15 @@ from infra.local import aws
 from infra.local.codebuild import CodeBuild
 from tests.aws import stack
 
-FUNCTIONS = ("api_handler", "dispatch", "on_request", "on_codebuild_event", "reconcile", "clean_up")
+FUNCTIONS = (
+    "api_handler",
+    "dispatch",
+    "keep_log",
+    "on_request",
+    "on_codebuild_event",
+    "reconcile",
+    "clean_up",
+)
 HERE, ELSEWHERE = sorted(MACHINES, key=lambda name: MACHINES[name] != platform.machine())
 
 

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 ROLES = dict(
     zip(
         FUNCTIONS,
-        ("ApiHandler", "Dispatch", "OnRequest", "OnCodebuildEvent", "Reconcile", "CleanUp"),
+        ("ApiHandler", "Dispatch", "KeepLog", "OnRequest", "OnCodebuildEvent", "Reconcile", "CleanUp"),
         strict=True,
     )
 )
@@ -86,8 +86,7 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
         case "dynamodb", "TransactWriteItems":
             for item in params["TransactItems"]:
                 for kind, each in item.items():
-                    action = kind if kind == "ConditionCheck" else f"{kind}Item"
-                    yield f"dynamodb:{action}", f"arn:aws:dynamodb:{here}:table/{each['TableName']}"
+                    yield f"dynamodb:{kind}Item", f"arn:aws:dynamodb:{here}:table/{each['TableName']}"
         case "dynamodb", "BatchGetItem":
             for table in params["RequestItems"]:
                 yield "dynamodb:BatchGetItem", f"arn:aws:dynamodb:{here}:table/{table}"
@@ -309,6 +308,13 @@ class Story:
         services.store.save(replace(self.deployed.build(number), look_at=due, **changes))
         self.call("reconcile", recorded("schedule"))
 
+    def keep(self, number: int) -> None:
+        """The schedule sends a build that has ended, and its log is kept."""
+        self.tick(number)
+        event = recorded("keep_log")
+        event["Records"][0]["body"] = f"ada/vision/{number}"
+        assert self.call("keep_log", event) == {"batchItemFailures": []}
+
     def ring(self, number: int) -> None:
         """CodeBuild tells that a build has ended, once it has."""
         handle = self.deployed.build(number).handle
@@ -359,7 +365,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     dispatch(1)
     story.ring(1)
     api("GET", f"{all_builds}/1/logs")
-    tick(1)  # keeps the log
+    story.keep(1)
     api("GET", f"{all_builds}/1/logs")
     api("GET", f"{all_builds}/1/logs/stream")
     api("GET", f"{all_builds}/1")
@@ -387,7 +393,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", f"{all_builds}/2/logs")
     api("POST", f"{all_builds}/2/_heartbeat")
     api("POST", f"{all_builds}/2/_reconcile", {"status": "succeeded"})
-    tick(2)  # keeps the reported log
+    story.keep(2)  # what was reported
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once
@@ -489,4 +495,5 @@ def run_on_eks(calls: Calls, deployed: Deployed, aws: Services, cluster: FakeKub
         running(cluster, handle, phase="Failed", **container(**ended(1)))
         look(number)
         assert deployed.build(number).last_status is Status.FAILED
+    story.keep(first)
     story.api("GET", f"/ada/vision/builds/{first}/logs", None, 404)

@@ -96,6 +96,14 @@ def test_a_default_backend_that_is_not_there_is_refused_at_deployment(packaged: 
     assert assertion["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "EksCluster"}, ""]}]}
 
 
+def test_browsers_may_follow_links_and_send_the_form_of_an_upload(written: Any) -> None:
+    """Of any page: what counts is the signature, and a redirected request has the origin `null`."""
+    (rule,) = written["Resources"]["Bucket"]["Properties"]["CorsConfiguration"]["CorsRules"]
+    assert rule["AllowedOrigins"] == rule["AllowedHeaders"] == ["*"]
+    assert set(rule["AllowedMethods"]) == {"GET", "POST"}
+    assert {"Content-Disposition", "Content-Range", "ETag"} <= set(rule["ExposedHeaders"])
+
+
 def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> None:
     table, bucket = written["Resources"]["Table"], written["Resources"]["Bucket"]
     assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "Retain"
@@ -118,7 +126,11 @@ def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) ->
     functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
         "lambda_functions"
     ]
-    for queue, function in (("DispatchQueue", "dispatch"), ("RequestsQueue", "on_request")):
+    for queue, function in (
+        ("DispatchQueue", "dispatch"),
+        ("LogQueue", "keep_log"),
+        ("RequestsQueue", "on_request"),
+    ):
         properties = written["Resources"][queue]["Properties"]
         assert properties["VisibilityTimeout"] >= 6 * functions[function]["lambda_timeout"]
         assert properties["RedrivePolicy"]["maxReceiveCount"] == 5
@@ -246,7 +258,11 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
     for refusal in refusals.values():  # none repeats what was sent
         assert json.loads(refusal["responseTemplates"]["application/json"]).keys() == {"detail"}
         assert "$" not in json.dumps(refusal)
-    for name in ("DispatchDispatchSqsEventSource", "OnRequestOnRequestSqsEventSource"):
+    for name in (
+        "DispatchDispatchSqsEventSource",
+        "KeepLogKeepLogSqsEventSource",
+        "OnRequestOnRequestSqsEventSource",
+    ):
         assert resources[name]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     for resource in resources.values():
         if resource["Type"] == "AWS::Lambda::Function":

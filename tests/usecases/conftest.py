@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from chalicelib.domain.build import BuildKey
-from chalicelib.usecases import builds
+from chalicelib.usecases import builds, logs, upkeep
 from tests.factories import SPEC, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -22,6 +22,13 @@ def create(services: FakeServices) -> Create:
         return created.build.key
 
     return create
+
+
+def tick(services: FakeServices) -> None:
+    """The schedule's function, and the function that keeps the logs it found."""
+    upkeep.reconcile(services)
+    for key in services.log_queue.take():
+        logs.keep(services, key)
 
 
 NESTED = {

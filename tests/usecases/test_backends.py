@@ -203,4 +203,25 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
 
     services.clock.forward(minutes=130)
     upkeep.reconcile(services)
+    assert services.store.builds[silent].last_status == "scheduled", "it may still answer"
+
+    services.clock.forward(minutes=60)
+    upkeep.reconcile(services)
     assert services.store.builds[silent].last_status == "failed"
+
+
+def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_and_end() -> None:
+    services = serving()
+    orphan, other = create(services, "eks"), create(services, "codebuild")
+    execution.attend(services, orphan)
+    services.settings = replace(services.settings, eks=None)
+    del services.executors["eks"]
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+    assert services.store.builds[other].last_status == "scheduled"
+    assert not services.store.builds[orphan].is_done
+
+    services.clock.forward(minutes=200)
+    upkeep.reconcile(services)
+
+    assert services.store.builds[orphan].last_status == "failed"

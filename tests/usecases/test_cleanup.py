@@ -15,7 +15,7 @@ from chalicelib.usecases import builds, code, execution, projects, upkeep
 from chalicelib.usecases.cleanup import Cleaned, cleanup
 from tests.factories import make_archive, make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, tick
 
 ADA = make_user()
 
@@ -39,6 +39,21 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     assert list(services.store.builds) == list(services.store.bodies) == [kept]
     assert (services.store.marks, services.store.names) == ({}, {})
     assert cleanup(services) == Cleaned()
+
+
+def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(
+    services: FakeServices, create: Create
+) -> None:
+    keys = [create() for _ in range(3)]
+    for key in keys:
+        archive(services, key)
+    services.clock.forward(days=8)
+    first = services.store.builds[keys[0]]
+    services.store.before_write.append(lambda: services.store.save(first))
+
+    assert cleanup(services) == Cleaned(builds=2)
+    assert list(services.store.builds) == keys[:1]
+    assert cleanup(services) == Cleaned(builds=1)
 
 
 def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
@@ -148,7 +163,7 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
         execution.attend(services, key)
     assert cleanup(services).projects == 0  # its log is being kept
     services.clock.forward(minutes=5)
-    upkeep.reconcile(services)
+    tick(services)
     cleanup(services)
     assert (services.store.places, services.store.builds) == ({}, {})
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 
+from chalicelib.adapters.codebuild import CodeBuildExecutor
+from chalicelib.adapters.eks import EksExecutor
+from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
+from chalicelib.ports import Executor
 from chalicelib.usecases import builds, execution
 from tests.factories import DIGEST, make_user
 from tests.fakes import Died, FakeServices
@@ -76,7 +85,7 @@ def test_two_handlers_at_once_start_one_build(services: FakeServices, create: Cr
     assert stored(services, key).handle == services.executor.run_of(key).handle
 
 
-@pytest.mark.parametrize("later_seconds", [1, 239, 241, 3_600], ids=str)
+@pytest.mark.parametrize("later_seconds", [1, 149, 151, 3_600], ids=str)
 def test_a_handler_that_dies_after_the_start_leaves_one_build(
     services: FakeServices, create: Create, later_seconds: int
 ) -> None:
@@ -107,8 +116,30 @@ def test_a_handler_that_dies_before_the_start_is_continued(
     execution.attend(services, key)
 
     assert len(services.executor.runs) == 1
+    # Only a new claim, a conditional write, keeps two late handlers apart.
+    build = stored(services, key)
+    claimed_again = later_seconds >= services.executor.replay_seconds
+    assert build.attempt == (2 if claimed_again else 1)
+    assert build.submitting_at == (services.now() if claimed_again else build.created_at)
     run_to_the_end(services, key)
     assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_build_that_runs_elsewhere_is_never_started(services: FakeServices, create: Create) -> None:
+    key = create(is_managed=False)
+    execution.attend(services, key)
+    assert services.executor.runs == {}
+    assert stored(services, key).attempt == 0
+
+
+def test_a_build_whose_project_is_gone_is_stopped_and_never_started(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.store.purge(services.store.places["ada", "vision"])
+    execution.attend(services, key)
+    assert services.executor.runs == {}
+    assert stored(services, key).last_status is Status.STOPPED
 
 
 def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServices, create: Create) -> None:
@@ -133,11 +164,113 @@ def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeService
 
     build = stored(services, key)
     assert (build.last_status, build.submitting_at, build.handle) == (Status.CREATED, None, None)
-    assert build.look_at is not None
-    assert build.look_at > services.now()
+    assert build.look_at == services.now() + timedelta(seconds=30)
 
     execution.attend(services, key)
     assert len(services.executor.runs) == 1
+
+
+# Another handler repeats a start whose answer it does not know
+
+
+def started_unheard(services: FakeServices, create: Create) -> BuildKey:
+    """The executor has started the build; the handler that asked for it died before it could note that."""
+    key = create()
+    services.executor.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    return key
+
+
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch"), Unavailable("no")], ids=repr)
+def test_what_is_answered_to_a_repeated_start_does_not_give_the_claim_away(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    key = started_unheard(services, create)
+    services.clock.forward(seconds=10)
+    services.executor.fail_next.append(answer)
+    with suppress(Unavailable):
+        execution.attend(services, key)
+
+    for _ in range(3):  # later handlers, some of them after the executor forgot the attempt
+        services.clock.forward(seconds=150)
+        execution.attend(services, key)
+    run_to_the_end(services, key)
+
+    assert len(services.executor.runs) == 1
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_first_start_that_is_told_to_wait_gives_no_claim_away_that_another_repeats(
+    services: FakeServices, create: Create
+) -> None:
+    """Two messages side by side: the second handler starts the claimed attempt, the first is told to wait."""
+    key = create()
+
+    def another_starts_it() -> None:
+        services.executor.fail_next.clear()
+        execution.attend(services, key)
+        services.executor.fail_next.append(Busy("wait"))
+
+    submit = services.executor.submit
+
+    def slow_submit(build: Build) -> str:
+        services.executor.submit = submit  # type: ignore[method-assign]
+        another_starts_it()
+        return submit(build)
+
+    services.executor.submit = slow_submit  # type: ignore[method-assign]
+    execution.attend(services, key)
+
+    run_to_the_end(services, key)
+    assert len(services.executor.runs) == 1
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
+def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    key = started_unheard(services, create)
+    services.executor.fail_next.append(answer)
+    execution.attend(services, key)
+
+    stop(services, key)
+    execution.attend(services, key)
+
+    assert services.executor.run_of(key).outcome is Outcome.STOPPED
+    assert stored(services, key).last_status is Status.STOPPED
+
+
+def test_the_age_of_a_claim_is_checked_directly_before_the_start(
+    services: FakeServices, create: Create
+) -> None:
+    key = started_unheard(services, create)
+    services.clock.forward(seconds=services.executor.replay_seconds - 1)
+    stage = services.sources.stage
+
+    def slow_stage(build: Build, dockerfile: str | None) -> None:
+        stage(build, dockerfile)
+        services.clock.forward(seconds=services.executor.forgets_after_seconds)
+
+    services.sources.stage = slow_stage  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="in time"):
+        execution.attend(services, key)
+    execution.attend(services, key)
+
+    assert len(services.executor.runs) == 1
+    assert stored(services, key).handle == services.executor.run_of(key).handle
+
+
+@pytest.mark.parametrize("executor", [CodeBuildExecutor, EksExecutor])
+def test_a_repeated_start_ends_before_the_executor_forgets_the_attempt(executor: type[Executor]) -> None:
+    """CodeBuild keeps an idempotency token for five minutes."""
+    config = json.loads(Path(".chalice/config.json").read_text())
+    functions = config["stages"]["aws"]["lambda_functions"]
+    longest = max(
+        functions[name]["lambda_timeout"] for name in ("dispatch", "reconcile", "on_codebuild_event")
+    )
+    assert executor.replay_seconds + longest < 300
 
 
 def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, create: Create) -> None:
@@ -202,6 +335,41 @@ def test_a_failure_without_a_readable_log_has_the_executors_words(
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "BUILD: exit status 1"
+
+
+def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.executor.run_of(key)
+    services.logs.write(f"logs:{run.handle}", "ERROR: something else")
+    services.executor.end(run, Outcome.FAILED, "The build needed more memory.", says_why=True)
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    assert stored(services, key).history[-1].message == "The build needed more memory."
+
+
+@pytest.mark.parametrize("happens", ["another attempt", "the end"])
+def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
+    services: FakeServices, create: Create, happens: str
+) -> None:
+    key = create()
+    after: list[Build] = []
+
+    def meanwhile() -> None:
+        services.executor.after_start = lambda: None
+        run = services.executor.run_of(key)
+        services.executor.end(run, Outcome.FAULT if happens == "another attempt" else Outcome.FAILED)
+        execution.observe(services, CODEBUILD, [run.handle])
+        if happens == "another attempt":
+            services.store.save(lifecycle.claim(stored(services, key), services.now()))
+        after.append(stored(services, key))
+
+    services.executor.after_start = meanwhile
+    execution.attend(services, key)
+
+    assert stored(services, key).history == after[0].history
+    assert stored(services, key).attempt == after[0].attempt
+    assert stored(services, key).handle in (None, after[0].handle)
 
 
 def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> None:
@@ -286,6 +454,10 @@ def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
     stop(services, key)
 
     execution.attend(services, key)
+    build = stored(services, key)
+    if not was_started:  # whoever claimed it may start it yet
+        assert (build.last_status, build.submitting_at) == (Status.CREATED, services.now())
+        assert build.look_at == services.now() + timedelta(seconds=services.executor.replay_seconds)
     services.clock.forward(seconds=services.executor.replay_seconds)
     execution.attend(services, key)
 

@@ -8,10 +8,10 @@ import pytest
 
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.errors import Invalid
-from chalicelib.usecases import builds, logs, reports, upkeep
+from chalicelib.usecases import builds, logs, reports
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, tick
 
 ADA = make_user()
 
@@ -76,14 +76,14 @@ def test_silence_for_half_an_hour_is_the_end_in_every_state(
     if status:
         reports.report_status(services, ADA, elsewhere, {"status": status})
     services.clock.forward(minutes=29)
-    upkeep.reconcile(services)
+    tick(services)
     reports.heartbeat(services, ADA, elsewhere)
     services.clock.forward(minutes=29)
-    upkeep.reconcile(services)
+    tick(services)
     assert not stored(services, elsewhere).is_done
 
     services.clock.forward(minutes=2)
-    upkeep.reconcile(services)
+    tick(services)
     last = stored(services, elsewhere).history[-1]
     assert (last.status, last.message) == (
         Status.FAILED,
@@ -103,17 +103,17 @@ def test_its_log_is_kept_after_its_end(services: FakeServices, elsewhere: BuildK
     reports.report_status(services, ADA, elsewhere, {"status": "failed"})
     for _ in range(3):
         services.clock.forward(minutes=1)
-        upkeep.reconcile(services)
+        tick(services)
     assert list(services.kept_logs.texts) == [stored(services, elsewhere).uuid]
 
 
 def test_lines_after_its_end_are_kept_as_well(services: FakeServices, elsewhere: BuildKey) -> None:
     reports.report_status(services, ADA, elsewhere, {"status": "failed"})
-    upkeep.reconcile(services)
+    tick(services)
     reports.report_lines(services, ADA, elsewhere, "late")
     for _ in range(4):
         services.clock.forward(minutes=1)
-        upkeep.reconcile(services)
+        tick(services)
     (text,) = services.kept_logs.texts.values()
     assert text.endswith(" UTC -- late\n")
 
@@ -123,7 +123,7 @@ def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: Build
     reports.report_status(services, ADA, elsewhere, {"status": "failed"})
     for _ in range(3):
         services.clock.forward(minutes=1)
-        upkeep.reconcile(services)
+        tick(services)
     before = logs.read(services, ADA, elsewhere)
     with pytest.raises(Invalid, match="takes no more lines"):
         reports.report_lines(services, ADA, elsewhere, "too late")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from chalicelib.domain.build import Build, BuildKey, Status
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Unavailable
-from chalicelib.usecases import execution, upkeep
-from tests.fakes import FakeServices
+from chalicelib.usecases import builds, execution, upkeep
+from tests.factories import make_user
+from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create
 
 
@@ -17,7 +23,6 @@ def stored(services: FakeServices, key: BuildKey) -> Build:
 
 
 def test_a_build_whose_message_got_lost_is_started(services: FakeServices, create: Create) -> None:
-    services.queue.is_down = False
     key = create()
     services.queue.take()
 
@@ -123,3 +128,158 @@ def test_one_tick_is_bounded_and_the_next_continues(services: FakeServices, crea
     assert upkeep.reconcile(services) == upkeep.MAX_BUILDS
     assert upkeep.reconcile(services) == 1
     assert {stored(services, key).last_status for key in keys} == {Status.SCHEDULED}
+
+
+# A tick that ends half way
+
+
+class OutOfMemory(BaseException):
+    """Lambda ends the function: nothing in it can catch that."""
+
+
+@pytest.mark.parametrize("state", ["not started", "running", "stopping", "ended"])
+def test_a_build_that_ends_every_tick_keeps_no_other_waiting(
+    services: FakeServices, create: Create, state: str
+) -> None:
+    deadly, other = create(), create()
+    if state != "not started":
+        execution.attend(services, deadly)
+    if state == "stopping":
+        builds.stop(services, make_user(), deadly)
+    if state == "ended":
+        services.executor.end(services.executor.run_of(deadly), Outcome.FAILED, "no", says_why=True)
+        execution.observe(services, CODEBUILD, [services.executor.run_of(deadly).handle])
+    services.queue.take()
+    dies_for(services, deadly)
+
+    deaths = 0
+    for _ in range(5):
+        services.clock.forward(minutes=6)
+        try:
+            upkeep.reconcile(services)
+        except OutOfMemory:
+            deaths += 1
+
+    assert deaths > 0
+    assert stored(services, other).last_status is Status.SCHEDULED
+
+
+def dies_for(services: FakeServices, deadly: BuildKey) -> None:
+    """Whatever is done for this build ends the function, except for its lease."""
+    build = stored(services, deadly)
+    words = (build.uuid, str(deadly), repr(deadly), build.handle or build.uuid)
+
+    def deadly_for(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **more: Any) -> Any:
+            about = repr((args, more))
+            if any(word in about for word in words):
+                raise OutOfMemory
+            return call(*args, **more)
+
+        return called
+
+    for port, names in {
+        services.store: ("get", "save", "body"),
+        services.executor: ("submit", "find", "observe", "stop"),
+        services.log_queue: ("announce",),
+        services.logs: ("lines", "tail"),
+    }.items():
+        for name in names:
+            setattr(port, name, deadly_for(getattr(port, name)))
+
+
+@pytest.mark.parametrize("trouble", [Unavailable("no"), ValueError("a bug"), MemoryError()], ids=repr)
+def test_any_exception_of_one_build_stays_with_it(
+    services: FakeServices, create: Create, trouble: Exception
+) -> None:
+    troubled, other = create(), create()
+    services.executor.fail_next.append(trouble)
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+
+    assert stored(services, troubled).last_status is Status.CREATED
+    assert stored(services, other).last_status is Status.SCHEDULED
+
+
+def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
+    services: FakeServices, create: Create
+) -> None:
+    keys = [create() for _ in range(3)]
+    for key in keys:
+        execution.attend(services, key)
+    odd = services.executor.run_of(keys[1])
+    odd.observation = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    for key in (keys[0], keys[2]):
+        services.executor.end(services.executor.run_of(key), Outcome.FAILED, "no", says_why=True)
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+
+    assert [stored(services, key).last_status for key in keys] == ["failed", "scheduled", "failed"]
+
+
+def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(
+    services: FakeServices, create: Create
+) -> None:
+    """More of them than one tick looks at, and a build behind them."""
+    for _ in range(upkeep.MAX_BUILDS):
+        create()
+    services.clock.forward(seconds=1)
+    last = create()
+    services.executor.fail_next.extend([Unavailable("no")] * upkeep.MAX_BUILDS)
+    services.clock.forward(minutes=6)
+
+    upkeep.reconcile(services)
+    upkeep.reconcile(services)
+
+    assert stored(services, last).last_status is Status.SCHEDULED
+
+
+def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServices, create: Create) -> None:
+    """Its last event and all ticks were lost, as on a machine that slept."""
+    key = create()
+    execution.attend(services, key)
+    services.registry.push(stored(services, key).image)
+    services.executor.end(services.executor.run_of(key), Outcome.SUCCEEDED)
+    services.clock.forward(minutes=300)
+
+    upkeep.reconcile(services)
+
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.executor.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.registry.push(stored(services, key).image)
+    services.executor.end(services.executor.run_of(key), Outcome.SUCCEEDED)
+    services.clock.forward(minutes=300)
+
+    upkeep.reconcile(services)
+
+    assert stored(services, key).last_status is Status.SUCCEEDED
+    assert len(services.executor.runs) == 1
+
+
+def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Create) -> None:
+    for key in [create() for _ in range(upkeep.MAX_BUILDS)]:
+        execution.attend(services, key)
+    services.clock.forward(minutes=6)
+    calls: list[str] = []
+    for name in ("get", "project", "save", "due", "lease", "body", "open"):
+        setattr(services.store, name, counted(calls, name, getattr(services.store, name)))
+
+    upkeep.reconcile(services)
+
+    assert len(calls) == 1 + upkeep.MAX_BUILDS + 1  # due, the leases, and the one project
+
+
+def counted(calls: list[str], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, **more: Any) -> Any:
+        calls.append(name)
+        return call(*args, **more)
+
+    return called

@@ -79,7 +79,7 @@ OUTSIDE = {
     "chalicelib.schemas": {"msgspec"},
     "chalicelib.openapi": {"msgspec"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},
-    "chalicelib.usecases": {"yaml"},
+    "chalicelib.domain.document": {"yaml"},
 }
 
 

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from chalicelib.domain.build import Build, Source, Status
+from chalicelib.domain.environment import Placement
 from chalicelib.domain.failure import failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
-from chalicelib.domain.placement import Placement
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Sources
 from chalicelib.settings import BUILDKIT, EksSettings

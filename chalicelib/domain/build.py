@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.domain.placement import Placement
+from chalicelib.domain.environment import Placement
 
 # A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
 MAX_TEXTS_BYTES = 300_000

@@ -15,7 +15,7 @@ from chalicelib.ports import (
     BuildStore,
     DeadLetters,
     Executor,
-    KeptLogs,
+    LogArchive,
     Logs,
     Registry,
     Services,
@@ -66,10 +66,10 @@ class AwsServices:
         return SqsDeadLetters(self.settings.dead_letter_queue_url)
 
     @cached_property
-    def kept_logs(self) -> KeptLogs:
-        from chalicelib.adapters.s3 import S3KeptLogs
+    def log_archive(self) -> LogArchive:
+        from chalicelib.adapters.s3 import S3LogArchive
 
-        return S3KeptLogs(self.settings.bucket)
+        return S3LogArchive(self.settings.bucket)
 
     @cached_property
     def sources(self) -> Sources:

@@ -67,7 +67,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         if seen.attempt == build.attempt:
             if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
                 digest = services.registry.digest(build.image)
-            elif seen.outcome is Outcome.FAILED and not seen.says_why:
+            elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
         return new and told(build, services.store.save(new))
@@ -112,7 +112,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
 def next_look(services: Services, build: Build) -> datetime:
     """When a schedule must look at a running build again: soon where its executor sends no events."""
     settings = services.settings
-    is_watched = build.executor in settings.executors and not services.executors[build.executor].tells
+    is_watched = build.executor in settings.executors and not services.executors[build.executor].emits_events
     seconds = settings.watch_every_seconds if is_watched else settings.look_again_seconds
     return services.now() + timedelta(seconds=seconds)
 
@@ -128,7 +128,7 @@ def _asked_once_more(services: Services, build: Build) -> Build | None:
     executor = services.executors[build.executor]
     handle = build.handle
     if handle is None and build.submitting_at is not None:
-        handle = executor.find(build)
+        handle = executor.find_handle(build)
         if handle is not None:
             _note(services, build, handle)
     if handle is not None:
@@ -171,7 +171,7 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
         # This write makes the claimer's own decisions about a failed start conflict.
         leased = services.store.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
         return _start(services, leased, is_repeat=True)
-    if handle := executor.find(build):
+    if handle := executor.find_handle(build):
         return _note(services, build, handle)
     if is_wanted:
         return _start(services, _claimed(services, build), is_repeat=False)
@@ -224,7 +224,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         return services.store.save(waiting)
     except ExecutorRefused as refusal:
         if is_repeat:
-            found = executor.find(build)
+            found = executor.find_handle(build)
             return _note(services, build, found) if found else _wait_for_replay(services, build)
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
         return told(build, services.store.save(failed))
@@ -246,7 +246,7 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
         return saved
 
     build = until_written(write)
-    if is_new and not services.executors[claimed.executor].tells:
+    if is_new and not services.executors[claimed.executor].emits_events:
         for seconds in UNTIL_WATCHED_SECONDS:
             services.queue.announce(claimed.key, after_seconds=seconds)
     return build

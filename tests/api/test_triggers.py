@@ -87,5 +87,5 @@ def test_the_last_try_to_keep_a_log_is_known_by_its_count(api: Api, build: Any) 
 
     again = {"batchItemFailures": [{"itemIdentifier": recorded["Records"][0]["messageId"]}]}
     assert answers == [again, again, {"batchItemFailures": []}]
-    (text,) = services.kept_logs.texts.values()
+    (text,) = services.log_archive.texts.values()
     assert text.startswith("… cut here")

@@ -342,7 +342,7 @@ def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServi
     execution.attend(services, key)
     run = services.executor.run_of(key)
     services.logs.write(f"logs:{run.handle}", "ERROR: something else")
-    services.executor.end(run, Outcome.FAILED, "The build needed more memory.", says_why=True)
+    services.executor.end(run, Outcome.FAILED, "The build needed more memory.", has_own_reason=True)
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "The build needed more memory."

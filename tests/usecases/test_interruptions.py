@@ -46,7 +46,7 @@ def dying(services: FakeServices, calls: int) -> Any:
         left[0] -= 1
 
     mortal = Mortal(services, lambda: None)
-    for name in ("store", "queue", "sources", "registry", "logs", "kept_logs"):
+    for name in ("store", "queue", "sources", "registry", "logs", "log_archive"):
         vars(mortal)[name] = Mortal(getattr(services, name), count)
     vars(mortal)["executors"] = {name: Mortal(each, count) for name, each in services.executors.items()}
     return mortal

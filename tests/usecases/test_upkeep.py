@@ -147,7 +147,7 @@ def test_a_build_that_ends_every_tick_keeps_no_other_waiting(
     if state == "stopping":
         builds.stop(services, make_user(), deadly)
     if state == "ended":
-        services.executor.end(services.executor.run_of(deadly), Outcome.FAILED, "no", says_why=True)
+        services.executor.end(services.executor.run_of(deadly), Outcome.FAILED, "no", has_own_reason=True)
         execution.observe(services, CODEBUILD, [services.executor.run_of(deadly).handle])
     services.queue.take()
     dies_for(services, deadly)
@@ -210,7 +210,7 @@ def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
     odd = services.executor.run_of(keys[1])
     odd.observation = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     for key in (keys[0], keys[2]):
-        services.executor.end(services.executor.run_of(key), Outcome.FAILED, "no", says_why=True)
+        services.executor.end(services.executor.run_of(key), Outcome.FAILED, "no", has_own_reason=True)
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 

@@ -362,15 +362,14 @@ class Services(Protocol):
     @property
     def log_archive(self) -> LogArchive: ...
     @property
-    def executors(self) -> Mapping[str, Executor]:
-        """By the name that `Build.executor` has; one the deployment does not offer (any more) raises
-        Unavailable."""
-        ...
-
-    @property
     def registry(self) -> Registry: ...
     @property
     def logs(self) -> Logs: ...
+    def executor(self, name: str) -> Executor:
+        """By the name that `Build.executor` has. Raises Unavailable for one that this deployment does not
+        offer, or no longer."""
+        ...
+
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""
         ...

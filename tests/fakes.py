@@ -560,11 +560,6 @@ def _attempt(build: Build) -> tuple[str, int]:
     return build.uuid, build.attempt
 
 
-class FakeExecutors(dict[str, FakeExecutor]):
-    def __missing__(self, name: str) -> FakeExecutor:
-        raise Unavailable(f"Nothing runs on {name} here.")
-
-
 class FakeRegistry:
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
@@ -630,11 +625,16 @@ class FakeServices:
         self.dead_letters = FakeDeadLetters()
         self.sources = FakeSources(self.clock)
         self.log_archive = FakeLogArchive()
-        self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
+        self.codebuild = FakeExecutor(self.clock, self.sources)
         self.eks = FakeExecutor(self.clock, self.sources, emits_events=False)
-        self.executors = FakeExecutors({CODEBUILD: self.executor, EKS: self.eks})
+        self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
         self.logs = FakeLogs()
+
+    def executor(self, name: str) -> FakeExecutor:
+        if name not in self.executors:
+            raise Unavailable(f"Nothing runs on {name} here.")
+        return self.executors[name]
 
     def now(self) -> datetime:
         return self.clock.now
@@ -650,7 +650,7 @@ class FakeServices:
                 self.dead_letters.letters,
                 (self.sources.archives, self.sources.staged, self.sources.offers),
                 self.log_archive.texts,
-                self.executor.runs,
+                self.codebuild.runs,
                 self.eks.runs,
                 self.registry.images,
                 self.registry.prepared,

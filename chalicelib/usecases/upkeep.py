@@ -75,7 +75,7 @@ def _looked_after(services: Services, build: Build, is_hidden: Callable[[Project
         execution.attend(services, build.key)  # which stops it
     else:
         if build.stop_requested_at is not None:
-            services.executors[build.executor].stop(build.handle)
+            services.executor(build.executor).stop(build.handle)
         return False
     return True
 

@@ -29,9 +29,9 @@ ADA = make_user()
 def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
     """The build has failed with this log."""
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.write(f"logs:{run.handle}", *texts, at=services.now())
-    services.executor.end(run, Outcome.FAILED, "no")
+    services.codebuild.end(run, Outcome.FAILED, "no")
     execution.observe(services, CODEBUILD, [run.handle])
     return stored(services, key)
 

@@ -18,7 +18,7 @@ from chalicelib.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class BuildView:
     """A build with all that one request about it needs."""
 
     build: Build
@@ -34,7 +34,7 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
+class IdempotencyKey:
     """Something asked for under a key of the caller's is done once, however often it is asked for until
     `expires_at`."""
 
@@ -43,7 +43,7 @@ class Once:
     expires_at: datetime
 
 
-Bookmarked = TypeVar("Bookmarked", BuildKey, ProjectKey)
+Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
 
 class BuildStore(Protocol):
@@ -68,7 +68,7 @@ class BuildStore(Protocol):
         build: Build,
         body: BuildBody,
         wanted_name: str | None,
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> Build:
         """Stores a new build whole or not at all, as `project.last_build_id + 1`.
 
@@ -77,13 +77,13 @@ class BuildStore(Protocol):
         used already.
         """
 
-    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
         """The build that was added under this key, as long as that is remembered."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
 
-    def open(self, key: BuildKey, viewer: str) -> Opened | None:
+    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
         """The build with its texts, its project and whether `viewer` bookmarked it, in one call;
         archived or not. None when build or project is missing."""
 
@@ -139,13 +139,13 @@ class BuildStore(Protocol):
         """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
         is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
 
-    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
+    def bookmarks(self, user: str, keys: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
         """Those of `keys` (builds of one project, or projects of one owner) that `user` bookmarked."""
 
-    def bookmark(self, user: str, key: Bookmarked, now: datetime) -> None:
+    def bookmark(self, user: str, key: Bookmarkable, now: datetime) -> None:
         """Idempotent."""
 
-    def unbookmark(self, user: str, key: Bookmarked) -> bool:
+    def unbookmark(self, user: str, key: Bookmarkable) -> bool:
         """False when it was never bookmarked. Idempotent otherwise."""
 
     def bookmarked_builds(
@@ -202,7 +202,7 @@ class Accounts(Protocol):
     def save_user(self, user: User, given: Given = ()) -> None:
         """Replaces the user. Raises Conflict."""
 
-    def take(self, name: str, minute: datetime, requests: int) -> int:
+    def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         """Counts `requests` of a user in a minute, at once for all processes, and returns how many there are
         with these."""
 
@@ -244,7 +244,7 @@ class Sources(Protocol):
     def open(self, sha256: str) -> IO[bytes]:
         """A kept archive, at its start. Raises NotFound."""
 
-    def find(self, commit: str) -> str | None:
+    def find_archive(self, commit: str) -> str | None:
         """The hash of the kept archive that `commit`, the beginning of it, stands for."""
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
@@ -272,10 +272,10 @@ class Sources(Protocol):
         """Forgets an archive. Idempotent."""
 
 
-class KeptLogs(Protocol):
+class LogArchive(Protocol):
     """Logs of builds that have ended, as texts."""
 
-    def keep(self, build: Build, text: IO[bytes]) -> None:
+    def store(self, build: Build, text: IO[bytes]) -> None:
         """Replaces the build's log by this UTF-8 text, which is read once, from where it stands."""
 
     def read(self, build: Build, start: int, size: int) -> bytes:
@@ -302,10 +302,10 @@ class Executor(Protocol):
         (120 s) it is shorter than the executor remembers an attempt."""
 
     @property
-    def tells(self) -> bool:
+    def emits_events(self) -> bool:
         """Whether events tell of changes; else builds have to be watched."""
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         """The handle of the build's current attempt when it was started since `build.submitting_at`."""
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
@@ -360,17 +360,16 @@ class Services(Protocol):
     @property
     def sources(self) -> Sources: ...
     @property
-    def kept_logs(self) -> KeptLogs: ...
-    @property
-    def executors(self) -> Mapping[str, Executor]:
-        """By the name that `Build.executor` has; one the deployment does not offer (any more) raises
-        Unavailable."""
-        ...
-
+    def log_archive(self) -> LogArchive: ...
     @property
     def registry(self) -> Registry: ...
     @property
     def logs(self) -> Logs: ...
+    def executor(self, name: str) -> Executor:
+        """By the name that `Build.executor` has. Raises Unavailable for one that this deployment does not
+        offer, or no longer."""
+        ...
+
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""
         ...

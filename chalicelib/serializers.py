@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from chalicelib import schemas
 from chalicelib.domain.build import Build, Project, StatusEntry, User
 from chalicelib.errors import NotFound
-from chalicelib.ports import Offer, Opened
+from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
@@ -19,7 +19,7 @@ def build_summary(build: Build, bookmarked: bool) -> schemas.Build:
     return schemas.Build(**_summary(build, bookmarked))
 
 
-def build_detail(opened: Opened, price_per_minute: float) -> schemas.BuildDetail:
+def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDetail:
     """A price of 0 is none."""
     build, body = opened.build, opened.body
     minutes = build.billed_minutes

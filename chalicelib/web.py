@@ -23,7 +23,7 @@ from chalicelib import errors, serializers, telemetry, wiring
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes, fitting
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
 from chalicelib.domain.spec import is_slug
-from chalicelib.ports import Opened, Services
+from chalicelib.ports import BuildView, Services
 from chalicelib.usecases import accounts, throttle
 from chalicelib.usecases.logs import LogPage
 from chalicelib.usecases.requests import checked_key
@@ -169,7 +169,7 @@ class Call:
             raise PageTooLarge(fit)
         return serializers.page(rows, count, self.url(), self.query(), offset, limit, MAX_OFFSET)
 
-    def build_detail(self, opened: Opened) -> Any:
+    def build_detail(self, opened: BuildView) -> Any:
         """A build with its texts, and what it cost."""
         return serializers.build_detail(opened, self.services.settings.price_per_minute)
 

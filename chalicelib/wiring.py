@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -15,7 +14,7 @@ from chalicelib.ports import (
     BuildStore,
     DeadLetters,
     Executor,
-    KeptLogs,
+    LogArchive,
     Logs,
     Registry,
     Services,
@@ -66,20 +65,16 @@ class AwsServices:
         return SqsDeadLetters(self.settings.dead_letter_queue_url)
 
     @cached_property
-    def kept_logs(self) -> KeptLogs:
-        from chalicelib.adapters.s3 import S3KeptLogs
+    def log_archive(self) -> LogArchive:
+        from chalicelib.adapters.s3 import S3LogArchive
 
-        return S3KeptLogs(self.settings.bucket)
+        return S3LogArchive(self.settings.bucket)
 
     @cached_property
     def sources(self) -> Sources:
         from chalicelib.adapters.s3 import S3Sources
 
         return S3Sources(self.settings.bucket)
-
-    @cached_property
-    def executors(self) -> Mapping[str, Executor]:
-        return _Executors(self)
 
     @cached_property
     def registry(self) -> Registry:
@@ -98,50 +93,42 @@ class AwsServices:
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-
-class _Executors(dict[str, Executor]):
-    """Each made when first asked for."""
-
-    def __init__(self, services: Services) -> None:
-        super().__init__()
-        self._services = services
-
-    def __missing__(self, name: str) -> Executor:
-        settings = self._services.settings
-        if name not in settings.executors:
+    def executor(self, name: str) -> Executor:
+        if name not in self.settings.executors:
             raise Unavailable(f"Nothing runs on {name} here.")
-        self[name] = executor = self._codebuild(settings) if name == CODEBUILD else self._eks(settings)
-        return executor
+        return self._codebuild if name == CODEBUILD else self._eks
 
-    def _codebuild(self, settings: Settings) -> Executor:
+    @cached_property
+    def _codebuild(self) -> Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
         return CodeBuildExecutor(
-            settings.codebuild_project,
-            settings.bucket,
-            settings.buildkit_image,
-            settings.queue_timeout_minutes,
-            settings.build_timeout_minutes,
+            self.settings.codebuild_project,
+            self.settings.bucket,
+            self.settings.buildkit_image,
+            self.settings.queue_timeout_minutes,
+            self.settings.build_timeout_minutes,
         )
 
-    def _eks(self, settings: Settings) -> Executor:
+    @cached_property
+    def _eks(self) -> Executor:
         from chalicelib.adapters.eks import EksExecutor
         from chalicelib.adapters.kubernetes import KubernetesApi
         from chalicelib.adapters.registry import EcrLogin
 
-        eks = settings.eks
+        eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        insecure = settings.registry_kind == "plain"
+        insecure = self.settings.registry_kind == "plain"
         login = EcrLogin(eks.registry_role, eks.cache_repository)
         return EksExecutor(
             KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
             eks,
-            self._services.sources,
+            self.sources,
             (lambda image: None) if insecure else login.docker_config,
             insecure=insecure,
-            queue_minutes=settings.queue_timeout_minutes,
-            build_minutes=settings.build_timeout_minutes,
-            now=self._services.now,
+            queue_minutes=self.settings.queue_timeout_minutes,
+            build_minutes=self.settings.build_timeout_minutes,
+            now=self.now,
         )
 
 

@@ -27,7 +27,7 @@ from chalicelib.domain.build import (
 )
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import Bookmarked, Fresh, Given, LogLine, Offer, Once, Opened
+from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
@@ -92,13 +92,13 @@ class FakeBuildStore:
         build: Build,
         body: BuildBody,
         wanted_name: str | None,
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> Build:
         self._others_go_first()
         stored = self.places.get((project.owner, project.name))
         if stored is None or stored.last_build_id != project.last_build_id or build.key in self.builds:
             raise Conflict
-        if once is not None and self.made_once(project.key, once.key, once.now):
+        if once is not None and self.build_for_key(project.key, once.key, once.now):
             raise Conflict
         build = replace(build, name=self._take_name(build.key, wanted_name))
         self.places[project.owner, project.name] = replace(
@@ -110,19 +110,19 @@ class FakeBuildStore:
         self.bodies[build.key] = body
         return build
 
-    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
         key, expires_at = self.once.get((project, once), (None, now))
         return key if expires_at > now else None
 
     def get(self, key: BuildKey) -> Build | None:
         return self.builds.get(key)
 
-    def open(self, key: BuildKey, viewer: str) -> Opened | None:
+    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
         build, body = self.builds.get(key), self.bodies.get(key)
         project = self.places.get((key.owner, key.project))
         if build is None or body is None or project is None:
             return None
-        return Opened(build, body, project, self.marks.get((viewer, key)) is not None)
+        return BuildView(build, body, project, self.marks.get((viewer, key)) is not None)
 
     def body(self, key: BuildKey) -> BuildBody | None:
         return self.bodies.get(key)
@@ -182,7 +182,7 @@ class FakeBuildStore:
         return [*deleted, *archived][:limit]
 
     def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
-        return sorted(key for key in self.builds if key.place == project)[:limit]
+        return sorted(key for key in self.builds if key.project_key == project)[:limit]
 
     def purge(self, doomed: Build | Project) -> None:
         self.marks = {mark: at for mark, at in self.marks.items() if mark[1] != doomed.key}
@@ -199,7 +199,7 @@ class FakeBuildStore:
         return bool(place and place.code and place.code.sha256 == code_sha256) or any(
             build.source and build.source.code_sha256 == code_sha256
             for build in self.builds.values()
-            if build.key.place == project
+            if build.key.project_key == project
         )
 
     def is_referenced(self, code_sha256: str) -> bool:
@@ -233,7 +233,7 @@ class FakeBuildStore:
         self.builds[build.key] = replace(stored, look_at=until)
         return replace(build, look_at=until)
 
-    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
+    def bookmarks(self, user: str, keys: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
         return frozenset(key for key in keys if self.marks.get((user, key)))
 
     def bookmark(self, user: str, key: BuildKey | ProjectKey, now: datetime) -> None:
@@ -331,7 +331,7 @@ class FakeAccounts:
             if (self.fresh_user if kind == "user" else self.fresh_token)(name) != fresh:
                 raise Conflict
 
-    def take(self, name: str, minute: datetime, requests: int) -> int:
+    def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         self.taken[name, minute] = self.taken.get((name, minute), 0) + requests
         return self.taken[name, minute]
 
@@ -361,12 +361,12 @@ class FakeDeadLetters:
         self.letters.append((body, list(reasons)))
 
 
-class FakeKeptLogs:
+class FakeLogArchive:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}  # by build uuid
         self.is_down = False
 
-    def keep(self, build: Build, text: IO[bytes]) -> None:
+    def store(self, build: Build, text: IO[bytes]) -> None:
         if self.is_down:
             raise Unavailable("The storage did not answer; try again.")
         self.texts[build.uuid] = text.read().decode()
@@ -398,7 +398,7 @@ class FakeSources:
     def open(self, sha256: str) -> IO[bytes]:
         return io.BytesIO(self._kept(sha256)[0])
 
-    def find(self, commit: str) -> str | None:
+    def find_archive(self, commit: str) -> str | None:
         return next((sha256 for sha256 in sorted(self.archives) if sha256.startswith(commit)), None)
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
@@ -455,7 +455,7 @@ class Run:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None
-    says_why: bool = False
+    has_own_reason: bool = False
     trouble: Trouble | None = None
 
     def observation(self) -> Observation:
@@ -468,7 +468,7 @@ class Run:
             outcome=self.outcome,
             ended_at=self.ended_at,
             reason=self.reason,
-            says_why=self.says_why,
+            has_own_reason=self.has_own_reason,
             trouble=self.trouble,
         )
 
@@ -479,8 +479,8 @@ class FakeExecutor:
     replay_seconds = 150
     forgets_after_seconds = 300  # an attempt submitted later is started anew
 
-    def __init__(self, clock: Clock, sources: FakeSources, tells: bool = True) -> None:
-        self._clock, self._sources, self.tells = clock, sources, tells
+    def __init__(self, clock: Clock, sources: FakeSources, emits_events: bool = True) -> None:
+        self._clock, self._sources, self.emits_events = clock, sources, emits_events
         self.runs: dict[str, Run] = {}
         self.stopped: list[str] = []
         self.fail_next: deque[BaseException] = deque()  # raised by `submit` instead of starting anything
@@ -499,7 +499,7 @@ class FakeExecutor:
         self.after_start()
         return run.handle
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         assert build.submitting_at is not None
         for run in reversed(self.runs.values()):
             if _attempt(run.build) == _attempt(build) and run.started_at >= build.submitting_at:
@@ -529,8 +529,15 @@ class FakeExecutor:
         """The build goes through these stages now."""
         run.steps += [Step(status, self._clock.now) for status in statuses]
 
-    def end(self, run: Run, outcome: Outcome, reason: str | None = None, *, says_why: bool = False) -> None:
-        run.outcome, run.ended_at, run.reason, run.says_why = outcome, self._clock.now, reason, says_why
+    def end(
+        self, run: Run, outcome: Outcome, reason: str | None = None, *, has_own_reason: bool = False
+    ) -> None:
+        run.outcome, run.ended_at, run.reason, run.has_own_reason = (
+            outcome,
+            self._clock.now,
+            reason,
+            has_own_reason,
+        )
 
     def forget(self, run: Run) -> None:
         """The executor keeps no builds forever."""
@@ -551,11 +558,6 @@ class FakeExecutor:
 
 def _attempt(build: Build) -> tuple[str, int]:
     return build.uuid, build.attempt
-
-
-class FakeExecutors(dict[str, FakeExecutor]):
-    def __missing__(self, name: str) -> FakeExecutor:
-        raise Unavailable(f"Nothing runs on {name} here.")
 
 
 class FakeRegistry:
@@ -622,12 +624,17 @@ class FakeServices:
         self.log_queue = FakeBuildQueue()
         self.dead_letters = FakeDeadLetters()
         self.sources = FakeSources(self.clock)
-        self.kept_logs = FakeKeptLogs()
-        self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
-        self.eks = FakeExecutor(self.clock, self.sources, tells=False)
-        self.executors = FakeExecutors({CODEBUILD: self.executor, EKS: self.eks})
+        self.log_archive = FakeLogArchive()
+        self.codebuild = FakeExecutor(self.clock, self.sources)
+        self.eks = FakeExecutor(self.clock, self.sources, emits_events=False)
+        self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
         self.logs = FakeLogs()
+
+    def executor(self, name: str) -> FakeExecutor:
+        if name not in self.executors:
+            raise Unavailable(f"Nothing runs on {name} here.")
+        return self.executors[name]
 
     def now(self) -> datetime:
         return self.clock.now
@@ -642,8 +649,8 @@ class FakeServices:
                 self.log_queue.announced,
                 self.dead_letters.letters,
                 (self.sources.archives, self.sources.staged, self.sources.offers),
-                self.kept_logs.texts,
-                self.executor.runs,
+                self.log_archive.texts,
+                self.codebuild.runs,
                 self.eks.runs,
                 self.registry.images,
                 self.registry.prepared,

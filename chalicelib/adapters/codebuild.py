@@ -90,7 +90,7 @@ def build_id_of_event(event: Mapping[str, Any]) -> str:
 class CodeBuildExecutor:
     """`Executor` on CodeBuild; a handle is a CodeBuild id (`project:uuid`)."""
 
-    tells = True
+    emits_events = True
     replay_seconds = 150  # CodeBuild keeps idempotency tokens for 300
 
     def __init__(
@@ -118,7 +118,7 @@ class CodeBuildExecutor:
         except (ClientError, BotoCoreError) as exc:
             raise _translated(exc) from exc
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         """Newest first, back to the claim: CodeBuild cannot be searched by what a build was given."""
         assert build.submitting_at is not None
         since = build.submitting_at - _CLOCK_SKEW

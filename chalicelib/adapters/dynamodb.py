@@ -62,7 +62,7 @@ from chalicelib.domain.build import (
 )
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, SlipwayError, Unavailable
-from chalicelib.ports import Bookmarked, Fresh, Given, Once, Opened
+from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey
 
 log = logging.getLogger(__name__)
 Known = TypeVar("Known", User, Token)
@@ -173,7 +173,7 @@ class DynamoBuildStore:
         build: Build,
         body: BuildBody,
         wanted_name: str | None,
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> Build:
         if build.source is not None and build.source.code_sha256 is not None:
             _refer(build.source.code_sha256, f"B#{_of_build(build.key)}")
@@ -204,7 +204,7 @@ class DynamoBuildStore:
                     raise
         raise Conflict(f"No free name like {wanted_name} was found; choose another.")
 
-    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
         item = _get(*_once_key(project, once))
         if item is None or int(item.ttl or 0) <= now.timestamp():
             return None  # DynamoDB deletes up to days after the time
@@ -214,18 +214,18 @@ class DynamoBuildStore:
         item = _get(*_build_key(key))
         return _build(item) if item else None
 
-    def open(self, key: BuildKey, viewer: str) -> Opened | None:
+    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
         keys = [
             _build_key(key),
             _body_key(key),
-            _project_key(key.place),
+            _project_key(key.project_key),
             _bookmark_key(viewer, key),
         ]
         found = _get_all(keys)
         build, body, project, bookmark = (found.get(pair) for pair in keys)
         if build is None or body is None or project is None:
             return None
-        return Opened(
+        return BuildView(
             _build(build), _body(body), _project(project), bookmark is not None and bool(bookmark.kept)
         )
 
@@ -272,7 +272,7 @@ class DynamoBuildStore:
         build, actions, condition = _change(build)
         with _transaction() as write:
             write.update(Item(*_build_key(build.key)), actions, condition)
-            write.update(Item(*_project_key(build.key.place)), [Item.live_builds.add(live)])
+            write.update(Item(*_project_key(build.key.project_key)), [Item.live_builds.add(live)])
         return build
 
     def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
@@ -361,7 +361,7 @@ class DynamoBuildStore:
         _move(*_build_key(build.key), _instant(build.look_at), _instant(until))
         return replace(build, look_at=until)
 
-    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
+    def bookmarks(self, user: str, keys: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
         if not keys:
             return frozenset()
         first, last = min(keys), max(keys)
@@ -375,7 +375,7 @@ class DynamoBuildStore:
         kept = {item.sk for item in rows if item.kept}
         return frozenset(key for key in keys if _bookmark_key(user, key)[1] in kept)
 
-    def bookmark(self, user: str, key: Bookmarked, now: datetime) -> None:
+    def bookmark(self, user: str, key: Bookmarkable, now: datetime) -> None:
         pk, sk = _bookmark_key(user, key)
         around = _body_key(key)[0] if isinstance(key, BuildKey) else _project_key(key)[0]
         with _transaction() as write:
@@ -389,7 +389,7 @@ class DynamoBuildStore:
                 ],
             )
 
-    def unbookmark(self, user: str, key: Bookmarked) -> bool:
+    def unbookmark(self, user: str, key: Bookmarkable) -> bool:
         try:
             with _translated(refused=NotFound):
                 Item(*_bookmark_key(user, key)).update(
@@ -481,7 +481,7 @@ class DynamoAccounts:
     def save_user(self, user: User, given: Given = ()) -> None:
         self._write([(_user_item(user), None)], given)
 
-    def take(self, name: str, minute: datetime, requests: int) -> int:
+    def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         item = Item(f"R#{name}#{_instant(minute)}", "R")
         expires_at = int(minute.timestamp()) + 3_600
         with _translated():
@@ -524,15 +524,15 @@ def _project_key(key: ProjectKey) -> tuple[str, str]:
 
 
 def _build_key(key: BuildKey) -> tuple[str, str]:
-    return f"B#{key.place}", f"{key.id:0{ID_DIGITS}}"
+    return f"B#{key.project_key}", f"{key.id:0{ID_DIGITS}}"
 
 
 def _body_key(key: BuildKey) -> tuple[str, str]:
-    return f"D#{key.place}#{key.id}", "D"
+    return f"D#{key.project_key}#{key.id}", "D"
 
 
 def _name_key(key: BuildKey, name: str) -> tuple[str, str]:
-    return f"N#{key.place}#{name}", "N"
+    return f"N#{key.project_key}#{name}", "N"
 
 
 def _user_key(name: str) -> tuple[str, str]:
@@ -552,7 +552,7 @@ def _bookmark_key(user: str, key: BuildKey | ProjectKey) -> tuple[str, str]:
 
 
 def _of_build(key: BuildKey) -> str:
-    return f"{key.place}#{key.id:0{ID_DIGITS}}"
+    return f"{key.project_key}#{key.id:0{ID_DIGITS}}"
 
 
 def _build_of(text: str) -> BuildKey:
@@ -591,7 +591,7 @@ def _decode(data: str | None, kind: type[Whole], **apart: str | float | None) ->
 
 def _columns(build: Build) -> dict[str, Any]:
     """All attributes of a build beside its key; None for one that must not be there."""
-    listed: str | None = f"B#{build.key.place}"
+    listed: str | None = f"B#{build.key.project_key}"
     if build.archived_at is not None:
         listed = f"A#{build.user}" if build.deleted_at is None else None
     return {

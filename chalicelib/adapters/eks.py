@@ -321,7 +321,7 @@ def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observ
         outcome=end.outcome,
         ended_at=end.at,
         reason=end.reason,
-        says_why=end.says_why,
+        has_own_reason=end.has_own_reason,
         trouble=_trouble(pod) if end.outcome is None and pod else None,
     )
 
@@ -343,7 +343,7 @@ class _End:
     outcome: Outcome | None = None
     reason: str | None = None
     at: datetime | None = None
-    says_why: bool = True
+    has_own_reason: bool = True
 
 
 def _end(job: Json | None, pod: Json | None, going: bool) -> _End:
@@ -399,8 +399,8 @@ def _pod_failure(pod: Json) -> _End:
             # the last lines of its log, which reach CloudWatch only later
             told = failure_reason(terminated.get("message", "").splitlines())
             words = told or f"The container `{name}` ended with exit code {terminated['exitCode']}."
-            return _End(Outcome.FAILED, words, at, says_why=told is not None)
-    return _End(Outcome.FAILED, status.get("message"), at, says_why=False)
+            return _End(Outcome.FAILED, words, at, has_own_reason=told is not None)
+    return _End(Outcome.FAILED, status.get("message"), at, has_own_reason=False)
 
 
 def _trouble(pod: Json) -> Trouble | None:
@@ -484,7 +484,7 @@ class EksExecutor:
     """`Executor` on a Kubernetes cluster; a handle is the name of a Job."""
 
     replay_seconds = 150  # a Job's name makes repeats safe for longer, but a stop waits for so long
-    tells = False  # no events: builds have to be watched
+    emits_events = False  # no events: builds have to be watched
 
     def __init__(
         self,
@@ -530,7 +530,7 @@ class EksExecutor:
             self._try_to_furnish(job)
         return name
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         return job_name(build) if self._job(job_name(build)) is not None else None
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:

@@ -56,7 +56,7 @@ class S3Sources:
     def open(self, sha256: str) -> IO[bytes]:
         return self._open(_archive_key(sha256))
 
-    def find(self, commit: str) -> str | None:
+    def find_archive(self, commit: str) -> str | None:
         with _translated():
             page = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=f"code/{commit}", MaxKeys=1)
         found = page.get("Contents", [])
@@ -129,14 +129,14 @@ class S3Sources:
             return cast("IO[bytes]", self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
 
 
-class S3KeptLogs:
-    """`KeptLogs` in the same bucket, as plain text: a position in it is a byte's."""
+class S3LogArchive:
+    """`LogArchive` in the same bucket, as plain text: a position in it is a byte's."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
         self._s3 = _client()
 
-    def keep(self, build: Build, text: IO[bytes]) -> None:
+    def store(self, build: Build, text: IO[bytes]) -> None:
         with _translated():
             self._s3.upload_fileobj(
                 text, self._bucket, _log_key(build), ExtraArgs={"ContentType": "text/plain; charset=utf-8"}

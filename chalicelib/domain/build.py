@@ -57,7 +57,7 @@ class BuildKey:
         return f"{self.owner}/{self.project}/{self.id}"
 
     @property
-    def place(self) -> ProjectKey:
+    def project_key(self) -> ProjectKey:
         return ProjectKey(self.owner, self.project)
 
     @classmethod

@@ -94,7 +94,7 @@ class Observation:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None  # the executor's own words about the end
-    says_why: bool = False  # they say it better than the log could
+    has_own_reason: bool = False  # they say it better than the log could
     trouble: Trouble | None = None  # at the time of asking
 
 

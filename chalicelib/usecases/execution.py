@@ -42,13 +42,13 @@ def attend(services: Services, key: BuildKey) -> None:
     if build is None or build.is_done or build.handle is None:
         return
     if build.stop_requested_at is not None:
-        services.executors[build.executor].stop(build.handle)
+        services.executor(build.executor).stop(build.handle)
     observe(services, build.executor, [build.handle])
 
 
 def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequence[BuildKey]:
     """Asks an executor about its builds and records what is new; returns which builds it knows."""
-    return [record(services, seen) for seen in services.executors[executor].observe(handles).values()]
+    return [record(services, seen) for seen in services.executor(executor).observe(handles).values()]
 
 
 def record(services: Services, seen: Observation, known: Build | None = None) -> BuildKey:
@@ -67,7 +67,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         if seen.attempt == build.attempt:
             if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
                 digest = services.registry.digest(build.image)
-            elif seen.outcome is Outcome.FAILED and not seen.says_why:
+            elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
         return new and told(build, services.store.save(new))
@@ -100,7 +100,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         return
     if build.handle is not None:
         try:  # where it runs has its own deadline; the record must not wait for an answer
-            services.executors[build.executor].stop(build.handle)
+            services.executor(build.executor).stop(build.handle)
         except SlipwayError as error:
             log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
     end = Status.FAILED if build.stop_requested_at is None else Status.STOPPED
@@ -112,7 +112,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
 def next_look(services: Services, build: Build) -> datetime:
     """When a schedule must look at a running build again: soon where its executor sends no events."""
     settings = services.settings
-    is_watched = build.executor in settings.executors and not services.executors[build.executor].tells
+    is_watched = build.executor in settings.executors and not services.executor(build.executor).emits_events
     seconds = settings.watch_every_seconds if is_watched else settings.look_again_seconds
     return services.now() + timedelta(seconds=seconds)
 
@@ -125,10 +125,10 @@ def _why_overdue(services: Services, build: Build, grace: timedelta = lifecycle.
 
 def _asked_once_more(services: Services, build: Build) -> Build | None:
     """The build as its executor shows it now."""
-    executor = services.executors[build.executor]
+    executor = services.executor(build.executor)
     handle = build.handle
     if handle is None and build.submitting_at is not None:
-        handle = executor.find(build)
+        handle = executor.find_handle(build)
         if handle is not None:
             _note(services, build, handle)
     if handle is not None:
@@ -139,7 +139,7 @@ def _asked_once_more(services: Services, build: Build) -> Build | None:
 def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, Observation]:
     """What the executor of these builds, which all have handles and one executor, says of each. One that it
     does not know is gone."""
-    executor = services.executors[builds[0].executor]
+    executor = services.executor(builds[0].executor)
     seen = executor.observe([build.handle for build in builds if build.handle])
     return {
         build.key: seen.get(build.handle or "")
@@ -165,13 +165,13 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
     """Continues where the claimer may have ended: before, in or after the executor's start."""
-    executor = services.executors[build.executor]
+    executor = services.executor(build.executor)
     is_wanted = build.stop_requested_at is None
     if is_wanted and _may_repeat(services, build):
         # This write makes the claimer's own decisions about a failed start conflict.
         leased = services.store.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
         return _start(services, leased, is_repeat=True)
-    if handle := executor.find(build):
+    if handle := executor.find_handle(build):
         return _note(services, build, handle)
     if is_wanted:
         return _start(services, _claimed(services, build), is_repeat=False)
@@ -182,14 +182,14 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
 
 def _may_repeat(services: Services, build: Build) -> bool:
     assert build.submitting_at is not None
-    replay = timedelta(seconds=services.executors[build.executor].replay_seconds)
+    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
     return services.now() - build.submitting_at < replay
 
 
 def _wait_for_replay(services: Services, build: Build) -> Build:
     """Has the build looked at when no repetition of its attempt can start it any more."""
     assert build.submitting_at is not None
-    replay = timedelta(seconds=services.executors[build.executor].replay_seconds)
+    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
     return services.store.save(replace(build, look_at=build.submitting_at + replay))
 
 
@@ -211,7 +211,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
     body = services.store.body(build.key)
     if body is None:
         return None
-    executor = services.executors[build.executor]
+    executor = services.executor(build.executor)
     services.registry.prepare(build.image)
     services.sources.stage(build, body.dockerfile)
     if not _may_repeat(services, build):  # staging took so long that the executor may forget the attempt
@@ -224,7 +224,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         return services.store.save(waiting)
     except ExecutorRefused as refusal:
         if is_repeat:
-            found = executor.find(build)
+            found = executor.find_handle(build)
             return _note(services, build, found) if found else _wait_for_replay(services, build)
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
         return told(build, services.store.save(failed))
@@ -246,7 +246,7 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
         return saved
 
     build = until_written(write)
-    if is_new and not services.executors[claimed.executor].tells:
+    if is_new and not services.executor(claimed.executor).emits_events:
         for seconds in UNTIL_WATCHED_SECONDS:
             services.queue.announce(claimed.key, after_seconds=seconds)
     return build

@@ -53,10 +53,10 @@ def read(services: Services, caller: User, key: BuildKey, cursor: int | None = N
         if start >= size:
             return LogPage()
         if cursor is None and size > limit:
-            return LogPage(url=services.kept_logs.url(build))
-        page = _page(services.kept_logs.read(build, start, limit), start, size, limit)
+            return LogPage(url=services.log_archive.url(build))
+        page = _page(services.log_archive.read(build, start, limit), start, size, limit)
         if cursor is None and page.next_cursor is not None:
-            return LogPage(url=services.kept_logs.url(build))
+            return LogPage(url=services.log_archive.url(build))
         return page
     if build.log is None:
         raise NoLog(f"File not found: build {key} has no log yet.")
@@ -118,7 +118,7 @@ def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
         text.seek(0)
         try:
             if size:
-                services.kept_logs.keep(build, text)
+                services.log_archive.store(build, text)
         except Unavailable:
             if not is_last_try:
                 raise

@@ -18,7 +18,7 @@ STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ProjectPage:
     """Projects of one page, which of them the caller bookmarked, and how many there are in all."""
 
     projects: Sequence[Project]
@@ -61,12 +61,12 @@ def writable(services: Services, caller: User, owner: str, name: str, *, archive
     return project
 
 
-def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> Page:
+def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> ProjectPage:
     """The live projects of an owner that the caller may see, newest change first. Raises NotFound."""
     if services.accounts.user(owner) is None:
         raise NotFound
     projects, count = services.store.projects(owner, offset, limit, public=not may_write(caller, owner))
-    return Page(projects, _bookmarks(services, caller, projects), count)
+    return ProjectPage(projects, _bookmarks(services, caller, projects), count)
 
 
 def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
@@ -122,13 +122,13 @@ def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
 
 def bookmarked(
     services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
-) -> Page:
+) -> ProjectPage:
     """Projects a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
-        return Page((), frozenset(), 0)
+        return ProjectPage((), frozenset(), 0)
     projects, count = services.store.bookmarked_projects(user, offset, limit, oldest_first=oldest_first)
     shown = [each for each in projects if may_read(caller, each.owner, each.is_public)]
-    return Page(shown, _bookmarks(services, caller, shown), count)
+    return ProjectPage(shown, _bookmarks(services, caller, shown), count)
 
 
 def may_list(services: Services, caller: User, user: str) -> bool:

@@ -71,11 +71,11 @@ def _looked_after(services: Services, build: Build, is_hidden: Callable[[Project
         told(build, services.store.save(failed))
     elif build.handle is None:
         execution.attend(services, build.key)
-    elif build.stop_requested_at is None and is_hidden(build.key.place):
+    elif build.stop_requested_at is None and is_hidden(build.key.project_key):
         execution.attend(services, build.key)  # which stops it
     else:
         if build.stop_requested_at is not None:
-            services.executors[build.executor].stop(build.handle)
+            services.executor(build.executor).stop(build.handle)
         return False
     return True
 

@@ -155,6 +155,6 @@ def test_a_user_that_an_older_version_has_written_can_be_given(dynamodb_table: N
 
 
 def test_requests_of_a_minute_are_counted_together(accounts: Accounts) -> None:
-    assert [accounts.take("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
-    assert accounts.take("ada", after(60), 10) == 10
-    assert accounts.take("bob", NOW, 10) == 10
+    assert [accounts.count_requests("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
+    assert accounts.count_requests("ada", after(60), 10) == 10
+    assert accounts.count_requests("bob", NOW, 10) == 10

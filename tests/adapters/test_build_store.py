@@ -26,7 +26,7 @@ from chalicelib.domain.build import (
     Status,
 )
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
-from chalicelib.ports import BuildStore, Once
+from chalicelib.ports import BuildStore, IdempotencyKey
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project
 from tests.fakes import FakeBuildStore
 
@@ -634,8 +634,8 @@ def test_purging_again_leaves_a_name_to_who_has_it_by_then(store: BuildStore) ->
 
 def test_a_purged_project_leaves_nothing(store: BuildStore) -> None:
     build = add(store)
-    store.bookmark("bob", build.key.place, NOW)
-    assert store.builds_of(build.key.place, 10) == [build.key]
+    store.bookmark("bob", build.key.project_key, NOW)
+    assert store.builds_of(build.key.project_key, 10) == [build.key]
     store.purge(build)
     store.purge(read_project(store))
 
@@ -651,9 +651,9 @@ def test_code_is_referenced_by_projects_and_builds_that_have_it(store: BuildStor
     assert store.is_referenced("ab")
     assert store.is_referenced("cd")
     assert not store.is_referenced("ef")
-    assert store.has_code(build.key.place, "ab")
-    assert store.has_code(build.key.place, "cd")
-    assert not store.has_code(build.key.place, "ef")
+    assert store.has_code(build.key.project_key, "ab")
+    assert store.has_code(build.key.project_key, "cd")
+    assert not store.has_code(build.key.project_key, "ef")
     assert not store.has_code(ProjectKey("ada", "visio"), "ab")
 
     store.purge(build)
@@ -666,18 +666,18 @@ def test_code_is_referenced_by_projects_and_builds_that_have_it(store: BuildStor
 def test_what_is_done_once_is_remembered_until_it_expires(store: BuildStore) -> None:
     store.add_project(make_project())
     project = read_project(store)
-    build = store.add(project, make_build(), make_body(), None, Once("k", NOW, after(60)))
+    build = store.add(project, make_build(), make_body(), None, IdempotencyKey("k", NOW, after(60)))
     again = make_build(number=2)
 
-    assert store.made_once(project.key, "k", after(59)) == build.key
-    assert store.made_once(project.key, "other", NOW) is None
+    assert store.build_for_key(project.key, "k", after(59)) == build.key
+    assert store.build_for_key(project.key, "other", NOW) is None
     with pytest.raises(Conflict):
-        store.add(read_project(store), again, make_body(), None, Once("k", after(59), after(90)))
+        store.add(read_project(store), again, make_body(), None, IdempotencyKey("k", after(59), after(90)))
     assert store.get(again.key) is None
 
-    assert store.made_once(project.key, "k", after(60)) is None
-    store.add(read_project(store), again, make_body(), None, Once("k", after(60), after(120)))
-    assert store.made_once(project.key, "k", after(60)) == again.key
+    assert store.build_for_key(project.key, "k", after(60)) is None
+    store.add(read_project(store), again, make_body(), None, IdempotencyKey("k", after(60), after(120)))
+    assert store.build_for_key(project.key, "k", after(60)) == again.key
 
 
 # What only DynamoDB has: rows that nobody shows, and requests whose effect no emulator has
@@ -705,7 +705,7 @@ def test_no_row_stays_of_what_was_purged(dynamo: BuildStore) -> None:
     build = add(dynamo, "it")
     for user in ("ada", "bob"):
         dynamo.bookmark(user, build.key, NOW)
-        dynamo.bookmark(user, build.key.place, NOW)
+        dynamo.bookmark(user, build.key.project_key, NOW)
     dynamo.unbookmark("bob", build.key)
     dynamo.save_dockerfile(build.key, "FROM a\n")
     assert len(list(dynamodb.Item.scan())) == 12
@@ -718,8 +718,8 @@ def test_no_row_stays_of_what_was_purged(dynamo: BuildStore) -> None:
 
 def test_rows_that_are_needed_for_a_time_say_when_they_may_go(dynamo: BuildStore) -> None:
     dynamo.add_project(make_project())
-    dynamo.add(read_project(dynamo), make_build(), make_body(), None, Once("k", NOW, after(60)))
-    dynamodb.DynamoAccounts(0).take("ada", NOW, 1)
+    dynamo.add(read_project(dynamo), make_build(), make_body(), None, IdempotencyKey("k", NOW, after(60)))
+    dynamodb.DynamoAccounts(0).count_requests("ada", NOW, 1)
 
     ttls = {row.pk[:2]: row.ttl for row in dynamodb.Item.scan() if row.ttl is not None}
     assert ttls == {"I#": after(60).timestamp(), "R#": after(3_600).timestamp()}
@@ -733,8 +733,8 @@ def test_what_is_decided_on_is_read_as_it_was_written_last(dynamo: BuildStore) -
     dynamo.get(KEY)
     dynamo.body(KEY)
     dynamo.open(KEY, "ada")
-    dynamo.made_once(build.key.place, "k", NOW)
-    dynamo.builds_of(build.key.place, 10)
+    dynamo.build_for_key(build.key.project_key, "k", NOW)
+    dynamo.builds_of(build.key.project_key, 10)
     dynamo.is_referenced("ab")
     dynamodb.DynamoAccounts(0).token("ab")
     dynamo.purge(build)

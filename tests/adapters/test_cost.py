@@ -87,8 +87,8 @@ def test_creating_is_one_read_and_one_transaction(services: FakeServices) -> Non
 def test_a_status_change_is_one_read_and_one_update(services: FakeServices) -> None:
     created = builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
     execution.attend(services, created.key)
-    run = services.executor.run_of(created.key)
-    services.executor.enter(run, Status.SCHEDULED, Status.BUILDING)
+    run = services.codebuild.run_of(created.key)
+    services.codebuild.enter(run, Status.SCHEDULED, Status.BUILDING)
     with Meter() as meter:
         execution.observe(services, created.executor, [run.handle])
     assert meter.operations == ["GetItem", "UpdateItem"]
@@ -98,7 +98,7 @@ def test_a_status_change_is_one_read_and_one_update(services: FakeServices) -> N
 def test_what_is_not_news_is_one_read(services: FakeServices) -> None:
     created = builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
     execution.attend(services, created.key)
-    run = services.executor.run_of(created.key)
+    run = services.codebuild.run_of(created.key)
     execution.observe(services, created.executor, [run.handle])
     with Meter() as meter:
         execution.record(services, run.observation())

@@ -89,7 +89,7 @@ def test_secrets_that_a_dead_submitter_did_not_make_are_made_by_whoever_looks(
     with pytest.raises(Unavailable):
         executor.submit(BUILD)
 
-    assert executor.find(BUILD) == JOB
+    assert executor.find_handle(BUILD) == JOB
     executor.observe([JOB])
     assert len(fake.objects["secrets"]) == 2
 
@@ -635,4 +635,4 @@ def test_kubectl_gets_along_with_the_fake(
     assert "restartPolicy" in kubectl(*create, given=json.dumps(other))
     assert kubectl("delete", "job", name, "--wait=false").startswith("job.batch")
     assert jobs(fake) == [JOB]
-    assert executor.find(BUILD) == JOB
+    assert executor.find_handle(BUILD) == JOB

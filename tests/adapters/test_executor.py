@@ -118,8 +118,8 @@ def test_an_attempt_is_found_when_its_handle_got_lost(stage: Stage) -> None:
     stage.executor.submit(other)
     stage.forget_token()
 
-    assert stage.executor.find(build) == handle
-    assert stage.executor.find(replace(build, attempt=2)) is None
+    assert stage.executor.find_handle(build) == handle
+    assert stage.executor.find_handle(replace(build, attempt=2)) is None
 
 
 def test_a_submitted_build_is_observed_by_its_handle(stage: Stage) -> None:
@@ -155,7 +155,7 @@ def test_a_full_account_means_wait(stage: Stage) -> None:
     stage.refuse("AccountLimitExceededException")
     with pytest.raises(Busy):
         stage.executor.submit(build)
-    assert stage.executor.find(build) is None
+    assert stage.executor.find_handle(build) is None
 
 
 def test_what_will_never_run_is_refused(stage: Stage) -> None:

@@ -79,7 +79,7 @@ def add_build(api: Api, **changes: Any) -> Build:
 def keep(api: Api, text: str) -> Build:
     """A build with this log, kept."""
     build = add_build(api, kept_log_bytes=len(text.encode()))
-    api.services.kept_logs.keep(build, io.BytesIO(text.encode()))
+    api.services.log_archive.store(build, io.BytesIO(text.encode()))
     return build
 
 
@@ -117,7 +117,7 @@ def test_a_kept_log_that_is_too_long_only_when_encoded_is_fetched_elsewhere(api:
     assert len(text.encode()) < api.services.settings.max_answer_bytes
 
     answer = get(BUILD + "/logs")
-    assert (answer.status, answer.headers["Location"]) == (302, api.services.kept_logs.url(build))
+    assert (answer.status, answer.headers["Location"]) == (302, api.services.log_archive.url(build))
 
 
 # Lists

@@ -198,11 +198,11 @@ def test_what_a_build_took_and_cost(api: Api) -> None:
     (key,) = api.services.queue.take()
     assert api.ok("GET", f"{BUILDS}/1")["billed_minutes"] is None
     execution.attend(api.services, key)
-    run = api.services.executor.run_of(key)
+    run = api.services.codebuild.run_of(key)
     api.services.clock.forward(minutes=10)  # in the queue
-    api.services.executor.enter(run, Status.BUILDING)
+    api.services.codebuild.enter(run, Status.BUILDING)
     api.services.clock.forward(seconds=90)
-    api.services.executor.end(run, Outcome.FAILED)
+    api.services.codebuild.end(run, Outcome.FAILED)
     execution.observe(api.services, CODEBUILD, [run.handle])
 
     build = api.ok("GET", f"{BUILDS}/1")

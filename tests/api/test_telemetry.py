@@ -77,7 +77,7 @@ def test_lines_of_one_request_are_not_about_the_build_of_another(api: Api, lines
 
 def test_a_build_is_measured_from_its_submission_to_its_end(api: Api, lines: Lines) -> None:
     api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
-    executor = api.services.executor
+    executor = api.services.codebuild
     executor.fail_next.append(Busy())
     call("dispatch", "dispatch")
     api.services.clock.forward(seconds=31)

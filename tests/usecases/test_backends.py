@@ -68,7 +68,7 @@ def test_changing_the_backend_later_moves_nothing() -> None:
     key = create(services, "eks")
     builds.update(services, make_user(), key, {"backend": "codebuild"})
     execution.attend(services, key)
-    assert (len(services.eks.runs), len(services.executor.runs)) == (1, 0)
+    assert (len(services.eks.runs), len(services.codebuild.runs)) == (1, 0)
 
 
 def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
@@ -76,8 +76,8 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
     keys = [create(services, backend) for backend in ("eks", "codebuild", "eks")]
     for key in keys:
         execution.attend(services, key)
-    for run in [*services.eks.runs.values(), *services.executor.runs.values()]:
-        (services.executor if run.build.executor == "codebuild" else services.eks).end(run, Outcome.FAILED)
+    for run in [*services.eks.runs.values(), *services.codebuild.runs.values()]:
+        (services.codebuild if run.build.executor == "codebuild" else services.eks).end(run, Outcome.FAILED)
     services.clock.forward(minutes=6)
 
     upkeep.reconcile(services)
@@ -195,7 +195,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     for key in (silent, other):
         execution.attend(services, key)
     services.eks.is_down = True
-    services.executor.end(services.executor.run_of(other), Outcome.FAILED)
+    services.codebuild.end(services.codebuild.run_of(other), Outcome.FAILED)
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
     assert services.store.builds[other].last_status == "failed"

@@ -54,8 +54,8 @@ def test_the_same_request_again_is_the_same_build(services: FakeServices, create
 def test_a_change_and_a_status_at_once_are_both_kept(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
-    services.executor.enter(run, Status.SCHEDULED, Status.BUILDING)
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, Status.SCHEDULED, Status.BUILDING)
     services.store.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
     builds.update(services, ADA, key, {"description": "mine", "tags": ["a"]})
 
@@ -80,8 +80,8 @@ def test_a_change_beside_others_that_never_end_is_given_up(services: FakeService
 def test_a_stop_and_an_end_at_once_keep_the_end(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
-    services.executor.end(run, Outcome.FAILED, "no")
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.FAILED, "no")
     services.queue.take()
     services.store.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
     builds.stop(services, ADA, key)
@@ -95,7 +95,7 @@ def test_a_claim_and_a_stop_at_once_start_nothing(services: FakeServices, create
     services.store.before_write.append(lambda: builds.stop(services, ADA, key))
     execution.attend(services, key)
 
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     assert services.store.builds[key].last_status is Status.STOPPED
 
 
@@ -104,7 +104,7 @@ def test_a_build_deleted_before_it_was_started_never_starts(services: FakeServic
     builds.archive(services, ADA, key, delete=True)
     execution.attend(services, key)
 
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     with pytest.raises(NotFound):
         builds.get(services, ADA, key)
 

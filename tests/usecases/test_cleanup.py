@@ -95,8 +95,8 @@ def test_a_hidden_build_is_stopped_though_who_hid_it_died(
             upkeep.reconcile(services)
     build = services.store.get(key)
     assert build is not None
-    stopped = [services.executor.run_of(key).handle]
-    assert services.executor.stopped[:1] == (stopped if build.archived_at else [])
+    stopped = [services.codebuild.run_of(key).handle]
+    assert services.codebuild.stopped[:1] == (stopped if build.archived_at else [])
     assert (build.archived_at is None) == (after == 1)
 
 
@@ -193,7 +193,7 @@ def test_the_schedule_stops_builds_of_an_archived_project_that_nobody_announced(
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
-    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
 
 
 def upload(services: FakeServices, text: str) -> str:

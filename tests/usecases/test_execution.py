@@ -36,10 +36,10 @@ def statuses(services: FakeServices, key: BuildKey) -> list[str]:
 
 def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
     """What CodeBuild does with a submitted build, and its last event."""
-    run = services.executor.run_of(key)
-    services.executor.enter(run, *RUNNING)
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, *RUNNING)
     services.registry.push(stored(services, key).image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
 
@@ -48,7 +48,7 @@ def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> Non
     assert services.queue.take() == [key]
 
     execution.attend(services, key)
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
     run_to_the_end(services, key)
 
     build = stored(services, key)
@@ -71,7 +71,7 @@ def test_a_message_delivered_twice_starts_one_build(services: FakeServices, crea
     execution.attend(services, key)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
     assert stored(services, key).attempt == 1
 
 
@@ -81,8 +81,8 @@ def test_two_handlers_at_once_start_one_build(services: FakeServices, create: Cr
 
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 @pytest.mark.parametrize("later_seconds", [1, 149, 151, 3_600], ids=str)
@@ -91,7 +91,7 @@ def test_a_handler_that_dies_after_the_start_leaves_one_build(
 ) -> None:
     """Within the life of the idempotency token the start is repeated, later the build is searched for."""
     key = create()
-    services.executor.dies_after_start = True
+    services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)
     assert stored(services, key).handle is None
@@ -99,8 +99,8 @@ def test_a_handler_that_dies_after_the_start_leaves_one_build(
     services.clock.forward(seconds=later_seconds)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 @pytest.mark.parametrize("later_seconds", [1, 3_600], ids=str)
@@ -108,17 +108,17 @@ def test_a_handler_that_dies_before_the_start_is_continued(
     services: FakeServices, create: Create, later_seconds: int
 ) -> None:
     key = create()
-    services.executor.fail_next.append(Died())
+    services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
         execution.attend(services, key)
 
     services.clock.forward(seconds=later_seconds)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
     # Only a new claim, a conditional write, keeps two late handlers apart.
     build = stored(services, key)
-    claimed_again = later_seconds >= services.executor.replay_seconds
+    claimed_again = later_seconds >= services.codebuild.replay_seconds
     assert build.attempt == (2 if claimed_again else 1)
     assert build.submitting_at == (services.now() if claimed_again else build.created_at)
     run_to_the_end(services, key)
@@ -128,7 +128,7 @@ def test_a_handler_that_dies_before_the_start_is_continued(
 def test_a_build_that_runs_elsewhere_is_never_started(services: FakeServices, create: Create) -> None:
     key = create(is_managed=False)
     execution.attend(services, key)
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     assert stored(services, key).attempt == 0
 
 
@@ -138,7 +138,7 @@ def test_a_build_whose_project_is_gone_is_stopped_and_never_started(
     key = create()
     services.store.purge(services.store.places["ada", "vision"])
     execution.attend(services, key)
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     assert stored(services, key).last_status is Status.STOPPED
 
 
@@ -146,20 +146,20 @@ def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServic
     key = create()
 
     def event() -> None:
-        run = services.executor.run_of(key)
-        services.executor.enter(run, *RUNNING)
+        run = services.codebuild.run_of(key)
+        services.codebuild.enter(run, *RUNNING)
         execution.observe(services, CODEBUILD, [run.handle])
 
-    services.executor.after_start = event
+    services.codebuild.after_start = event
     execution.attend(services, key)
 
     assert statuses(services, key) == ["created", "scheduled", "building", "running"]
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeServices, create: Create) -> None:
     key = create()
-    services.executor.fail_next.append(Busy("CodeBuild asks us to wait."))
+    services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait."))
     execution.attend(services, key)
 
     build = stored(services, key)
@@ -167,7 +167,7 @@ def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeService
     assert build.look_at == services.now() + timedelta(seconds=30)
 
     execution.attend(services, key)
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
 
 
 # Another handler repeats a start whose answer it does not know
@@ -176,7 +176,7 @@ def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeService
 def started_unheard(services: FakeServices, create: Create) -> BuildKey:
     """The executor has started the build; the handler that asked for it died before it could note that."""
     key = create()
-    services.executor.dies_after_start = True
+    services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)
     return key
@@ -188,7 +188,7 @@ def test_what_is_answered_to_a_repeated_start_does_not_give_the_claim_away(
 ) -> None:
     key = started_unheard(services, create)
     services.clock.forward(seconds=10)
-    services.executor.fail_next.append(answer)
+    services.codebuild.fail_next.append(answer)
     with suppress(Unavailable):
         execution.attend(services, key)
 
@@ -197,7 +197,7 @@ def test_what_is_answered_to_a_repeated_start_does_not_give_the_claim_away(
         execution.attend(services, key)
     run_to_the_end(services, key)
 
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
@@ -208,22 +208,22 @@ def test_a_first_start_that_is_told_to_wait_gives_no_claim_away_that_another_rep
     key = create()
 
     def another_starts_it() -> None:
-        services.executor.fail_next.clear()
+        services.codebuild.fail_next.clear()
         execution.attend(services, key)
-        services.executor.fail_next.append(Busy("wait"))
+        services.codebuild.fail_next.append(Busy("wait"))
 
-    submit = services.executor.submit
+    submit = services.codebuild.submit
 
     def slow_submit(build: Build) -> str:
-        services.executor.submit = submit  # type: ignore[method-assign]
+        services.codebuild.submit = submit  # type: ignore[method-assign]
         another_starts_it()
         return submit(build)
 
-    services.executor.submit = slow_submit  # type: ignore[method-assign]
+    services.codebuild.submit = slow_submit  # type: ignore[method-assign]
     execution.attend(services, key)
 
     run_to_the_end(services, key)
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
@@ -232,13 +232,13 @@ def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
     services: FakeServices, create: Create, answer: Exception
 ) -> None:
     key = started_unheard(services, create)
-    services.executor.fail_next.append(answer)
+    services.codebuild.fail_next.append(answer)
     execution.attend(services, key)
 
     stop(services, key)
     execution.attend(services, key)
 
-    assert services.executor.run_of(key).outcome is Outcome.STOPPED
+    assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
     assert stored(services, key).last_status is Status.STOPPED
 
 
@@ -246,20 +246,20 @@ def test_the_age_of_a_claim_is_checked_directly_before_the_start(
     services: FakeServices, create: Create
 ) -> None:
     key = started_unheard(services, create)
-    services.clock.forward(seconds=services.executor.replay_seconds - 1)
+    services.clock.forward(seconds=services.codebuild.replay_seconds - 1)
     stage = services.sources.stage
 
     def slow_stage(build: Build, dockerfile: str | None) -> None:
         stage(build, dockerfile)
-        services.clock.forward(seconds=services.executor.forgets_after_seconds)
+        services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
 
     services.sources.stage = slow_stage  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="in time"):
         execution.attend(services, key)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 @pytest.mark.parametrize("executor", [CodeBuildExecutor, EksExecutor])
@@ -275,7 +275,7 @@ def test_a_repeated_start_ends_before_the_executor_forgets_the_attempt(executor:
 
 def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, create: Create) -> None:
     key = create()
-    services.executor.fail_next.append(ExecutorRefused("CodeBuild refused the build: no such project"))
+    services.codebuild.fail_next.append(ExecutorRefused("CodeBuild refused the build: no such project"))
     execution.attend(services, key)
 
     build = stored(services, key)
@@ -286,8 +286,8 @@ def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, 
 def test_no_success_without_an_image(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
     build = stored(services, key)
@@ -297,9 +297,9 @@ def test_no_success_without_an_image(services: FakeServices, create: Create) -> 
 def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     services.registry.is_down = True
     with pytest.raises(Unavailable):
         execution.observe(services, CODEBUILD, [run.handle])
@@ -313,12 +313,12 @@ def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, c
 def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.write(
         f"logs:{run.handle}",
         'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
     )
-    services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1")
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "Exit code 1: pip install nope"
@@ -329,9 +329,9 @@ def test_a_failure_without_a_readable_log_has_the_executors_words(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.is_down = True
-    services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1")
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "BUILD: exit status 1"
@@ -340,9 +340,9 @@ def test_a_failure_without_a_readable_log_has_the_executors_words(
 def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.write(f"logs:{run.handle}", "ERROR: something else")
-    services.executor.end(run, Outcome.FAILED, "The build needed more memory.", says_why=True)
+    services.codebuild.end(run, Outcome.FAILED, "The build needed more memory.", has_own_reason=True)
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "The build needed more memory."
@@ -356,15 +356,15 @@ def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
     after: list[Build] = []
 
     def meanwhile() -> None:
-        services.executor.after_start = lambda: None
-        run = services.executor.run_of(key)
-        services.executor.end(run, Outcome.FAULT if happens == "another attempt" else Outcome.FAILED)
+        services.codebuild.after_start = lambda: None
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT if happens == "another attempt" else Outcome.FAILED)
         execution.observe(services, CODEBUILD, [run.handle])
         if happens == "another attempt":
             services.store.save(lifecycle.claim(stored(services, key), services.now()))
         after.append(stored(services, key))
 
-    services.executor.after_start = meanwhile
+    services.codebuild.after_start = meanwhile
     execution.attend(services, key)
 
     assert stored(services, key).history == after[0].history
@@ -377,12 +377,12 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     services.queue.take()
     for expected in (Status.WARNING, Status.FAILED):
         execution.attend(services, key)
-        run = services.executor.run_of(key)
-        services.executor.end(run, Outcome.FAULT)
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT)
         execution.observe(services, CODEBUILD, [run.handle])
         assert stored(services, key).last_status is expected
 
-    assert len(services.executor.runs) == 2
+    assert len(services.codebuild.runs) == 2
     assert services.queue.take() == [key]  # announced for the second attempt, not after it
 
 
@@ -390,13 +390,13 @@ def test_a_second_attempt_finds_the_image_of_the_first(services: FakeServices, c
     """Its end got lost: tags cannot be overwritten, and need not be."""
     key = create()
     execution.attend(services, key)
-    services.executor.end(services.executor.run_of(key), Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [services.executor.run_of(key).handle])
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [services.codebuild.run_of(key).handle])
     services.registry.push(stored(services, key).image)
 
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
     assert (stored(services, key).last_status, stored(services, key).image_digest) == (
         Status.SUCCEEDED,
         DIGEST,
@@ -416,7 +416,7 @@ def test_a_build_stopped_before_it_was_submitted_never_starts(services: FakeServ
     assert stored(services, key).last_status is Status.STOPPED
 
     execution.attend(services, key)  # the message was on its way
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
 
 
 def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create: Create) -> None:
@@ -428,16 +428,16 @@ def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create
     assert services.queue.take() == [key]
 
     execution.attend(services, key)
-    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
     assert stored(services, key).last_status is Status.STOPPED
 
 
 def test_a_stop_while_the_build_is_being_submitted_reaches_it(services: FakeServices, create: Create) -> None:
     key = create()
-    services.executor.after_start = lambda: stop(services, key)
+    services.codebuild.after_start = lambda: stop(services, key)
     execution.attend(services, key)
 
-    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
     assert stored(services, key).last_status is Status.STOPPED
 
 
@@ -446,9 +446,9 @@ def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
     services: FakeServices, create: Create, was_started: bool
 ) -> None:
     key = create()
-    services.executor.dies_after_start = was_started
+    services.codebuild.dies_after_start = was_started
     if not was_started:
-        services.executor.fail_next.append(Died())
+        services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
         execution.attend(services, key)
     stop(services, key)
@@ -457,13 +457,13 @@ def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
     build = stored(services, key)
     if not was_started:  # whoever claimed it may start it yet
         assert (build.last_status, build.submitting_at) == (Status.CREATED, services.now())
-        assert build.look_at == services.now() + timedelta(seconds=services.executor.replay_seconds)
-    services.clock.forward(seconds=services.executor.replay_seconds)
+        assert build.look_at == services.now() + timedelta(seconds=services.codebuild.replay_seconds)
+    services.clock.forward(seconds=services.codebuild.replay_seconds)
     execution.attend(services, key)
 
     assert stored(services, key).last_status is Status.STOPPED
-    assert len(services.executor.runs) == (1 if was_started else 0)
-    assert all(run.outcome is Outcome.STOPPED for run in services.executor.runs.values())
+    assert len(services.codebuild.runs) == (1 if was_started else 0)
+    assert all(run.outcome is Outcome.STOPPED for run in services.codebuild.runs.values())
 
 
 def test_stopping_what_has_ended_changes_nothing(services: FakeServices, create: Create) -> None:
@@ -482,9 +482,9 @@ def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     stop(services, key)
 
     execution.attend(services, key)
@@ -501,14 +501,14 @@ def test_a_deleted_build_is_stopped_where_it_runs(services: FakeServices, create
     for announced in services.queue.take():
         execution.attend(services, announced)
 
-    assert services.executor.run_of(key).outcome is Outcome.STOPPED
+    assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
     assert stored(services, key).last_status is Status.STOPPED
 
 
 def test_late_and_repeated_news_change_nothing(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     early = run.observation()
     run_to_the_end(services, key)
     before = services.written()

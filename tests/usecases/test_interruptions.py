@@ -46,9 +46,9 @@ def dying(services: FakeServices, calls: int) -> Any:
         left[0] -= 1
 
     mortal = Mortal(services, lambda: None)
-    for name in ("store", "queue", "sources", "registry", "logs", "kept_logs"):
+    for name in ("store", "queue", "sources", "registry", "logs", "log_archive"):
         vars(mortal)[name] = Mortal(getattr(services, name), count)
-    vars(mortal)["executors"] = {name: Mortal(each, count) for name, each in services.executors.items()}
+    vars(mortal)["executor"] = lambda name: Mortal(services.executor(name), count)
     return mortal
 
 
@@ -71,9 +71,9 @@ def dies(handle: Callable[[], object]) -> bool:
 
 def finish(services: FakeServices, key: BuildKey) -> None:
     """The executor ends what it was given, and its last event arrives."""
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.registry.push(services.store.builds[key].image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
 
@@ -87,7 +87,7 @@ def test_a_start_that_is_cut_off_anywhere_becomes_one_build(
         services.clock.forward(seconds=later_seconds)
         execution.attend(services, key)
 
-        assert [run.build.key for run in services.executor.runs.values()].count(key) == 1
+        assert [run.build.key for run in services.codebuild.runs.values()].count(key) == 1
         finish(services, key)
         build = services.store.builds[key]
         assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
@@ -102,9 +102,9 @@ def test_a_record_that_is_cut_off_anywhere_is_completed_by_the_same_event(
     def story(calls: int) -> bool:
         key = create()
         execution.attend(services, key)
-        run = services.executor.run_of(key)
+        run = services.codebuild.run_of(key)
         services.registry.push(services.store.builds[key].image)
-        services.executor.end(run, Outcome.SUCCEEDED)
+        services.codebuild.end(run, Outcome.SUCCEEDED)
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
         execution.observe(services, CODEBUILD, [run.handle])
 
@@ -120,8 +120,8 @@ def test_a_second_attempt_whose_announcement_got_lost_is_started_by_the_schedule
     def story(calls: int) -> bool:
         key = create()
         execution.attend(services, key)
-        run = services.executor.run_of(key)
-        services.executor.end(run, Outcome.FAULT)
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT)
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
         for _ in range(2):  # one looks at the first attempt, if that was not recorded; one starts the second
             services.clock.forward(minutes=6)
@@ -154,7 +154,7 @@ def test_a_stop_that_is_cut_off_anywhere_reaches_the_build_once_it_is_recorded(
         services.clock.forward(minutes=6)
         upkeep.reconcile(services)
 
-        is_stopped = services.executor.run_of(key).outcome is Outcome.STOPPED
+        is_stopped = services.codebuild.run_of(key).outcome is Outcome.STOPPED
         assert is_stopped is is_recorded
         assert is_recorded or died
         assert (services.store.builds[key].last_status is Status.STOPPED) is is_recorded
@@ -175,7 +175,7 @@ def test_a_handler_that_stops_a_build_may_end_anywhere(
         services.clock.forward(seconds=later_seconds)
         execution.attend(services, key)
 
-        assert services.executor.run_of(key).outcome is Outcome.STOPPED
+        assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
         assert services.store.builds[key].last_status is Status.STOPPED
         return died
 

@@ -29,9 +29,9 @@ ADA = make_user()
 def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
     """The build has failed with this log."""
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.write(f"logs:{run.handle}", *texts, at=services.now())
-    services.executor.end(run, Outcome.FAILED, "no")
+    services.codebuild.end(run, Outcome.FAILED, "no")
     execution.observe(services, CODEBUILD, [run.handle])
     return stored(services, key)
 
@@ -68,7 +68,7 @@ def test_without_the_mark_it_is_kept_after_two_quiet_minutes(services: FakeServi
         services.clock.forward(seconds=61)
         tick(services)
 
-    assert services.kept_logs.texts == {stored(services, key).uuid: "2024-03-01 12:00:00 UTC -- one\n"}
+    assert services.log_archive.texts == {stored(services, key).uuid: "2024-03-01 12:00:00 UTC -- one\n"}
 
 
 def test_a_mark_with_another_nonce_is_a_line_like_others(services: FakeServices, create: Create) -> None:
@@ -84,7 +84,7 @@ def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: 
     services.clock.forward(minutes=5)
     upkeep.reconcile(services)
 
-    assert services.kept_logs.texts == {}
+    assert services.log_archive.texts == {}
     assert stored(services, key).look_at is None
 
 
@@ -143,7 +143,7 @@ def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -
     services.logs.write("logs:x", *texts)
     whole = logs.render(services.logs.lines("logs:x"), build.nonce)
     if is_kept:
-        services.kept_logs.keep(build, io.BytesIO(whole.encode()))
+        services.log_archive.store(build, io.BytesIO(whole.encode()))
         services.store.save(replace(build, kept_log_bytes=len(whole.encode())))
 
     parts: list[bytes] = []
@@ -166,7 +166,7 @@ def test_a_log_beyond_what_is_kept_is_cut_with_a_mark(
     services.clock.now += timedelta(minutes=5)
     tick(services)
 
-    (text,) = services.kept_logs.texts.values()
+    (text,) = services.log_archive.texts.values()
     assert text.endswith("… cut here: the log goes on, and at most 100 bytes are kept.\n")
 
 
@@ -182,7 +182,7 @@ def test_what_a_log_holds_in_memory_does_not_grow_with_it(services: FakeServices
             yield from page  # 40 MB in all
 
     services.logs.lines = lines  # type: ignore[method-assign]
-    services.kept_logs.keep = lambda build, text: None  # type: ignore[method-assign]
+    services.log_archive.store = lambda build, text: None  # type: ignore[method-assign]
     tracemalloc.start()
     logs.read(services, ADA, key)
     logs.keep(services, key)
@@ -193,7 +193,7 @@ def test_what_a_log_holds_in_memory_does_not_grow_with_it(services: FakeServices
     assert peak < 32_000_000  # a page is 6 MB, and the log 41 MB
 
 
-@pytest.mark.parametrize("trouble", ["logs", "kept_logs"])
+@pytest.mark.parametrize("trouble", ["logs", "log_archive"])
 def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
     services: FakeServices, create: Create, trouble: str
 ) -> None:
@@ -203,7 +203,7 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
     if trouble == "logs":
         services.logs.fails_after_lines = 1
     else:
-        services.kept_logs.is_down = True
+        services.log_archive.is_down = True
     with pytest.raises(Unavailable):
         logs.keep(services, key)
     assert stored(services, key).look_at is not None
@@ -212,7 +212,7 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
 
     assert stored(services, key).look_at is None
     if trouble == "logs":
-        (text,) = services.kept_logs.texts.values()
+        (text,) = services.log_archive.texts.values()
         assert text == (
             "2024-03-01 12:00:00 UTC -- one\n… cut here: the rest of the log could not be read.\n"
         )

@@ -104,7 +104,7 @@ def test_its_log_is_kept_after_its_end(services: FakeServices, elsewhere: BuildK
     for _ in range(3):
         services.clock.forward(minutes=1)
         tick(services)
-    assert list(services.kept_logs.texts) == [stored(services, elsewhere).uuid]
+    assert list(services.log_archive.texts) == [stored(services, elsewhere).uuid]
 
 
 def test_lines_after_its_end_are_kept_as_well(services: FakeServices, elsewhere: BuildKey) -> None:
@@ -114,7 +114,7 @@ def test_lines_after_its_end_are_kept_as_well(services: FakeServices, elsewhere:
     for _ in range(4):
         services.clock.forward(minutes=1)
         tick(services)
-    (text,) = services.kept_logs.texts.values()
+    (text,) = services.log_archive.texts.values()
     assert text.endswith(" UTC -- late\n")
 
 

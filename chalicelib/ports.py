@@ -135,6 +135,10 @@ class BuildStore(Protocol):
         that became due in the last second may be missing. A record that cannot be read is left out, logged,
         and not found again for a day."""
 
+    def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
+        """Builds that wait for their turn with this executor and are not leased, those first that have waited
+        longest, as a consistent read shows them."""
+
     def lease(self, build: Build, until: datetime) -> Build:
         """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
         is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""

@@ -60,6 +60,7 @@ class Settings:
     api_prefix: str = "/api/v1"  # "/v1" where the API stage is called `api`
     build_timeout_minutes: int = 60  # CodeBuild takes 5 to 2160
     queue_timeout_minutes: int = 60  # CodeBuild takes 5 to 480
+    wait_timeout_minutes: int = 1_440  # for a build's turn, while its executor takes no more builds
     look_again_seconds: int = 300  # after this long without news, a schedule looks for itself
     token_lifetime_days: int = 30
     price_per_minute: float = 0.0  # of a build, for its estimated cost; 0: unknown
@@ -109,6 +110,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         "max_inline_upload_bytes",
         "build_timeout_minutes",
         "queue_timeout_minutes",
+        "wait_timeout_minutes",
         "look_again_seconds",
         "token_lifetime_days",
         "requests_per_minute",

@@ -26,7 +26,7 @@ from chalicelib.domain.build import (
     User,
 )
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
-from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
+from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
@@ -221,9 +221,17 @@ class FakeBuildStore:
         waiting = [
             (build.look_at, key)
             for key, build in self.builds.items()
-            if build.look_at and build.look_at <= now
+            if build.look_at and build.look_at <= now and not build.is_waiting
         ]
         return [self.builds[key] for _, key in sorted(waiting)][:limit]
+
+    def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
+        line = [
+            (build.look_at, key)
+            for key, build in self.builds.items()
+            if build.is_waiting and build.executor == executor and build.look_at and build.look_at <= now
+        ]
+        return [self.builds[key] for _, key in sorted(line)][:limit]
 
     def lease(self, build: Build, until: datetime) -> Build:
         self._others_go_first()
@@ -482,6 +490,7 @@ class FakeExecutor:
     def __init__(self, clock: Clock, sources: FakeSources, emits_events: bool = True) -> None:
         self._clock, self._sources, self.emits_events = clock, sources, emits_events
         self.runs: dict[str, Run] = {}
+        self.slots = 1_000_000
         self.stopped: list[str] = []
         self.fail_next: deque[BaseException] = deque()  # raised by `submit` instead of starting anything
         self.is_down = False  # to questions and stops
@@ -492,6 +501,9 @@ class FakeExecutor:
         if self.fail_next:
             raise self.fail_next.popleft()
         assert build.uuid in self._sources.staged, "the source has to be staged first"
+        going = [run for run in self.runs.values() if run.outcome is None]
+        if self._remembered(build) is None and len(going) >= self.slots:
+            raise Busy("No slot is free.")
         run = self._remembered(build) or self._started(build)
         if self.dies_after_start:
             self.dies_after_start = False

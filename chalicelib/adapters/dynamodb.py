@@ -26,7 +26,8 @@ Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:
 | live projects of an owner      | P#owner         |
 | bookmarks of a user            | BM#user, BP#user |
 
-`active`, by `look_at`, has the unfinished builds (`1`), and what may be purged: `archived` and `deleted`.
+`active`, by `look_at`, has the unfinished builds (`1`), those that wait for their turn with an executor
+(`W#codebuild`, `W#eks`), and what may be purged: `archived` and `deleted`.
 """
 
 from __future__ import annotations
@@ -338,23 +339,29 @@ class DynamoBuildStore:
         return project is not None and project.code is not None and project.code.sha256 == code_sha256
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:
+        builds = self._active("1", now, limit)
+        return [build for build in builds if build.look_at is not None and build.look_at <= now]
+
+    def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
+        builds = self._active(f"W#{executor}", now, limit)
+        return [build for build in builds if build.is_waiting and build.look_at and build.look_at <= now]
+
+    def _active(self, partition: str, now: datetime, limit: int) -> list[Build]:
+        """Builds that the index has there until now, read consistently; those that can be read."""
         with _translated():
-            found = list(Item.by_active.query("1", Item.look_at <= _instant(now), limit=limit))
+            found = list(Item.by_active.query(partition, Item.look_at <= _instant(now), limit=limit))
         stored = _get_all([(item.pk, item.sk) for item in found])
-        due = []
+        builds = []
         for item in (stored[pair] for each in found if (pair := (each.pk, each.sk)) in stored):
             try:
-                build = _build(item)
+                builds.append(_build(item))
             except msgspec.MsgspecError:
                 log.exception(
                     "The record of build %s cannot be read; it is left alone for a day.", _key_of(item)
                 )
                 with suppress(Conflict):
                     _move(item.pk, item.sk, item.look_at, _instant(now + timedelta(days=1)))
-            else:
-                if build.look_at is not None and build.look_at <= now:
-                    due.append(build)
-        return due
+        return builds
 
     def lease(self, build: Build, until: datetime) -> Build:
         assert build.look_at is not None, "only a build that is due can be leased"
@@ -601,7 +608,12 @@ def _columns(build: Build) -> dict[str, Any]:
         "last": msgspec.json.encode(build.history[-1]).decode(),
         "recent": listed,
         "updated_at": f"{_instant(build.updated_at)}#{build.key.id:0{ID_DIGITS}}",
-        **_activity(build.look_at, build.archived_at, build.deleted_at),
+        **_activity(
+            build.look_at,
+            build.archived_at,
+            build.deleted_at,
+            unfinished=f"W#{build.executor}" if build.is_waiting else "1",
+        ),
     }
 
 
@@ -617,10 +629,13 @@ def _project_columns(project: Project) -> dict[str, Any]:
 
 
 def _activity(
-    look_at: datetime | None, archived_at: datetime | None, deleted_at: datetime | None
+    look_at: datetime | None,
+    archived_at: datetime | None,
+    deleted_at: datetime | None,
+    unfinished: str = "1",
 ) -> dict[str, str | None]:
     """Why and when somebody must look at a row: to bring it to its end first, then to purge it."""
-    for reason, at in (("1", look_at), ("deleted", deleted_at), ("archived", archived_at)):
+    for reason, at in ((unfinished, look_at), ("deleted", deleted_at), ("archived", archived_at)):
         if at is not None:
             return {"active": reason, "look_at": _instant(at)}
     return {"active": None, "look_at": None}
@@ -646,7 +661,8 @@ def _set(columns: Mapping[str, Any]) -> list[Any]:
 
 
 def _build(item: Item) -> Build:
-    look_at = f'"{item.look_at}"' if item.active == "1" else "null"  # else it is the time of a purge
+    is_unfinished = item.active is not None and item.active not in ("deleted", "archived")
+    look_at = f'"{item.look_at}"' if is_unfinished else "null"  # else it is the time of a purge
     return _decode(item.data, Build, history=item.history, version=item.version, look_at=look_at)
 
 
@@ -700,7 +716,10 @@ def _get_all(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Item]:
 def _move(pk: str, sk: str, look_at: str | None, until: str) -> None:
     """Changes when an unfinished build is due, and nothing else of it. Raises Conflict."""
     with _translated(refused=Conflict):
-        Item(pk, sk).update([Item.look_at.set(until)], (Item.active == "1") & (Item.look_at == look_at))
+        Item(pk, sk).update(
+            [Item.look_at.set(until)],
+            ((Item.active == "1") | Item.active.startswith("W#")) & (Item.look_at == look_at),
+        )
 
 
 def _refer(code_sha256: str, user: str) -> None:

@@ -18,32 +18,55 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
-from chalicelib.usecases.writing import told, until_written
+from chalicelib.usecases.writing import isolated, told, until_written
 
 log = logging.getLogger(__name__)
 WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
+MAX_SERVED = 10  # waiting builds that one message has started, within its function's time
 LAST_WORD = timedelta(minutes=70)  # past its deadline, an executor that does not answer is not waited for
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
 
 def attend(services: Services, key: BuildKey) -> None:
-    """Does what the build needs now: has it started, or stopped, or asks its executor about it."""
+    """Does what the build needs now: has it started, or stopped, or asks its executor about it. If it waited
+    for its turn and was started, those behind it get theirs."""
     build = services.store.get(key)
-    if build is None or build.is_done or not build.is_managed:
-        return
+    if build is not None:
+        attended = _attended(services, build)
+        if build.is_waiting and attended is not None and not attended.is_waiting:
+            serve_waiting(services, build.executor, MAX_SERVED)
+
+
+def serve_waiting(services: Services, executor: str, limit: int) -> None:
+    """Has waiting builds started, those first that waited longest, until the executor takes no more. Each is
+    leased first: one that ends this function does not stay at the head of the line."""
+    for build in services.store.waiting(executor, services.now(), limit):
+        with isolated(build):
+            leased = services.store.lease(build, services.now() + WAIT_WHEN_BUSY)
+            attended = _attended(services, leased)
+            if attended is not None and attended.is_waiting:
+                return
+
+
+def _attended(services: Services, known: Build) -> Build | None:
+    """The build after it got what it needs."""
+    key = known.key
+    if known.is_done or not known.is_managed:
+        return known
     project = services.store.project(key.owner, key.project)
     if project is None or project.archived_at is not None:
         request_stop(services, key)
-    if build.handle is None and _why_overdue(services, build) is not None:
-        give_up_if_overdue(services, build)
+    if known.handle is None and _why_overdue(services, known) is not None:
+        give_up_if_overdue(services, known)
         build = services.store.get(key)
     else:
         build = _submitted(services, key)
     if build is None or build.is_done or build.handle is None:
-        return
+        return build
     if build.stop_requested_at is not None:
         services.executor(build.executor).stop(build.handle)
     observe(services, build.executor, [build.handle])
+    return build
 
 
 def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequence[BuildKey]:
@@ -75,7 +98,18 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
     new = until_written(write)
     if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
+    if new is not None and new.is_done:
+        _announce_next(services, new.executor)
     return key
+
+
+def _announce_next(services: Services, executor: str) -> None:
+    """A slot is free: the build that waited longest gets its turn. If this is lost, the schedule does it."""
+    try:
+        for build in services.store.waiting(executor, services.now(), 1):
+            services.queue.announce(build.key)
+    except SlipwayError as error:
+        log.warning("The next build for %s was not announced: %s", executor, error)
 
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
@@ -120,7 +154,8 @@ def next_look(services: Services, build: Build) -> datetime:
 def _why_overdue(services: Services, build: Build, grace: timedelta = lifecycle.GRACE) -> str | None:
     queue = timedelta(minutes=services.settings.queue_timeout_minutes)
     run = timedelta(minutes=services.settings.build_timeout_minutes)
-    return lifecycle.overdue(build, services.now(), queue, run, grace)
+    wait = timedelta(minutes=services.settings.wait_timeout_minutes)
+    return lifecycle.overdue(build, services.now(), wait=wait, queue=queue, run=run, grace=grace)
 
 
 def _asked_once_more(services: Services, build: Build) -> Build | None:
@@ -204,10 +239,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
     What the executor answers to a repeated start says nothing about the first one: the claim stays then.
     """
     if build.attempt > 1 and (digest := services.registry.digest(build.image)):
-        # An earlier attempt had finished after all; tags cannot be overwritten, nor need they be.
-        seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
-        done = lifecycle.follow(build, seen, services.now(), digest=digest, reason=None)
-        return done and told(build, services.store.save(done))
+        return _finished_before(services, build, digest)
     body = services.store.body(build.key)
     if body is None:
         return None
@@ -219,9 +251,9 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
     try:
         handle = executor.submit(build)
     except Busy as busy:
-        later = services.now() + WAIT_WHEN_BUSY
-        waiting = replace(build, look_at=later) if is_repeat else lifecycle.release(build, later, str(busy))
-        return services.store.save(waiting)
+        if is_repeat:
+            return services.store.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        return services.store.save(lifecycle.release(build, str(busy)))
     except ExecutorRefused as refusal:
         if is_repeat:
             found = executor.find_handle(build)
@@ -229,6 +261,24 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
         return told(build, services.store.save(failed))
     return _note(services, build, handle)
+
+
+def _finished_before(services: Services, build: Build, digest: str) -> Build | None:
+    """Records the success of an earlier attempt, whose image is in the registry: tags cannot be overwritten,
+    nor need they be. Its handle, log and times are recorded if the executor still knows it."""
+    executor = services.executor(build.executor)
+    seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
+    made = build
+    for attempt in reversed(build.unsure_attempts):
+        earlier = replace(build, attempt=attempt, submitting_at=build.created_at)
+        handle = executor.find_handle(earlier)
+        if handle and (found := executor.observe([handle]).get(handle)):
+            steps = () if build.worked_since else found.steps  # else they were recorded while it ran
+            made = replace(build, attempt=attempt)
+            seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED, trouble=None)
+            break
+    done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
+    return done and told(build, services.store.save(done))
 
 
 def _note(services: Services, claimed: Build, handle: str) -> Build | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import cache, partial
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, ProjectKey, Status
-from chalicelib.errors import Conflict, SlipwayError
+from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs
-from chalicelib.usecases.writing import told
+from chalicelib.usecases.writing import isolated, told
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
+MAX_WAITING = 50  # builds that one tick has started when their executor takes builds again
 CHUNK = 100  # builds that one call to an executor asks about: BatchGetBuilds takes no more
 KEEPING_TAKES = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
 
@@ -48,13 +48,16 @@ def reconcile(services: Services) -> int:
     for start in range(0, len(due), CHUNK):
         running: list[Build] = []
         for build in due[start : start + CHUNK]:
-            with _isolated(build):
+            with isolated(build):
                 leased = services.store.lease(build, _lease_until(services, build))
                 if not _looked_after(services, leased, is_hidden):
                     running.append(leased)
         for executor in sorted({build.executor for build in running}):
-            with _isolated(executor):
+            with isolated(executor):
                 _compare(services, [build for build in running if build.executor == executor])
+    for executor in services.settings.executors:
+        with isolated(executor):
+            execution.serve_waiting(services, executor, MAX_WAITING)
     return len(due)
 
 
@@ -91,11 +94,11 @@ def _compare(services: Services, builds: Sequence[Build]) -> None:
         if len(builds) == 1:
             raise
         for build in builds:  # one of them cannot be understood: each alone
-            with _isolated(build):
+            with isolated(build):
                 _compare(services, [build])
         return
     for build in builds:
-        with _isolated(build):
+        with isolated(build):
             if build.key in seen:
                 execution.record(services, seen[build.key], build)
             execution.give_up_if_overdue(services, build)
@@ -105,25 +108,3 @@ def _is_hidden(services: Services, key: ProjectKey) -> bool:
     """Whether a project was archived or is gone: then its builds shall stop."""
     project = services.store.project(key.owner, key.name)
     return project is None or project.archived_at is not None
-
-
-@contextmanager
-def _isolated(one: Build | str) -> Iterator[None]:
-    """Logs what goes wrong with one build, or one executor, so that the others go on; the next look tries
-    again."""
-    try:
-        yield
-    except Conflict:
-        pass  # another handler is at it
-    except Exception as error:
-        name = one if isinstance(one, str) else f"build {one.key}"
-        fields = {} if isinstance(one, str) else {"build": str(one.key)}
-        is_bug = not isinstance(error, SlipwayError)
-        log.log(
-            logging.ERROR if is_bug else logging.WARNING,
-            "Could not look at %s: %s",
-            name,
-            error or type(error).__name__,
-            extra=fields,
-            exc_info=is_bug,
-        )

@@ -450,6 +450,24 @@ def test_a_build_is_due_until_nothing_can_happen_any_more(store: BuildStore) -> 
     assert store.due(after(1), 10) == []
 
 
+def test_builds_that_wait_for_their_turn_stand_in_a_line_of_their_executor(store: BuildStore) -> None:
+    """Longest waiting first, apart from what is due; a lease takes one out of the line for a while."""
+    for look_at, executor in ((after(2), "codebuild"), (after(1), "codebuild"), (after(1), "eks")):
+        add(store, look_at=look_at, executor=executor, waiting_reason="no slot is free")
+    add(store, look_at=after(1))
+
+    assert [build.key.id for build in store.due(after(9), 10)] == [4]
+    line = store.waiting("codebuild", after(9), 10)
+    assert [build.key.id for build in line] == [2, 1]
+    assert [build.key.id for build in store.waiting("codebuild", after(9), 1)] == [2]
+    assert [build.key.id for build in store.waiting("eks", after(9), 10)] == [3]
+
+    store.lease(line[0], after(60))
+    assert [build.key.id for build in store.waiting("codebuild", after(9), 10)] == [1]
+    store.save(lifecycle.claim(line[1], after(10)))
+    assert store.waiting("codebuild", after(9), 10) == []
+
+
 def test_a_lease_moves_the_next_look_and_nothing_else(store: BuildStore) -> None:
     build = add(store, look_at=after(1))
 

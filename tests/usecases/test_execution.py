@@ -16,7 +16,7 @@ from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
-from chalicelib.usecases import builds, execution
+from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import DIGEST, make_user
 from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create
@@ -164,7 +164,7 @@ def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeService
 
     build = stored(services, key)
     assert (build.last_status, build.submitting_at, build.handle) == (Status.CREATED, None, None)
-    assert build.look_at == services.now() + timedelta(seconds=30)
+    assert (build.is_waiting, build.waiting_reason) == (True, "CodeBuild asks us to wait.")
 
     execution.attend(services, key)
     assert len(services.codebuild.runs) == 1
@@ -386,21 +386,118 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     assert services.queue.take() == [key]  # announced for the second attempt, not after it
 
 
-def test_a_second_attempt_finds_the_image_of_the_first(services: FakeServices, create: Create) -> None:
-    """Its end got lost: tags cannot be overwritten, and need not be."""
+def test_a_second_attempt_finds_the_image_of_the_first_and_keeps_its_evidence(
+    services: FakeServices, create: Create
+) -> None:
+    """The executor had a fault after the push: tags cannot be overwritten, and need not be."""
     key = create()
     execution.attend(services, key)
-    services.codebuild.end(services.codebuild.run_of(key), Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [services.codebuild.run_of(key).handle])
+    first = services.codebuild.run_of(key)
+    services.codebuild.enter(first, *RUNNING)
+    execution.observe(services, CODEBUILD, [first.handle])
     services.registry.push(stored(services, key).image)
+    services.clock.forward(seconds=100)
+    services.codebuild.end(first, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [first.handle])
 
     execution.attend(services, key)
 
+    build = stored(services, key)
     assert len(services.codebuild.runs) == 1
-    assert (stored(services, key).last_status, stored(services, key).image_digest) == (
+    assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
+    assert (build.handle, build.log, build.billed_minutes) == (first.handle, f"logs:{first.handle}", 2)
+    assert statuses(services, key) == ["created", "scheduled", "building", "running", "warning", "succeeded"]
+
+
+def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
+    services: FakeServices, create: Create
+) -> None:
+    """Its start was not heard of, and when it is searched for, the search fails once."""
+    key = started_unheard(services, create)
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, *RUNNING)
+    services.registry.push(stored(services, key).image)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
+    services.store.save(lifecycle.claim(stored(services, key), services.now()))
+    services.clock.forward(seconds=60)
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.handle, build.log) == (
         Status.SUCCEEDED,
-        DIGEST,
+        run.handle,
+        f"logs:{run.handle}",
     )
+    assert statuses(services, key) == ["created", "scheduled", "building", "running", "succeeded"]
+    assert len(services.codebuild.runs) == 1
+
+
+# Builds that wait for their turn
+
+
+def test_when_a_build_ends_the_one_that_waited_longest_is_announced(
+    services: FakeServices, create: Create
+) -> None:
+    running = create()
+    execution.attend(services, running)
+    waiting = []
+    for _ in range(3):
+        services.clock.forward(seconds=1)
+        waiting.append(create())
+    for key in reversed(waiting):
+        services.codebuild.fail_next.append(Busy("no slot is free"))
+        execution.attend(services, key)
+    services.queue.take()
+
+    run_to_the_end(services, running)
+
+    assert services.queue.take() == [waiting[0]]
+
+
+def test_a_build_whose_turn_has_come_brings_those_behind_it_along(
+    services: FakeServices, create: Create
+) -> None:
+    """Two slots became free, and one message told of it."""
+    keys = [create() for _ in range(4)]
+    for key in keys:
+        services.codebuild.fail_next.append(Busy("no slot is free"))
+        execution.attend(services, key)
+    services.codebuild.slots = 2
+
+    execution.attend(services, keys[0])
+
+    started = [not stored(services, key).is_waiting for key in keys]
+    assert started == [True, True, False, False]
+
+
+def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
+    services: FakeServices, create: Create
+) -> None:
+    """200 builds of one second on two slots; messages arrive within the second, ticks each minute."""
+    services.codebuild.slots = 2
+    keys = [create() for _ in range(200)]
+    idle_seconds = 0
+    for second in range(400):
+        for key in services.queue.take():
+            execution.attend(services, key)
+        if second % 60 == 59:
+            upkeep.reconcile(services)
+        going = [run for run in services.codebuild.runs.values() if run.outcome is None]
+        if len(going) < 2 and any(stored(services, key).is_waiting for key in keys):
+            idle_seconds += 1
+        services.clock.forward(seconds=1)
+        for run in going:
+            services.registry.push(run.build.image)
+            services.codebuild.end(run, Outcome.SUCCEEDED)
+            execution.observe(services, CODEBUILD, [run.handle])
+        if all(stored(services, key).is_done for key in keys):
+            break
+
+    assert {stored(services, key).last_status for key in keys} == {Status.SUCCEEDED}
+    assert idle_seconds <= 2
+    assert second <= 102
+    assert max(stored(services, key).attempt for key in keys) <= 5
 
 
 # Stopping, in every state

@@ -123,7 +123,7 @@ def _to_json(record: Any, *apart: str) -> str:
 
 
 def _from_json(data: str | None, kind: type[Record], **apart: str | float | None) -> Record:
-    """Inverse of `_to_json`. The values of `apart`, which are JSON, join the text before it is parsed: parsing
-    it and then replacing fields of the record takes twice as long."""
+    """Inverse of `_to_json`. The values of `apart` are JSON and join the text before it is parsed: to parse it
+    and replace fields of the record takes twice as long."""
     joined = ",".join(f'"{name}":{text}' for name, text in apart.items())
     return msgspec.json.decode(f"{(data or '')[:-1]},{joined}}}", type=kind)

@@ -35,8 +35,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """Something asked for under a key of the caller's is done once, however often it is asked for until
-    `expires_at`."""
+    """A caller's key for one request: repetitions before `expires_at` create nothing new."""
 
     key: str
     now: datetime
@@ -46,21 +45,29 @@ class IdempotencyKey:
 Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
 
-class BuildStore(Protocol):
-    """Projects and builds. Reads are consistent unless said otherwise; writes carry a condition."""
+class Projects(Protocol):
+    """Projects, without what is in them. Reads are consistent unless said otherwise."""
 
-    def project(self, owner: str, name: str) -> Project | None:
-        """The project, if there is one."""
+    def get(self, owner: str, name: str) -> Project | None:
+        """The project, if there is one, archived or not."""
 
-    def add_project(self, project: Project) -> None:
+    def add(self, project: Project) -> None:
         """Raises AlreadyExists when the owner has a project of that name."""
 
-    def save_project(self, project: Project) -> Project:
-        """Writes all but the counters, if the stored version is still `project.version`. Raises Conflict."""
+    def save(self, project: Project) -> Project:
+        """Writes all but the counters, if the stored version is still `project.version`, and returns the
+        project with its new version. Raises Conflict otherwise."""
 
-    def projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
+    def list_projects(
+        self, owner: str, offset: int, limit: int, *, public: bool
+    ) -> tuple[Sequence[Project], int]:
         """The owner's live projects, newest change first, after skipping `offset`, and how many there are in
         all; the public ones alone if asked for. May lag about a second behind."""
+
+
+class Builds(Protocol):
+    """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a
+    condition."""
 
     def add(
         self,
@@ -78,7 +85,7 @@ class BuildStore(Protocol):
         """
 
     def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
-        """The build that was added under this key, as long as that is remembered."""
+        """The build that was added with this idempotency key, until the key expires."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
@@ -100,35 +107,9 @@ class BuildStore(Protocol):
     def rename(self, build: Build, wanted_name: str) -> Build:
         """Like `save`, and takes a free name as `add` does."""
 
-    def archive(self, build: Build) -> Build:
-        """Like `save`, and takes the build out of the project's list and count; it is listed as archived by
-        its creator then, unless it is deleted. Raises Conflict."""
-
-    def restore(self, build: Build) -> Build:
-        """The inverse of `archive`. Raises Conflict."""
-
-    def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
-        """Archived builds that `user` created, newest change first, and how many there are in all."""
-
-    def doomed(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
-        """What is to be purged: deleted, or archived before that time; no build that still has to be looked
-        at. May lag behind, so read again."""
-
-    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
-        """Any builds of a project, archived or not, oldest first."""
-
-    def purge(self, doomed: Build | Project) -> None:
-        """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
-        Ended half way, a repetition completes it."""
-
-    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
-        """Whether the project or one of its builds has this code; former code of the project may count."""
-
-    def is_referenced(self, code_sha256: str) -> bool:
-        """Whether any project or build has this code. What a project had until lately may still count."""
-
-    def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        """Live builds, newest change first, after skipping `offset`; may lag about a second behind."""
+    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+        """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Of its
+        history, each has the newest row only."""
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:
         """Builds whose `look_at` has come, longest overdue first, as a consistent read shows them. A build
@@ -143,24 +124,64 @@ class BuildStore(Protocol):
         """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
         is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
 
-    def bookmarks(self, user: str, keys: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
-        """Those of `keys` (builds of one project, or projects of one owner) that `user` bookmarked."""
 
-    def bookmark(self, user: str, key: Bookmarkable, now: datetime) -> None:
+class Archive(Protocol):
+    """Builds that are archived or deleted, and the end of builds and projects."""
+
+    def archive(self, build: Build) -> Build:
+        """Like `Builds.save`, and takes the build out of the project's list and count; it is listed as
+        archived by its creator then, unless it is deleted. Raises Conflict."""
+
+    def restore(self, build: Build) -> Build:
+        """The inverse of `archive`. Raises Conflict."""
+
+    def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
+        """Archived builds that `user` created, newest change first, and how many there are in all. Of its
+        history, each has the newest row only."""
+
+    def purgeable(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
+        """What may be purged: deleted, or archived before that time; no build with a `look_at`. May lag
+        behind, so read again."""
+
+    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
+        """Any builds of a project, archived or not, oldest first."""
+
+    def purge(self, record: Build | Project) -> None:
+        """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
+        Ended half way, a repetition completes it."""
+
+
+class Bookmarks(Protocol):
+    """Which builds and projects a user bookmarked."""
+
+    def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
+        """Those of `candidates` (builds of one project, or projects of one owner) that `user` bookmarked."""
+
+    def add(self, user: str, key: Bookmarkable, now: datetime) -> None:
         """Idempotent."""
 
-    def unbookmark(self, user: str, key: Bookmarkable) -> bool:
+    def remove(self, user: str, key: Bookmarkable) -> bool:
         """False when it was never bookmarked. Idempotent otherwise."""
 
-    def bookmarked_builds(
+    def list_builds(
         self, user: str, offset: int, limit: int, *, oldest_first: bool = False
     ) -> tuple[Sequence[Build], int]:
         """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
-    def bookmarked_projects(
+    def list_projects(
         self, user: str, offset: int, limit: int, *, oldest_first: bool = False
     ) -> tuple[Sequence[Project], int]:
         """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
+
+
+class CodeReferences(Protocol):
+    """Which projects and builds have an archive of code."""
+
+    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
+        """Whether the project or one of its builds has this code; former code of the project may count."""
+
+    def is_referenced(self, code_sha256: str) -> bool:
+        """Whether any project or build has this code. What a project had until lately may still count."""
 
 
 Account = TypeVar("Account", User, Token)
@@ -352,7 +373,15 @@ class Services(Protocol):
     @property
     def settings(self) -> Settings: ...
     @property
-    def store(self) -> BuildStore: ...
+    def projects(self) -> Projects: ...
+    @property
+    def builds(self) -> Builds: ...
+    @property
+    def archive(self) -> Archive: ...
+    @property
+    def bookmarks(self) -> Bookmarks: ...
+    @property
+    def code_references(self) -> CodeReferences: ...
     @property
     def accounts(self) -> Accounts: ...
     @property

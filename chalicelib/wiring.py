@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from chalicelib import settings as environment
 from chalicelib.domain.build import CODEBUILD
 from chalicelib.errors import Unavailable
 from chalicelib.ports import (
     Accounts,
+    Archive,
+    Bookmarks,
     BuildQueue,
-    BuildStore,
+    Builds,
+    CodeReferences,
     DeadLetters,
     Executor,
     LogArchive,
     Logs,
+    Projects,
     Registry,
     Services,
     Sources,
 )
 from chalicelib.settings import Settings
+
+if TYPE_CHECKING:
+    from chalicelib.adapters.dynamodb import Records
 
 
 class AwsServices:
@@ -31,20 +39,35 @@ class AwsServices:
         return environment.read()
 
     @cached_property
-    def store(self) -> BuildStore:
-        return self._records[0]
+    def _records(self) -> Records:
+        """All ports on the table, because they share it and its client."""
+        from chalicelib.adapters.dynamodb import Records
 
-    @cached_property
+        return Records(self.settings.table, self.settings.account_memory_seconds)
+
+    @property
+    def projects(self) -> Projects:
+        return self._records.projects
+
+    @property
+    def builds(self) -> Builds:
+        return self._records.builds
+
+    @property
+    def archive(self) -> Archive:
+        return self._records.archive
+
+    @property
+    def bookmarks(self) -> Bookmarks:
+        return self._records.bookmarks
+
+    @property
+    def code_references(self) -> CodeReferences:
+        return self._records.code_references
+
+    @property
     def accounts(self) -> Accounts:
-        return self._records[1]
-
-    @cached_property
-    def _records(self) -> tuple[BuildStore, Accounts]:
-        """Both at once, because they share table and client."""
-        from chalicelib.adapters import dynamodb
-
-        dynamodb.use_table(self.settings.table)
-        return dynamodb.DynamoBuildStore(), dynamodb.DynamoAccounts(self.settings.account_memory_seconds)
+        return self._records.accounts
 
     @cached_property
     def queue(self) -> BuildQueue:
@@ -144,10 +167,10 @@ def get_ready() -> None:
     """Makes what every function uses while Lambda initializes it, as AWS advises, and not when its first
     event waits. Elsewhere than in Lambda: nothing."""
     if environment.in_lambda():
-        from chalicelib.adapters import dynamodb
+        from chalicelib.adapters.dynamodb.table import client
 
-        _ = services().store  # names the table
-        dynamodb.client()
+        _ = services().builds  # names the table
+        client()
 
 
 def install(replacement: Services) -> Services:

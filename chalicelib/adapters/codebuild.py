@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import Build, Source, Status, source_folder
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
-from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
+from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 
 BUILDSPEC = Path(__file__).with_name("buildspec.yml")
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
@@ -113,16 +114,14 @@ class CodeBuildExecutor:
             self._queue_minutes,
             self._build_minutes,
         )
-        try:
+        with answered("CodeBuild", refusal=_refusal):
             return str(self._starting.start_build(**request)["build"]["id"])
-        except (ClientError, BotoCoreError) as exc:
-            raise _translated(exc) from exc
 
     def find_handle(self, build: Build) -> str | None:
         """Newest first, back to the claim: CodeBuild cannot be searched by what a build was given."""
         assert build.submitting_at is not None
         since = build.submitting_at - _CLOCK_SKEW
-        try:
+        with answered("CodeBuild", refusal=_refusal):
             for page in self._codebuild.get_paginator("list_builds_for_project").paginate(
                 projectName=self._project, sortOrder="DESCENDING"
             ):
@@ -132,25 +131,18 @@ class CodeBuildExecutor:
                         return str(described["id"])
                 if found and min(described["startTime"] for described in found) < since:
                     return None
-        except (ClientError, BotoCoreError) as exc:
-            raise _translated(exc) from exc
         return None
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
-        try:
+        with answered("CodeBuild", refusal=_refusal):
             described = self._describe(handles)
-        except (ClientError, BotoCoreError) as exc:
-            raise _translated(exc) from exc
         return {str(each["id"]): observation_of(each) for each in described if _identity(each)[0]}
 
     def stop(self, handle: str) -> None:
-        try:
+        unknown = self._codebuild.exceptions.ResourceNotFoundException
+        ended = self._codebuild.exceptions.InvalidInputException
+        with answered("CodeBuild", refusal=_refusal), suppress(unknown, ended):
             self._codebuild.stop_build(id=handle)
-        except ClientError as exc:
-            if exc.response["Error"]["Code"] not in ("ResourceNotFoundException", "InvalidInputException"):
-                raise _translated(exc) from exc  # those two: unknown, or ended already
-        except BotoCoreError as exc:
-            raise _translated(exc) from exc
 
     def _describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         chunks = [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]
@@ -206,10 +198,9 @@ def _identity(described: Mapping[str, Any]) -> tuple[str, int]:
     return variables.get("SLIPWAY_BUILD", ""), int(variables.get("SLIPWAY_ATTEMPT", "0"))
 
 
-def _translated(exc: Exception) -> SlipwayError:
-    code = exc.response["Error"]["Code"] if isinstance(exc, ClientError) else ""
+def _refusal(code: str, words: str) -> SlipwayError | None:
     if code in _WAIT:
         return Busy(f"CodeBuild asks us to wait: {code}.")
     if code in _REFUSED:
-        return ExecutorRefused(f"CodeBuild refused the build: {exc}")
-    return Unavailable("CodeBuild did not answer.")
+        return ExecutorRefused(f"CodeBuild refused the build: {words}")
+    return None

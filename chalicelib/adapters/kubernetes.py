@@ -14,8 +14,8 @@ import boto3
 import urllib3
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib.adapters.aws import answered
 from chalicelib.errors import Unavailable
 
 TOKEN_SECONDS = 540  # EKS takes one for 15 minutes
@@ -125,10 +125,8 @@ def _trusting(certificate: str) -> ssl.SSLContext:
 
 def _described(cluster: str) -> tuple[str, str]:
     """Endpoint and certificate authority as EKS has them."""
-    try:
+    with answered(f"EKS, asked where the cluster {cluster} is,"):
         found = boto3.client("eks").describe_cluster(name=cluster)["cluster"]
-    except (ClientError, BotoCoreError) as exc:
-        raise Unavailable(f"EKS does not tell where the cluster {cluster} is.") from exc
     return found["endpoint"], found["certificateAuthority"]["data"]
 
 

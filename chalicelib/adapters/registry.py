@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
 import urllib3
 
+from chalicelib.adapters.aws import answered
 from chalicelib.errors import Unavailable
 
 _MANIFESTS = ", ".join(
@@ -64,28 +66,17 @@ class EcrRegistry(PlainRegistry):
         self._ecr: Any = client or boto3.client("ecr")
 
     def prepare(self, image: str) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         _, repository, _ = _parts(image)
-        try:
+        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
             self._ecr.create_repository(
                 repositoryName=repository,
                 imageTagMutability="IMMUTABLE",
                 imageScanningConfiguration={"scanOnPush": True},
             )
-        except ClientError as exc:
-            if exc.response["Error"]["Code"] != "RepositoryAlreadyExistsException":
-                raise Unavailable("ECR did not make the repository.") from exc
-        except BotoCoreError as exc:
-            raise Unavailable("ECR did not answer.") from exc
 
     def _login(self) -> dict[str, str]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
+        with answered("ECR"):
             token = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
-        except (BotoCoreError, ClientError) as exc:
-            raise Unavailable("ECR did not answer.") from exc
         assert base64.b64decode(token).startswith(b"AWS:")
         return {"Authorization": f"Basic {token}"}
 
@@ -100,11 +91,10 @@ class EcrLogin:
         """Docker's configuration (config.json) with a login for the repository of `image`, good for up to
         12 hours. Raises Unavailable."""
         import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
 
         host, _, _ = _parts(image)
         policy = login_policy(self._role, image, self._cache_repository)
-        try:
+        with answered("ECR, asked for the build's login,"):
             lent = boto3.client("sts").assume_role(
                 RoleArn=self._role, RoleSessionName="slipway-build", Policy=policy, DurationSeconds=3600
             )["Credentials"]
@@ -115,8 +105,6 @@ class EcrLogin:
                 aws_session_token=lent["SessionToken"],
             )
             token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
-        except (BotoCoreError, ClientError) as exc:
-            raise Unavailable("ECR gave no login for the build.") from exc
         return json.dumps({"auths": {host: {"auth": token}}})
 
 

@@ -30,7 +30,7 @@ UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick
 def attend(services: Services, key: BuildKey) -> None:
     """Does what the build needs now: has it started, or stopped, or asks its executor about it. If it waited
     for its turn and was started, those behind it get theirs."""
-    build = services.store.get(key)
+    build = services.builds.get(key)
     if build is not None:
         attended = _attended(services, build)
         if build.is_waiting and attended is not None and not attended.is_waiting:
@@ -40,9 +40,9 @@ def attend(services: Services, key: BuildKey) -> None:
 def serve_waiting(services: Services, executor: str, limit: int) -> None:
     """Has waiting builds started, those first that waited longest, until the executor takes no more. Each is
     leased first: one that ends this function does not stay at the head of the line."""
-    for build in services.store.waiting(executor, services.now(), limit):
+    for build in services.builds.waiting(executor, services.now(), limit):
         with isolated(build):
-            leased = services.store.lease(build, services.now() + WAIT_WHEN_BUSY)
+            leased = services.builds.lease(build, services.now() + WAIT_WHEN_BUSY)
             attended = _attended(services, leased)
             if attended is not None and attended.is_waiting:
                 return
@@ -53,12 +53,12 @@ def _attended(services: Services, known: Build) -> Build | None:
     key = known.key
     if known.is_done or not known.is_managed:
         return known
-    project = services.store.project(key.owner, key.project)
+    project = services.projects.get(key.owner, key.project)
     if project is None or project.archived_at is not None:
         request_stop(services, key)
     if known.handle is None and _why_overdue(services, known) is not None:
         give_up_if_overdue(services, known)
-        build = services.store.get(key)
+        build = services.builds.get(key)
     else:
         build = _submitted(services, key)
     if build is None or build.is_done or build.handle is None:
@@ -83,7 +83,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
 
     def write() -> Build | None:
         nonlocal known
-        build, known = known or services.store.get(key), None
+        build, known = known or services.builds.get(key), None
         if build is None or build.is_done:
             return None
         digest = reason = None
@@ -93,7 +93,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
-        return new and told(build, services.store.save(new))
+        return new and told(build, services.builds.save(new))
 
     new = until_written(write)
     if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
@@ -106,7 +106,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
 def _announce_next(services: Services, executor: str) -> None:
     """A slot is free: the build that waited longest gets its turn. If this is lost, the schedule does it."""
     try:
-        for build in services.store.waiting(executor, services.now(), 1):
+        for build in services.builds.waiting(executor, services.now(), 1):
             services.queue.announce(build.key)
     except SlipwayError as error:
         log.warning("The next build for %s was not announced: %s", executor, error)
@@ -119,7 +119,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
     """
     if _why_overdue(services, known) is None:
         return
-    key, build = known.key, services.store.get(known.key)
+    key, build = known.key, services.builds.get(known.key)
     if build is None or build.is_done:
         return
     if build.handle is None and build.submitting_at is not None and _may_repeat(services, build):
@@ -138,7 +138,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         except SlipwayError as error:
             log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
     end = Status.FAILED if build.stop_requested_at is None else Status.STOPPED
-    told(build, services.store.save(lifecycle.advance(build, end, services.now(), message=reason)))
+    told(build, services.builds.save(lifecycle.advance(build, end, services.now(), message=reason)))
     given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
     log.warning("Build %s was given up: %s", key, reason, extra=given_up)
 
@@ -168,7 +168,7 @@ def _asked_once_more(services: Services, build: Build) -> Build | None:
             _note(services, build, handle)
     if handle is not None:
         record(services, observed(services, [replace(build, handle=handle)])[build.key])
-    return services.store.get(build.key)
+    return services.builds.get(build.key)
 
 
 def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, Observation]:
@@ -188,7 +188,7 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
     was not completed is completed by the next caller."""
 
     def write() -> Build | None:
-        build = services.store.get(key)
+        build = services.builds.get(key)
         if build is None or build.is_done or build.handle is not None:
             return build
         if build.submitting_at is None:
@@ -204,7 +204,7 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
     is_wanted = build.stop_requested_at is None
     if is_wanted and _may_repeat(services, build):
         # This write makes the claimer's own decisions about a failed start conflict.
-        leased = services.store.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        leased = services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
         return _start(services, leased, is_repeat=True)
     if handle := executor.find_handle(build):
         return _note(services, build, handle)
@@ -212,7 +212,7 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
         return _start(services, _claimed(services, build), is_repeat=False)
     if _may_repeat(services, build):  # the claimer may still start it, and will see that it shall stop
         return _wait_for_replay(services, build)
-    return told(build, services.store.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+    return told(build, services.builds.save(lifecycle.advance(build, Status.STOPPED, services.now())))
 
 
 def _may_repeat(services: Services, build: Build) -> bool:
@@ -225,12 +225,12 @@ def _wait_for_replay(services: Services, build: Build) -> Build:
     """Has the build looked at when no repetition of its attempt can start it any more."""
     assert build.submitting_at is not None
     replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
-    return services.store.save(replace(build, look_at=build.submitting_at + replay))
+    return services.builds.save(replace(build, look_at=build.submitting_at + replay))
 
 
 def _claimed(services: Services, build: Build) -> Build:
     """The build, its next attempt claimed. Raises Conflict when another handler was faster."""
-    return told(build, services.store.save(lifecycle.claim(build, services.now())))
+    return told(build, services.builds.save(lifecycle.claim(build, services.now())))
 
 
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
@@ -240,7 +240,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
     """
     if build.attempt > 1 and (digest := services.registry.digest(build.image)):
         return _finished_before(services, build, digest)
-    body = services.store.body(build.key)
+    body = services.builds.body(build.key)
     if body is None:
         return None
     executor = services.executor(build.executor)
@@ -252,14 +252,14 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         handle = executor.submit(build)
     except Busy as busy:
         if is_repeat:
-            return services.store.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
-        return services.store.save(lifecycle.release(build, str(busy)))
+            return services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        return services.builds.save(lifecycle.release(build, str(busy)))
     except ExecutorRefused as refusal:
         if is_repeat:
             found = executor.find_handle(build)
             return _note(services, build, found) if found else _wait_for_replay(services, build)
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
-        return told(build, services.store.save(failed))
+        return told(build, services.builds.save(failed))
     return _note(services, build, handle)
 
 
@@ -278,7 +278,7 @@ def _finished_before(services: Services, build: Build, digest: str) -> Build | N
             seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED, trouble=None)
             break
     done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
-    return done and told(build, services.store.save(done))
+    return done and told(build, services.builds.save(done))
 
 
 def _note(services: Services, claimed: Build, handle: str) -> Build | None:
@@ -287,11 +287,11 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
 
     def write() -> Build | None:
         nonlocal is_new
-        build = services.store.get(claimed.key)
+        build = services.builds.get(claimed.key)
         if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
             return build
         submitted = lifecycle.submitted(build, handle, services.now(), next_look(services, build))
-        saved = told(build, services.store.save(submitted))
+        saved = told(build, services.builds.save(submitted))
         is_new = True
         return saved
 

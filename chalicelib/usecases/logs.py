@@ -87,7 +87,7 @@ def ask_to_keep(services: Services, build: Build) -> None:
     """Has the log of a build that has ended kept, by a function of its own: that may take long. Raises
     Conflict."""
     if build.log is None or build.deleted_at is not None:
-        services.store.save(replace(build, look_at=None))
+        services.builds.save(replace(build, look_at=None))
     else:
         services.log_queue.announce(build.key)
 
@@ -99,11 +99,11 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     Whatever the log's size, at most about one page of it is in memory. The last try keeps what can be read,
     with a mark where it is cut: a log that cannot be kept must not be tried for ever.
     """
-    build = services.store.get(key)
+    build = services.builds.get(key)
     if build is None or not build.is_done or build.look_at is None or build.kept_log_bytes is not None:
         return
     with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
-        services.store.save(_kept(services, build, is_last_try=is_last_try))
+        services.builds.save(_kept(services, build, is_last_try=is_last_try))
 
 
 def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
@@ -125,7 +125,7 @@ def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
             log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
             size = None
     if dockerfile:
-        services.store.save_dockerfile(build.key, dockerfile)
+        services.builds.save_dockerfile(build.key, dockerfile)
     return replace(build, look_at=None, kept_log_bytes=size or None)
 
 

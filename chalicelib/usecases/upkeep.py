@@ -28,7 +28,7 @@ def tick(services: Services, sleep: Callable[[float], None]) -> None:
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
     looked_at = reconcile(services)
     while services.settings.eks and (now := services.now()) + every <= until:
-        if not services.store.due(now + every, limit=1):
+        if not services.builds.due(now + every, limit=1):
             break
         sleep(every.total_seconds())
         looked_at += reconcile(services)
@@ -43,13 +43,13 @@ def reconcile(services: Services) -> int:
     before anything is done, so that a tick which ends half way is followed by one that begins with other
     builds. What goes wrong with one build stays with it.
     """
-    due = services.store.due(services.now(), MAX_BUILDS)
+    due = services.builds.due(services.now(), MAX_BUILDS)
     is_hidden = cache(partial(_is_hidden, services))
     for start in range(0, len(due), CHUNK):
         running: list[Build] = []
         for build in due[start : start + CHUNK]:
             with isolated(build):
-                leased = services.store.lease(build, _lease_until(services, build))
+                leased = services.builds.lease(build, _lease_until(services, build))
                 if not _looked_after(services, leased, is_hidden):
                     running.append(leased)
         for executor in sorted({build.executor for build in running}):
@@ -71,7 +71,7 @@ def _looked_after(services: Services, build: Build, is_hidden: Callable[[Project
         logs.ask_to_keep(services, build)
     elif not build.is_managed:  # it is due because no heartbeat came
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=lifecycle.ZOMBIE)
-        told(build, services.store.save(failed))
+        told(build, services.builds.save(failed))
     elif build.handle is None:
         execution.attend(services, build.key)
     elif build.stop_requested_at is None and is_hidden(build.key.project_key):
@@ -106,5 +106,5 @@ def _compare(services: Services, builds: Sequence[Build]) -> None:
 
 def _is_hidden(services: Services, key: ProjectKey) -> bool:
     """Whether a project was archived or is gone: then its builds shall stop."""
-    project = services.store.project(key.owner, key.name)
+    project = services.projects.get(key.owner, key.name)
     return project is None or project.archived_at is not None

@@ -30,7 +30,9 @@ from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
 from app import app
 from chalicelib import settings, telemetry, wiring
-from chalicelib.adapters import dynamodb
+from chalicelib.adapters.dynamodb.keys import record_key
+from chalicelib.adapters.dynamodb.records import encode_build
+from chalicelib.adapters.dynamodb.table import Item, use_table
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Project, Status
 from chalicelib.domain.lifecycle import Observation, Step
@@ -158,8 +160,8 @@ def environment(url: str) -> dict[str, str]:
 def seed(rows: Mapping[str, int]) -> None:
     """A user, and projects with so many copies of a build that CodeBuild has."""
     services = wiring.services()
-    dynamodb.use_table(services.settings.table)
-    dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+    use_table(services.settings.table)
+    Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
     accounts.ensure_superuser(services, "ada", token=TOKEN)
     ada = services.accounts.user("ada")
     assert ada is not None
@@ -169,9 +171,9 @@ def seed(rows: Mapping[str, int]) -> None:
         fields = {"content": json.dumps(CONTENT), "name": "trainer", "description": "the nightly image"}
         opened = builds.create(services, ada, "ada", name, fields)
         claimed = lifecycle.claim(opened.build, services.now())
-        with dynamodb.Item.batch_write() as batch:
+        with Item.batch_write() as batch:
             for number in range(1, number_of_builds + 1):
-                batch.save(dynamodb._build_item(_copy(claimed, number)))
+                batch.save(encode_build(_copy(claimed, number)))
         _set_counters(opened.project, number_of_builds)
 
 
@@ -182,8 +184,8 @@ def _copy(claimed: Build, number: int) -> Build:
 
 
 def _set_counters(project: Project, number_of_builds: int) -> None:
-    item = dynamodb.Item(*dynamodb._project_key(project.key))
-    counters = (dynamodb.Item.last_build_id, dynamodb.Item.live_builds)
+    item = Item(*record_key(project.key))
+    counters = (Item.last_build_id, Item.live_builds)
     item.update([counter.set(number_of_builds) for counter in counters])
 
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.adapters import dynamodb
+from chalicelib.adapters.dynamodb.table import client
 
 _KB4 = 4096
 _WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems")
@@ -24,13 +24,13 @@ class Meter:
     _asked: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Meter:
-        events = dynamodb.client().meta.events
+        events = client().meta.events
         events.register("provide-client-params.dynamodb", self._ask)
         events.register("after-call.dynamodb", self._answered)
         return self
 
     def __exit__(self, *_: object) -> None:
-        events = dynamodb.client().meta.events
+        events = client().meta.events
         events.unregister("provide-client-params.dynamodb", self._ask)
         events.unregister("after-call.dynamodb", self._answered)
 

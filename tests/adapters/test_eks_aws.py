@@ -27,7 +27,7 @@ def test_endpoint_and_certificate_are_asked_of_eks(on_aws: None) -> None:
 
 
 def test_a_cluster_that_is_not_there_is_unavailable(on_aws: None) -> None:
-    with pytest.raises(Unavailable, match="does not tell where the cluster nowhere is"):
+    with pytest.raises(Unavailable, match="asked where the cluster nowhere is, did not answer"):
         KubernetesApi("nowhere").call("GET", "/version")
 
 

@@ -111,7 +111,7 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
         build_minutes=60,
         now=services.now,
     )
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     spec = {"config": {"build": {"image": "python:3"}, "version": 1, "kind": "build"}}
     key = builds.create(services, make_user(), "ada", "vision", spec).build.key
 
@@ -120,9 +120,9 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
         execution.attend(services, key)
         upkeep.reconcile(services)
         services.clock.forward(minutes=1)
-    assert list(cluster.jobs) == [adapter.job_name(services.store.builds[key])]
-    assert services.store.builds[key].attempt == 1
-    assert services.store.builds[key].history[-1].status == "warning"
+    assert list(cluster.jobs) == [adapter.job_name(services.records.builds[key])]
+    assert services.records.builds[key].attempt == 1
+    assert services.records.builds[key].history[-1].status == "warning"
 
     cluster.refusal_of_secrets = None
     upkeep.reconcile(services)

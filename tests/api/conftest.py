@@ -63,6 +63,6 @@ def api(installed: FakeServices) -> Api:
     for name in ("ada", "bob", "root"):
         user = make_user(name, is_superuser=name == "root", email=f"{name}@example.com")
         installed.accounts.add_user(user, Token(token_sha256(name), name, NOW, after(30 * DAYS)))
-    installed.store.add_project(make_project())
-    installed.store.add_project(make_project(name="secret", is_public=False))
+    installed.projects.add(make_project())
+    installed.projects.add(make_project(name="secret", is_public=False))
     return Api(installed)

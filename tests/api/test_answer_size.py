@@ -70,10 +70,10 @@ BUILD = "/api/v1/{owner}/{project}/builds/{build_id}"
 
 
 def add_build(api: Api, **changes: Any) -> Build:
-    project = api.services.store.project("ada", "vision")
+    project = api.services.projects.get("ada", "vision")
     assert project is not None
     build = make_build(number=project.last_build_id + 1, **changes)
-    return api.services.store.add(project, build, make_body(), None)
+    return api.services.builds.add(project, build, make_body(), None)
 
 
 def keep(api: Api, text: str) -> Build:
@@ -147,7 +147,7 @@ def test_lists_that_leave_out_rows_are_shortened_without_repeating_any(api: Api,
     api.services.settings = replace(api.services.settings, max_answer_bytes=3_000)
     for number in range(20):
         build = add_build(api, description="x" * 200, deleted_at=None if number % 3 else after(0))
-        api.services.store.bookmark("ada", build.key, after(number))
+        api.services.bookmarks.add("ada", build.key, after(number))
 
     ids: list[int] = []
     query = "limit=20"
@@ -176,7 +176,7 @@ def test_a_build_with_the_largest_texts_can_be_sent(api: Api, get: Get) -> None:
     body = replace(body, reported_dockerfile="\x01" * MAX_DOCKERFILE_BYTES)
     assert not body.is_too_large
     add_build(api)
-    api.services.store.bodies[KEY] = body
+    api.services.records.bodies[KEY] = body
 
     answer = get(BUILD)
     assert (answer.status, answer.size < MAX_ANSWER_BYTES) == (200, True)
@@ -186,7 +186,7 @@ def test_what_cannot_be_sent_is_an_error_that_says_so(
     api: Api, get: Get, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_build(api)
-    api.services.store.bodies[KEY] = make_body(dockerfile="\x01" * 1_000_000)
+    api.services.records.bodies[KEY] = make_body(dockerfile="\x01" * 1_000_000)
 
     answer = get(BUILD)
     assert (answer.status, json.loads(answer.body)) == (

@@ -109,10 +109,9 @@ def test_pages_turn_newest_change_first(api: Api) -> None:
 
 def test_next_leads_nowhere_that_is_refused(api: Api) -> None:
     api.ok("POST", BUILDS, {"content": CONTENT})
-    store = api.services.store
-    project = store.project("ada", "vision")
+    project = api.services.projects.get("ada", "vision")
     assert project is not None
-    store.places["ada", "vision"] = replace(project, live_builds=20_000)
+    api.services.records.projects["ada", "vision"] = replace(project, live_builds=20_000)
 
     last_turn = api.ok("GET", f"{BUILDS}?offset=9980")
     assert last_turn["next"].endswith("?offset=10000&limit=20")

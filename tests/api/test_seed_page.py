@@ -48,7 +48,7 @@ def run(api: Api) -> None:
     for status in (Status.SCHEDULED, Status.BUILDING, Status.RUNNING):
         services.clock.forward(seconds=1)
         services.codebuild.enter(now, status)
-    stored = services.store.get(key)
+    stored = services.builds.get(key)
     assert stored is not None
     end = f"slipway-end {stored.nonce}"
     services.logs.write(f"logs:{now.handle}", "Building: it", end, at=services.now())

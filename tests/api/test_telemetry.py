@@ -108,7 +108,7 @@ def test_a_build_is_measured_from_its_submission_to_its_end(api: Api, lines: Lin
 def test_conflicts_overdue_builds_and_cleanups_are_counted(api: Api, lines: Lines) -> None:
     services = api.services
     api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
-    services.store.before_write.append(lambda: services.store.save(services.store.builds[KEY]))
+    services.records.before_write.append(lambda: services.builds.save(services.records.builds[KEY]))
     api.ok("PATCH", "/ada/vision/builds/1", {"description": "x"})
     assert metrics(lines()) == {"Conflicts": 1}
 

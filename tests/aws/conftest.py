@@ -144,7 +144,7 @@ class Deployed:
         return build
 
     def find(self, number: int) -> Build | None:
-        return self.services.store.get(replace(KEY, id=number))
+        return self.services.builds.get(replace(KEY, id=number))
 
 
 def recorded(name: str) -> Any:

@@ -305,7 +305,7 @@ class Story:
         """The schedule looks at a build now, which was changed behind its back."""
         services = self.deployed.services
         due = services.now() - timedelta(seconds=1)
-        services.store.save(replace(self.deployed.build(number), look_at=due, **changes))
+        services.builds.save(replace(self.deployed.build(number), look_at=due, **changes))
         self.call("reconcile", recorded("schedule"))
 
     def keep(self, number: int) -> None:
@@ -326,7 +326,7 @@ class Story:
 
 def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: set[str]) -> None:
     """All that can happen, by the function to which it happens."""
-    store, services = deployed.services.store, deployed.services
+    services = deployed.services
     story = Story(calls, deployed)
     api, call, create, dispatch, tick = story.api, story.call, story.create, story.dispatch, story.tick
 
@@ -411,11 +411,11 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     # their claimer died long ago
     for look in (dispatch, tick):
         claimed = create()
-        store.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
+        services.builds.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
         look(claimed.key.id)
     # unknown to CodeBuild by now
     for wish in (None, services.now()):
-        gone = store.save(lifecycle.claim(create(), services.now()))
+        gone = services.builds.save(lifecycle.claim(create(), services.now()))
         tick(gone.key.id, handle=f"{stack.NAME}-builds:gone", stop_requested_at=wish)
     # ended, and nobody was told: a message is the first to see it
     failed = create().key.id
@@ -445,9 +445,9 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     for number in running:
         dispatch(number)
         deployed.until_ended(deployed.build(number).handle)
-    found = store.project("ada", "vision")
+    found = services.projects.get("ada", "vision")
     assert found is not None
-    store.save_project(replace(found, archived_at=services.now() - timedelta(days=8)))
+    services.projects.save(replace(found, archived_at=services.now() - timedelta(days=8)))
     dispatch(running[0])
     call("clean_up", recorded("schedule"))
     tick(running[1])

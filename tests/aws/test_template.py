@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from chalicelib import settings, telemetry
-from chalicelib.adapters.dynamodb import Item
+from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import DONE
 from chalicelib.usecases.cleanup import Cleaned
 from infra.aws.package import ROOT, SERVICES

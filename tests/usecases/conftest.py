@@ -15,7 +15,7 @@ Create = Callable[..., BuildKey]
 @pytest.fixture
 def create(services: FakeServices) -> Create:
     """Has ada create a build in ada/vision, through the front door."""
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
 
     def create(**fields: object) -> BuildKey:
         created = builds.create(services, make_user(), "ada", "vision", {"config": NESTED, **fields})

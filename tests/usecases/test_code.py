@@ -21,7 +21,7 @@ URL = "https://git.test/x"
 
 @pytest.fixture
 def place(services: FakeServices) -> FakeServices:
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     return services
 
 
@@ -32,7 +32,7 @@ def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
 
 
 def source(services: FakeServices, **changes: Any) -> tuple[Source | None, str | None, str | None]:
-    project = services.store.project("ada", "vision")
+    project = services.projects.get("ada", "vision")
     assert project is not None
     spec = {name: value for name, value in {**SPEC, **changes}.items() if value is not None}
     return code.source_of(services, project, parse_content(spec))
@@ -114,7 +114,7 @@ def test_code_comes_from_one_place_only(place: FakeServices) -> None:
     with pytest.raises(Forbidden):
         code.use_git(place, ADA, "ada", "vision", {"git_url": URL})
 
-    place.store.add_project(make_project(name="other"))
+    place.projects.add(make_project(name="other"))
     code.use_git(place, ADA, "ada", "other", {"git_url": URL})
     with pytest.raises(Forbidden):
         code.upload(place, ADA, "ada", "other", make_archive(FILES))
@@ -151,7 +151,7 @@ def test_code_can_be_fetched_again(place: FakeServices) -> None:
     builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
     assert upload(place, {"a": "newer"}) != sha256
     assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])  # a build has it
-    place.store.add_project(make_project(name="other"))
+    place.projects.add(make_project(name="other"))
     with pytest.raises(NotFound):
         code.download_url(place, ADA, "ada", "other", sha256[:40])
     with pytest.raises(NotFound):

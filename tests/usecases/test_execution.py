@@ -25,7 +25,7 @@ RUNNING = (Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
 
 
 def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
+    build = services.builds.get(key)
     assert build is not None
     return build
 
@@ -61,7 +61,7 @@ def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, creat
     key = create()
     execution.attend(services, key)
 
-    body = services.store.body(key)
+    body = services.builds.body(key)
     assert body is not None
     assert services.sources.staged[stored(services, key).uuid] == (body.dockerfile, None)
 
@@ -77,7 +77,7 @@ def test_a_message_delivered_twice_starts_one_build(services: FakeServices, crea
 
 def test_two_handlers_at_once_start_one_build(services: FakeServices, create: Create) -> None:
     key = create()
-    services.store.before_write.append(lambda: execution.attend(services, key))
+    services.records.before_write.append(lambda: execution.attend(services, key))
 
     execution.attend(services, key)
 
@@ -136,7 +136,7 @@ def test_a_build_whose_project_is_gone_is_stopped_and_never_started(
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    services.store.purge(services.store.places["ada", "vision"])
+    services.archive.purge(services.records.projects["ada", "vision"])
     execution.attend(services, key)
     assert services.codebuild.runs == {}
     assert stored(services, key).last_status is Status.STOPPED
@@ -361,7 +361,7 @@ def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
         services.codebuild.end(run, Outcome.FAULT if happens == "another attempt" else Outcome.FAILED)
         execution.observe(services, CODEBUILD, [run.handle])
         if happens == "another attempt":
-            services.store.save(lifecycle.claim(stored(services, key), services.now()))
+            services.builds.save(lifecycle.claim(stored(services, key), services.now()))
         after.append(stored(services, key))
 
     services.codebuild.after_start = meanwhile
@@ -418,7 +418,7 @@ def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
     services.codebuild.enter(run, *RUNNING)
     services.registry.push(stored(services, key).image)
     services.codebuild.end(run, Outcome.SUCCEEDED)
-    services.store.save(lifecycle.claim(stored(services, key), services.now()))
+    services.builds.save(lifecycle.claim(stored(services, key), services.now()))
     services.clock.forward(seconds=60)
 
     execution.attend(services, key)

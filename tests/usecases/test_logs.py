@@ -37,7 +37,7 @@ def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
 
 
 def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
+    build = services.builds.get(key)
     assert build is not None
     return build
 
@@ -135,16 +135,16 @@ def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
 @example(["x" + "🚢" * 60], False)
 def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -> None:
     services = FakeServices(replace(SETTINGS, max_answer_bytes=150))
-    services.store.add_project(make_project())
-    project = services.store.project("ada", "vision")
+    services.projects.add(make_project())
+    project = services.projects.get("ada", "vision")
     assert project is not None
     build = make_build(log="logs:x")
-    services.store.add(project, build, BuildBody(), None)
+    services.builds.add(project, build, BuildBody(), None)
     services.logs.write("logs:x", *texts)
     whole = logs.render(services.logs.lines("logs:x"), build.nonce)
     if is_kept:
         services.log_archive.store(build, io.BytesIO(whole.encode()))
-        services.store.save(replace(build, kept_log_bytes=len(whole.encode())))
+        services.builds.save(replace(build, kept_log_bytes=len(whole.encode())))
 
     parts: list[bytes] = []
     cursor: int | None = 0
@@ -223,8 +223,8 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
 def test_a_log_that_grew_while_it_was_kept_is_kept_once_more(services: FakeServices, create: Create) -> None:
     key = create()
     ended(services, key, "one", f"slipway-end {stored(services, key).nonce}")
-    services.store.before_write.append(
-        lambda: services.store.save(replace(stored(services, key), look_at=services.now()))
+    services.records.before_write.append(
+        lambda: services.builds.save(replace(stored(services, key), look_at=services.now()))
     )
 
     logs.keep(services, key)

@@ -18,12 +18,12 @@ ADA = make_user()
 
 @pytest.fixture
 def elsewhere(services: FakeServices) -> BuildKey:
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     return builds.create(services, ADA, "ada", "vision", {"is_managed": False}).build.key
 
 
 def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
+    build = services.builds.get(key)
     assert build is not None
     return build
 

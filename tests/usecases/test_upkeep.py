@@ -17,7 +17,7 @@ from tests.usecases.conftest import Create
 
 
 def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
+    build = services.builds.get(key)
     assert build is not None
     return build
 
@@ -179,7 +179,7 @@ def dies_for(services: FakeServices, deadly: BuildKey) -> None:
         return called
 
     for port, names in {
-        services.store: ("get", "save", "body"),
+        services.builds: ("get", "save", "body"),
         services.codebuild: ("submit", "find_handle", "observe", "stop"),
         services.log_queue: ("announce",),
         services.logs: ("lines", "tail"),
@@ -269,8 +269,12 @@ def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Cr
         execution.attend(services, key)
     services.clock.forward(minutes=6)
     calls: list[str] = []
-    for name in ("get", "project", "save", "due", "lease", "body", "open"):
-        setattr(services.store, name, counted(calls, name, getattr(services.store, name)))
+    for port, names in {
+        services.builds: ("get", "save", "due", "lease", "body", "open"),
+        services.projects: ("get", "save"),
+    }.items():
+        for name in names:
+            setattr(port, name, counted(calls, name, getattr(port, name)))
 
     upkeep.reconcile(services)
 

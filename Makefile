@@ -51,10 +51,10 @@ bootstrap: .venv/ready ## make a deployment's first superuser, print a token thi
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
 
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
-	@$(BIN)/python -m infra.aws.bench_cold 2>/dev/null
+	@$(BIN)/python -m infra.bench.cold 2>/dev/null
 
 bench-requests: .venv/ready ## count what requests cost: calls, capacity and, with valgrind, instructions
-	@$(BIN)/python -m infra.aws.bench_requests
+	@$(BIN)/python -m infra.bench.requests
 
 clean: ## remove what was installed and cached here
 	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import settings
 
 from chalicelib import wiring
-from infra.local import aws, ministack
-from infra.local.machine import STATE
+from infra.bench import ministack
+from infra.local import aws
+from infra.local.machine.machine import STATE
 from tests.fakes import FakeServices
 
 # The same examples every time, however slow the machine is.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from chalicelib.adapters.eks import EksExecutor
 from chalicelib.adapters.kubernetes import KubernetesApi
 from chalicelib.settings import EksSettings
-from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.api import FakeKubernetes
 from tests.fakes import Clock, FakeSources
 
 

@@ -10,7 +10,7 @@ import pytest
 from chalicelib.adapters import dynamodb
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.usecases import builds, execution
-from infra.aws.capacity import Meter
+from infra.bench.capacity import Meter
 from tests.factories import SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
 

@@ -22,7 +22,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, upkeep
-from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.api import FakeKubernetes
 from tests.adapters.clusters import eks_executor, kubernetes
 from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
 from tests.fakes import Clock, FakeServices, FakeSources

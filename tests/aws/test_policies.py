@@ -30,8 +30,8 @@ from chalicelib.adapters.registry import EcrRegistry, login_policy
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.usecases import cleanup
-from infra.local.codebuild import CodeBuild
-from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.api import FakeKubernetes
+from infra.local.codebuild.api import CodeBuild
 from tests.adapters.clusters import kubernetes
 from tests.adapters.test_eks_executor import container, ended, running
 from tests.aws import stack

@@ -22,8 +22,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from infra.local import buildspec, signatures
-from infra.local.log_stream import LogStream
+from infra.local import signatures
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.log_stream import LogStream
 
 log = logging.getLogger(__name__)
 

@@ -36,9 +36,10 @@ from chalicelib.domain.build import Build, BuildKey, Project, Status
 from chalicelib.domain.lifecycle import Observation, Step
 from chalicelib.settings import Settings
 from chalicelib.usecases import accounts, builds, execution, projects
-from infra.aws.capacity import Meter
-from infra.local import aws, ministack
-from infra.local.machine import STATE
+from infra.bench import ministack
+from infra.bench.capacity import Meter
+from infra.local import aws
+from infra.local.machine.machine import STATE
 
 FEW, MANY = 100, 100_000  # builds, in the projects of these names
 FEWER, MORE = 2, 12  # times that a fork does something
@@ -203,7 +204,7 @@ def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) 
         return {}
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/%p"]
-        program = [sys.executable, "-m", "infra.aws.bench_requests", "--forks", str(first_build)]
+        program = [sys.executable, "-m", "infra.bench.requests", "--forks", str(first_build)]
         done = subprocess.run(
             [*command, *program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
         )

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from infra.aws.package import MACHINES, package
-from infra.aws.runtime import FunctionFailed, Lambda
+from infra.bench.runtime import FunctionFailed, Lambda
 
 RUNS = 5
 ENVIRONMENT = {  # enough to be loaded and to answer whoever has no token

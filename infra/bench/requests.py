@@ -205,9 +205,9 @@ def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) 
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/%p"]
         program = [sys.executable, "-m", "infra.bench.requests", "--forks", str(first_build)]
-        done = subprocess.run(
-            [*command, *program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
-        )
+        done = subprocess.run([*command, *program], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"Instructions could not be counted:\n{done.stderr}")
         forks: dict[str, list[int]] = json.loads(done.stdout)
         counts = {name: [_count(Path(folder) / str(pid)) for pid in forks[name]] for name in names}
     return {name: (more - fewer) / (MORE - FEWER) for name, (fewer, more) in counts.items()}

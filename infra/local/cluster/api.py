@@ -16,7 +16,6 @@ import logging
 import re
 import secrets
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import kubernetes_validate
+import trustme
 import yaml
 
 from infra.local.cluster.node import Node
@@ -79,16 +79,14 @@ class FakeKubernetes(Cluster):
         self.node: Node | None = None
 
     def start(self) -> tuple[str, str]:
-        """Serves on loopback; the endpoint's URL and its certificate, PEM in base64."""
-        certificate, key = _certificate()
+        """Serves on loopback; the endpoint's URL and the certificate of its authority, PEM in base64."""
+        authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-            file.write(certificate + key)
-            file.flush()
-            context.load_cert_chain(file.name)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
         self._server = _server(self, context)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return f"https://127.0.0.1:{self._server.server_address[1]}", base64.b64encode(certificate).decode()
+        url = f"https://127.0.0.1:{self._server.server_address[1]}"
+        return url, base64.b64encode(authority.cert_pem.bytes()).decode()
 
     def close(self) -> None:
         """Ends what runs, then the server."""
@@ -354,37 +352,8 @@ def _discovery(path: str) -> Json | None:
     return None
 
 
-def _certificate() -> tuple[bytes, bytes]:
-    """A certificate for 127.0.0.1 that signs itself, and its key, in PEM."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake-kubernetes")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=7))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return certificate.public_bytes(pem), key.private_bytes(pem, *plain)
-
-
 def _server(fake: FakeKubernetes, context: ssl.SSLContext) -> ThreadingHTTPServer:
+    # werkzeug's server closes the connection after each answer: TLS would cost a handshake each time
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True

@@ -483,6 +483,7 @@ def _event_time(seconds: float) -> str:
 
 
 def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) -> ThreadingHTTPServer:
+    # werkzeug's server closes the connection after each answer; clients of AWS keep theirs
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True

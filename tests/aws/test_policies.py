@@ -33,8 +33,7 @@ from chalicelib.usecases import cleanup
 from infra.bench.serving import served
 from infra.local.cluster.api import FakeKubernetes
 from infra.local.codebuild.api import CodeBuild
-from tests.adapters.clusters import kubernetes
-from tests.adapters.test_eks_executor import container, ended, running
+from tests.adapters.clusters import container, ended, kubernetes, running
 from tests.aws import stack
 from tests.aws.conftest import FUNCTIONS, Deployed, listed, recorded
 from tests.factories import DIGEST, make_archive

@@ -1,5 +1,5 @@
 """The whole stack on one machine: `machine` builds and stores images, `codebuild` and `cluster` run builds.
 
-`aws` serves DynamoDB, SQS, S3 and Logs, and `gateway` the API; `triggers` invokes all other functions; `stack`
+`aws` serves DynamoDB, SQS, S3 and Logs, and `gateway` the API; `triggers` invokes other functions; `stack`
 starts everything.
 """

@@ -9,8 +9,9 @@ from hypothesis import settings
 from chalicelib import wiring
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item
-from infra.local import aws, ministack
-from infra.local.machine import STATE
+from infra.bench import ministack
+from infra.local import aws
+from infra.local.machine.machine import STATE
 from tests.fakes import FakeServices
 
 TABLE = f"slipway-{uuid.uuid4().hex}"
@@ -18,6 +19,26 @@ TABLE = f"slipway-{uuid.uuid4().hex}"
 # The same examples every time, however slow the machine is.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names the tests that one worker runs, in their order, where several work side by side."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Those of one file; but of one engine, which has one registry and one daemon, in a folder; and all that
+    use the package, which is then made once."""
+    folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    engine = parameters.get("local_machine") or parameters.get("bare_engine")
+    if engine:
+        return f"{folder}-{engine}"
+    return folder if folder == "aws" else f"{folder}/{file}"
 
 
 @pytest.fixture

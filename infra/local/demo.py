@@ -14,7 +14,7 @@ from typing import Any
 import urllib3
 
 from chalicelib.adapters.registry import PlainRegistry
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 
 PROJECT = "/root/quick-start"
 EXAMPLE = Path(__file__).with_name("example")

@@ -13,7 +13,7 @@ from chalicelib.adapters.dynamodb.records import encode_body, encode_build
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.usecases import builds, execution
-from infra.aws.capacity import Meter
+from infra.bench.capacity import Meter
 from tests.factories import SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
 

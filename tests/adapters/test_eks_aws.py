@@ -13,7 +13,7 @@ from chalicelib.adapters.kubernetes import KubernetesApi
 from chalicelib.adapters.registry import EcrLogin
 from chalicelib.adapters.s3 import S3Sources
 from chalicelib.errors import Unavailable
-from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.api import FakeKubernetes
 from tests.factories import make_claimed
 
 

@@ -22,8 +22,8 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, upkeep
-from infra.local.kubernetes import FakeKubernetes
-from tests.adapters.clusters import eks_executor, kubernetes
+from infra.local.cluster.api import FakeKubernetes
+from tests.adapters.clusters import container, eks_executor, ended, kubernetes, running
 from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
 from tests.fakes import Clock, FakeServices, FakeSources
 
@@ -346,27 +346,6 @@ def test_links_that_may_have_died_are_renewed_until_they_were_used(
     assert version() == third
 
 
-def running(fake: FakeKubernetes, handle: str, **status: Any) -> Any:
-    """Gives a Job a pod that runs."""
-    template = fake.objects["jobs"][handle]["spec"]["template"]
-    labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": handle}
-    metadata = {**template["metadata"], "name": f"{handle}-x", "namespace": fake.namespace, "labels": labels}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": {**template["spec"], "nodeName": "n"},
-    }
-    with fake.lock:
-        fake.add("pods", pod)
-        pod["status"] = {
-            "phase": "Running",
-            "initContainerStatuses": [{"name": "fetch", "state": {"terminated": {"exitCode": 0}}}],
-            **status,
-        }
-    return pod
-
-
 # What is seen, told. Pods and Jobs as servers write them, shortened to what matters.
 
 
@@ -397,23 +376,6 @@ def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Obser
 def condition(kind: str, status: str = "True", **more: str) -> dict[str, Any]:
     return {
         "conditions": [{"type": kind, "status": status, "lastTransitionTime": "2024-03-01T12:00:05Z", **more}]
-    }
-
-
-def container(name: str = "build", **state: Any) -> dict[str, Any]:
-    kind = "containerStatuses" if name == "build" else "initContainerStatuses"
-    return {kind: [{"name": name, "containerID": "containerd://c1", "state": state}]}
-
-
-def ended(exit_code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
-    return {
-        "terminated": {
-            "exitCode": exit_code,
-            "reason": reason,
-            "message": message,
-            "startedAt": "2024-03-01T12:00:10Z",
-            "finishedAt": "2024-03-01T12:01:00Z",
-        }
     }
 
 

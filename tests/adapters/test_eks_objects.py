@@ -21,7 +21,7 @@ from chalicelib.domain.build import Build, Source
 from chalicelib.domain.environment import parse_environment, placement
 from chalicelib.domain.spec import parse_content
 from chalicelib.settings import EksSettings
-from infra.local.kubernetes import refusal
+from infra.local.cluster.rules import refusal
 from tests.factories import SPEC, make_archive, make_claimed
 
 EXPECTED = Path(__file__).with_name("expected")

@@ -20,7 +20,7 @@ from chalicelib.domain.build import Build, Source, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
-from infra.local.codebuild import CodeBuild
+from infra.local.codebuild.api import CodeBuild
 from tests.adapters.clusters import eks_executor, kubernetes
 from tests.factories import NOW, make_claimed
 from tests.fakes import Clock, FakeExecutor, FakeSources

@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 import base64
-import threading
+import socket
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from werkzeug import Request, Response
 
 from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
 from chalicelib.errors import Unavailable
 from chalicelib.ports import Registry
 from chalicelib.settings import read
+from infra.bench.serving import served
 from tests.factories import DIGEST
 from tests.fakes import FakeRegistry
 
 
-class _Http(ThreadingHTTPServer):
-    """A registry's one question: does it have this manifest?"""
+@dataclass
+class _Http:
+    """A registry's HTTP API: answers by path, and what was asked."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: dict[str, tuple[int, dict[str, str]]] = {}
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
+    host: str = ""
+    answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Http
-
-    def do_HEAD(self) -> None:
-        self.server.asked.append((self.command, self.path, dict(self.headers)))
-        status, headers = self.server.answers.get(self.path, (404, {}))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    do_GET = do_HEAD  # noqa: N815 - http.server finds methods by this name
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+    def answer(self, request: Request) -> Response:
+        self.asked.append((request.method, request.path, dict(request.headers)))
+        status, headers = self.answers.get(request.path, (404, {}))
+        return Response(status=status, headers=headers)
 
 
 @pytest.fixture
 def http() -> Iterator[_Http]:
-    server = _Http()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    api = _Http()
+    with served(api.answer) as api.host:
+        yield api
 
 
 @pytest.fixture(params=["fake", "plain", "ECR"])
@@ -114,10 +96,9 @@ def test_any_other_answer_is_no_answer(http: _Http, status: int, headers: dict[s
         PlainRegistry().digest(f"{http.host}/a/b:1")
 
 
-def test_nobody_listening_is_unavailable(http: _Http) -> None:
-    free = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    port = free.server_port
-    free.server_close()
+def test_nobody_listening_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
 
     with pytest.raises(Unavailable):
         PlainRegistry().digest(f"127.0.0.1:{port}/a/b:1")

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from chalice.local import LambdaContext
 from chalice.test import Client
 
 from app import app
@@ -13,6 +15,7 @@ from tests.factories import NOW, after, make_project, make_user
 from tests.fakes import FakeServices
 
 DAYS = 24 * 3600
+EVENTS = Path(__file__).parents[1] / "events"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Api:
         answer = self(method, path, fields, **more)
         assert answer.status < 300, answer
         return answer.body
+
+
+def call(function: str, event: str) -> Any:
+    """Invokes a function with a recorded event."""
+    recorded = json.loads((EVENTS / f"{event}.json").read_text())
+    return app.handler_map[function](recorded, LambdaContext(function, 256, 60_000))
 
 
 @pytest.fixture

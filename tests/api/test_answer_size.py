@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,10 +16,9 @@ from chalice.local import LambdaContext
 from app import app
 from chalicelib.domain.answer import MAX_ANSWER_BYTES
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build
-from tests.api.conftest import Api
+from tests.api.conftest import EVENTS, Api
 from tests.factories import KEY, after, make_body, make_build
 
-EVENTS = Path(__file__).parents[1] / "events"
 LINES = {
     "progress bars": "   ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 12.3/45.6 MB 9.9 MB/s eta 0:00:04",
     "Cyrillic": "Устанавливаются пакеты, это может занять некоторое время: подождите",

@@ -15,8 +15,7 @@ from chalicelib import telemetry
 from chalicelib.domain.build import Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy
-from tests.api.conftest import Api
-from tests.api.test_triggers import call
+from tests.api.conftest import Api, call
 from tests.factories import KEY, SPEC
 
 Lines = Callable[[], list[dict[str, Any]]]

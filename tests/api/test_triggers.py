@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +11,10 @@ from chalice.local import LambdaContext
 from app import app
 from chalicelib.domain.build import Status
 from chalicelib.domain.lifecycle import Outcome
-from tests.api.conftest import Api
+from tests.api.conftest import EVENTS, Api, call
 from tests.factories import KEY, SPEC
 
-EVENTS = Path(__file__).parents[1] / "events"
 CODEBUILD_ID = "slipway-builds:8745a7a9-c340-456a-9166-edf953571bEX"
-
-
-def call(function: str, event: str) -> Any:
-    """Invokes a function with a recorded event."""
-    recorded = json.loads((EVENTS / f"{event}.json").read_text())
-    return app.handler_map[function](recorded, LambdaContext(function, 256, 60_000))
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from chalicelib.ports import Services
 from chalicelib.usecases import accounts
 from chalicelib.wiring import AwsServices
 from infra.aws.package import MACHINES, ROOT, TEMPLATE
-from infra.aws.runtime import Lambda
+from infra.bench.runtime import Lambda
 from infra.local import aws
-from infra.local.codebuild import CodeBuild
+from infra.local.codebuild.api import CodeBuild
 from tests.aws import stack
 
 FUNCTIONS = (

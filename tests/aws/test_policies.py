@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import pytest
 from chalice.local import LambdaContext
 from chalice.test import Client
 from moto.eks.models import eks_backends
+from werkzeug import Request, Response
 
 from app import ROUTES, app
 from chalicelib import wiring
@@ -30,10 +30,10 @@ from chalicelib.adapters.registry import EcrRegistry, login_policy
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.usecases import cleanup
-from infra.local.codebuild import CodeBuild
-from infra.local.kubernetes import FakeKubernetes
-from tests.adapters.clusters import kubernetes
-from tests.adapters.test_eks_executor import container, ended, running
+from infra.bench.serving import served
+from infra.local.cluster.api import FakeKubernetes
+from infra.local.codebuild.api import CodeBuild
+from tests.adapters.clusters import container, ended, kubernetes, running
 from tests.aws import stack
 from tests.aws.conftest import FUNCTIONS, Deployed, listed, recorded
 from tests.factories import DIGEST, make_archive
@@ -145,23 +145,16 @@ def registry(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]
     """ECR's HTTP API on loopback: the repositories in which it answers for any tag."""
     known: set[str] = set()
 
-    class Registry(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            repository = self.path.removeprefix("/v2/").rpartition("/manifests/")[0]
-            calls.add("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
-            self.send_response(200 if repository in known else 404)
-            self.send_header("Docker-Content-Digest", DIGEST)
-            self.end_headers()
+    def answer(request: Request) -> Response:
+        repository = request.path.removeprefix("/v2/").rpartition("/manifests/")[0]
+        calls.add("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
+        status = 200 if repository in known else 404
+        return Response(status=status, headers={"Docker-Content-Digest": DIGEST})
 
-        def log_message(self, *_: object) -> None:
-            """Requests are not logged."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(answer) as address:
         monkeypatch.setattr(EcrRegistry, "scheme", "http")
-        monkeypatch.setenv("SLIPWAY_REGISTRY", f"127.0.0.1:{server.server_address[1]}/slipway")
+        monkeypatch.setenv("SLIPWAY_REGISTRY", f"{address}/slipway")
         yield known
-        server.shutdown()
 
 
 class Services(wiring.AwsServices):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters import codebuild
-from infra.local import buildspec
-from infra.local.buildspec import Ended, Phase
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.buildspec import Ended, Phase
 
 PATIENCE_SECONDS = 30.0
 Run = Callable[..., tuple[Ended | None, list[str]]]

@@ -18,18 +18,16 @@ import pytest
 import yaml
 
 from chalicelib.adapters.registry import PlainRegistry
-from infra.local import engines
-from infra.local.engines import (
-    Engine,
-    EngineName,
-    NoEngine,
+from infra.local.machine import engines
+from infra.local.machine.engine import Engine, EngineName, NoEngine
+from infra.local.machine.engines import (
     find_engine,
     install_missing,
     logged_in,
     private_docker,
 )
-from infra.local.python_image import python_image
-from infra.local.registry import Registry
+from infra.local.machine.python_image import python_image
+from infra.local.machine.registry import Registry
 
 BUILDSPEC = Path(__file__).parents[2] / "chalicelib/adapters/buildspec.yml"
 PATIENCE_SECONDS = 60

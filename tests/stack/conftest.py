@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from infra.local.machine import STATE, Machine, machine
+from infra.local.machine.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
 from tests.required_engines import skipped_without
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters.registry import PlainRegistry
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
 
 pytestmark = pytest.mark.engine

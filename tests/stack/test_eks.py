@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from chalicelib.adapters.registry import PlainRegistry
-from infra.local.kubernetes import FakeKubernetes
-from infra.local.machine import Machine
+from infra.local.cluster.api import FakeKubernetes
+from infra.local.machine.machine import Machine
 from tests.factories import make_archive
 from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from infra.local.engines import Engine
-from infra.local.machine import Machine
+from infra.local.machine.engine import Engine
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import Client, serving
 
 pytestmark = pytest.mark.slow

@@ -12,11 +12,11 @@ import pytest
 
 from chalicelib.domain.build import BuildKey
 from chalicelib.errors import NotFound, Unavailable
-from chalicelib.usecases import builds, code, execution, projects, upkeep
+from chalicelib.usecases import builds, execution, projects, upkeep
 from chalicelib.usecases.cleanup import Cleaned, cleanup
-from tests.factories import make_archive, make_user
+from tests.factories import make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create, tick
+from tests.usecases.conftest import Create, tick, upload
 
 ADA = make_user()
 
@@ -197,12 +197,6 @@ def test_the_schedule_stops_builds_of_an_archived_project_that_nobody_announced(
     assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
 
 
-def upload(services: FakeServices, text: str) -> str:
-    project = code.upload(services, ADA, "ada", "vision", make_archive({"a.txt": text}))
-    assert project.code is not None
-    return project.code.sha256
-
-
 def sweep(services: FakeServices) -> int:
     """Every tick of a day."""
     count = 0
@@ -213,9 +207,9 @@ def sweep(services: FakeServices) -> int:
 
 
 def test_uploads_that_nobody_has_are_dropped_after_a_day(services: FakeServices, create: Create) -> None:
-    used_by_build = upload(services, "one")
+    used_by_build = upload(services, {"a.txt": "one"})
     create()
-    unused, current = upload(services, "two"), upload(services, "three")
+    unused, current = (upload(services, {"a.txt": text}) for text in ("two", "three"))
     assert sweep(services) == 0  # none is older than a day yet
 
     sweep(services)

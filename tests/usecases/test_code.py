@@ -13,9 +13,9 @@ from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.usecases import builds, code
 from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
+from tests.usecases.conftest import FILES, upload
 
 ADA = make_user()
-FILES = {"requirements.txt": "x", "app/setup.sh": "x", "app/Dockerfile": "FROM x\n"}
 URL = "https://git.test/x"
 
 
@@ -23,12 +23,6 @@ URL = "https://git.test/x"
 def place(services: FakeServices) -> FakeServices:
     services.projects.add(make_project())
     return services
-
-
-def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
-    project = code.upload(services, ADA, "ada", "vision", make_archive(files))
-    assert project.code is not None
-    return project.code.sha256
 
 
 def source(services: FakeServices, **changes: Any) -> tuple[Source | None, str | None, str | None]:

@@ -19,15 +19,9 @@ from chalicelib.ports import Executor
 from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import DIGEST, make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, stored
 
 RUNNING = (Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.builds.get(key)
-    assert build is not None
-    return build
 
 
 def statuses(services: FakeServices, key: BuildKey) -> list[str]:

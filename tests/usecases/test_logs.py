@@ -21,7 +21,7 @@ from chalicelib.ports import LogLine
 from chalicelib.usecases import builds, execution, logs, upkeep
 from tests.factories import SETTINGS, make_build, make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import Create, tick
+from tests.usecases.conftest import Create, stored, tick
 
 ADA = make_user()
 
@@ -34,12 +34,6 @@ def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
     services.codebuild.end(run, Outcome.FAILED, "no")
     execution.observe(services, CODEBUILD, [run.handle])
     return stored(services, key)
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.builds.get(key)
-    assert build is not None
-    return build
 
 
 def test_before_anything_is_logged_there_is_no_log(services: FakeServices, create: Create) -> None:

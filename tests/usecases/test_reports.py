@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.build import BuildKey, Status
 from chalicelib.errors import Invalid
 from chalicelib.usecases import builds, logs, reports
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import Create, tick
+from tests.usecases.conftest import Create, stored, tick
 
 ADA = make_user()
 
@@ -20,12 +20,6 @@ ADA = make_user()
 def elsewhere(services: FakeServices) -> BuildKey:
     services.projects.add(make_project())
     return builds.create(services, ADA, "ada", "vision", {"is_managed": False}).build.key
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.builds.get(key)
-    assert build is not None
-    return build
 
 
 def test_statuses_follow_the_table(services: FakeServices, elsewhere: BuildKey) -> None:

@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.builds.get(key)
-    assert build is not None
-    return build
+from tests.usecases.conftest import Create, stored
 
 
 def test_a_build_whose_message_got_lost_is_started(services: FakeServices, create: Create) -> None:

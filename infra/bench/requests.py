@@ -38,9 +38,10 @@ from chalicelib.domain.build import Build, BuildKey, Project, Status
 from chalicelib.domain.lifecycle import Observation, Step
 from chalicelib.settings import Settings
 from chalicelib.usecases import accounts, builds, execution, projects
-from infra.aws.capacity import Meter
-from infra.local import aws, ministack
-from infra.local.machine import STATE
+from infra.bench import ministack
+from infra.bench.capacity import Meter
+from infra.local import aws
+from infra.local.machine.machine import STATE
 
 FEW, MANY = 100, 100_000  # builds, in the projects of these names
 FEWER, MORE = 2, 12  # times that a fork does something
@@ -205,10 +206,10 @@ def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) 
         return {}
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/%p"]
-        program = [sys.executable, "-m", "infra.aws.bench_requests", "--forks", str(first_build)]
-        done = subprocess.run(
-            [*command, *program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
-        )
+        program = [sys.executable, "-m", "infra.bench.requests", "--forks", str(first_build)]
+        done = subprocess.run([*command, *program], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"Instructions could not be counted:\n{done.stderr}")
         forks: dict[str, list[int]] = json.loads(done.stdout)
         counts = {name: [_count(Path(folder) / str(pid)) for pid in forks[name]] for name in names}
     return {name: (more - fewer) / (MORE - FEWER) for name, (fewer, more) in counts.items()}

@@ -13,13 +13,16 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO, Any
+
+from werkzeug import Request, Response
+
+from infra.bench.serving import served
 
 _CLIENT = ("awslambdaric", "runtime_client", "snapshot_restore_py", "simplejson")  # modules of the runtime
 _PATIENCE_SECONDS = 60
@@ -109,16 +112,15 @@ class Lambda:
             "PYTHONPATH": f"{self._task}:{self._runtime}",
             "PYTHONDONTWRITEBYTECODE": "1",  # /var/task cannot be written
         }
-        with tempfile.TemporaryFile() as log:
+        with tempfile.TemporaryFile() as log, ExitStack() as closing:
             function = Function(log)
-            server = ThreadingHTTPServer(("127.0.0.1", 0), _api_of(function))
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = closing.enter_context(served(_api_of(function)))
+            closing.callback(function.end)
             started_at = time.perf_counter()
             process = subprocess.Popen(
                 [sys.executable, "-S", "-m", "awslambdaric", handler],
                 cwd=self._task,
-                env={**environment, **own, "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_address[1]}"},
+                env={**environment, **own, "AWS_LAMBDA_RUNTIME_API": address},
                 stdout=log,
                 stderr=log,
             )
@@ -128,9 +130,6 @@ class Lambda:
             finally:
                 process.kill()
                 process.wait()
-                function.end()
-                server.shutdown()
-                server.server_close()
                 sys.stderr.write("\n".join([*function.log(), ""]))
 
 
@@ -145,36 +144,22 @@ def _copy_module(name: str, folder: Path) -> None:
         shutil.copy(origin, folder)
 
 
-def _api_of(function: Function) -> type[BaseHTTPRequestHandler]:
-    class Api(BaseHTTPRequestHandler):
-        """/2018-06-01/runtime/…"""
+def _api_of(function: Function) -> Callable[[Request], Response]:
+    """/2018-06-01/runtime/…"""
 
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> Response:
+        if request.method == "POST":
+            function.answered(request.path.endswith("/response"), request.data)
+            return Response(status=202)
+        given = function.next_event()
+        if given is None:
+            return Response(status=500)
+        answer = Response(given.event, content_type="application/json")
+        answer.headers["Lambda-Runtime-Aws-Request-Id"] = given.request_id
+        answer.headers["Lambda-Runtime-Invoked-Function-Arn"] = "arn:aws:lambda:us-east-1:1:function:f"
+        answer.headers["Lambda-Runtime-Deadline-Ms"] = str(int(time.time() * 1000) + 60_000)
+        if given.trace:
+            answer.headers["Lambda-Runtime-Trace-Id"] = given.trace
+        return answer
 
-        def do_GET(self) -> None:
-            given = function.next_event()
-            if given is None:
-                self.close_connection = True
-                return
-            self.send_response(200)
-            self.send_header("Lambda-Runtime-Aws-Request-Id", given.request_id)
-            if given.trace:
-                self.send_header("Lambda-Runtime-Trace-Id", given.trace)
-            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:1:function:f")
-            self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 60_000))
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(given.event)))
-            self.end_headers()
-            self.wfile.write(given.event)
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(202)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            function.answered(self.path.endswith("/response"), body)
-
-        def log_message(self, *_: Any) -> None:
-            """Requests are not logged."""
-
-    return Api
+    return answer

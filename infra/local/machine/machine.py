@@ -7,11 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local import registry
-from infra.local.engines import Engine, NoEngine, install_missing, logged_in, running_engine
-from infra.local.python_image import python_image
+from infra.local.machine import registry
+from infra.local.machine.engine import Engine, NoEngine
+from infra.local.machine.engines import install_missing, logged_in, running_engine
+from infra.local.machine.python_image import python_image
 
-STATE = Path(__file__).parents[2] / ".slipway"  # what is worth keeping between runs: base image, layers
+STATE = Path(__file__).parents[3] / ".slipway"  # what is worth keeping between runs: base image, layers
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ answers, and 100,000 rows take it seconds; moto has none of the three. Its read 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -41,11 +42,14 @@ def serve(state: Path) -> Iterator[str]:
 def _installed(home: Path) -> Path:
     home = home.absolute()
     python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        subprocess.run([*pip, _REQUIREMENT], check=True)
-        (home / "ready").touch()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may need it at the same time
+        if not (home / "ready").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+            pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+            subprocess.run([*pip, _REQUIREMENT], check=True)
+            (home / "ready").touch()
     return python
 
 

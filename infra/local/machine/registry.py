@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from infra.local import registry_proxy
-from infra.local.engines import Engine, EngineFailed, NoEngine
-from infra.local.python_image import python_image
-from infra.local.registry_proxy import Proxy, UnixConnection
+from infra.local.machine import registry_proxy
+from infra.local.machine.engine import Engine, EngineFailed, NoEngine
+from infra.local.machine.python_image import python_image
+from infra.local.machine.registry_proxy import Proxy, UnixConnection
 
 PUBLIC = "docker.io/library/registry:2"
 PATIENCE_SECONDS = 30

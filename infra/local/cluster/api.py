@@ -16,9 +16,7 @@ import logging
 import re
 import secrets
 import ssl
-import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,15 +25,17 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import kubernetes_validate
+import trustme
 import yaml
 
-from infra.local.kubernetes_node import Node
+from infra.local.cluster.node import Node
+from infra.local.cluster.objects import Cluster, Json, timestamp
+from infra.local.cluster.rules import refusal
 
 log = logging.getLogger(__name__)
-Json = dict[str, Any]
 
 SCHEMAS = "1.33"
-MANIFESTS = Path(__file__).parents[1] / "aws" / "kubernetes"
+MANIFESTS = Path(__file__).parents[2] / "aws" / "kubernetes"
 TOKEN_MINUTES = 15
 MAX_BODY = 3 * 1024**2
 KINDS = {  # path below the namespace's: apiVersion and kind
@@ -53,9 +53,6 @@ _REASONS = {
     429: "TooManyRequests",
     503: "ServiceUnavailable",
 }
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|[KMGTPE]i?|e\d+)?")
 
 
 class Refused(Exception):
@@ -66,106 +63,30 @@ class Refused(Exception):
         self.status = status
 
 
-def refusal(described: Json) -> str | None:
-    """Why a server would not take an object that the schemas allow; None when it would."""
-    for check in (_name_fault, _label_fault, _job_fault):
-        if fault := check(described):
-            return fault
-    return None
-
-
-def _name_fault(described: Json) -> str | None:
-    name = described["metadata"].get("name", "")
-    longest = 63 if described["kind"] == "Job" else 253
-    if not _SUBDOMAIN.fullmatch(name) or len(name) > longest:
-        return f"metadata.name: Invalid value: {name!r}: a lowercase RFC 1123 subdomain is expected"
-    return None
-
-
-def _label_fault(described: Json) -> str | None:
-    found = [described["metadata"]]
-    if described["kind"] == "Job":
-        found.append(described["spec"]["template"].get("metadata", {}))
-    for metadata in found:
-        for kind in ("labels", "annotations"):
-            for key, value in metadata.get(kind, {}).items():
-                prefix, _, name = key.rpartition("/")
-                if not name or not _LABEL.fullmatch(name) or (prefix and not _SUBDOMAIN.fullmatch(prefix)):
-                    return f"metadata.{kind}: Invalid value: {key!r}: a qualified name is expected"
-                if kind == "labels" and not _LABEL.fullmatch(value):
-                    return f"metadata.labels: Invalid value: {value!r}: a label value is expected"
-    return None
-
-
-def _job_fault(described: Json) -> str | None:
-    if described["kind"] != "Job":
-        return None
-    pod = described["spec"]["template"]["spec"]
-    if pod.get("restartPolicy") not in ("Never", "OnFailure"):
-        return f"spec.template.spec.restartPolicy: Unsupported value: {pod.get('restartPolicy')!r}"
-    if pod.get("hostUsers") is False and (pod.get("hostNetwork") or pod.get("hostPID")):
-        return "spec.template.spec.hostUsers: Forbidden: with the host's network or processes"
-    volumes = {volume["name"] for volume in pod.get("volumes", ())}
-    names = []
-    for container in (*pod.get("initContainers", ()), *pod["containers"]):
-        names.append(container["name"])
-        for mount in container.get("volumeMounts", ()):
-            if mount["name"] not in volumes:
-                return f"volumeMounts: Not found: {mount['name']!r}"
-        resources = container.get("resources", {})
-        for which in ("requests", "limits"):
-            for what, amount in resources.get(which, {}).items():
-                if not _QUANTITY.fullmatch(str(amount)):
-                    return f"resources.{which}.{what}: quantities must match {_QUANTITY.pattern}"
-        for what, amount in resources.get("requests", {}).items():
-            limit = resources.get("limits", {}).get(what)
-            if limit is not None and _amount(amount) > _amount(limit):
-                return f"resources.requests: Invalid value: {amount!r}: must be at most the {what} limit"
-    if len(set(names)) < len(names) or any(not _SUBDOMAIN.fullmatch(name) for name in names):
-        return "containers: names must be unique DNS labels"
-    for toleration in pod.get("tolerations", ()):
-        if toleration.get("operator") == "Exists" and toleration.get("value"):
-            return "tolerations: value must be empty when operator is Exists"
-    return None
-
-
-def _amount(quantity: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)(.*)", quantity).groups()  # type: ignore[union-attr]
-    powers = ["", "K", "M", "G", "T", "P", "E"]
-    if unit == "m":
-        return float(number) / 1000
-    base = 1024 if unit.endswith("i") else 1000
-    return float(number) * float(base ** powers.index(unit.rstrip("i").upper()))
-
-
-class FakeKubernetes:
+class FakeKubernetes(Cluster):
     """The API of one cluster with one namespace. `node` runs its Jobs; without one, nothing moves."""
 
     def __init__(self, cluster: str, namespace: str) -> None:
-        self.cluster, self.namespace = cluster, namespace
+        super().__init__(cluster)
+        self.namespace = namespace
         self.admin_token = secrets.token_urlsafe()  # may do everything, for kubectl
-        self.lock = threading.Condition()  # guards objects and everything below
-        self.objects: dict[str, dict[str, Json]] = {"jobs": {}, "pods": {}, "secrets": {}}
-        self.calls: list[tuple[str, str]] = []  # method and path with query
+        self.calls: list[tuple[str, str]] = []  # method and path with query; guarded by the lock
         self._refusals: list[int] = []
         self._lost = 0
-        self._version = 0
         self._rules = _role_rules()
         self._clock_skew = timedelta()
         self._server: ThreadingHTTPServer | None = None
         self.node: Node | None = None
 
     def start(self) -> tuple[str, str]:
-        """Serves on loopback; the endpoint's URL and its certificate, PEM in base64."""
-        certificate, key = _certificate()
+        """Serves on loopback; the endpoint's URL and the certificate of its authority, PEM in base64."""
+        authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-            file.write(certificate + key)
-            file.flush()
-            context.load_cert_chain(file.name)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
         self._server = _server(self, context)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return f"https://127.0.0.1:{self._server.server_address[1]}", base64.b64encode(certificate).decode()
+        url = f"https://127.0.0.1:{self._server.server_address[1]}"
+        return url, base64.b64encode(authority.cert_pem.bytes()).decode()
 
     def close(self) -> None:
         """Ends what runs, then the server."""
@@ -288,32 +209,6 @@ class FakeKubernetes:
         if fault := refusal(described):
             raise Refused(422, f'{described["kind"]} "{described["metadata"]["name"]}" is invalid: {fault}')
 
-    def add(self, resource: str, described: Json) -> None:
-        """Stores an object with what a server adds. The lock is held."""
-        described["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": timestamp()}
-        if resource != "secrets":
-            described.setdefault("status", {})
-        self.objects[resource][described["metadata"]["name"]] = described
-        self.touch(described)
-
-    def touch(self, described: Json) -> None:
-        """Something changed of it. The lock is held."""
-        self._version += 1
-        described["metadata"]["resourceVersion"] = str(self._version)
-        self.lock.notify_all()
-
-    def remove(self, resource: str, described: Json) -> None:
-        """Removes an object and, as the garbage collector does, what it owns. The lock is held."""
-        self.objects[resource].pop(described["metadata"]["name"], None)
-        uid = described["metadata"]["uid"]
-        for others in self.objects.values():
-            for other in [*others.values()]:
-                owners = [owner["uid"] for owner in other["metadata"].get("ownerReferences", ())]
-                is_going_on = other.get("status", {}).get("phase") in ("Pending", "Running")
-                if uid in owners and not is_going_on:  # the node removes a pod when it has ended
-                    del others[other["metadata"]["name"]]
-        self.lock.notify_all()
-
     def _list(self, root: str, resource: str, namespace: str, query: Mapping[str, str]) -> Json:
         version, kind = KINDS[root][resource]
         matches = _selector(query.get("labelSelector", ""))
@@ -325,7 +220,7 @@ class FakeKubernetes:
         if after := query.get("continue"):
             names = [name for name in names if name > base64.b64decode(after).decode()]
         limit = int(query.get("limit") or 0) or len(names)
-        metadata = {"resourceVersion": str(self._version)}
+        metadata = {"resourceVersion": str(self.version)}
         if len(names) > limit:
             metadata["continue"] = base64.b64encode(names[limit - 1].encode()).decode()
         items = [self.objects[resource][name] for name in names[:limit]]
@@ -357,10 +252,6 @@ class FakeKubernetes:
         else:
             self.remove(resource, described)
         return described
-
-
-def timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _role_rules() -> list[Json]:
@@ -461,37 +352,8 @@ def _discovery(path: str) -> Json | None:
     return None
 
 
-def _certificate() -> tuple[bytes, bytes]:
-    """A certificate for 127.0.0.1 that signs itself, and its key, in PEM."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake-kubernetes")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=7))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return certificate.public_bytes(pem), key.private_bytes(pem, *plain)
-
-
 def _server(fake: FakeKubernetes, context: ssl.SSLContext) -> ThreadingHTTPServer:
+    # werkzeug's server closes the connection after each answer: TLS would cost a handshake each time
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True

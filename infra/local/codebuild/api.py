@@ -22,8 +22,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from infra.local import buildspec, signatures
-from infra.local.log_stream import LogStream
+from infra.local import signatures
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.log_stream import LogStream
 
 log = logging.getLogger(__name__)
 
@@ -482,6 +483,7 @@ def _event_time(seconds: float) -> str:
 
 
 def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) -> ThreadingHTTPServer:
+    # werkzeug's server closes the connection after each answer; clients of AWS keep theirs
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True

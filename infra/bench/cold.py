@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from werkzeug import Response
+
 from infra.aws.package import MACHINES, package
-from infra.aws.runtime import FunctionFailed, Lambda
+from infra.bench.runtime import FunctionFailed, Lambda
+from infra.bench.serving import served
 
 RUNS = 5
 ENVIRONMENT = {  # enough to be loaded and to answer whoever has no token
@@ -39,14 +41,14 @@ def main() -> None:
     architecture = next(name for name, machine in MACHINES.items() if machine == platform.machine())
     print(f"{'package':<12}{'zip':>9}{'init':>10}{'first event':>13}   (median of {RUNS})")
     rows = []
-    with empty_table() as url:
+    with served(lambda request: Response("{}")) as no_rows:
         for label, prepared in (("as packaged", False), ("prepared", True)):
-            with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
+            with tempfile.TemporaryDirectory() as name, _quiet():
                 folder = Path(name)
                 package(folder, architecture, prepared=prepared)
                 archive = folder / "deployment.zip"
                 lambda_ = Lambda(archive, folder)
-                runs = [_cold(lambda_, url) for _ in range(RUNS)]
+                runs = [_cold(lambda_, f"http://{no_rows}") for _ in range(RUNS)]
                 init, first = (statistics.median(each) for each in zip(*runs, strict=True))
                 megabytes = archive.stat().st_size / 1e6
             print(
@@ -58,24 +60,15 @@ def main() -> None:
 
 
 @contextmanager
-def empty_table() -> Iterator[str]:
-    """The URL of a DynamoDB in which nothing is."""
-
-    class Table(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *_: object) -> None:
-            """Requests are not logged."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Table) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+def _quiet() -> Iterator[None]:
+    """What is printed meanwhile, logs of functions among it, is shown only when something fails."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            yield
+    except BaseException:
+        sys.stderr.write(printed.getvalue())
+        raise
 
 
 def _cold(lambda_: Lambda, url: str) -> tuple[float, float]:

@@ -20,17 +20,14 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chalicelib.adapters.eks import shared_step
-from infra.local.buildspec import Phase
-from infra.local.log_stream import LogStream
-
-if TYPE_CHECKING:
-    from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.objects import Cluster, Json, timestamp
+from infra.local.codebuild.buildspec import Phase
+from infra.local.codebuild.log_stream import LogStream
 
 log = logging.getLogger(__name__)
-Json = dict[str, Any]
 
 NAME = "fake-node"
 WATCH_SECONDS = 0.05
@@ -78,7 +75,7 @@ class Node:
 
     def __init__(
         self,
-        fake: FakeKubernetes,
+        cluster: Cluster,
         environment: Mapping[str, str],
         *,
         logs: Any,
@@ -87,7 +84,7 @@ class Node:
         seconds_per_minute: float = 60,
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self._fake, self._environment, self._logs, self._state = fake, environment, logs, state
+        self._cluster, self._environment, self._logs, self._state = cluster, environment, logs, state
         self._slots, self._seconds_per_minute, self._clean_up = slots, seconds_per_minute, clean_up
         self._running: set[str] = set()  # names of pods with a place
         self._closing = False
@@ -111,15 +108,15 @@ class Node:
 
     def close(self) -> None:
         self._closing = True
-        with self._fake.lock:
-            self._fake.lock.notify_all()
+        with self._cluster.lock:
+            self._cluster.lock.notify_all()
         for thread in self._threads:
             thread.join()
 
     # The controller: one Job, one pod, in one thread
 
     def _run(self, job: Json) -> None:
-        with self._fake.lock:
+        with self._cluster.lock:
             pod = self._new_pod(job)
         why = None
         try:
@@ -129,7 +126,7 @@ class Node:
         except Exception:
             log.exception("job %s", job["metadata"]["name"])
             succeeded = False
-        with self._fake.lock:
+        with self._cluster.lock:
             self._running.discard(pod["metadata"]["name"])
             self._finish(job, pod, succeeded, why)
 
@@ -141,19 +138,19 @@ class Node:
                 "reason": "DeadlineExceeded",
                 "message": "Pod was active on the node longer than allowed",
             }
-        self._fake.touch(pod)
+        self._cluster.touch(pod)
         goes = "deletionTimestamp" in pod["metadata"] or "deletionTimestamp" in job["metadata"]
-        if goes or why == _Ended.JOB_DEADLINE or job["metadata"]["name"] not in self._fake.objects["jobs"]:
-            self._fake.remove("pods", pod)
+        if goes or why == _Ended.JOB_DEADLINE or job["metadata"]["name"] not in self._cluster.objects["jobs"]:
+            self._cluster.remove("pods", pod)
         if "deletionTimestamp" in job["metadata"]:
-            self._fake.remove("jobs", job)
+            self._cluster.remove("jobs", job)
             return
         kind, reason = ("Complete", "CompletionsReached") if succeeded else ("Failed", "BackoffLimitExceeded")
         if why == _Ended.JOB_DEADLINE:
             reason = "DeadlineExceeded"
-        condition = {"type": kind, "status": "True", "reason": reason, "lastTransitionTime": _now()}
+        condition = {"type": kind, "status": "True", "reason": reason, "lastTransitionTime": timestamp()}
         job["status"] |= {"active": 0, "conditions": [condition], "succeeded" if succeeded else "failed": 1}
-        self._fake.touch(job)
+        self._cluster.touch(job)
 
     def _new_pod(self, job: Json) -> Json:
         template, name = job["spec"]["template"], job["metadata"]["name"]
@@ -173,12 +170,12 @@ class Node:
             "spec": spec,
             "status": {"phase": "Pending", "conditions": []},
         }
-        self._fake.add("pods", pod)
-        job["status"] |= {"active": 1, "startTime": _now()}
+        self._cluster.add("pods", pod)
+        job["status"] |= {"active": 1, "startTime": timestamp()}
         return pod
 
     def _pod_of(self, job: Json) -> Json | None:
-        for pod in self._fake.objects["pods"].values():
+        for pod in self._cluster.objects["pods"].values():
             if pod["metadata"]["labels"][_JOB_NAME] == job["metadata"]["name"]:
                 return pod
         return None
@@ -204,7 +201,7 @@ class Node:
             spec = pod["spec"]
             kinds = [("initContainerStatuses", each) for each in spec["initContainers"]]
             kinds += [("containerStatuses", each) for each in spec["containers"]]
-            with self._fake.lock:
+            with self._cluster.lock:
                 for kind, container in kinds:
                     waiting = {"waiting": {"reason": "PodInitializing"}}
                     described = {"name": container["name"], "image": container["image"], "imageID": ""}
@@ -219,27 +216,27 @@ class Node:
 
     def _schedule(self, job: Json, pod: Json, job_ends: float) -> None:
         """Waits for a place on the node."""
-        condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": _now()}
-        with self._fake.lock:
+        condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp()}
+        with self._cluster.lock:
             while len(self._running) >= self._slots:
                 words = "0/1 nodes are available: 1 Insufficient cpu."
                 waits = {"status": "False", "reason": "Unschedulable", "message": words}
                 pod["status"]["conditions"] = [{**condition, **waits}]
-                self._fake.lock.wait(WATCH_SECONDS)
+                self._cluster.lock.wait(WATCH_SECONDS)
                 self._check(job, pod, job_ends)
             self._running.add(pod["metadata"]["name"])
             pod["spec"]["nodeName"] = NAME
             pod["status"] |= {
-                "conditions": [{**condition, "lastTransitionTime": _now()}],
-                "startTime": _now(),
+                "conditions": [{**condition, "lastTransitionTime": timestamp()}],
+                "startTime": timestamp(),
             }
-            self._fake.touch(pod)
+            self._cluster.touch(pod)
 
     def _check(self, job: Json, pod: Json, job_ends: float) -> None:
         """Raises _Ended when the pod has to end."""
         if self._closing:
             raise _Ended(_Ended.CLOSING)
-        gone = job["metadata"]["name"] not in self._fake.objects["jobs"]
+        gone = job["metadata"]["name"] not in self._cluster.objects["jobs"]
         if gone or any("deletionTimestamp" in each["metadata"] for each in (job, pod)):
             raise _Ended(_Ended.DELETED)
         if time.monotonic() > job_ends:
@@ -252,8 +249,8 @@ class Node:
             place.mkdir(parents=True, exist_ok=True)
             if (wanted := volume.get("secret")) is None:
                 continue
-            with self._fake.lock:
-                secret = self._fake.objects["secrets"].get(wanted["secretName"])
+            with self._cluster.lock:
+                secret = self._cluster.objects["secrets"].get(wanted["secretName"])
                 if secret is None:
                     return False
                 data = dict(secret["data"])
@@ -268,7 +265,7 @@ class Node:
         identity = secrets.token_hex(32)
         metadata = pod["metadata"]
         file = f"{metadata['name']}_{metadata['namespace']}_{container['name']}-{identity}.log"
-        group = f"/aws/containerinsights/{self._fake.cluster}/application"
+        group = f"/aws/containerinsights/{self._cluster.name}/application"
         stream = LogStream(self._logs, group, f"{NAME}-application.var.log.containers.{file}")
         printed: list[str] = []
 
@@ -282,7 +279,7 @@ class Node:
                 text = text.replace(mount["mountPath"], str(folder / mount["name"]))
             return text
 
-        started = _now()
+        started = timestamp()
         self._state_of(pod, kind, container, identity, {"running": {"startedAt": started}})
         words = [*container["command"], *container.get("args", ())]
         command = [word if at == 2 else local(word) for at, word in enumerate(words)]  # 2 is the script
@@ -305,7 +302,7 @@ class Node:
                 "exitCode": exit_code,
                 "reason": "Completed" if exit_code == 0 else "Error",
                 "startedAt": started,
-                "finishedAt": _now(),
+                "finishedAt": timestamp(),
             }
             if exit_code:
                 terminated["message"] = "\n".join(printed[-KEPT_LINES:])[-KEPT_BYTES:]
@@ -313,12 +310,12 @@ class Node:
         return exit_code
 
     def _state_of(self, pod: Json, kind: str, container: Json, identity: str, state: Json) -> None:
-        with self._fake.lock:
+        with self._cluster.lock:
             (status,) = [each for each in pod["status"][kind] if each["name"] == container["name"]]
             status |= {"state": state, "containerID": f"containerd://{identity}"}
             if kind == "containerStatuses":
                 pod["status"]["phase"] = "Running"
-            self._fake.touch(pod)
+            self._cluster.touch(pod)
 
     def _variables(self) -> dict[str, str]:
         """What a container has beside its own: the tools of its image, and the engine."""
@@ -350,10 +347,6 @@ def _shipped(pod: Json, container: Json, identity: str, line: str) -> str:
         },
         ensure_ascii=False,
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _script(path: Path, text: str) -> None:

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from infra.local.engines import Engine
+from infra.local.machine.engine import Engine
 
 PUBLIC = "docker.io/library/python:3.12-slim"
 PACKAGES = ("python3", "bash", "busybox-static")

@@ -83,10 +83,11 @@ class AwsServices:
 
     @cached_property
     def registry(self) -> Registry:
-        from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
+        from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
 
-        plain = self.settings.registry_kind == "plain"
-        return PlainRegistry(self.settings.registry_login) if plain else EcrRegistry()
+        if self.settings.plain_http:
+            return HttpRegistry("http", FixedLogin(self.settings.registry_login))
+        return HttpRegistry("https", EcrCredentials())
 
     @cached_property
     def logs(self) -> Logs:
@@ -125,20 +126,19 @@ class _Executors(dict[str, Executor]):
         )
 
     def _eks(self, settings: Settings) -> Executor:
-        from chalicelib.adapters.eks import EksExecutor
-        from chalicelib.adapters.kubernetes import KubernetesApi
+        from chalicelib.adapters.eks.api import KubernetesApi
+        from chalicelib.adapters.eks.executor import EksExecutor
         from chalicelib.adapters.registry import EcrLogin
 
         eks = settings.eks
         assert eks is not None, "it is among `executors`"
-        insecure = settings.registry_kind == "plain"
         login = EcrLogin(eks.registry_role, eks.cache_repository)
         return EksExecutor(
             KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
             eks,
             self._services.sources,
-            (lambda image: None) if insecure else login.docker_config,
-            insecure=insecure,
+            None if settings.plain_http else login.docker_config,
+            plain_http=settings.plain_http,
             queue_minutes=settings.queue_timeout_minutes,
             build_minutes=settings.build_timeout_minutes,
             now=self._services.now,

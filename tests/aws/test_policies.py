@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from chalice.test import Client
 from moto.eks.models import eks_backends
 
 from app import ROUTES, app
-from chalicelib import wiring
-from chalicelib.adapters.registry import EcrRegistry, login_policy
+from chalicelib import ports, wiring
+from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, login_policy
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.usecases import cleanup
@@ -158,16 +159,19 @@ def registry(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(EcrRegistry, "scheme", "http")
         monkeypatch.setenv("SLIPWAY_REGISTRY", f"127.0.0.1:{server.server_address[1]}/slipway")
         yield known
         server.shutdown()
 
 
 class Services(wiring.AwsServices):
-    """With a clock that can be ahead."""
+    """With a clock that can be ahead, and ECR over http."""
 
     ahead = timedelta()
+
+    @cached_property
+    def registry(self) -> ports.Registry:
+        return HttpRegistry("http", EcrCredentials())
 
     def now(self) -> datetime:
         return super().now() + self.ahead

@@ -80,7 +80,7 @@ OUTSIDE = {
     "chalicelib.schemas": {"msgspec"},
     "chalicelib.openapi": {"msgspec"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},
-    "chalicelib.usecases": {"yaml"},
+    "chalicelib.domain.document": {"yaml"},
 }
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.domain.placement import Placement
+from chalicelib.domain.environment import Placement
 
 # A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
 MAX_TEXTS_BYTES = 300_000
@@ -149,6 +149,9 @@ class Build:
     submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
     handle: str | None = None  # what the executor calls this build; opaque outside of it
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
+    faults: int = 0  # attempts that ended by the executor's own fault
+    queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
+    waiting_reason: str | None = None  # why the executor takes no build now, in its words
     stop_requested_at: datetime | None = None
     look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
     archived_at: datetime | None = None  # hidden since then

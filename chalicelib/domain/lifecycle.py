@@ -30,6 +30,7 @@ _CUT, _DETAILS_CUT = "… (cut)", {"cut": True}
 GRACE = timedelta(minutes=10)
 LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
+MAX_FAULTS = 1  # of an executor that a build gets another attempt for
 ZOMBIE = "BuildJob is in zombie state (no heartbeat was reported)."
 
 S = Status
@@ -193,13 +194,14 @@ def _end_of(build: Build, now: datetime) -> datetime | None:
 
 
 def claim(build: Build, now: datetime) -> Build:
-    """A new attempt to have the build started; saved before the executor hears of it."""
-    return replace(build, attempt=build.attempt + 1, submitting_at=now, handle=None, log=None)
+    """A new attempt to have the build started; saved before the executor hears of it. The log of the attempt
+    before stays until the new one has a log."""
+    return replace(build, attempt=build.attempt + 1, submitting_at=now, handle=None, waiting_reason=None)
 
 
-def release(build: Build, look_at: datetime) -> Build:
-    """The executor said that it has started nothing: the build waits until `look_at`."""
-    return replace(build, submitting_at=None, look_at=look_at)
+def release(build: Build, look_at: datetime, reason: str) -> Build:
+    """The executor said that it has started nothing: the build waits until `look_at`, for this reason."""
+    return replace(build, submitting_at=None, look_at=look_at, waiting_reason=_cut(reason, MAX_MESSAGE))
 
 
 def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Build:
@@ -290,16 +292,14 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
         case Outcome.GONE:
             words = seen.reason or "The build disappeared from where it was running."
             return end(Status.FAILED, words)
-        case Outcome.FAULT if not build.stop_requested_at and not _was_warned(build):
-            warned = end(Status.WARNING, seen.reason or "The build service had a fault; trying once more.")
-            return replace(warned, submitting_at=None, handle=None, look_at=now)
+        case Outcome.FAULT if not build.stop_requested_at and build.faults < MAX_FAULTS:
+            words = seen.reason or "The build service had a fault; trying once more."
+            is_new = may_follow(build.last_status, Status.WARNING)  # a warning may have come before the fault
+            warned = end(Status.WARNING, words) if is_new else build
+            faults = build.faults + 1
+            return replace(warned, submitting_at=None, handle=None, faults=faults, queued_at=now, look_at=now)
         case _:
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
-
-
-def _was_warned(build: Build) -> bool:
-    """Whether a fault was forgiven before: attempts do not tell, a busy executor costs some too."""
-    return any(entry.status is Status.WARNING for entry in build.history)
 
 
 def overdue(
@@ -311,8 +311,7 @@ def overdue(
     its own time to be started.
     """
     if build.handle is None:
-        faults = [entry.created_at for entry in build.history if entry.status is Status.WARNING]
-        late = now - (faults or [build.created_at])[-1] > queue + grace
+        late = now - (build.queued_at or build.created_at) > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None
     late = now - (build.submitting_at or build.created_at) > queue + run + grace
     return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None

@@ -23,13 +23,13 @@ from chalicelib.domain.build import (
     may_read,
     may_write,
 )
-from chalicelib.domain.placement import Placement, placement
+from chalicelib.domain.build_request import BuildRequest, changed, parse_request
+from chalicelib.domain.environment import Placement, placement
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.errors import Forbidden, Invalid, NotFound
 from chalicelib.ports import Once, Opened, Services
 from chalicelib.usecases import projects
 from chalicelib.usecases.code import source_of
-from chalicelib.usecases.fields import Wish, changed, wish
 from chalicelib.usecases.projects import may_list, open_project
 from chalicelib.usecases.writing import told, until_written
 
@@ -64,7 +64,7 @@ def create(
     project = projects.writable(services, caller, owner, project_name)
     if once is not None:
         once = f"{project.uuid}:{once}"  # a project of the same name, later, is another
-    asked = wish(fields)
+    asked = parse_request(fields)
     source, commit, dockerfile = None, None, None
     if asked.spec is not None:
         source, commit, dockerfile = source_of(services, project, asked.spec)
@@ -97,7 +97,7 @@ def create(
             tags=asked.tags,
             is_managed=asked.is_managed,
             nocache=asked.spec is not None and asked.spec.nocache,
-            resources=asked.spec.resources if asked.spec else None,
+            resources=asked.spec.environment.resources if asked.spec else None,
             placement=_placement(services, asked, executor),
             commit=commit if asked.is_managed else None,
             source=source,
@@ -337,19 +337,19 @@ def writable(services: Services, caller: User, key: BuildKey, *, archived: bool 
     return opened
 
 
-def _executor(services: Services, wish: Wish) -> str:
+def _executor(services: Services, request: BuildRequest) -> str:
     """Where a build will run: where its backend says, else where this deployment's builds do. Raises
     Invalid when the backend is one of ours that is not offered here."""
     offered = services.settings.executors
-    if wish.backend not in (CODEBUILD, EKS) or not wish.is_managed:
+    if request.backend not in (CODEBUILD, EKS) or not request.is_managed:
         return services.settings.backend
-    if wish.backend not in offered:
-        raise Invalid([f"Nothing runs on `{wish.backend}` here; `backend` may be {' or '.join(offered)}."])
-    return wish.backend
+    if request.backend not in offered:
+        raise Invalid([f"Nothing runs on `{request.backend}` here; `backend` may be {' or '.join(offered)}."])
+    return request.backend
 
 
-def _placement(services: Services, wish: Wish, executor: str) -> Placement | None:
+def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
     """What the spec's environment asks of the pod, where the build gets one. Raises Invalid."""
-    if executor != EKS or wish.spec is None or services.settings.eks is None:
+    if executor != EKS or request.spec is None or services.settings.eks is None:
         return None
-    return placement(wish.spec.document.get("environment") or {}, services.settings.eks.node_keys)
+    return placement(request.spec.environment, services.settings.eks.node_keys)

@@ -218,9 +218,9 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         raise Unavailable(f"Build {build.key} could not be submitted in time; it is searched for next.")
     try:
         handle = executor.submit(build)
-    except Busy:
+    except Busy as busy:
         later = services.now() + WAIT_WHEN_BUSY
-        waiting = replace(build, look_at=later) if is_repeat else lifecycle.release(build, later)
+        waiting = replace(build, look_at=later) if is_repeat else lifecycle.release(build, later, str(busy))
         return services.store.save(waiting)
     except ExecutorRefused as refusal:
         if is_repeat:

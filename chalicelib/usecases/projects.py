@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_write
+from chalicelib.domain.build_request import MAX_TEXT, is_text, name_fault
 from chalicelib.domain.spec import checked_tags
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
-from chalicelib.usecases.fields import MAX_TEXT, is_text, name_fault
 from chalicelib.usecases.writing import until_written
 
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others

@@ -22,7 +22,7 @@ from chalicelib.adapters.eks.job import fetch_script, job_of, resources_of, secr
 from chalicelib.adapters.registry import login_policy
 from chalicelib.domain.build import SPECIAL_FILES_MARK, Build, Source
 from chalicelib.domain.dockerfile import SPECIAL_FILES
-from chalicelib.domain.placement import placement
+from chalicelib.domain.environment import parse_environment, placement
 from chalicelib.domain.spec import parse_content
 from chalicelib.settings import EksSettings
 from infra.local.kubernetes import refusal
@@ -51,12 +51,15 @@ UPLOADED = make_claimed(
     source=Source(code_sha256="ab" * 32, context="src"),
     resources={"cpu": {"requests": 0.5, "limits": 2}, "memory": {"limits": 1024}},
     placement=placement(
-        {
-            "labels": {"team": "vision"},
-            "annotations": {"why": "a demo, of labels!"},
-            "node_selector": {"disk": "ssd"},
-            "tolerations": [{"key": "example.com/pool", "operator": "Exists", "effect": "NoSchedule"}],
-        },
+        parse_environment(
+            "environment",
+            {
+                "labels": {"team": "vision"},
+                "annotations": {"why": "a demo, of labels!"},
+                "node_selector": {"disk": "ssd"},
+                "tolerations": [{"key": "example.com/pool", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+        ),
         LAB.node_keys,
     ),
 )
@@ -219,8 +222,8 @@ def test_every_object_that_can_be_made_is_taken_by_a_server(
         attempt=attempt,
         nocache=nocache,
         source=source,
-        resources=spec.resources,
-        placement=placement(environment, LAB.node_keys),
+        resources=spec.environment.resources,
+        placement=placement(spec.environment, LAB.node_keys),
     )
     valid(job(build, replace(LAB, profile=profile), plain_http=plain_http, has_login=has_login))
 

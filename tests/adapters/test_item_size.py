@@ -12,11 +12,11 @@ import pytest
 from chalicelib.adapters import dynamodb
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Source, Status, StatusEntry
+from chalicelib.domain.build_request import MAX_TEXT, parse_request
+from chalicelib.domain.environment import MAX_ANNOTATION, MAX_ENTRIES, Placement
 from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_MESSAGE, MAX_TEXT_BYTES
-from chalicelib.domain.placement import MAX_ANNOTATION, MAX_ENTRIES, Placement
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS
 from chalicelib.usecases import builds, cleanup, reports, upkeep
-from chalicelib.usecases.fields import MAX_TEXT, wish
 from chalicelib.usecases.reports import REFERENCE_FIELDS
 from tests.factories import NOW, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
@@ -42,7 +42,7 @@ def largest_build() -> Build:
     name = "n" * 63
     entries = {f"user.slipway/{number:02}{name[2:]}": WIDE * MAX_ANNOTATION for number in range(MAX_ENTRIES)}
     toleration = {"key": "k" * 317, "operator": "Equal", "value": name, "effect": "PreferNoSchedule"}
-    wish({"description": WIDE * MAX_TEXT, "tags": list(tags), "is_managed": False})  # is allowed
+    parse_request({"description": WIDE * MAX_TEXT, "tags": list(tags), "is_managed": False})  # is allowed
     return make_build(
         user="u" * 128,
         name="n" * 128,

@@ -224,17 +224,21 @@ def test_a_history_from_before_the_bound_is_cut_and_keeps_its_statuses() -> None
 # Claims
 
 
-def test_a_claim_is_a_new_attempt_without_traces_of_the_one_before() -> None:
+def test_a_claim_is_a_new_attempt_that_shows_the_former_log_until_it_has_its_own() -> None:
     build = make_build(attempt=1, handle="run-1", log="logs:run-1")
 
     claimed = lifecycle.claim(build, after(1))
 
     assert (claimed.attempt, claimed.submitting_at) == (2, after(1))
-    assert (claimed.handle, claimed.log) == (None, None)
+    assert (claimed.handle, claimed.log) == (None, "logs:run-1")
+    seen = make_observation(attempt=2, handle="run-2", log="logs:run-2")
+    moved = lifecycle.follow(claimed, seen, after(2), digest=None, reason=None)
+    assert moved is not None
+    assert (moved.handle, moved.log) == ("run-2", "logs:run-2")
 
 
 def test_a_released_build_waits_unclaimed() -> None:
-    released = lifecycle.release(make_claimed(), after(30))
+    released = lifecycle.release(make_claimed(), after(30), "no slot is free")
 
     assert (released.submitting_at, released.look_at) == (None, after(30))
 
@@ -476,9 +480,9 @@ QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
         (make_build(), 70, None),
         (make_build(), 71, "The build could not be started within 60 minutes."),
         (make_claimed(), 71, "The build could not be started within 60 minutes."),
-        (make_build(Status.WARNING, created_at=after(-3_600)), 70, None),
+        (make_build(created_at=after(-3_600), queued_at=NOW), 70, None),
         (
-            make_build(Status.WARNING, created_at=after(-3_600)),
+            make_build(created_at=after(-3_600), queued_at=NOW),
             71,
             "The build could not be started within 60 minutes.",
         ),
@@ -573,3 +577,17 @@ def test_an_end_without_trace_can_say_more_than_that() -> None:
     done = lifecycle.follow(build, seen, after(900), digest=None, reason=None)
     assert done is not None
     assert done.history[-1].message == "The build's pod was removed while it ran."
+
+
+def test_only_one_fault_is_forgiven_and_trouble_is_none() -> None:
+    """A warning that an executor gave meanwhile is no attempt that was lost."""
+    build = troubled(make_claimed(), trouble=Status.WARNING)
+    assert build.last_status is Status.WARNING
+
+    for attempt, expected in ((1, Status.WARNING), (2, Status.FAILED)):
+        seen = make_observation(attempt=attempt, outcome=Outcome.FAULT)
+        after_fault = lifecycle.follow(build, seen, after(200), digest=None, reason=None)
+        assert after_fault is not None
+        assert after_fault.last_status is expected
+        build = lifecycle.claim(after_fault, after(201))
+    assert build.faults == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from chalicelib.adapters import steps
 from chalicelib.domain.build import Build, Source
-from chalicelib.domain.placement import Placement
+from chalicelib.domain.environment import Placement
 from chalicelib.settings import BUILDKIT, EksSettings
 
 Json = dict[str, Any]

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.placement import Placement, placement
+from chalicelib.domain.environment import Placement, parse_environment, placement
 from chalicelib.errors import Invalid
 
 KEYS = ("disk",)
+
+
+def asked(environment: dict[str, Any]) -> Placement | None:
+    return placement(parse_environment("environment", environment), KEYS)
 
 
 def test_what_is_allowed_is_kept_and_labels_get_a_prefix_of_their_own() -> None:
@@ -26,7 +30,7 @@ def test_what_is_allowed_is_kept_and_labels_get_a_prefix_of_their_own() -> None:
         "affinity": None,
         "secret_refs": [],
     }
-    assert placement(environment, KEYS) == Placement(
+    assert asked(environment) == Placement(
         labels={"user.slipway/team": "vision"},
         annotations={"user.slipway/note": "any text, with spaces"},
         node_selector={"disk": "ssd"},
@@ -38,8 +42,8 @@ def test_what_is_allowed_is_kept_and_labels_get_a_prefix_of_their_own() -> None:
 
 
 def test_nothing_asked_is_nothing() -> None:
-    assert placement({}, KEYS) is None
-    assert placement({"resources": {"cpu": {"requests": 1}}}, KEYS) is None
+    assert asked({}) is None
+    assert asked({"resources": {"cpu": {"requests": 1}}}) is None
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,6 @@ def test_nothing_asked_is_nothing() -> None:
 )
 def test_what_is_refused_is_refused_in_a_sentence(environment: dict[str, Any], sentence: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        placement(environment, KEYS)
+        asked(environment)
     (told,) = refusal.value.sentences()
     assert told.startswith(sentence)

@@ -1,4 +1,4 @@
-"""What requests say, checked field by field."""
+"""Requests for a build, and for changes of one, checked field by field."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from chalicelib.domain import document
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build
 from chalicelib.domain.spec import (
-    MAX_DEPTH,
-    MAX_NODES,
     Spec,
     checked_tags,
     has_control_characters,
@@ -21,7 +20,6 @@ from chalicelib.domain.spec import (
 from chalicelib.errors import Invalid
 
 MAX_TEXT = 4_096  # characters of a description or readme
-MAX_YAML_BYTES = 64 * 1024  # of a specification
 # Words of the API's own paths and of Polyaxon's things: as names of builds and projects they would mislead.
 _THINGS = ("user", "superuser", "admin", "project", "job", "experiment", "group", "notebook", "tensorboard")
 _WORDS = ("version", "token", "bookmark", "archive", "cluster", "node", "catalog", "repo", "setting", "log")
@@ -35,7 +33,7 @@ SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BuildRequest:
     """A valid request for a build."""
 
     name: str | None
@@ -47,8 +45,8 @@ class Wish:
     content: str | None
 
 
-def wish(fields: dict[str, Any]) -> Wish:
-    """What a request for a build asks for. Raises Invalid."""
+def parse_request(fields: dict[str, Any]) -> BuildRequest:
+    """The request for a build that the fields of a body make. Raises Invalid."""
     name, description, backend = fields.get("name") or None, fields.get("description"), fields.get("backend")
     is_managed = fields.get("is_managed")
     faults = _field_faults(name, description, fields.get("tags"), backend, is_managed)
@@ -58,7 +56,7 @@ def wish(fields: dict[str, Any]) -> Wish:
     spec, content = _specification(fields)
     if spec is None and is_managed is not False:
         raise Invalid({"non_field_errors": ["Build expects a `content`."]})
-    return Wish(
+    return BuildRequest(
         name=name,
         description=description,
         tags=checked_tags(fields.get("tags") or []) or (spec.tags if spec else ()),
@@ -103,65 +101,16 @@ def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
     if content is not None and not isinstance(content, str):
         raise Invalid({"content": ["Must be the text of a specification, as YAML or JSON."]})
     if content and content.strip():
-        return parse_content(_document(content)), content
+        return parse_content(document.read(content)), content
     if config is None:
         return None, None
     if isinstance(config, str):
-        config = _document(config)
+        config = document.read(config)
     spec = parse_config(config)
-    document = dict(spec.document)
+    whole = dict(spec.document)
     if spec.lang_env:
-        document.setdefault("lang_env", spec.lang_env)  # what the older layout implied
-    return spec, json.dumps(document)
-
-
-def _document(text: str) -> object:
-    """What a text of JSON or YAML says. Raises Invalid. YAML is bounded before and while it is read: PyYAML
-    takes seconds for some 100 KB, and copies what a merge key names."""
-    try:
-        return json.loads(text)
-    except RecursionError as exc:
-        raise Invalid(["The specification is nested too deeply."]) from exc
-    except ValueError:
-        pass  # most likely YAML
-    if len(text.encode()) > MAX_YAML_BYTES:
-        raise Invalid([f"A specification in YAML can have {MAX_YAML_BYTES} bytes; send larger ones as JSON."])
-    import yaml  # loaded only here: the published command line sends JSON
-
-    class PlainLoader(yaml.SafeLoader):
-        """YAML of bounded size, without merge keys and dates: a value that looks like a date is text."""
-
-        yaml_implicit_resolvers = {  # noqa: RUF012
-            first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-        nodes = depth = 0  # aliases count as nodes
-
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            self.nodes += 1
-            self.depth += 1
-            if self.nodes > MAX_NODES:
-                raise Invalid(["The specification is too large."])
-            if self.depth > MAX_DEPTH:
-                raise Invalid(["The specification is nested too deeply."])
-            node = super().compose_node(parent, index)
-            self.depth -= 1
-            return node
-
-        def flatten_mapping(self, node: yaml.MappingNode) -> None:
-            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise Invalid(
-                    ["The specification has a merge key (`<<`): write out the fields it stands for."]
-                )
-            super().flatten_mapping(node)
-
-    try:
-        return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
-        # PyYAML lets through what its constructors trip over, such as the KeyError of `!!bool x`.
-        where = getattr(exc, "problem_mark", None)
-        place = f" near line {where.line + 1}" if where else ""
-        raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc
+        whole.setdefault("lang_env", spec.lang_env)  # what the older layout implied
+    return spec, json.dumps(whole)
 
 
 def changed(build: Build, fields: dict[str, Any]) -> Build:

@@ -1,4 +1,4 @@
-"""What a spec's `environment` may say about the pod of a build on a cluster that is shared.
+"""What a spec's `environment` may say: resources, and where a build on a shared cluster gets its pod.
 
 Labels and annotations get a prefix of their own, so that they cannot be taken for anybody else's; nodes
 are chosen by keys that the deployment allows; what would reach other people's secrets is refused.
@@ -7,7 +7,7 @@ are chosen by keys that the deployment allows; what would reach other people's s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -16,6 +16,26 @@ from chalicelib.errors import Invalid
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
 MAX_ANNOTATION = 200  # characters
+_RESOURCES = ("cpu", "memory", "gpu", "tpu")
+_NAMES = [
+    "resources",
+    "labels",
+    "annotations",
+    "node_selector",
+    "affinity",
+    "tolerations",
+    "service_account",
+    "image_pull_secrets",
+    "max_restarts",
+    "secret_refs",
+    "config_map_refs",
+    "data_refs",
+    "artifact_refs",
+    "index",
+    "configmap_refs",
+    "persistence",
+    "outputs",
+]
 _IGNORED = ("max_restarts", "index")
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _OPERATORS = ("Exists", "Equal")
@@ -32,13 +52,48 @@ class Placement:
     tolerations: tuple[dict[str, str], ...] = ()
 
 
-def placement(environment: Mapping[str, Any], node_keys: Collection[str]) -> Placement | None:
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A spec's environment: as it was given, and its resources by kind (cores, memory in MiB)."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] | None = None
+
+
+def parse_environment(name: str, value: Any) -> Environment:
+    """The environment of a spec, which calls it `name`: its resources are checked here, and the names of the
+    rest. Raises Invalid."""
+    if not isinstance(value, Mapping):
+        _refuse(f"`{name}` must be a mapping.")
+    if unknown := [str(key) for key in value if key not in _NAMES]:
+        _refuse(f"`{name}` has no {_quoted(unknown)}.")
+    resources = value.get("resources")
+    if resources is None:
+        return Environment(dict(value))
+    if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
+        _refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
+    kept: dict[str, Any] = {}
+    for kind, amounts in resources.items():
+        if amounts is None:
+            continue
+        if not isinstance(amounts, Mapping) or set(amounts) - {"requests", "limits"}:
+            _refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
+        for which, amount in amounts.items():
+            if amount is not None and (
+                isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
+            ):
+                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory in MiB).")
+        kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
+    return Environment(dict(value), kept or None)
+
+
+def placement(environment: Environment, node_keys: Collection[str]) -> Placement | None:
     """The Placement of an environment; None when it asks for nothing. `node_keys` are those that
     selectors and tolerations may name. Raises Invalid with one sentence per fault."""
     faults: list[str] = []
 
     def check(name: str, rule: Callable[[str, Any], Any], default: Any) -> Any:
-        value = environment.get(name)
+        value = environment.document.get(name)
         if not value:
             return default
         try:
@@ -53,13 +108,11 @@ def placement(environment: Mapping[str, Any], node_keys: Collection[str]) -> Pla
         node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys), {}),
         tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys), ()),
     )
-    resources = environment.get("resources")
-    if isinstance(resources, Mapping):
-        faults += _resource_faults(resources)
+    faults += _resource_faults(environment.resources or {})
     understood = (*Placement.__slots__, "resources", *_IGNORED)
     faults += [
         f"`environment.{name}` is refused for builds on EKS."
-        for name, value in environment.items()
+        for name, value in environment.document.items()
         if name not in understood and value
     ]
     if faults:
@@ -143,6 +196,10 @@ def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:
     if key not in node_keys:
         allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
         _refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name[:64]}`" for name in names[:10])
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -7,10 +7,9 @@ import tracemalloc
 
 import pytest
 
-from chalicelib.domain.spec import MAX_NODES
+from chalicelib.domain.build_request import parse_request
+from chalicelib.domain.document import MAX_NODES, MAX_YAML_BYTES
 from chalicelib.errors import Invalid
-from chalicelib.usecases import fields
-from chalicelib.usecases.fields import MAX_YAML_BYTES
 from tests.factories import SPEC
 
 MIB = 1024**2
@@ -21,7 +20,7 @@ def refusal(content: str) -> str:
     tracemalloc.start()
     try:
         with pytest.raises(Invalid) as refused:
-            fields.wish({"content": content})
+            parse_request({"content": content})
         assert tracemalloc.get_traced_memory()[1] < 16 * MIB
     finally:
         tracemalloc.stop()
@@ -51,11 +50,11 @@ def test_aliases_that_grow_without_end_are_refused() -> None:
 
 
 def test_an_alias_that_stays_small_is_taken() -> None:
-    wish = fields.wish(
+    request = parse_request(
         {"content": "version: 1\nkind: build\nimage: &base python\nbuild_steps: [echo, *base, '<<<']"}
     )
-    assert wish.spec is not None
-    assert wish.spec.build_steps == ("echo", "python", "<<<")
+    assert request.spec is not None
+    assert request.spec.build_steps == ("echo", "python", "<<<")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_yaml_that_is_too_long_is_not_given_to_the_parser(
     parsed: list[int] = []
     monkeypatch.setattr(yaml, "load", lambda text, loader: parsed.append(len(text)))
     with pytest.raises(Invalid):
-        fields.wish({field: "# " + "x" * MAX_YAML_BYTES})
+        parse_request({field: "# " + "x" * MAX_YAML_BYTES})
     assert parsed == []
 
 
@@ -100,7 +99,7 @@ def test_the_parser_stops_where_the_bound_is_passed(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(yaml.SafeLoader, "compose_node", counted)
     with pytest.raises(Invalid, match="too large"):
-        fields.wish({"content": "a: [" + "1," * 30_000 + "]"})
+        parse_request({"content": "a: [" + "1," * 30_000 + "]"})
     assert len(composed) == MAX_NODES
 
 
@@ -108,4 +107,4 @@ def test_json_may_be_longer_than_yaml() -> None:
     steps = ["echo " + "x" * 4_000] * 20
     content = json.dumps({**SPEC, "build_steps": steps})
     assert len(content) > MAX_YAML_BYTES
-    assert fields.wish({"content": content}).content == content
+    assert parse_request({"content": content}).content == content

@@ -49,7 +49,7 @@ class Settings:
     codebuild_project: str  # runs the builds
     bucket: str  # S3: sources of builds
     registry: str  # where images go: host[:port][/prefix]
-    registry_kind: str  # ecr | plain (http: only for one machine)
+    registry_kind: str  # ecr | plain (`plain_http`)
     registry_login: str = field(default="", repr=False)  # user:password, of a plain one; empty: none
     backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
     buildkit_image: str = BUILDKIT["userns"]  # BuildKit's on CodeBuild
@@ -81,6 +81,11 @@ class Settings:
     def executors(self) -> tuple[str, ...]:
         """Where builds can run here."""
         return ("codebuild", "eks") if self.eks else ("codebuild",)
+
+    @property
+    def plain_http(self) -> bool:
+        """Whether the registry speaks http and has a fixed login or none: only on one machine."""
+        return self.registry_kind == "plain"
 
 
 _REQUIRED = {

@@ -101,10 +101,11 @@ class AwsServices:
 
     @cached_property
     def registry(self) -> Registry:
-        from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
+        from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
 
-        plain = self.settings.registry_kind == "plain"
-        return PlainRegistry(self.settings.registry_login) if plain else EcrRegistry()
+        if self.settings.plain_http:
+            return HttpRegistry("http", FixedLogin(self.settings.registry_login))
+        return HttpRegistry("https", EcrCredentials())
 
     @cached_property
     def logs(self) -> Logs:
@@ -135,20 +136,19 @@ class AwsServices:
 
     @cached_property
     def _eks(self) -> Executor:
-        from chalicelib.adapters.eks import EksExecutor
-        from chalicelib.adapters.kubernetes import KubernetesApi
+        from chalicelib.adapters.eks.api import KubernetesApi
+        from chalicelib.adapters.eks.executor import EksExecutor
         from chalicelib.adapters.registry import EcrLogin
 
         eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        insecure = self.settings.registry_kind == "plain"
         login = EcrLogin(eks.registry_role, eks.cache_repository)
         return EksExecutor(
             KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
             eks,
             self.sources,
-            (lambda image: None) if insecure else login.docker_config,
-            insecure=insecure,
+            None if self.settings.plain_http else login.docker_config,
+            plain_http=self.settings.plain_http,
             queue_minutes=self.settings.queue_timeout_minutes,
             build_minutes=self.settings.build_timeout_minutes,
             now=self.now,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
 from chalicelib.adapters.aws import answered
+from chalicelib.adapters.steps import VARIABLES, step
 from chalicelib.domain.build import Build, Source, Status, source_folder
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 
-BUILDSPEC = Path(__file__).with_name("buildspec.yml")
+MAX_BUILDSPEC_CHARACTERS = 25_600  # CodeBuild takes no longer one with StartBuild
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
 _CLOCK_SKEW = timedelta(minutes=2)
 _WAIT = {
@@ -71,8 +72,8 @@ def start_build_request(
         "projectName": project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
         "sourceTypeOverride": "S3",
-        "sourceLocationOverride": f"{bucket}/{source_folder(build)}",
-        "buildspecOverride": BUILDSPEC.read_text(),
+        "sourceLocationOverride": f"{bucket}/{source_folder(build.uuid)}",
+        "buildspecOverride": buildspec(),
         "timeoutInMinutesOverride": build_minutes,
         "queuedTimeoutInMinutesOverride": queue_minutes,
         "autoRetryLimitOverride": 0,  # we count attempts ourselves
@@ -80,6 +81,30 @@ def start_build_request(
             {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
         ],
     }
+
+
+def buildspec() -> str:
+    """What CodeBuild runs for every build, never the buildspec of a user's code: it runs under our role.
+
+    As JSON, which is YAML too; each command is the whole text of a step.
+    """
+    phases = {
+        "pre_build": ("fetch_code", "complete_dockerfile", "log_in"),
+        "build": ("build_and_push",),
+        "post_build": ("end_of_log",),
+    }
+    text = json.dumps(
+        {
+            "version": 0.2,
+            "env": {"shell": "bash", "variables": VARIABLES},
+            "phases": {
+                phase: {"commands": [step(name) for name in names]} for phase, names in phases.items()
+            },
+        },
+        indent=1,
+    )
+    assert len(text) <= MAX_BUILDSPEC_CHARACTERS
+    return text
 
 
 def build_id_of_event(event: Mapping[str, Any]) -> str:

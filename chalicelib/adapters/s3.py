@@ -62,7 +62,7 @@ class S3Sources:
         return found[0]["Key"].removeprefix("code/").partition(".")[0] if found else None
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
-        folder = source_folder(build)
+        folder = source_folder(build.uuid)
         with answered(STORAGE, missing=NotFound):
             if build.source and build.source.code_sha256:
                 archive = {"Bucket": self._bucket, "Key": _archive_key(build.source.code_sha256)}
@@ -72,7 +72,7 @@ class S3Sources:
 
     def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
         def link(name: str) -> str:
-            place = {"Bucket": self._bucket, "Key": f"builds/{build_uuid}/{name}"}
+            place = {"Bucket": self._bucket, "Key": source_folder(build_uuid) + name}
             return str(self._s3.generate_presigned_url("get_object", place, ExpiresIn=SOURCE_LINK_SECONDS))
 
         with answered(STORAGE, missing=NotFound):
@@ -93,7 +93,7 @@ class S3Sources:
         return self._open(_upload_key(project, offer_id))
 
     def discard(self, build: Build) -> None:
-        folder = source_folder(build)
+        folder = source_folder(build.uuid)
         keys = [f"{folder}Dockerfile", f"{folder}code.tar.gz", _log_key(build)]
         with answered(STORAGE, missing=NotFound):
             self._s3.delete_objects(

@@ -306,6 +306,6 @@ def _repository_part(name: str) -> str:
     return clean[:100].rstrip("-") or "x"
 
 
-def source_folder(build: Build) -> str:
+def source_folder(build_uuid: str) -> str:
     """Where in the bucket a build's source is laid out."""
-    return f"builds/{build.uuid}/"
+    return f"builds/{build_uuid}/"

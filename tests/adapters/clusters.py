@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from chalicelib.adapters.eks import EksExecutor
-from chalicelib.adapters.kubernetes import KubernetesApi
+from chalicelib.adapters.eks.api import KubernetesApi
+from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.settings import EksSettings
 from infra.local.cluster.api import FakeKubernetes
 from tests.fakes import Clock, FakeSources
@@ -29,17 +29,17 @@ def eks_executor(
     eks: EksSettings,
     sources: FakeSources | None = None,
     *,
-    login: Callable[[str], str | None] = lambda image: '{"auths": {}}',
+    login: Callable[[str], str] = lambda image: '{"auths": {}}',
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> EksExecutor:
     """Speaks to that cluster over TLS, with a token signed by the environment's credentials."""
-    api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate, sleep=lambda seconds: None)
+    api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
     return EksExecutor(
         api,
         eks,
         sources or FakeSources(Clock()),
         login,
-        insecure=False,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=now,

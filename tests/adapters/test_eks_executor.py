@@ -15,9 +15,10 @@ from typing import Any
 import boto3
 import pytest
 
-from chalicelib.adapters import eks as adapter
-from chalicelib.adapters.eks import EksExecutor, observation_of
-from chalicelib.adapters.kubernetes import TRIES, KubernetesApi, bearer_token
+from chalicelib.adapters.eks.api import TRIES, KubernetesApi, bearer_token
+from chalicelib.adapters.eks.executor import EksExecutor
+from chalicelib.adapters.eks.job import SELECTOR, job_name, job_of
+from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
@@ -28,7 +29,7 @@ from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
 from tests.fakes import Clock, FakeServices, FakeSources
 
 BUILD = make_claimed()
-JOB = adapter.job_name(BUILD)
+JOB = job_name(BUILD)
 GROUP = "/aws/containerinsights/lab/application"
 
 
@@ -106,7 +107,7 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
         EksSettings("lab"),
         services.sources,
         lambda image: "{}",
-        insecure=False,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=services.now,
@@ -120,7 +121,7 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
         execution.attend(services, key)
         upkeep.reconcile(services)
         services.clock.forward(minutes=1)
-    assert list(cluster.jobs) == [adapter.job_name(services.records.builds[key])]
+    assert list(cluster.jobs) == [job_name(services.records.builds[key])]
     assert services.records.builds[key].attempt == 1
     assert services.records.builds[key].history[-1].status == "warning"
 
@@ -167,7 +168,7 @@ def test_a_refusal_that_comes_after_the_job_was_made_does_not_say_that_there_is_
         EksSettings("lab"),
         FakeSources(Clock()),
         lambda image: "{}",
-        insecure=False,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=lambda: NOW,
@@ -238,8 +239,8 @@ def test_a_full_quota_means_wait() -> None:
         Full(),
         EksSettings("lab"),
         FakeSources(Clock()),
-        lambda image: None,
-        insecure=False,
+        None,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=lambda: datetime.now(UTC),
@@ -350,7 +351,9 @@ def test_links_that_may_have_died_are_renewed_until_they_were_used(
 
 
 def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Observation | None:
-    made = adapter.job_of(BUILD, EksSettings("lab"), insecure=False, queue_minutes=60, build_minutes=60)
+    made = job_of(
+        BUILD, EksSettings("lab"), plain_http=False, has_login=True, queue_minutes=60, build_minutes=60
+    )
     made["metadata"]["creationTimestamp"] = "2024-03-01T12:00:00Z"
     template = made["spec"]["template"]
     if pod is not None:
@@ -582,11 +585,16 @@ def test_kubectl_gets_along_with_the_fake(
     fake: FakeKubernetes, executor: EksExecutor, kubectl: Callable[..., str]
 ) -> None:
     executor.submit(BUILD)
-    assert kubectl("get", "jobs", "-l", adapter.SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
+    assert kubectl("get", "jobs", "-l", SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
     assert kubectl("get", "jobs", "-l", "slipway/attempt=9", "-o", "name") == ""
 
-    other = adapter.job_of(
-        make_claimed(number=2), EksSettings("lab"), insecure=True, queue_minutes=1, build_minutes=1
+    other = job_of(
+        make_claimed(number=2),
+        EksSettings("lab"),
+        plain_http=True,
+        has_login=False,
+        queue_minutes=1,
+        build_minutes=1,
     )
     name = other["metadata"]["name"]
     create = ("create", "--validate=false", "-f", "-")

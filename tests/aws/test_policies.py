@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from moto.eks.models import eks_backends
 from werkzeug import Request, Response
 
 from app import ROUTES, app
-from chalicelib import wiring
-from chalicelib.adapters.registry import EcrRegistry, login_policy
+from chalicelib import ports, wiring
+from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, login_policy
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.usecases import cleanup
@@ -152,15 +153,18 @@ def registry(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]
         return Response(status=status, headers={"Docker-Content-Digest": DIGEST})
 
     with served(answer) as address:
-        monkeypatch.setattr(EcrRegistry, "scheme", "http")
         monkeypatch.setenv("SLIPWAY_REGISTRY", f"{address}/slipway")
         yield known
 
 
 class Services(wiring.AwsServices):
-    """With a clock that can be ahead."""
+    """With a clock that can be ahead, and ECR over http."""
 
     ahead = timedelta()
+
+    @cached_property
+    def registry(self) -> ports.Registry:
+        return HttpRegistry("http", EcrCredentials())
 
     def now(self) -> datetime:
         return super().now() + self.ahead

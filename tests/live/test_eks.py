@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from chalicelib.adapters.eks import EksExecutor
-from chalicelib.adapters.kubernetes import KubernetesApi
+from chalicelib.adapters.eks.api import KubernetesApi
+from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.domain.build import Build
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.settings import EksSettings
@@ -63,7 +63,7 @@ def executor(endpoint: str, build_minutes: int = 10) -> EksExecutor:
         eks,
         S3Sources(os.environ["SLIPWAY_LIVE_BUCKET"]),
         EcrLogin(os.environ["SLIPWAY_LIVE_ROLE"]).docker_config,
-        insecure=False,
+        plain_http=False,
         queue_minutes=5,
         build_minutes=build_minutes,
         now=lambda: datetime.now(UTC),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters.codebuild import CodeBuildExecutor
-from chalicelib.adapters.eks import EksExecutor
+from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome

@@ -2,7 +2,7 @@
 
 Where a container's description names a path of one of its volumes, that of a folder here is put in its
 place; nothing else is isolated. Two scripts stand for what BuildKit's image would bring: `wget`, and
-`buildctl-daemonless.sh`, which has the local engine build by the step of Slipway's own buildspec.
+`buildctl-daemonless.sh`, which has the local engine build by the step `build_and_push`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chalicelib.adapters.eks import shared_step
+from chalicelib.adapters.steps import step
 from infra.local.cluster.objects import Cluster, Json, timestamp
 from infra.local.codebuild.buildspec import Phase
 from infra.local.codebuild.log_stream import LogStream
@@ -91,7 +91,7 @@ class Node:
         self._threads: list[threading.Thread] = []
         self._tools = state / "tools"
         self._tools.mkdir(parents=True, exist_ok=True)
-        _script(self._tools / "buildctl-daemonless.sh", _BUILDCTL + shared_step("build_and_push"))
+        _script(self._tools / "buildctl-daemonless.sh", _BUILDCTL + step("build_and_push"))
         (self._tools / "wget.py").write_text(_WGET)
         _script(self._tools / "wget", f'#!/bin/sh\nexec {sys.executable} -I "{self._tools}/wget.py" "$@"\n')
 

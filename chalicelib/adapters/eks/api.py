@@ -21,7 +21,17 @@ from chalicelib.errors import Unavailable
 TOKEN_SECONDS = 540  # EKS takes one for 15 minutes
 TRIES = 3
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
-_AGAIN = (429, 500, 502, 503, 504)
+# Every call may be repeated: objects have names, so that a repetition is answered by 409 or 404.
+_RETRIES = urllib3.Retry(
+    TRIES - 1,
+    redirect=False,
+    status_forcelist=(429, 500, 502, 503, 504),
+    allowed_methods=None,
+    backoff_factor=0.2,
+    respect_retry_after_header=True,
+    retry_after_max=2,
+    raise_on_status=False,
+)
 
 
 def bearer_token(session: Any, cluster: str, region: str) -> str:
@@ -46,10 +56,9 @@ class KubernetesApi:
         *,
         token: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cluster, self._endpoint, self._certificate = cluster, endpoint, certificate
-        self._clock, self._sleep = clock, sleep
+        self._clock = clock
         self._make_token = token or self._sign
         self._token, self._token_until = "", 0.0
         self._http: urllib3.PoolManager | None = None
@@ -61,37 +70,23 @@ class KubernetesApi:
         body: dict[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """Status and body of the answer, whatever the status. Raises Unavailable without one.
+        """Status and body of the answer, whatever the status. Raises Unavailable without one."""
+        answer = self._request(method, path, body, query)
+        if answer.status == 401:  # the token may have expired
+            self._token = ""
+            answer = self._request(method, path, body, query)
+        return answer.status, _parsed(answer.data)
 
-        Every call may be repeated here: objects have names, so that what a lost answer hid is answered by
-        409 or 404 the next time.
-        """
+    def _request(
+        self, method: str, path: str, body: dict[str, Any] | None, query: Mapping[str, str] | None
+    ) -> urllib3.BaseHTTPResponse:
         http = self._connected()
         url = self._endpoint + path + (f"?{urlencode(query)}" if query else "")
-        refused = False
-        for attempt in range(1, TRIES + 1):
-            is_last = attempt == TRIES
-            try:
-                answer = http.request(
-                    method,
-                    url,
-                    body=json.dumps(body).encode() if body is not None else None,
-                    headers=self._headers(method),
-                    retries=False,
-                )
-            except urllib3.exceptions.HTTPError as exc:
-                if is_last:
-                    raise Unavailable("The cluster did not answer.") from exc
-                self._sleep(0.2 * attempt)
-                continue
-            if answer.status == 401 and not refused:
-                self._token, refused = "", True  # it may have expired; a fresh one is refused for good
-                continue
-            if answer.status in _AGAIN and not is_last:
-                self._sleep(_pause(answer.headers.get("Retry-After"), attempt))
-                continue
-            return answer.status, _parsed(answer.data)
-        raise Unavailable("The cluster does not take our token.")
+        content = json.dumps(body).encode() if body is not None else None
+        try:
+            return http.request(method, url, body=content, headers=self._headers(method))
+        except urllib3.exceptions.HTTPError as exc:
+            raise Unavailable("The cluster did not answer.") from exc
 
     def _headers(self, method: str) -> dict[str, str]:
         now = self._clock()
@@ -105,7 +100,9 @@ class KubernetesApi:
         if self._http is None:
             if not self._endpoint:
                 self._endpoint, self._certificate = _described(self._cluster)
-            self._http = urllib3.PoolManager(ssl_context=_trusting(self._certificate), timeout=_TIMEOUT)
+            self._http = urllib3.PoolManager(
+                ssl_context=_trusting(self._certificate), timeout=_TIMEOUT, retries=_RETRIES
+            )
         return self._http
 
     def _sign(self) -> str:
@@ -128,11 +125,6 @@ def _described(cluster: str) -> tuple[str, str]:
     with answered(f"EKS, asked where the cluster {cluster} is,"):
         found = boto3.client("eks").describe_cluster(name=cluster)["cluster"]
     return found["endpoint"], found["certificateAuthority"]["data"]
-
-
-def _pause(retry_after: str | None, attempt: int) -> float:
-    wanted = float(retry_after) if retry_after and retry_after.isdigit() else 0.2 * attempt
-    return min(wanted, 2.0)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -32,7 +32,7 @@ ALLOWED = {
         "chalicelib.settings",
     ),
     "chalicelib.telemetry": ("chalicelib.settings", "chalicelib.domain"),
-    "chalicelib.schemas": (),
+    "chalicelib.schemas": ("chalicelib.domain", "chalicelib.usecases"),  # their limits
     "chalicelib.openapi": ("chalicelib.schemas",),
     "chalicelib.serializers": (
         "chalicelib.schemas",
@@ -45,6 +45,7 @@ ALLOWED = {
         "chalicelib.domain",
         "chalicelib.errors",
         "chalicelib.ports",
+        "chalicelib.schemas",
         "chalicelib.serializers",
         "chalicelib.telemetry",
         "chalicelib.usecases",
@@ -78,6 +79,8 @@ OUTSIDE = {
     "chalicelib.telemetry": {"aws_xray_sdk"},
     "chalicelib.schemas": {"msgspec"},
     "chalicelib.openapi": {"msgspec"},
+    "chalicelib.serializers": {"msgspec"},
+    "chalicelib.settings": {"msgspec"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},
     "chalicelib.usecases": {"yaml"},
 }

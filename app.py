@@ -35,6 +35,8 @@ app.register_middleware(web.shape_errors_and_cors, "http")
 PROJECT = "/{owner}/{project}"
 BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
+PAGING = ("limit", "offset")
+SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 
 
@@ -46,16 +48,16 @@ def route(
     *methods: str,
     status: HTTPStatus = HTTPStatus.OK,
     body: Any = None,
-    query: Any = None,
-    headers: Any = None,
+    query: Sequence[str] = (),
+    headers: Sequence[str] = (),
     refusals: Sequence[HTTPStatus] = (),
     anonymous: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """A route under the API's prefix; the view's annotation is the type of its answer.
 
-    The types of body, query and headers are for the OpenAPI document, as are `refusals`, those that do not
-    follow from the rest. Bodies are read by `web`, whatever content type they claim. `anonymous` routes
-    answer without a token as well, and refuse a bad one.
+    For the OpenAPI document are the type of the body, the names of `schemas.Parameters` that the query and
+    the headers may have, and `refusals`, those that do not follow from the rest. Bodies are read by `web`,
+    whatever content type they claim. `anonymous` routes answer without a token as well, and refuse a bad one.
     """
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
@@ -106,7 +108,7 @@ def create_user(call: web.Call) -> schemas.NewUser:
     return serializers.new_user(new)
 
 
-@route("/users/token", "POST", anonymous=True)
+@route("/users/token", "POST", refusals=(HTTPStatus.BAD_REQUEST,), anonymous=True)
 def refuse_password_login(call: web.Call) -> NoReturn:
     accounts.refuse_password_login()
 
@@ -130,7 +132,7 @@ def create_project(call: web.Call) -> schemas.ProjectDetail:
     return serializers.project_detail(project, bookmarked=False)
 
 
-@route("/{owner}", "GET", query=schemas.PagingQuery)
+@route("/{owner}", "GET", query=PAGING)
 def list_projects(call: web.Call, owner: str) -> schemas.Page[schemas.Project]:
     paging = call.paging()
     page = projects.page(call.services, call.user, owner, paging.offset, paging.limit)
@@ -175,8 +177,8 @@ def unbookmark_project(call: web.Call, owner: str, project: str) -> None:
     projects.unbookmark(call.services, call.user, owner, project)
 
 
-@route("/bookmarks/{user}/projects", "GET", query=schemas.SortingQuery)
-def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.Bookmarked[schemas.Project]]:
+@route("/bookmarks/{user}/projects", "GET", query=SORTING)
+def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedProject]:
     paging = call.paging()
     page = projects.bookmarked(
         call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
@@ -208,7 +210,7 @@ def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> 
     code.complete(call.services, call.user, owner, project, offer_id)
 
 
-@route(PROJECT + "/repo/download", "GET", query=schemas.CommitQuery)
+@route(PROJECT + "/repo/download", "GET", query=("commit",))
 def download_code(call: web.Call, owner: str, project: str) -> schemas.Redirect:
     commit = call.query().get("commit")
     return schemas.Redirect(code.download_url(call.services, call.user, owner, project, commit))
@@ -226,7 +228,7 @@ def use_git(
 # Builds
 
 
-@route(BUILDS, "GET", query=schemas.BuildsQuery)
+@route(BUILDS, "GET", query=(*SORTING, "query"))
 def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Build]:
     paging = call.paging()
     page = builds.page(
@@ -243,7 +245,7 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
     return serializers.page(paging, results, page.count)
 
 
-@route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=schemas.IdempotencyHeader)
+@route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",))
 def create_build(call: web.Call, owner: str, project: str) -> schemas.BuildDetail:
     created = builds.create(
         call.services, call.user, owner, project, call.fields(), once=call.idempotency_key()
@@ -256,8 +258,8 @@ def invalidate_builds(call: web.Call, owner: str, project: str) -> None:
     builds.invalidate_all(call.services, call.user, owner, project)
 
 
-@route("/bookmarks/{user}/builds", "GET", query=schemas.SortingQuery)
-def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.Bookmarked[schemas.Build]]:
+@route("/bookmarks/{user}/builds", "GET", query=SORTING)
+def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
     paging = call.paging()
     page = builds.bookmarked(
         call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
@@ -265,7 +267,7 @@ def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.Bo
     return serializers.page(paging, [serializers.bookmarked_build(each) for each in page.builds], page.count)
 
 
-@route("/archives/{user}/builds", "GET", query=schemas.PagingQuery)
+@route("/archives/{user}/builds", "GET", query=PAGING)
 def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.ArchivedBuild]:
     paging = call.paging()
     page = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
@@ -324,7 +326,7 @@ def unbookmark_build(call: web.Call, key: BuildKey) -> None:
 # What is known of a build, and told by those that run elsewhere
 
 
-@route(BUILD + "/statuses", "GET", query=schemas.PagingQuery)
+@route(BUILD + "/statuses", "GET", query=PAGING)
 def list_statuses(call: web.Call, key: BuildKey) -> schemas.Page[schemas.StatusEntry]:
     paging = call.paging()
     build = builds.get(call.services, call.user, key).build
@@ -347,12 +349,12 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.Statu
     return serializers.status_entry(build, entry)
 
 
-@route(BUILD + "/logs", "GET", query=schemas.CursorQuery)
+@route(BUILD + "/logs", "GET", query=("cursor",))
 def get_logs(call: web.Call, key: BuildKey) -> schemas.Text | schemas.Redirect:
     return serializers.log_page(logs.read(call.services, call.user, key, call.cursor()))
 
 
-@route(BUILD + "/logs/stream", "GET", query=schemas.CursorQuery)
+@route(BUILD + "/logs/stream", "GET", query=("cursor",))
 def stream_logs(call: web.Call, key: BuildKey) -> schemas.Text | schemas.Redirect:
     """The same text: there is no WebSocket here."""
     return serializers.log_page(logs.read(call.services, call.user, key, call.cursor()))

@@ -14,7 +14,6 @@ import msgspec
 from chalicelib import schemas
 
 Json = dict[str, Any]
-Schemas = dict[Any, Json]  # by the types that they describe
 _REFUSALS = {
     HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
     HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
@@ -33,25 +32,26 @@ _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVIC
 class Route:
     """What is known of one route where it is declared."""
 
-    view: Callable[..., Any]  # its annotation says what is answered
+    view: Callable[..., Any]  # its annotation is the type of the answer
     methods: Sequence[str]
     path: str  # below the API's prefix
     status: HTTPStatus  # of a success, unless the type of the answer has its own
     body: Any  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form; None
-    query: Any  # a type of `schemas` whose fields are optional parameters, or None
-    headers: Any  # likewise
+    query: Sequence[str]  # names of `schemas.Parameters`, all optional
+    headers: Sequence[str]  # likewise
     refusals: Sequence[HTTPStatus]  # beside those that follow from the rest
     anonymous: bool
 
     def answers(self) -> Iterator[tuple[HTTPStatus, Any]]:
-        """Statuses of success and the types of their bodies, from the view's annotation."""
-        for kind in _members(get_type_hints(self.view)["return"]):
-            if kind is schemas.Redirect:
-                yield HTTPStatus.FOUND, kind
-            elif get_origin(kind) is schemas.Created:
-                yield HTTPStatus.CREATED, get_args(kind)[0]
-            elif kind is not NoReturn:
-                yield self.status, kind
+        """The statuses of success and the types of their bodies."""
+        kind = get_type_hints(self.view)["return"]
+        for each in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+            if each is schemas.Redirect:
+                yield HTTPStatus.FOUND, each
+            elif get_origin(each) is schemas.Created:
+                yield HTTPStatus.CREATED, get_args(each)[0]
+            elif each is not NoReturn:
+                yield self.status, each
 
 
 def document(routes: Sequence[Route], server: str) -> Json:
@@ -62,10 +62,12 @@ def document(routes: Sequence[Route], server: str) -> Json:
         if "properties" in component:  # an answer has all its fields
             component["required"] = list(component["properties"])
     taken, more = _schemas({route.body for route in routes} - {None, bytes})
+    (parameters,) = _schemas({schemas.Parameters})[1].values()
     paths: Json = {}
     for route in routes:
         for method in route.methods:
-            paths.setdefault(route.path, {})[method.lower()] = _operation(route, method, schema_of | taken)
+            operation = _operation(route, method, parameters["properties"], schema_of | taken)
+            paths.setdefault(route.path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -77,29 +79,29 @@ def document(routes: Sequence[Route], server: str) -> Json:
         "paths": paths,
         "components": {
             "schemas": components | more | {"Faults": _FAULTS},
-            "securitySchemes": {
-                "token": {"type": "apiKey", "in": "header", "name": "Authorization", "description": _HEADER}
-            },
+            "responses": {status.name: _refusal(status) for status in _REFUSALS},
+            "securitySchemes": {"token": _AUTHORIZATION},
         },
         "security": [{"token": []}],
     }
 
 
-def _operation(route: Route, method: str, schema_of: Schemas) -> Json:
+def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
     name = route.view.__name__
+    captured = re.findall(r"{(\w+)}", route.path)
+    places = [("path", captured), ("query", route.query), ("header", route.headers)]
     operation: Json = {
         "operationId": name if method == route.methods[0] else f"{name}_{method.lower()}",
         "summary": name.replace("_", " ").capitalize(),
+        "description": route.view.__doc__ or "",
         "tags": [_tag(route.path)],
+        "parameters": [
+            {"name": each, "in": place, "required": place == "path", "schema": parameters[each]}
+            for place, names in places
+            for each in names
+        ],
         "responses": _responses(route, method, schema_of),
     }
-    if route.view.__doc__:
-        operation["description"] = route.view.__doc__
-    captured = re.findall(r"{(\w+)}", route.path)
-    parameters = [each for each in _parameters(schemas.PathParameters, "path") if each["name"] in captured]
-    parameters += [*_parameters(route.query, "query"), *_parameters(route.headers, "header")]
-    if parameters:
-        operation["parameters"] = parameters
     if route.body is not None:
         content = _ARCHIVE if route.body is bytes else _json(schema_of[route.body])
         operation["requestBody"] = {"required": True, "content": content}
@@ -108,9 +110,9 @@ def _operation(route: Route, method: str, schema_of: Schemas) -> Json:
     return operation
 
 
-def _responses(route: Route, method: str, schema_of: Schemas) -> Json:
-    responses: Json = {}
+def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
     answers = list(route.answers())
+    responses: Json = {}
     for status, kind in answers:
         found = responses.setdefault(str(int(status)), {"description": status.phrase})
         if kind is schemas.Redirect:
@@ -119,39 +121,44 @@ def _responses(route: Route, method: str, schema_of: Schemas) -> Json:
             found["content"] = {"text/plain": {"schema": {"type": "string"}}}
             found["headers"] = {"X-Slipway-Next-Cursor": {"schema": {"type": "integer"}}}
         elif kind is not type(None):
-            others = [schema_of[other] for at, other in answers if at == status]
-            found["content"] = _json(others[0] if len(others) == 1 else {"anyOf": others})
-    detail = schema_of[schemas.Detail]
-    for status in _refused(route, method, has_answer=bool(answers)):
-        schema = detail
-        if status == HTTPStatus.BAD_REQUEST:
-            schema = {"anyOf": [detail, {"type": "array", "items": {"type": "string"}}, _FAULTS_REFERENCE]}
-        elif status == HTTPStatus.NOT_FOUND and any(kind is schemas.Text for _, kind in answers):
-            schema = {"anyOf": [detail, {"type": "string"}]}  # a text where a log is missing
-        refusal = responses[str(int(status))] = {"description": _REFUSALS[status], "content": _json(schema)}
-        if status in _RETRIED:
-            refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+            same = [schema_of[other] for at, other in answers if at == status]
+            found["content"] = _json(same[0] if len(same) == 1 else {"anyOf": same})
+    for status in _refused(route, method):
+        responses[str(int(status))] = {"$ref": f"#/components/responses/{status.name}"}
+    if any(kind is schemas.Text for _, kind in answers):  # a text where a log is missing
+        responses["404"] = _refusal(HTTPStatus.NOT_FOUND, {"type": "string"})
     return responses
 
 
-def _refused(route: Route, method: str, *, has_answer: bool) -> list[HTTPStatus]:
+def _refused(route: Route, method: str) -> list[HTTPStatus]:
     """What a route may refuse with, by what it takes and where it is."""
     statuses = {*_ANYWHERE, *route.refusals}
     if route.body is not None:
         statuses |= {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
-    if route.query is not None or not has_answer:
+    if route.query:
         statuses.add(HTTPStatus.BAD_REQUEST)
     if "{" in route.path:
         statuses.add(HTTPStatus.NOT_FOUND)
-    if "{project}" in route.path or route.path.startswith("/users/{user}"):
-        statuses.add(HTTPStatus.FORBIDDEN)
-    if method != "GET" and not route.anonymous:
+    writes = method != "GET" and not route.anonymous
+    if writes:
         statuses.add(HTTPStatus.CONFLICT)
+    if "{project}" in route.path or (writes and _tag(route.path) == "users"):
+        statuses.add(HTTPStatus.FORBIDDEN)
     return sorted(statuses)
 
 
-def _schemas(kinds: Iterable[Any]) -> tuple[Schemas, Json]:
-    """The schemas of types, and the components that they refer to, without defaults: generators take a field
+def _refusal(status: HTTPStatus, *others: Json) -> Json:
+    """A response whose body is a Detail, or another of these schemas."""
+    if status == HTTPStatus.BAD_REQUEST:
+        others = ({"type": "array", "items": {"type": "string"}}, {"$ref": "#/components/schemas/Faults"})
+    detail = {"$ref": "#/components/schemas/Detail"}
+    content = _json({"anyOf": [detail, *others]} if others else detail)
+    headers = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
+    return {"description": _REFUSALS[status], "content": content, "headers": headers}
+
+
+def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Json], Json]:
+    """The schemas of types, and the components that they refer to. Without defaults: generators take a field
     that has one for a field that is always there."""
     ordered = sorted(kinds, key=str)
     described, components = msgspec.json.schema_components(
@@ -162,35 +169,29 @@ def _schemas(kinds: Iterable[Any]) -> tuple[Schemas, Json]:
             component["type"] = "string"
         for field in component.get("properties", {}).values():
             field.pop("default", None)
+            for option in field.get("anyOf", ()):  # what is said of `X | None` belongs to the field
+                field.update(
+                    (word, option.pop(word)) for word in ("description", "examples") if word in option
+                )
     return dict(zip(ordered, described, strict=True)), components
-
-
-def _parameters(kind: Any, place: str) -> Iterator[Json]:
-    """Parameters of a path, query or header, from the fields of a type."""
-    if kind is None:
-        return
-    (component,) = msgspec.json.schema_components([kind])[1].values()
-    for name, schema in component["properties"].items():
-        yield {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
 def _tag(path: str) -> str:
     words = path.split("/")
-    if "repo" in words:
-        return "code"
-    known = [word for word in ("builds", "projects", "users") if word in words]
+    known = [word for word in ("repo", "builds", "projects", "users") if word in words]
     return known[0] if known else "projects" if "{owner}" in words else "service"
-
-
-def _members(kind: Any) -> Sequence[Any]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-_HEADER = "The word `token` and the key: `Authorization: token 0123abc…`."
+_AUTHORIZATION = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "Authorization",
+    "description": "The word `token` and the key: `Authorization: token 0123abc…`.",
+}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"repo": _FILE}, "required": ["repo"]}
 _ARCHIVE = {"application/gzip": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}
@@ -200,4 +201,3 @@ _FAULTS = {
     "type": "object",
     "additionalProperties": {"type": "array", "items": {"type": "string"}},
 }
-_FAULTS_REFERENCE = {"$ref": "#/components/schemas/Faults"}

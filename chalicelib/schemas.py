@@ -29,6 +29,7 @@ MAX_OFFSET = 10_000  # offsets are reached by reading
 Body = TypeVar("Body")
 Id = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
+Time = Annotated[datetime, Meta(tz=True)]  # with its format
 Amount = Annotated[float, Meta(ge=0)]
 Object = Annotated[dict[str, Any], Meta(extra_json_schema={"additionalProperties": True})]
 Name = Annotated[str, Meta(pattern=f"^{SLUG.pattern}$", examples=["quick-start"])]
@@ -81,7 +82,7 @@ class NewUser(User):
     """The token is shown this once."""
 
     token: str
-    token_expires_at: datetime
+    token_expires_at: Time
 
 
 class Build(Struct):
@@ -94,10 +95,10 @@ class Build(Struct):
     pod_id: str
     user: str
     description: str | None
-    created_at: datetime
-    updated_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: Time
+    updated_at: Time
+    started_at: Time | None
+    finished_at: Time | None
     last_status: StatusName
     tags: list[str] | None
     project: str
@@ -136,7 +137,7 @@ class StatusEntry(Struct):
 
     id: Id
     uuid: str
-    created_at: datetime
+    created_at: Time
     message: str | None
     traceback: str | None
     status: StatusName
@@ -164,8 +165,8 @@ class Project(Struct):
     unique_name: str
     description: str | None
     tags: list[str] | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Time
+    updated_at: Time
     is_public: bool
     has_code: bool
     bookmarked: bool
@@ -192,7 +193,7 @@ class Offer(Struct):
     url: str
     fields: dict[str, str]
     complete: str
-    expires_at: datetime
+    expires_at: Time
 
 
 class Versions(Struct):
@@ -227,67 +228,44 @@ class Page(Struct, Generic[Body]):
     results: list[Body]
 
 
-class Bookmarked(Struct, Generic[Body]):
-    content_object: Body
+class BookmarkedBuild(Struct):
+    content_object: Build
 
 
-# What paths, queries and headers may have
+class BookmarkedProject(Struct):
+    content_object: Project
 
 
-class PathParameters(Struct):
-    """Of all routes."""
+class Parameters(Struct):
+    """What paths, queries and headers may have, of all routes."""
 
-    owner: Annotated[Name, Meta(description="The user whose projects these are.")]
+    owner: Name
     user: Name
     project: Name
     build_id: Annotated[int, Meta(ge=1, lt=10**ID_DIGITS, examples=[1])]
     status_uuid: Name
     offer_id: Name
     component: Literal["cli", "platform", "lib", "chart"]
-
-
-class PagingQuery(Struct):
-    limit: Annotated[
-        int, Meta(ge=1, le=MAX_LIMIT, description=f"Entries on a page; {DEFAULT_LIMIT} if not given.")
-    ]
-    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Entries before this page.")]
-
-
-class SortingQuery(PagingQuery):
-    sort: Annotated[
-        str, Meta(description="Fields, comma-separated; `-` reverses one.", examples=["-updated_at"])
-    ]
-
-
-class BuildsQuery(SortingQuery):
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
+    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
+    sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]
     query: Annotated[
         str,
         Meta(
             max_length=MAX_QUERY,
-            description="Conditions on fields, comma-separated; `|` is or, `~` is not.",
+            description="Conditions, comma-separated; `|` is or, `~` is not.",
             examples=["status:running|scheduled, created_at:>=2024-03-01"],
         ),
     ]
-
-
-class CommitQuery(Struct):
     commit: Annotated[str, Meta(description="Of an upload, as builds have it; the latest if not given.")]
-
-
-class CursorQuery(Struct):
-    cursor: Annotated[
-        int, Meta(ge=0, lt=10**ID_DIGITS, description="The byte of the log at which the answer begins.")
-    ]
-
-
-class IdempotencyHeader(Struct):
-    key: Annotated[
+    cursor: Annotated[int, Meta(ge=0, lt=10**ID_DIGITS, description="The byte where the answer begins.")]
+    idempotency_key: Annotated[
         str,
         Meta(
             min_length=1,
             max_length=MAX_KEY,
             pattern="^[ -~]+$",
-            description="Asked again with the same key, the build that was created then is answered.",
+            description="A repeated request with the same key is answered with the build of the first.",
         ),
     ] = field(name="Idempotency-Key")
 
@@ -344,7 +322,7 @@ class StatusFields(Struct):
     message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
     traceback: Annotated[str, Meta(max_length=MAX_TEXT_BYTES)] | None = None
     details: Object | None = None
-    created_at: datetime | None = None
+    created_at: Time | None = None
 
 
 class ReconciledFields(Struct):

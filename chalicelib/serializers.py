@@ -50,8 +50,8 @@ def archived_build(build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
     return schemas.ArchivedBuild(**_summary(build, bookmarked))
 
 
-def bookmarked_build(build: Build) -> schemas.Bookmarked[schemas.Build]:
-    return schemas.Bookmarked(build_summary(build, bookmarked=True))
+def bookmarked_build(build: Build) -> schemas.BookmarkedBuild:
+    return schemas.BookmarkedBuild(build_summary(build, bookmarked=True))
 
 
 def _summary(build: Build, bookmarked: bool) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
     )
 
 
-def bookmarked_project(found: Project) -> schemas.Bookmarked[schemas.Project]:
-    return schemas.Bookmarked(project(found, bookmarked=True))
+def bookmarked_project(found: Project) -> schemas.BookmarkedProject:
+    return schemas.BookmarkedProject(project(found, bookmarked=True))
 
 
 def _project(project: Project, bookmarked: bool) -> dict[str, Any]:

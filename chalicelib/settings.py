@@ -18,6 +18,7 @@ import msgspec
 # BuildKit's images by the profiles of EksSettings, pinned; builds on CodeBuild use the first. `userns` needs
 # user namespaces for pods (on by default since Kubernetes 1.33): root in there is nobody outside. `rootless`
 # needs nodes where any user may make user namespaces.
+Profile = Literal["userns", "rootless"]
 BUILDKIT = {
     "userns": "docker.io/moby/buildkit:v0.29.0"
     "@sha256:0039c1d47e8748b5afea56f4e85f14febaf34452bd99d9552d2daa82262b5cc5",
@@ -41,7 +42,7 @@ class EksSettings:
     endpoint: Annotated[str, about("URL of its API; empty: EKS is asked")] = ""
     certificate: Annotated[str, about("of its authority, PEM in base64; empty: EKS is asked")] = ""
     namespace: Annotated[str, about("of the builds' Jobs", "EksNamespace")] = "slipway-builds"
-    profile: Annotated[Literal["userns", "rootless"], about("see BUILDKIT", "EksProfile")] = "userns"
+    profile: Annotated[Profile, about("of pods, see BUILDKIT", "EksProfile")] = "userns"
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
     cache_repository: Annotated[
         str, about("where layers are cached, with tags that can be moved; empty: nowhere")
@@ -159,8 +160,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def _given(settings: type, prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """The texts of these settings that the environment has, by field."""
-    texts = {each.name: environment.get(f"{prefix}{each.name.upper()}") for each in fields(settings)}
-    return {name: text for name, text in texts.items() if text}
+    names = [each.name for each in fields(settings) if each.name != "eks"]  # which has variables of its own
+    return {name: text for name in names if (text := environment.get(f"{prefix}{name.upper()}"))}
 
 
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:

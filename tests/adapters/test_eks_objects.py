@@ -20,7 +20,7 @@ from chalicelib.adapters.registry import login_policy
 from chalicelib.domain.build import Build, Source
 from chalicelib.domain.placement import placement
 from chalicelib.domain.spec import parse_content
-from chalicelib.settings import EksSettings
+from chalicelib.settings import EksSettings, Profile
 from infra.local.kubernetes import refusal
 from tests.factories import SPEC, make_archive, make_claimed
 
@@ -193,7 +193,7 @@ _sources = st.none() | st.builds(
 def test_every_object_that_can_be_made_is_taken_by_a_server(
     environment: dict[str, Any],
     source: Source | None,
-    profile: str,
+    profile: Profile,
     insecure: bool,
     attempt: int,
     nocache: bool,

@@ -38,6 +38,7 @@ Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG)]
 Tags = Annotated[list[Tag], Meta(max_length=MAX_TAGS, examples=[["nightly"]])]
 Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"])]
 GitUrl = Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
+QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = (
     '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
@@ -123,9 +124,7 @@ class BuildDetail(Build):
     on_behalf_of: str | None
     duration_seconds: Amount | None
     billed_minutes: Count | None
-    estimated_cost: (
-        Annotated[float, Meta(ge=0, description="In the currency of the configured price.")] | None
-    )
+    estimated_cost: Amount | None  # in the currency of the configured price
 
 
 class ArchivedBuild(Build):
@@ -250,22 +249,14 @@ class Parameters(Struct):
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
     sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]
     query: Annotated[
-        str,
-        Meta(
-            max_length=MAX_QUERY,
-            description="Conditions, comma-separated; `|` is or, `~` is not.",
-            examples=["status:running|scheduled, created_at:>=2024-03-01"],
-        ),
+        str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)
     ]
     commit: Annotated[str, Meta(description="Of an upload, as builds have it; the latest if not given.")]
     cursor: Annotated[int, Meta(ge=0, lt=10**ID_DIGITS, description="The byte where the answer begins.")]
     idempotency_key: Annotated[
         str,
         Meta(
-            min_length=1,
-            max_length=MAX_KEY,
-            pattern="^[ -~]+$",
-            description="A repeated request with the same key is answered with the build of the first.",
+            pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request."
         ),
     ] = field(name="Idempotency-Key")
 
@@ -301,9 +292,7 @@ class BuildFields(Struct):
     description: Description | None = None
     tags: Tags | None = None
     backend: Backend | None = None
-    is_managed: Annotated[
-        bool | None, Meta(description="false: it runs elsewhere, and its statuses are posted.")
-    ] = None
+    is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
     ttl: Count | str | None = None
 
 

@@ -44,20 +44,13 @@ class EksSettings:
     namespace: Annotated[str, about("of the builds' Jobs", "EksNamespace")] = "slipway-builds"
     profile: Annotated[Profile, about("of pods, see BUILDKIT", "EksProfile")] = "userns"
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
-    cache_repository: Annotated[
-        str, about("where layers are cached, with tags that can be moved; empty: nowhere")
-    ] = ""
-    registry_role: Annotated[
-        str, about("whose rights, narrowed to one repository, a build's login has (ECR)")
-    ] = ""
+    cache_repository: Annotated[str, about("for cached layers; its tags must be mutable; empty: none")] = ""
+    registry_role: Annotated[str, about("whose rights, for one repository, a build's login has (ECR)")] = ""
     log_group: Annotated[str, about("empty: Container Insights' of the cluster", "EksLogGroup")] = ""
     node_selector: Annotated[dict[str, str], about("of all builds: `key=value,…`", "EksNodeSelector")] = (
         field(default_factory=dict)
     )
-    node_keys: Annotated[
-        tuple[str, ...],
-        about("keys that specs may use in node_selector and tolerations: `key,…`", "EksNodeKeys"),
-    ] = ()
+    node_keys: Annotated[tuple[str, ...], about("that specs may name: `key,…`", "EksNodeKeys")] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,53 +66,27 @@ class Settings:
     registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
         default="", repr=False
     )
-    backend: Annotated[
-        Literal["codebuild", "eks"], about("where builds run that name no executor", "Backend")
-    ] = "codebuild"
-    buildkit_image: Annotated[str, about("BuildKit's on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT[
-        "userns"
-    ]
+    backend: Annotated[Literal["codebuild", "eks"], about("if a build names none", "Backend")] = "codebuild"
+    buildkit_image: Annotated[str, about("on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT["userns"]
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: Annotated[int, about("between polls of builds without events, during a tick")] = 10
     watch_seconds: Annotated[int, about("length of a tick with such builds; a tick starts each minute")] = 55
     automation_user: Annotated[
-        str, about("who requests of the queue act as; empty: they wait", "AutomationUser")
+        str, about("for requests of the queue; empty: they wait", "AutomationUser")
     ] = ""
-    build_timeout_minutes: Annotated[
-        int, about("after which a build fails; CodeBuild's bounds", "BuildTimeoutMinutes", ge=5, le=2160)
-    ] = 60
-    queue_timeout_minutes: Annotated[
-        int, about("after which a build that waits fails", "QueueTimeoutMinutes", ge=5, le=480)
-    ] = 60
-    look_again_seconds: Annotated[
-        int, about("after this long without news, a schedule looks at a build", "LookAgainSeconds", ge=60)
-    ] = 300
-    token_lifetime_days: Annotated[int, about("how long a token is good", "TokenLifetimeDays", ge=1)] = 30
-    price_per_minute: Annotated[
-        float, about("of a build, for its estimated cost; 0: unknown", "PricePerMinute", ge=0)
-    ] = 0.0
-    requests_per_minute: Annotated[
-        int, about("of one user, roughly; 0: no limit", "RequestsPerMinute", ge=0)
-    ] = 0
-    purge_after_days: Annotated[
-        int, about("archived builds and projects are purged then", "PurgeAfterDays", ge=1)
-    ] = 7
-    reported_log_group: Annotated[str, about("CloudWatch: lines of builds that run elsewhere")] = (
-        "/slipway/reported"
-    )
+    build_timeout_minutes: Annotated[int, about("of a run", "BuildTimeoutMinutes", ge=5, le=2160)] = 60
+    queue_timeout_minutes: Annotated[int, about("of the wait", "QueueTimeoutMinutes", ge=5, le=480)] = 60
+    look_again_seconds: Annotated[int, about("from news to a check", "LookAgainSeconds", ge=60)] = 300
+    token_lifetime_days: Annotated[int, about("until a token expires", "TokenLifetimeDays", ge=1)] = 30
+    price_per_minute: Annotated[float, about("of a build; 0: unknown", "PricePerMinute", ge=0)] = 0.0
+    requests_per_minute: Annotated[int, about("of one user; 0: no limit", "RequestsPerMinute", ge=0)] = 0
+    purge_after_days: Annotated[int, about("since it was archived", "PurgeAfterDays", ge=1)] = 7
+    reported_log_group: Annotated[str, about("of builds that run elsewhere")] = "/slipway/reported"
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
-    max_answer_bytes: Annotated[
-        int, about("of the rows or log lines in an answer, as `domain.answer` counts them")
-    ] = 5_900_000
-    max_upload_bytes: Annotated[int, about("of an archive in storage; the command line has the same")] = (
-        150 * 1024**2
-    )
-    max_inline_upload_bytes: Annotated[
-        int, about("of an archive in a request: Lambda takes 6 MB of base64")
-    ] = 4_500_000
-    max_body_bytes: Annotated[
-        int, about("of a JSON request; the stored texts must fit DynamoDB's 400 KB item")
-    ] = 300_000
+    max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
+    max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
+    max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
+    max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000
 
     def __post_init__(self) -> None:
         if self.backend not in self.executors:

@@ -1,5 +1,5 @@
-"""`use.py URL TOKEN`: uses the package `generated`, a client that openapi-python-client made, and prints as JSON
-what the parsed answers say."""
+"""`use.py URL TOKEN` uses `generated`, a client that openapi-python-client made, and prints what it answered as
+JSON."""
 
 import json
 import sys

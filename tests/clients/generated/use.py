@@ -1,5 +1,4 @@
-"""`use.py URL TOKEN` uses `generated`, a client that openapi-python-client made, and prints what it answered as
-JSON."""
+"""`use.py URL TOKEN` uses `generated`, a client that openapi-python-client made, and prints JSON."""
 
 import json
 import sys

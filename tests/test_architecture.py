@@ -33,7 +33,7 @@ ALLOWED = {
         "chalicelib.settings",
     ),
     "chalicelib.telemetry": ("chalicelib.settings", "chalicelib.domain"),
-    "chalicelib.schemas": (),
+    "chalicelib.schemas": ("chalicelib.domain", "chalicelib.usecases"),  # their limits
     "chalicelib.openapi": ("chalicelib.schemas",),
     "chalicelib.serializers": (
         "chalicelib.schemas",
@@ -46,6 +46,7 @@ ALLOWED = {
         "chalicelib.domain",
         "chalicelib.errors",
         "chalicelib.ports",
+        "chalicelib.schemas",
         "chalicelib.serializers",
         "chalicelib.telemetry",
         "chalicelib.usecases",
@@ -79,6 +80,8 @@ OUTSIDE = {
     "chalicelib.telemetry": {"aws_xray_sdk"},
     "chalicelib.schemas": {"msgspec"},
     "chalicelib.openapi": {"msgspec"},
+    "chalicelib.serializers": {"msgspec"},
+    "chalicelib.settings": {"msgspec"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},
     "chalicelib.domain.document": {"yaml"},
 }

@@ -57,7 +57,7 @@ def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
     )
 
 
-def settle(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> None:
+def report_reconciled(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> None:
     """Adds a status if the table allows it (`_reconcile`). Raises NotFound, Forbidden, Invalid."""
     status = _status(fields.get("status"))
 

@@ -24,7 +24,7 @@ from chalicelib.domain.build import SPECIAL_FILES_MARK, Build, Source
 from chalicelib.domain.dockerfile import SPECIAL_FILES
 from chalicelib.domain.environment import parse_environment, placement
 from chalicelib.domain.spec import parse_content
-from chalicelib.settings import EksSettings
+from chalicelib.settings import EksSettings, Profile
 from infra.local.cluster.rules import refusal
 from tests.factories import SPEC, make_archive, make_claimed
 
@@ -210,7 +210,7 @@ _sources = st.none() | st.builds(
 def test_every_object_that_can_be_made_is_taken_by_a_server(
     environment: dict[str, Any],
     source: Source | None,
-    profile: str,
+    profile: Profile,
     plain_http: bool,
     has_login: bool,
     attempt: int,

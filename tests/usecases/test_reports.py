@@ -127,8 +127,8 @@ def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: Build
 def test_settling_adds_a_status_where_the_table_allows_it(
     services: FakeServices, elsewhere: BuildKey
 ) -> None:
-    reports.settle(services, ADA, elsewhere, {"status": "failed"})
-    reports.settle(services, ADA, elsewhere, {"status": "running"})
+    reports.report_reconciled(services, ADA, elsewhere, {"status": "failed"})
+    reports.report_reconciled(services, ADA, elsewhere, {"status": "running"})
     build = stored(services, elsewhere)
     assert (build.last_status, build.history[-1].message) == (Status.FAILED, "Status was reconciled.")
 
@@ -137,7 +137,7 @@ def test_settling_without_a_status_says_that_one_is_needed(
     services: FakeServices, elsewhere: BuildKey
 ) -> None:
     with pytest.raises(Invalid, match="This field is required"):
-        reports.settle(services, ADA, elsewhere, {})
+        reports.report_reconciled(services, ADA, elsewhere, {})
 
 
 def test_a_code_reference_is_replaced(services: FakeServices, elsewhere: BuildKey) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import msgspec
 from pynamodb.expressions.condition import Condition
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
+from chalicelib.adapters.dynamodb.records import Account
 from chalicelib.adapters.dynamodb.table import Item, answered, get, transaction
 from chalicelib.domain.build import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Fresh, Given
 
-Account = TypeVar("Account", User, Token)
 CACHE_SIZE = 1_000  # users and tokens that a process remembers at once
 
 
@@ -85,7 +84,7 @@ class DynamoAccounts:
     def _read(self, key: Key, kind: type[Account]) -> Fresh[Account] | None:
         item, until = get(key), time.monotonic() + self._remember_seconds
         text = item.data or "" if item else ""
-        known = msgspec.json.decode(text, type=kind) if item else None
+        known = records.decode_account(text, kind) if item else None
         if len(self._remembered) >= CACHE_SIZE:
             self._remembered.clear()
         self._remembered[key] = (until, known)

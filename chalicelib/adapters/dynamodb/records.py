@@ -17,6 +17,7 @@ from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey, Proje
 from chalicelib.domain.lifecycle import bounded
 
 Record = TypeVar("Record", Build, Project)
+Account = TypeVar("Account", User, Token)
 LISTED = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
 
 
@@ -103,6 +104,11 @@ def encode_token(token: Token) -> Item:
     return Item(*keys.token_key(token.sha256), data=_to_json(token))
 
 
+def decode_account(data: str, kind: type[Account]) -> Account:
+    """The user or token of a row's `data`."""
+    return msgspec.json.decode(data, type=kind)
+
+
 def set_columns(columns: Mapping[str, Any]) -> list[Any]:
     """An update's actions; None removes the attribute."""
     return [
@@ -132,7 +138,7 @@ def _to_json(record: Any, *apart: str) -> str:
 
 
 def _from_json(data: str | None, kind: type[Record], **apart: str | float | None) -> Record:
-    """Inverse of `_to_json`. The values of `apart` are JSON and join the text before it is parsed: to parse
-    it and replace fields of the record takes twice as long."""
+    """Inverse of `_to_json`. The values of `apart` are JSON and join the text before it is parsed: to replace
+    fields of the parsed record takes twice as long."""
     joined = ",".join(f'"{name}":{text}' for name, text in apart.items())
     return msgspec.json.decode(f"{(data or '')[:-1]},{joined}}}", type=kind)

@@ -89,7 +89,7 @@ def transformed(packaged: Packaged) -> dict[str, Any]:
 def pack(folder: Path, architecture: str) -> None:
     """`make package`; apart, because routes are declared by the environment that `app` is imported in."""
     command = [sys.executable, "-m", "infra.aws", "package", "--arch", architecture, str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True)  # what it prints is shown when a test fails
 
 
 def policy(function: str) -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# build_and_push
+# build_and_push: with the engine that SLIPWAY_ENGINE names
 (
   set -e
   network=(${SLIPWAY_NETWORK:+--network "$SLIPWAY_NETWORK"})
@@ -8,7 +8,7 @@
   case "$SLIPWAY_ENGINE" in
     docker-container)
       buildkit=$SLIPWAY_BUILDKIT_IMAGE
-      # Its copy, where whoever deployed had one made, does not meet Docker Hub's limits.
+      # A copy in the cache repository, if there is one, does not meet Docker Hub's limits.
       copy="${SLIPWAY_CACHE_REPOSITORY:-}@${buildkit##*@}"
       if docker pull --quiet "$copy" >/dev/null 2>&1; then buildkit=$copy; fi
       docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" >/dev/null

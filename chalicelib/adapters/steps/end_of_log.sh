@@ -1,3 +1,3 @@
 #!/bin/sh
-# end_of_log: whoever reads the log knows by this line that nothing follows
+# end_of_log: by this line a reader of the log knows that nothing follows
 printf 'slipway-end %s\n' "$SLIPWAY_NONCE"

@@ -37,15 +37,19 @@ def attend(services: Services, key: BuildKey) -> None:
             serve_waiting(services, build.executor, MAX_SERVED)
 
 
-def serve_waiting(services: Services, executor: str, limit: int) -> None:
-    """Has waiting builds started, those first that waited longest, until the executor takes no more. Each is
-    leased first: one that ends this function does not stay at the head of the line."""
+def serve_waiting(services: Services, executor: str, limit: int) -> int:
+    """Has waiting builds started, those first that waited longest, until the executor takes no more, and
+    returns how many it looked at. Each is leased first: one that ends this function does not stay at the head
+    of the line."""
+    served = 0
     for build in services.builds.waiting(executor, services.now(), limit):
         with isolated(build):
+            served += 1
             leased = services.builds.lease(build, services.now() + WAIT_WHEN_BUSY)
             attended = _attended(services, leased)
             if attended is not None and attended.is_waiting:
-                return
+                break
+    return served
 
 
 def _attended(services: Services, known: Build) -> Build | None:

@@ -55,10 +55,11 @@ def reconcile(services: Services) -> int:
         for executor in sorted({build.executor for build in running}):
             with isolated(executor):
                 _compare(services, [build for build in running if build.executor == executor])
+    waiting = 0
     for executor in services.settings.executors:
         with isolated(executor):
-            execution.serve_waiting(services, executor, MAX_WAITING)
-    return len(due)
+            waiting += execution.serve_waiting(services, executor, MAX_WAITING)
+    return len(due) + waiting
 
 
 def _lease_until(services: Services, build: Build) -> datetime:

@@ -24,7 +24,7 @@ from chalicelib.domain.build import (
     Token,
     User,
 )
-from chalicelib.domain.placement import Placement
+from chalicelib.domain.environment import Placement
 from tests.factories import after
 
 texts = st.sampled_from(["", "a", '"', "\\", "}", "{,:[]", "two\nlines", "\x01", "ünï 🚢", "null"])

@@ -189,8 +189,8 @@ Account = TypeVar("Account", User, Token)
 
 @dataclass(frozen=True, slots=True)
 class Fresh(Generic[Account]):
-    """A user or token as it is stored at this moment. `row` is the store's: it tells there whether the record
-    has changed since."""
+    """A user or token as it is stored at this moment. By `row` the adapter finds out whether the record has
+    changed since."""
 
     record: Account
     row: tuple[str, ...]

@@ -267,7 +267,7 @@ def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequ
 
 
 def _bookmarks_anywhere(services: Services, caller: User, builds: Sequence[Build]) -> frozenset[BuildKey]:
-    """As the store's `bookmarks`, for builds of several projects."""
+    """Like `Bookmarks.among`, for builds of several projects."""
     found = [
         services.bookmarks.among(
             caller.name, [build.key for build in builds if build.key.project_key == place]

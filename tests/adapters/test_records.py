@@ -30,7 +30,9 @@ from tests.factories import after
 texts = st.sampled_from(["", "a", '"', "\\", "}", "{,:[]", "two\nlines", "\x01", "ünï 🚢", "null"])
 names = st.text("aZ0._-", min_size=1, max_size=3)
 times = st.integers(0, 10**9).map(lambda milliseconds: after(milliseconds / 1000))
-values = st.sampled_from([None, True, 1, -2.5, "}", 2**53, [1, {"a": "b"}], {"c": {}}])
+values: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, 1, -2.5, "}", 2**53, [1, {"a": "b"}], {"c": {}}]
+)
 objects = st.dictionaries(texts, values, max_size=2)
 project_keys = st.builds(ProjectKey, names, names)
 build_keys = st.builds(BuildKey, names, names, st.integers(1, 10**12 - 1))

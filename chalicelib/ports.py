@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey, Token, User
+from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import Observation
+from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.user import Token, User
 from chalicelib.settings import Settings
 
 

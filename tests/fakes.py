@@ -14,19 +14,10 @@ from typing import IO
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import (
-    CODEBUILD,
-    EKS,
-    Build,
-    BuildBody,
-    BuildKey,
-    Project,
-    ProjectKey,
-    Status,
-    Token,
-    User,
-)
+from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
+from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer, Replay
 from chalicelib.settings import Settings

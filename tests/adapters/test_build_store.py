@@ -16,17 +16,8 @@ from botocore.awsrequest import AWSResponse
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import (
-    MAX_DOCKERFILE_BYTES,
-    MAX_TEXTS_BYTES,
-    Build,
-    BuildKey,
-    Code,
-    Project,
-    ProjectKey,
-    Source,
-    Status,
-)
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
+from chalicelib.domain.project import Code, Project, ProjectKey
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from chalicelib.ports import IdempotencyKey, Replay
 from chalicelib.usecases import builds

@@ -15,7 +15,8 @@ from chalice.local import LambdaContext
 
 from app import app
 from chalicelib.domain.answer import MAX_ANSWER_BYTES
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, ProjectKey
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build
+from chalicelib.domain.project import ProjectKey
 from tests.api.conftest import EVENTS, Api
 from tests.factories import KEY, NOW, after, make_body, make_build
 

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item, answered, list_and_count, transaction
-from chalicelib.domain.build import Build, BuildKey, Project, ProjectKey
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict
 
 

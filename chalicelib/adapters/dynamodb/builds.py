@@ -15,7 +15,8 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, list_rows, transaction
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey
+from chalicelib.domain.build import Build, BuildBody, BuildKey
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay
 

@@ -10,7 +10,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, list_and_count
-from chalicelib.domain.build import Project, ProjectKey
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import AlreadyExists
 
 

@@ -13,8 +13,10 @@ from pynamodb.expressions.condition import Condition
 from chalicelib.adapters.dynamodb import keys
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item
-from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey, Project, Token, User
+from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import bounded
+from chalicelib.domain.project import Project
+from chalicelib.domain.user import Token, User
 
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)

@@ -125,6 +125,7 @@ class Build:
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
     faults: int = 0  # attempts that ended by the executor's own fault
     queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
+    turn_at: datetime | None = None  # when it was last claimed after it had waited for its turn
     waiting_reason: str | None = None  # why the executor takes no build now, in its words
     unsure_attempts: tuple[int, ...] = ()  # former ones that may have made the image all the same
     stop_requested_at: datetime | None = None

@@ -78,7 +78,7 @@ def create(
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
     executor = _executor(services, asked)
     now = services.now()
-    number = services.builds.next_id(project.key, now)
+    number = services.builds.next_id(project, now)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
     build = Build(
         key=BuildKey(owner, project_name, number),

@@ -41,8 +41,7 @@ class DynamoArchive:
         """The record goes last: the next attempt finds the rest by it. What goes before goes in transactions
         that check the record."""
         item = Item(*keys.record_key(record.key))
-        is_same = Item.data.contains(f'"uuid":"{record.uuid}"')
-        stored = (Item.version == record.version) & is_same
+        stored = (Item.version == record.version) & records.is_same(record)
         around, reverse = keys.reverse_bookmark_key(record.key, "")
         with answered():
             rows = list(Item.query(around, Item.sk.startswith(reverse), consistent_read=True))

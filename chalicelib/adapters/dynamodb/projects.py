@@ -30,7 +30,8 @@ class DynamoProjects:
             refer(project.code.sha256, project.key, project.updated_at)
         with answered():
             item = Item(*keys.record_key(project.key))
-            item.update(records.set_columns(records.project_columns(new)), Item.version == project.version)
+            is_unchanged = (Item.version == project.version) & records.is_same(project)
+            item.update(records.set_columns(records.project_columns(new)), is_unchanged)
         return new
 
     def list_projects(

@@ -104,6 +104,11 @@ def project_columns(project: Project) -> dict[str, Any]:
     }
 
 
+def is_same(record: Build | Project) -> Condition:
+    """The stored record has this uuid: its key may have been given again."""
+    return Item.data.contains(f'"uuid":"{record.uuid}"')
+
+
 def encode_user(user: User) -> Item:
     return Item(*keys.user_key(user.name), data=_to_json(user))
 

@@ -67,7 +67,7 @@ class Upgraded:
 def upgraded(tmp_path: Path) -> Iterator[Upgraded]:
     written = json.loads(FIXTURE.read_text())
     engine: Any = SimpleNamespace(environment={"SLIPWAY_ENGINE": "none"}, clean_up=lambda *_: None)
-    never = {"reconcile_every_seconds": 3600.0, "clean_up_every_seconds": 3600.0}
+    never: dict[str, Any] = {"reconcile_every_seconds": 3600, "clean_up_every_seconds": 3600}
     with empty_registry() as registry, stack(engine, registry, tmp_path, **never) as on:
         client = boto3.client("dynamodb")
         items = json.loads(json.dumps(written["items"]).replace("registry.test:5000", registry))

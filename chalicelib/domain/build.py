@@ -57,7 +57,7 @@ class BuildKey:
         return f"{self.owner}/{self.project}/{self.id}"
 
     @property
-    def place(self) -> ProjectKey:
+    def project_key(self) -> ProjectKey:
         return ProjectKey(self.owner, self.project)
 
     @classmethod
@@ -152,6 +152,7 @@ class Build:
     faults: int = 0  # attempts that ended by the executor's own fault
     queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
     waiting_reason: str | None = None  # why the executor takes no build now, in its words
+    unsure_attempts: tuple[int, ...] = ()  # former ones that may have made the image all the same
     stop_requested_at: datetime | None = None
     look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
     archived_at: datetime | None = None  # hidden since then
@@ -169,6 +170,11 @@ class Build:
     @property
     def is_done(self) -> bool:
         return self.last_status in DONE
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for its turn, because its executor took no more builds."""
+        return self.waiting_reason is not None and self.submitting_at is None and not self.is_done
 
     @property
     def duration_seconds(self) -> float | None:
@@ -300,6 +306,6 @@ def _repository_part(name: str) -> str:
     return clean[:100].rstrip("-") or "x"
 
 
-def source_folder(build: Build) -> str:
+def source_folder(build_uuid: str) -> str:
     """Where in the bucket a build's source is laid out."""
-    return f"builds/{build.uuid}/"
+    return f"builds/{build_uuid}/"

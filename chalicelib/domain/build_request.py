@@ -20,6 +20,8 @@ from chalicelib.domain.spec import (
 from chalicelib.errors import Invalid
 
 MAX_TEXT = 4_096  # characters of a description or readme
+MAX_BACKEND, MAX_NODE = 16, 256  # characters
+MAX_KEY = 128  # characters of an idempotency key
 # Words of the API's own paths and of Polyaxon's things: as names of builds and projects they would mislead.
 _THINGS = ("user", "superuser", "admin", "project", "job", "experiment", "group", "notebook", "tensorboard")
 _WORDS = ("version", "token", "bookmark", "archive", "cluster", "node", "catalog", "repo", "setting", "log")
@@ -76,9 +78,9 @@ def _field_faults(
     if description is not None and not is_text(description):
         faults["description"] = [f"Must be a text of at most {MAX_TEXT} characters."]
     if backend is not None and not (
-        isinstance(backend, str) and len(backend) <= 16 and not has_control_characters(backend)
+        isinstance(backend, str) and len(backend) <= MAX_BACKEND and not has_control_characters(backend)
     ):
-        faults["backend"] = ["Must be a string of at most 16 characters."]
+        faults["backend"] = [f"Must be a string of at most {MAX_BACKEND} characters."]
     if is_managed is not None and not isinstance(is_managed, bool):
         faults["is_managed"] = ["Must be true or false."]
     try:
@@ -125,8 +127,8 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
         isinstance(dockerfile, str) and len(dockerfile.encode()) <= MAX_DOCKERFILE_BYTES
     ):
         faults["dockerfile"] = [f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes."]
-    if node is not None and not (isinstance(node, str) and len(node) <= 256):
-        faults["node_scheduled"] = ["Must be a string of at most 256 characters."]
+    if node is not None and not (isinstance(node, str) and len(node) <= MAX_NODE):
+        faults["node_scheduled"] = [f"Must be a string of at most {MAX_NODE} characters."]
     if faults:
         raise Invalid(faults)
     if "name" in fields:
@@ -143,6 +145,13 @@ def name_fault(name: Any) -> str | None:
     if not is_slug(name):
         return SLUG_FAULT
     return RESERVED_FAULT if name in RESERVED_NAMES else None
+
+
+def checked_key(key: object) -> str:
+    """A key under which something is done once. Raises Invalid."""
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise Invalid([f"An idempotency key must be 1 to {MAX_KEY} printable ASCII characters."])
+    return key
 
 
 def is_text(text: object) -> bool:

@@ -94,7 +94,7 @@ class Observation:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None  # the executor's own words about the end
-    says_why: bool = False  # they say it better than the log could
+    has_own_reason: bool = False  # they say it better than the log could
     trouble: Trouble | None = None  # at the time of asking
 
 
@@ -196,12 +196,22 @@ def _end_of(build: Build, now: datetime) -> datetime | None:
 def claim(build: Build, now: datetime) -> Build:
     """A new attempt to have the build started; saved before the executor hears of it. The log of the attempt
     before stays until the new one has a log."""
-    return replace(build, attempt=build.attempt + 1, submitting_at=now, handle=None, waiting_reason=None)
+    unsure = (build.attempt,) if build.submitting_at is not None else ()
+    return replace(
+        build,
+        attempt=build.attempt + 1,
+        unsure_attempts=(*build.unsure_attempts, *unsure),
+        submitting_at=now,
+        handle=None,
+        waiting_reason=None,
+    )
 
 
-def release(build: Build, look_at: datetime, reason: str) -> Build:
-    """The executor said that it has started nothing: the build waits until `look_at`, for this reason."""
-    return replace(build, submitting_at=None, look_at=look_at, waiting_reason=_cut(reason, MAX_MESSAGE))
+def release(build: Build, reason: str) -> Build:
+    """The executor said that it has started nothing: the build waits for its turn, for this reason. Its place
+    in the line is the time since when it waits."""
+    since = build.queued_at or build.created_at
+    return replace(build, submitting_at=None, look_at=since, waiting_reason=_cut(reason, MAX_MESSAGE))
 
 
 def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Build:
@@ -296,20 +306,36 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
             words = seen.reason or "The build service had a fault; trying once more."
             is_new = may_follow(build.last_status, Status.WARNING)  # a warning may have come before the fault
             warned = end(Status.WARNING, words) if is_new else build
-            faults = build.faults + 1
-            return replace(warned, submitting_at=None, handle=None, faults=faults, queued_at=now, look_at=now)
+            return replace(
+                warned,
+                submitting_at=None,
+                handle=None,
+                faults=build.faults + 1,
+                unsure_attempts=(*build.unsure_attempts, build.attempt),
+                queued_at=now,
+                look_at=now,
+            )
         case _:
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
 
 
 def overdue(
-    build: Build, now: datetime, queue: timedelta, run: timedelta, grace: timedelta = GRACE
+    build: Build,
+    now: datetime,
+    *,
+    wait: timedelta,
+    queue: timedelta,
+    run: timedelta,
+    grace: timedelta = GRACE,
 ) -> str | None:
     """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
 
-    The executor has the same limits and acts first; `grace` is what it gets to do so. A second attempt has
-    its own time to be started.
+    `wait` is for its turn, `queue` for the executor to start it, `run` for its work. The executor has the
+    last two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
     """
+    if build.is_waiting:
+        late = now - (build.queued_at or build.created_at) > wait
+        return f"The build's turn did not come within {_minutes(wait)} minutes." if late else None
     if build.handle is None:
         late = now - (build.queued_at or build.created_at) > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None

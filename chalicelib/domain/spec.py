@@ -36,7 +36,7 @@ _BUILD = (
     "commit",
     "branch",
 )
-_SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
+SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LANG = re.compile(r"[a-zA-Z0-9_.@-]{1,64}")
 _COMMIT = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._/-]{0,127}")
@@ -95,7 +95,7 @@ def parse_config(document: object) -> Spec:
 
 def is_slug(name: object) -> bool:
     """Whether `name` is 1 to 128 letters, digits, hyphens and underscores: as every name here."""
-    return isinstance(name, str) and _SLUG.fullmatch(name) is not None
+    return isinstance(name, str) and SLUG.fullmatch(name) is not None
 
 
 def checked_tags(tags: object) -> tuple[str, ...]:

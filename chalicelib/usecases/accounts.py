@@ -58,8 +58,8 @@ def _holder(services: Services, token: Token | None, user: User | None) -> User:
     return user
 
 
-def log_in() -> NoReturn:
-    """Here is no log-in by password. Raises Invalid, as clients expect it of a wrong one."""
+def refuse_password_login() -> NoReturn:
+    """Password login is not supported. Raises Invalid, as clients expect it of a wrong password."""
     sentence = "Unable to log in with provided credentials: log in with a token, `polyaxon login --token=…`."
     raise Invalid({"non_field_errors": [sentence]})
 

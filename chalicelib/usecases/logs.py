@@ -53,10 +53,10 @@ def read(services: Services, caller: User, key: BuildKey, cursor: int | None = N
         if start >= size:
             return LogPage()
         if cursor is None and size > limit:
-            return LogPage(url=services.kept_logs.url(build))
-        page = _page(services.kept_logs.read(build, start, limit), start, size, limit)
+            return LogPage(url=services.log_archive.url(build))
+        page = _page(services.log_archive.read(build, start, limit), start, size, limit)
         if cursor is None and page.next_cursor is not None:
-            return LogPage(url=services.kept_logs.url(build))
+            return LogPage(url=services.log_archive.url(build))
         return page
     if build.log is None:
         raise NoLog(f"File not found: build {key} has no log yet.")
@@ -87,7 +87,7 @@ def ask_to_keep(services: Services, build: Build) -> None:
     """Has the log of a build that has ended kept, by a function of its own: that may take long. Raises
     Conflict."""
     if build.log is None or build.deleted_at is not None:
-        services.store.save(replace(build, look_at=None))
+        services.builds.save(replace(build, look_at=None))
     else:
         services.log_queue.announce(build.key)
 
@@ -99,11 +99,11 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     Whatever the log's size, at most about one page of it is in memory. The last try keeps what can be read,
     with a mark where it is cut: a log that cannot be kept must not be tried for ever.
     """
-    build = services.store.get(key)
+    build = services.builds.get(key)
     if build is None or not build.is_done or build.look_at is None or build.kept_log_bytes is not None:
         return
     with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
-        services.store.save(_kept(services, build, is_last_try=is_last_try))
+        services.builds.save(_kept(services, build, is_last_try=is_last_try))
 
 
 def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
@@ -118,14 +118,14 @@ def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
         text.seek(0)
         try:
             if size:
-                services.kept_logs.keep(build, text)
+                services.log_archive.store(build, text)
         except Unavailable:
             if not is_last_try:
                 raise
             log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
             size = None
     if dockerfile:
-        services.store.save_dockerfile(build.key, dockerfile)
+        services.builds.save_dockerfile(build.key, dockerfile)
     return replace(build, look_at=None, kept_log_bytes=size or None)
 
 

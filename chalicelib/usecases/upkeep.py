@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import cache, partial
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, ProjectKey, Status
-from chalicelib.errors import Conflict, SlipwayError
+from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs
-from chalicelib.usecases.writing import told
+from chalicelib.usecases.writing import isolated, told
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
+MAX_WAITING = 50  # builds that one tick has started when their executor takes builds again
 CHUNK = 100  # builds that one call to an executor asks about: BatchGetBuilds takes no more
 KEEPING_TAKES = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
 
@@ -28,7 +28,7 @@ def tick(services: Services, sleep: Callable[[float], None]) -> None:
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
     looked_at = reconcile(services)
     while services.settings.eks and (now := services.now()) + every <= until:
-        if not services.store.due(now + every, limit=1):
+        if not services.builds.due(now + every, limit=1):
             break
         sleep(every.total_seconds())
         looked_at += reconcile(services)
@@ -43,19 +43,23 @@ def reconcile(services: Services) -> int:
     before anything is done, so that a tick which ends half way is followed by one that begins with other
     builds. What goes wrong with one build stays with it.
     """
-    due = services.store.due(services.now(), MAX_BUILDS)
+    due = services.builds.due(services.now(), MAX_BUILDS)
     is_hidden = cache(partial(_is_hidden, services))
     for start in range(0, len(due), CHUNK):
         running: list[Build] = []
         for build in due[start : start + CHUNK]:
-            with _isolated(build):
-                leased = services.store.lease(build, _lease_until(services, build))
+            with isolated(build):
+                leased = services.builds.lease(build, _lease_until(services, build))
                 if not _looked_after(services, leased, is_hidden):
                     running.append(leased)
         for executor in sorted({build.executor for build in running}):
-            with _isolated(executor):
+            with isolated(executor):
                 _compare(services, [build for build in running if build.executor == executor])
-    return len(due)
+    waiting = 0
+    for executor in services.settings.executors:
+        with isolated(executor):
+            waiting += execution.serve_waiting(services, executor, MAX_WAITING)
+    return len(due) + waiting
 
 
 def _lease_until(services: Services, build: Build) -> datetime:
@@ -68,14 +72,14 @@ def _looked_after(services: Services, build: Build, is_hidden: Callable[[Project
         logs.ask_to_keep(services, build)
     elif not build.is_managed:  # it is due because no heartbeat came
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=lifecycle.ZOMBIE)
-        told(build, services.store.save(failed))
+        told(build, services.builds.save(failed))
     elif build.handle is None:
         execution.attend(services, build.key)
-    elif build.stop_requested_at is None and is_hidden(build.key.place):
+    elif build.stop_requested_at is None and is_hidden(build.key.project_key):
         execution.attend(services, build.key)  # which stops it
     else:
         if build.stop_requested_at is not None:
-            services.executors[build.executor].stop(build.handle)
+            services.executor(build.executor).stop(build.handle)
         return False
     return True
 
@@ -91,11 +95,11 @@ def _compare(services: Services, builds: Sequence[Build]) -> None:
         if len(builds) == 1:
             raise
         for build in builds:  # one of them cannot be understood: each alone
-            with _isolated(build):
+            with isolated(build):
                 _compare(services, [build])
         return
     for build in builds:
-        with _isolated(build):
+        with isolated(build):
             if build.key in seen:
                 execution.record(services, seen[build.key], build)
             execution.give_up_if_overdue(services, build)
@@ -103,27 +107,5 @@ def _compare(services: Services, builds: Sequence[Build]) -> None:
 
 def _is_hidden(services: Services, key: ProjectKey) -> bool:
     """Whether a project was archived or is gone: then its builds shall stop."""
-    project = services.store.project(key.owner, key.name)
+    project = services.projects.get(key.owner, key.name)
     return project is None or project.archived_at is not None
-
-
-@contextmanager
-def _isolated(one: Build | str) -> Iterator[None]:
-    """Logs what goes wrong with one build, or one executor, so that the others go on; the next look tries
-    again."""
-    try:
-        yield
-    except Conflict:
-        pass  # another handler is at it
-    except Exception as error:
-        name = one if isinstance(one, str) else f"build {one.key}"
-        fields = {} if isinstance(one, str) else {"build": str(one.key)}
-        is_bug = not isinstance(error, SlipwayError)
-        log.log(
-            logging.ERROR if is_bug else logging.WARNING,
-            "Could not look at %s: %s",
-            name,
-            error or type(error).__name__,
-            extra=fields,
-            exc_info=is_bug,
-        )

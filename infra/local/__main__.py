@@ -17,8 +17,8 @@ from pathlib import Path
 
 from chalicelib.domain.build import CODEBUILD, EKS
 from infra.local import aws, demo
-from infra.local.engines import NoEngine
-from infra.local.machine import STATE, Machine, installed_machine
+from infra.local.machine.engine import NoEngine
+from infra.local.machine.machine import STATE, Machine, installed_machine
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)

@@ -123,11 +123,11 @@ class Queues:
 
 def create_resources(table: str, bucket: str) -> Queues:
     """The table (if it is not there), the bucket, the log group, and the queues with their dead letters."""
-    from chalicelib.adapters import dynamodb
+    from chalicelib.adapters.dynamodb.table import Item, use_table
 
-    dynamodb.use_table(table)
-    if not dynamodb.Item.exists():
-        dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+    use_table(table)
+    if not Item.exists():
+        Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
     boto3.client("s3").create_bucket(Bucket=bucket)
     boto3.client("logs").create_log_group(logGroupName="/slipway/reported")
     dispatch, _ = _queue("slipway-dispatch")

@@ -13,8 +13,8 @@ from typing import Any
 
 import urllib3
 
-from chalicelib.adapters.registry import PlainRegistry
-from infra.local.machine import Machine
+from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from infra.local.machine.machine import Machine
 
 PROJECT = "/root/quick-start"
 EXAMPLE = Path(__file__).with_name("example")
@@ -49,7 +49,7 @@ def run(url: str, token: str, machine: Machine, say: Callable[[str], None]) -> N
     if build["last_status"] != "succeeded":
         reason = api.get(f"{PROJECT}/builds/{build['id']}/statuses")["results"][-1]["message"]
         raise DemoFailed(f"The build ended as {build['last_status']}: {reason}")
-    digest = PlainRegistry(machine.registry_login).digest(build["image"])
+    digest = HttpRegistry("http", FixedLogin(machine.registry_login)).digest(build["image"])
     print(f"\nThe registry answers for {build['image']}:\n  {digest}")
     if digest != build["image_digest"]:
         raise DemoFailed("The registry's digest is not the one the build tells.")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import boto3
 
 from infra.local import aws
-from infra.local.codebuild import CodeBuild
-from infra.local.engines import Engine
+from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
+from infra.local.machine.engine import Engine
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
-    from infra.local.kubernetes import FakeKubernetes
+    from infra.local.cluster.api import FakeKubernetes
 
 PROJECT = "slipway-builds"
 CLUSTER = "fake"
@@ -136,8 +136,8 @@ def stack(
 
 
 def _kubernetes(engine: Engine, state: Path, slots: int, seconds_per_minute: float) -> FakeKubernetes:
-    from infra.local.kubernetes import FakeKubernetes
-    from infra.local.kubernetes_node import Node
+    from infra.local.cluster.api import FakeKubernetes
+    from infra.local.cluster.node import Node
 
     fake = FakeKubernetes(CLUSTER, "slipway-builds")
     fake.node = Node(

@@ -8,6 +8,9 @@ from datetime import datetime
 
 import pytest
 
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
+from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import Token, token_sha256
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Accounts, Given
@@ -22,8 +25,6 @@ def accounts(request: pytest.FixtureRequest) -> Accounts:
     if request.param == "fake":
         return FakeAccounts()
     request.getfixturevalue("dynamodb_table")
-    from chalicelib.adapters.dynamodb import DynamoAccounts
-
     return DynamoAccounts(remember_seconds=0 if request.param == "DynamoDB" else 3600)
 
 
@@ -137,10 +138,8 @@ def test_what_is_read_anew_is_what_others_have_written(accounts: Accounts) -> No
     assert accounts.user("ada") == fresh.record, "which is remembered from now on"
 
 
-def test_a_user_that_an_older_version_has_written_can_be_given(dynamodb_table: None) -> None:
+def test_a_user_that_an_older_version_has_written_can_be_given(dynamodb_table: Records) -> None:
     """The text in the table need not be the one that this version would write."""
-    from chalicelib.adapters.dynamodb import DynamoAccounts, Item
-
     revoked_at = after(1)
     fields = {"created_at": NOW, "name": "ada", "tokens_revoked_at": revoked_at}
     Item("U#ada", "U", data=json.dumps(fields, default=datetime.isoformat)).save()
@@ -155,6 +154,6 @@ def test_a_user_that_an_older_version_has_written_can_be_given(dynamodb_table: N
 
 
 def test_requests_of_a_minute_are_counted_together(accounts: Accounts) -> None:
-    assert [accounts.take("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
-    assert accounts.take("ada", after(60), 10) == 10
-    assert accounts.take("bob", NOW, 10) == 10
+    assert [accounts.count_requests("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
+    assert accounts.count_requests("ada", after(60), 10) == 10
+    assert accounts.count_requests("bob", NOW, 10) == 10

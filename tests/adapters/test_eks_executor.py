@@ -15,20 +15,21 @@ from typing import Any
 import boto3
 import pytest
 
-from chalicelib.adapters import eks as adapter
-from chalicelib.adapters.eks import EksExecutor, observation_of
-from chalicelib.adapters.kubernetes import TRIES, KubernetesApi, bearer_token
+from chalicelib.adapters.eks.api import TRIES, KubernetesApi, bearer_token
+from chalicelib.adapters.eks.executor import EksExecutor
+from chalicelib.adapters.eks.job import SELECTOR, job_name, job_of
+from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, upkeep
-from infra.local.kubernetes import FakeKubernetes
-from tests.adapters.clusters import eks_executor, kubernetes
+from infra.local.cluster.api import FakeKubernetes
+from tests.adapters.clusters import container, eks_executor, ended, kubernetes, running
 from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
 from tests.fakes import Clock, FakeServices, FakeSources
 
 BUILD = make_claimed()
-JOB = adapter.job_name(BUILD)
+JOB = job_name(BUILD)
 GROUP = "/aws/containerinsights/lab/application"
 
 
@@ -89,7 +90,7 @@ def test_secrets_that_a_dead_submitter_did_not_make_are_made_by_whoever_looks(
     with pytest.raises(Unavailable):
         executor.submit(BUILD)
 
-    assert executor.find(BUILD) == JOB
+    assert executor.find_handle(BUILD) == JOB
     executor.observe([JOB])
     assert len(fake.objects["secrets"]) == 2
 
@@ -106,12 +107,12 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
         EksSettings("lab"),
         services.sources,
         lambda image: "{}",
-        insecure=False,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=services.now,
     )
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     spec = {"config": {"build": {"image": "python:3"}, "version": 1, "kind": "build"}}
     key = builds.create(services, make_user(), "ada", "vision", spec).build.key
 
@@ -120,9 +121,9 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
         execution.attend(services, key)
         upkeep.reconcile(services)
         services.clock.forward(minutes=1)
-    assert list(cluster.jobs) == [adapter.job_name(services.store.builds[key])]
-    assert services.store.builds[key].attempt == 1
-    assert services.store.builds[key].history[-1].status == "warning"
+    assert list(cluster.jobs) == [job_name(services.records.builds[key])]
+    assert services.records.builds[key].attempt == 1
+    assert services.records.builds[key].history[-1].status == "warning"
 
     cluster.refusal_of_secrets = None
     upkeep.reconcile(services)
@@ -167,7 +168,7 @@ def test_a_refusal_that_comes_after_the_job_was_made_does_not_say_that_there_is_
         EksSettings("lab"),
         FakeSources(Clock()),
         lambda image: "{}",
-        insecure=False,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=lambda: NOW,
@@ -238,8 +239,8 @@ def test_a_full_quota_means_wait() -> None:
         Full(),
         EksSettings("lab"),
         FakeSources(Clock()),
-        lambda image: None,
-        insecure=False,
+        None,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=lambda: datetime.now(UTC),
@@ -346,32 +347,13 @@ def test_links_that_may_have_died_are_renewed_until_they_were_used(
     assert version() == third
 
 
-def running(fake: FakeKubernetes, handle: str, **status: Any) -> Any:
-    """Gives a Job a pod that runs."""
-    template = fake.objects["jobs"][handle]["spec"]["template"]
-    labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": handle}
-    metadata = {**template["metadata"], "name": f"{handle}-x", "namespace": fake.namespace, "labels": labels}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": {**template["spec"], "nodeName": "n"},
-    }
-    with fake.lock:
-        fake.add("pods", pod)
-        pod["status"] = {
-            "phase": "Running",
-            "initContainerStatuses": [{"name": "fetch", "state": {"terminated": {"exitCode": 0}}}],
-            **status,
-        }
-    return pod
-
-
 # What is seen, told. Pods and Jobs as servers write them, shortened to what matters.
 
 
 def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Observation | None:
-    made = adapter.job_of(BUILD, EksSettings("lab"), insecure=False, queue_minutes=60, build_minutes=60)
+    made = job_of(
+        BUILD, EksSettings("lab"), plain_http=False, has_login=True, queue_minutes=60, build_minutes=60
+    )
     made["metadata"]["creationTimestamp"] = "2024-03-01T12:00:00Z"
     template = made["spec"]["template"]
     if pod is not None:
@@ -397,23 +379,6 @@ def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Obser
 def condition(kind: str, status: str = "True", **more: str) -> dict[str, Any]:
     return {
         "conditions": [{"type": kind, "status": status, "lastTransitionTime": "2024-03-01T12:00:05Z", **more}]
-    }
-
-
-def container(name: str = "build", **state: Any) -> dict[str, Any]:
-    kind = "containerStatuses" if name == "build" else "initContainerStatuses"
-    return {kind: [{"name": name, "containerID": "containerd://c1", "state": state}]}
-
-
-def ended(exit_code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
-    return {
-        "terminated": {
-            "exitCode": exit_code,
-            "reason": reason,
-            "message": message,
-            "startedAt": "2024-03-01T12:00:10Z",
-            "finishedAt": "2024-03-01T12:01:00Z",
-        }
     }
 
 
@@ -620,11 +585,16 @@ def test_kubectl_gets_along_with_the_fake(
     fake: FakeKubernetes, executor: EksExecutor, kubectl: Callable[..., str]
 ) -> None:
     executor.submit(BUILD)
-    assert kubectl("get", "jobs", "-l", adapter.SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
+    assert kubectl("get", "jobs", "-l", SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
     assert kubectl("get", "jobs", "-l", "slipway/attempt=9", "-o", "name") == ""
 
-    other = adapter.job_of(
-        make_claimed(number=2), EksSettings("lab"), insecure=True, queue_minutes=1, build_minutes=1
+    other = job_of(
+        make_claimed(number=2),
+        EksSettings("lab"),
+        plain_http=True,
+        has_login=False,
+        queue_minutes=1,
+        build_minutes=1,
     )
     name = other["metadata"]["name"]
     create = ("create", "--validate=false", "-f", "-")
@@ -635,4 +605,4 @@ def test_kubectl_gets_along_with_the_fake(
     assert "restartPolicy" in kubectl(*create, given=json.dumps(other))
     assert kubectl("delete", "job", name, "--wait=false").startswith("job.batch")
     assert jobs(fake) == [JOB]
-    assert executor.find(BUILD) == JOB
+    assert executor.find_handle(BUILD) == JOB

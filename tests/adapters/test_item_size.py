@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chalicelib.adapters import dynamodb
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.records import build_columns, encode_build, next_version
+from chalicelib.adapters.dynamodb.table import client
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Source, Status, StatusEntry
 from chalicelib.domain.build_request import MAX_TEXT, parse_request
@@ -28,11 +30,11 @@ ESCAPED = "\x01"  # six bytes in JSON
 
 
 @pytest.fixture
-def services(dynamodb_table: None) -> FakeServices:
+def services(dynamodb_table: Records) -> FakeServices:
     """The use cases on an emulated DynamoDB; everything else is a fake."""
     services = FakeServices()
-    services.store = dynamodb.DynamoBuildStore()  # type: ignore[assignment]
-    services.store.add_project(make_project())
+    services.use(dynamodb_table)
+    services.projects.add(make_project())
     return services
 
 
@@ -69,7 +71,7 @@ def largest_build() -> Build:
 
 def size_of(build: Build) -> int:
     """Names and values of all attributes, as DynamoDB counts an item; keys have less than 500 bytes."""
-    columns = {name: value for name, value in dynamodb._columns(build).items() if value is not None}
+    columns = {name: value for name, value in build_columns(build).items() if value is not None}
     return 500 + sum(len(name) + len(str(value).encode()) for name, value in columns.items())
 
 
@@ -89,13 +91,13 @@ def test_the_largest_record_takes_every_status_and_its_end(
     build = largest_build()
     for number in range(MAX_HISTORY - 2):
         build = lifecycle.advance(build, (Status.UNSCHEDULABLE, Status.WARNING)[number % 2], NOW, **fields)
-    services.store.add(make_project(), build, make_body(), None)
+    services.builds.add(make_project(), build, make_body(), None)
     sent: list[int] = []
 
     def note(params: dict[str, Any], **_: Any) -> None:
         sent.append(len(params["body"]))
 
-    events = dynamodb.client().meta.events
+    events = client().meta.events
     events.register("before-call.dynamodb.UpdateItem", note)
     try:
         ended = reports.report_status(services, ADA, build.key, {"status": "failed", **fields})
@@ -108,7 +110,7 @@ def test_the_largest_record_takes_every_status_and_its_end(
     assert len(msgspec.json.encode(ended.history)) <= 32 * 1024
     assert size_of(ended) < ITEM_BYTES / 3
     assert sent[0] < ITEM_BYTES * 3 / 4, "with two escapes of six bytes for each wide character"
-    assert services.store.get(build.key) == ended
+    assert services.builds.get(build.key) == ended
 
 
 def grown(build: Build, item_bytes: int) -> Build:
@@ -126,7 +128,7 @@ def test_a_change_makes_room_in_a_record_that_is_full() -> None:
     full = grown(largest_build(), ITEM_BYTES)
     assert size_of(full) > ITEM_BYTES - 5_000
 
-    written, _, _ = dynamodb._change(full)
+    written, _, _ = next_version(full)
 
     assert size_of(written) < ITEM_BYTES / 3
     assert [row.status for row in written.history] == [row.status for row in full.history]
@@ -136,10 +138,10 @@ def stored_before_the_bound(number: int, services: FakeServices) -> Build:
     """The emulator counts what a change replaces, so that a full record could never be changed there."""
     small = largest_build()
     small = replace(small, key=replace(small.key, id=number), look_at=after(60))
-    services.store.add(make_project(last_build_id=number - 1), small, make_body(), None)
+    services.builds.add(make_project(last_build_id=number - 1), small, make_body(), None)
     build = grown(small, 300_000)
-    dynamodb._build_item(build).save()
-    assert services.store.get(build.key) == build
+    encode_build(build).save()
+    assert services.builds.get(build.key) == build
     return build
 
 
@@ -164,4 +166,4 @@ def test_a_record_that_is_too_large_by_now_can_be_used_to_its_end(services: Fake
     assert builds.get(services, ADA, overdue.key).build.last_status is Status.FAILED
 
     cleanup.cleanup(services)
-    assert services.store.get(archived.key) is None
+    assert services.builds.get(archived.key) is None

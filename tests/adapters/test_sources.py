@@ -16,13 +16,13 @@ import botocore
 import pytest
 import urllib3
 
-from chalicelib.adapters.s3 import S3KeptLogs, S3Sources
+from chalicelib.adapters.s3 import S3LogArchive, S3Sources
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Source
 from chalicelib.errors import NoLog, NotFound
-from chalicelib.ports import KeptLogs, Offer, Sources
+from chalicelib.ports import LogArchive, Offer, Sources
 from tests.factories import NOW, make_build, make_project
-from tests.fakes import Clock, FakeKeptLogs, FakeSources
+from tests.fakes import Clock, FakeLogArchive, FakeSources
 
 LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
 
@@ -67,13 +67,13 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture(params=["fake", "S3"])
-def kept_logs(request: pytest.FixtureRequest) -> KeptLogs:
+def log_archive(request: pytest.FixtureRequest) -> LogArchive:
     if request.param == "fake":
-        return FakeKeptLogs()
+        return FakeLogArchive()
     request.getfixturevalue("on_aws")
     bucket = f"logs-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket)
-    return S3KeptLogs(bucket)
+    return S3LogArchive(bucket)
 
 
 def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
@@ -82,8 +82,8 @@ def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
 
     assert place.sources.open("ab").read() == b"packed"
     assert place.sources.listing("ab") == LISTING
-    assert place.sources.find("a") == "ab"
-    assert place.sources.find("b") is None
+    assert place.sources.find_archive("a") == "ab"
+    assert place.sources.find_archive("b") is None
 
 
 def test_what_was_not_kept_is_not_found(place: Place) -> None:
@@ -146,23 +146,23 @@ def test_archives_kept_before_a_time_are_stale_until_dropped(place: Place) -> No
         place.sources.open("ab1")
 
 
-def test_a_kept_log_is_read_by_bytes(kept_logs: KeptLogs) -> None:
+def test_a_kept_log_is_read_by_bytes(log_archive: LogArchive) -> None:
     build = make_build()
     with pytest.raises(NoLog):
-        kept_logs.read(build, 0, 10)
-    kept_logs.keep(build, io.BytesIO(b"older"))
-    kept_logs.keep(build, io.BytesIO("naïve".encode()))
-    assert kept_logs.read(build, 0, 100) == "naïve".encode()
-    assert kept_logs.read(build, 1, 2) == b"a\xc3"
-    assert kept_logs.url(build)
+        log_archive.read(build, 0, 10)
+    log_archive.store(build, io.BytesIO(b"older"))
+    log_archive.store(build, io.BytesIO("naïve".encode()))
+    assert log_archive.read(build, 0, 100) == "naïve".encode()
+    assert log_archive.read(build, 1, 2) == b"a\xc3"
+    assert log_archive.url(build)
 
 
 def test_links_work_without_credentials(on_aws: None) -> None:
     bucket = f"links-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket)
-    sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
+    sources, logs = S3Sources(bucket), S3LogArchive(bucket)
     sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
-    logs.keep(make_build(), io.BytesIO(b"a line\n"))
+    logs.store(make_build(), io.BytesIO(b"a line\n"))
 
     answer = urllib3.request("GET", logs.url(make_build()))
     assert (answer.data, answer.headers["Content-Type"]) == (b"a line\n", "text/plain; charset=utf-8")
@@ -191,7 +191,7 @@ def regions() -> dict[str, str]:
 
 def signed_links(bucket: str) -> list[str]:
     """One of every kind."""
-    sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
+    sources, logs = S3Sources(bucket), S3LogArchive(bucket)
     return [
         sources.url("ab"),
         *sources.links(make_build().uuid, ["Dockerfile", "code.tar.gz"]).values(),

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,10 +16,9 @@ from chalice.local import LambdaContext
 from app import app
 from chalicelib.domain.answer import MAX_ANSWER_BYTES
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build
-from tests.api.conftest import Api
+from tests.api.conftest import EVENTS, Api
 from tests.factories import KEY, after, make_body, make_build
 
-EVENTS = Path(__file__).parents[1] / "events"
 LINES = {
     "progress bars": "   ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 12.3/45.6 MB 9.9 MB/s eta 0:00:04",
     "Cyrillic": "Устанавливаются пакеты, это может занять некоторое время: подождите",
@@ -70,16 +68,16 @@ BUILD = "/api/v1/{owner}/{project}/builds/{build_id}"
 
 
 def add_build(api: Api, **changes: Any) -> Build:
-    project = api.services.store.project("ada", "vision")
+    project = api.services.projects.get("ada", "vision")
     assert project is not None
     build = make_build(number=project.last_build_id + 1, **changes)
-    return api.services.store.add(project, build, make_body(), None)
+    return api.services.builds.add(project, build, make_body(), None)
 
 
 def keep(api: Api, text: str) -> Build:
     """A build with this log, kept."""
     build = add_build(api, kept_log_bytes=len(text.encode()))
-    api.services.kept_logs.keep(build, io.BytesIO(text.encode()))
+    api.services.log_archive.store(build, io.BytesIO(text.encode()))
     return build
 
 
@@ -117,7 +115,7 @@ def test_a_kept_log_that_is_too_long_only_when_encoded_is_fetched_elsewhere(api:
     assert len(text.encode()) < api.services.settings.max_answer_bytes
 
     answer = get(BUILD + "/logs")
-    assert (answer.status, answer.headers["Location"]) == (302, api.services.kept_logs.url(build))
+    assert (answer.status, answer.headers["Location"]) == (302, api.services.log_archive.url(build))
 
 
 # Lists
@@ -147,7 +145,7 @@ def test_lists_that_leave_out_rows_are_shortened_without_repeating_any(api: Api,
     api.services.settings = replace(api.services.settings, max_answer_bytes=3_000)
     for number in range(20):
         build = add_build(api, description="x" * 200, deleted_at=None if number % 3 else after(0))
-        api.services.store.bookmark("ada", build.key, after(number))
+        api.services.bookmarks.add("ada", build.key, after(number))
 
     ids: list[int] = []
     query = "limit=20"
@@ -176,7 +174,7 @@ def test_a_build_with_the_largest_texts_can_be_sent(api: Api, get: Get) -> None:
     body = replace(body, reported_dockerfile="\x01" * MAX_DOCKERFILE_BYTES)
     assert not body.is_too_large
     add_build(api)
-    api.services.store.bodies[KEY] = body
+    api.services.records.bodies[KEY] = body
 
     answer = get(BUILD)
     assert (answer.status, answer.size < MAX_ANSWER_BYTES) == (200, True)
@@ -186,7 +184,7 @@ def test_what_cannot_be_sent_is_an_error_that_says_so(
     api: Api, get: Get, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_build(api)
-    api.services.store.bodies[KEY] = make_body(dockerfile="\x01" * 1_000_000)
+    api.services.records.bodies[KEY] = make_body(dockerfile="\x01" * 1_000_000)
 
     answer = get(BUILD)
     assert (answer.status, json.loads(answer.body)) == (

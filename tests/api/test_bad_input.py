@@ -219,13 +219,13 @@ def test_no_page_has_more_than_500_rows_and_no_store_is_asked_for_more(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    page = api.services.store.page
+    page = api.services.builds.list_builds
 
     def noted(project: Project, offset: int, limit: int) -> Sequence[Build]:
         asked.append(limit)
         return page(project, offset, limit)
 
-    monkeypatch.setattr(api.services.store, "page", noted)
+    monkeypatch.setattr(api.services.builds, "list_builds", noted)
     for limit in ("500", "501", "100000", "9" * 12, "9" * 13, "0", "-1", "x"):
         api.ok("GET", f"{BUILDS}?limit={limit}")
     assert asked == [500, 500, 500, 500, 20, 20, 20, 20]
@@ -254,6 +254,6 @@ def test_a_body_that_the_gateway_encoded(api: Api) -> None:
     answer = app(recorded, LambdaContext("api", 256, 28_000))
 
     assert (answer["statusCode"], answer["body"]) == (200, "")
-    project = api.services.store.project("ada", "vision")
+    project = api.services.projects.get("ada", "vision")
     assert project is not None
     assert project.code is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def answer_to(api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> An
         raise error
 
     monkeypatch.setattr(projects, "open_project", fail)
-    return api("GET", "/ada/vision")
+    return replace(api, is_described=False)("GET", "/ada/vision")
 
 
 def test_every_error_of_ours_is_in_the_table() -> None:

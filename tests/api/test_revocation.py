@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from chalicelib.adapters.dynamodb import DynamoAccounts
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.domain.build import Token, token_sha256
 from tests.api.conftest import Api
 from tests.factories import NOW, after, make_user
 
 
 @pytest.fixture
-def processes(api: Api, dynamodb_table: None) -> list[DynamoAccounts]:
+def processes(api: Api, dynamodb_table: Records) -> list[DynamoAccounts]:
     """Both know the superuser root and eve, who is one as well; each one's token is the own name."""
     processes = [DynamoAccounts(remember_seconds=3600) for _ in range(2)]
     for name in ("root", "eve", "ada"):

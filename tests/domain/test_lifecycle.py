@@ -238,9 +238,10 @@ def test_a_claim_is_a_new_attempt_that_shows_the_former_log_until_it_has_its_own
 
 
 def test_a_released_build_waits_unclaimed() -> None:
-    released = lifecycle.release(make_claimed(), after(30), "no slot is free")
+    released = lifecycle.release(make_claimed(created_at=after(-9)), "no slot is free")
 
-    assert (released.submitting_at, released.look_at) == (None, after(30))
+    assert released.is_waiting
+    assert (released.submitting_at, released.look_at) == (None, after(-9)), "its place in the line"
 
 
 def test_a_submitted_build_is_scheduled() -> None:
@@ -471,12 +472,18 @@ def test_a_final_status_never_changes(
 
 
 NOT_ENDED = "The build did not end within 90 minutes of being started."
-QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
+WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minutes=30)
 
 
 @pytest.mark.parametrize(
     ("build", "minutes", "reason"),
     [
+        (make_build(waiting_reason="no slot is free"), 600, None),
+        (
+            make_build(waiting_reason="no slot is free"),
+            601,
+            "The build's turn did not come within 600 minutes.",
+        ),
         (make_build(), 70, None),
         (make_build(), 71, "The build could not be started within 60 minutes."),
         (make_claimed(), 71, "The build could not be started within 60 minutes."),
@@ -494,6 +501,8 @@ QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
         ),
     ],
     ids=[
+        "waiting for its turn",
+        "its turn never came",
         "waiting",
         "never started",
         "claimed and never started",
@@ -504,7 +513,9 @@ QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
     ],
 )
 def test_when_to_give_up(build: Build, minutes: float, reason: str | None) -> None:
-    assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), QUEUE, RUN) == reason
+    assert (
+        lifecycle.overdue(build, NOW + timedelta(minutes=minutes), wait=WAIT, queue=QUEUE, run=RUN) == reason
+    )
 
 
 def test_a_stage_of_many_phases_begins_with_the_first() -> None:

@@ -10,9 +10,10 @@ from typing import get_args
 
 import pytest
 
-from infra.local import registry
-from infra.local.engines import Engine, EngineName, logged_in, running_engine
-from infra.local.registry import Registry
+from infra.local.machine import registry
+from infra.local.machine.engine import Engine, EngineName
+from infra.local.machine.engines import logged_in, running_engine
+from infra.local.machine.registry import Registry
 from tests.required_engines import skipped_without
 
 

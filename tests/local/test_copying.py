@@ -9,10 +9,10 @@ import pytest
 import urllib3
 
 from infra.aws.bootstrap import copying_buildspec
-from infra.local import buildspec
-from infra.local.buildspec import Ended, Phase
-from infra.local.engines import Engine
-from infra.local.registry import Registry
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.buildspec import Ended, Phase
+from infra.local.machine.engine import Engine
+from infra.local.machine.registry import Registry
 
 pytestmark = pytest.mark.engine
 INDEX = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"

@@ -1,4 +1,4 @@
-"""Engines, for real: the buildspec's own commands, and what is left when a build is killed."""
+"""Engines, for real: the step that builds and pushes, and what is left when a build is killed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import yaml
 
-from chalicelib.adapters.registry import PlainRegistry
-from infra.local import engines
-from infra.local.engines import (
-    Engine,
-    EngineName,
-    NoEngine,
+from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.steps import step
+from infra.local.machine import engines
+from infra.local.machine.engine import Engine, EngineName, NoEngine
+from infra.local.machine.engines import (
     find_engine,
     install_missing,
     logged_in,
     private_docker,
 )
-from infra.local.python_image import python_image
-from infra.local.registry import Registry
+from infra.local.machine.python_image import python_image
+from infra.local.machine.registry import Registry
 
-BUILDSPEC = Path(__file__).parents[2] / "chalicelib/adapters/buildspec.yml"
 PATIENCE_SECONDS = 60
 
 
@@ -41,10 +38,9 @@ def base(engine: Engine, state: Path) -> str:
 
 
 def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[str]:
-    """Runs the buildspec's build phase as CodeBuild does, in a process group of its own."""
-    (command,) = yaml.safe_load(BUILDSPEC.read_text())["phases"]["build"]["commands"]
+    """Runs the step that builds as CodeBuild does, in a process group of its own."""
     return subprocess.Popen(
-        ["bash", "-c", command],
+        ["bash", "-c", step("build_and_push")],
         cwd=folder,
         env={
             **{name: os.environ[name] for name in ("PATH", "HOME")},
@@ -106,14 +102,14 @@ def gate(base: str, tmp_path: Path) -> Iterator[Gate]:
 
 
 @pytest.mark.engine
-def test_the_buildspec_builds_and_pushes(engine: Engine, images: Registry, base: str, tmp_path: Path) -> None:
+def test_the_step_builds_and_pushes(engine: Engine, images: Registry, base: str, tmp_path: Path) -> None:
     image = f"{images.host}/ann/hello:1"
     (tmp_path / "Dockerfile").write_text(f"FROM {base}\nRUN echo ahoy > /greeting\n")
 
     output = finish(start_build(engine, image, tmp_path))
 
     assert "echo ahoy" in output
-    digest = PlainRegistry(images.login).digest(image)
+    digest = HttpRegistry("http", FixedLogin(images.login)).digest(image)
     assert digest is not None and digest.startswith("sha256:")
     assert engine.run_in_image(image, ["cat", "/greeting"]) == "ahoy\n"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from infra.local import registry
-from infra.local.engines import Engine, NoEngine
-from infra.local.registry import Registry
+from infra.local.machine import registry
+from infra.local.machine.engine import Engine, NoEngine
+from infra.local.machine.registry import Registry
 
 pytestmark = pytest.mark.engine
 BUILDAH = Engine("buildah", {})

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from infra.local import registry_proxy
-from infra.local.registry_proxy import Proxy, everything
+from infra.local.machine import registry_proxy
+from infra.local.machine.registry_proxy import Proxy, everything
 
 LOGIN, READER = "AWS:secret", "reader:other"
 BLOB = "/v2/ann/app/blobs/uploads/7?digest=sha256:00"

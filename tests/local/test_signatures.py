@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 
 from infra.local import signatures
 from infra.local.aws import REGION
-from infra.local.codebuild import CodeBuild
+from infra.local.codebuild.api import CodeBuild
 
 pytestmark = pytest.mark.usefixtures("on_aws")
 

@@ -18,7 +18,7 @@ import boto3
 import pytest
 import urllib3
 
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import processes, unique_sleep, wait_until
 
 pytestmark = pytest.mark.engine

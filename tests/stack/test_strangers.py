@@ -17,7 +17,7 @@ import pytest
 import urllib3
 
 from infra.local import aws
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.factories import make_archive
 from tests.stack.conftest import PROJECT, Client, serving
 

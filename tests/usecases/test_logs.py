@@ -21,7 +21,7 @@ from chalicelib.ports import LogLine
 from chalicelib.usecases import builds, execution, logs, upkeep
 from tests.factories import SETTINGS, make_build, make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import Create, tick
+from tests.usecases.conftest import Create, stored, tick
 
 ADA = make_user()
 
@@ -29,17 +29,11 @@ ADA = make_user()
 def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
     """The build has failed with this log."""
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.write(f"logs:{run.handle}", *texts, at=services.now())
-    services.executor.end(run, Outcome.FAILED, "no")
+    services.codebuild.end(run, Outcome.FAILED, "no")
     execution.observe(services, CODEBUILD, [run.handle])
     return stored(services, key)
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
-    assert build is not None
-    return build
 
 
 def test_before_anything_is_logged_there_is_no_log(services: FakeServices, create: Create) -> None:
@@ -68,7 +62,7 @@ def test_without_the_mark_it_is_kept_after_two_quiet_minutes(services: FakeServi
         services.clock.forward(seconds=61)
         tick(services)
 
-    assert services.kept_logs.texts == {stored(services, key).uuid: "2024-03-01 12:00:00 UTC -- one\n"}
+    assert services.log_archive.texts == {stored(services, key).uuid: "2024-03-01 12:00:00 UTC -- one\n"}
 
 
 def test_a_mark_with_another_nonce_is_a_line_like_others(services: FakeServices, create: Create) -> None:
@@ -84,7 +78,7 @@ def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: 
     services.clock.forward(minutes=5)
     upkeep.reconcile(services)
 
-    assert services.kept_logs.texts == {}
+    assert services.log_archive.texts == {}
     assert stored(services, key).look_at is None
 
 
@@ -135,16 +129,16 @@ def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
 @example(["x" + "🚢" * 60], False)
 def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -> None:
     services = FakeServices(replace(SETTINGS, max_answer_bytes=150))
-    services.store.add_project(make_project())
-    project = services.store.project("ada", "vision")
+    services.projects.add(make_project())
+    project = services.projects.get("ada", "vision")
     assert project is not None
     build = make_build(log="logs:x")
-    services.store.add(project, build, BuildBody(), None)
+    services.builds.add(project, build, BuildBody(), None)
     services.logs.write("logs:x", *texts)
     whole = logs.render(services.logs.lines("logs:x"), build.nonce)
     if is_kept:
-        services.kept_logs.keep(build, io.BytesIO(whole.encode()))
-        services.store.save(replace(build, kept_log_bytes=len(whole.encode())))
+        services.log_archive.store(build, io.BytesIO(whole.encode()))
+        services.builds.save(replace(build, kept_log_bytes=len(whole.encode())))
 
     parts: list[bytes] = []
     cursor: int | None = 0
@@ -166,7 +160,7 @@ def test_a_log_beyond_what_is_kept_is_cut_with_a_mark(
     services.clock.now += timedelta(minutes=5)
     tick(services)
 
-    (text,) = services.kept_logs.texts.values()
+    (text,) = services.log_archive.texts.values()
     assert text.endswith("… cut here: the log goes on, and at most 100 bytes are kept.\n")
 
 
@@ -182,7 +176,7 @@ def test_what_a_log_holds_in_memory_does_not_grow_with_it(services: FakeServices
             yield from page  # 40 MB in all
 
     services.logs.lines = lines  # type: ignore[method-assign]
-    services.kept_logs.keep = lambda build, text: None  # type: ignore[method-assign]
+    services.log_archive.store = lambda build, text: None  # type: ignore[method-assign]
     tracemalloc.start()
     logs.read(services, ADA, key)
     logs.keep(services, key)
@@ -193,7 +187,7 @@ def test_what_a_log_holds_in_memory_does_not_grow_with_it(services: FakeServices
     assert peak < 32_000_000  # a page is 6 MB, and the log 41 MB
 
 
-@pytest.mark.parametrize("trouble", ["logs", "kept_logs"])
+@pytest.mark.parametrize("trouble", ["logs", "log_archive"])
 def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
     services: FakeServices, create: Create, trouble: str
 ) -> None:
@@ -203,7 +197,7 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
     if trouble == "logs":
         services.logs.fails_after_lines = 1
     else:
-        services.kept_logs.is_down = True
+        services.log_archive.is_down = True
     with pytest.raises(Unavailable):
         logs.keep(services, key)
     assert stored(services, key).look_at is not None
@@ -212,7 +206,7 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
 
     assert stored(services, key).look_at is None
     if trouble == "logs":
-        (text,) = services.kept_logs.texts.values()
+        (text,) = services.log_archive.texts.values()
         assert text == (
             "2024-03-01 12:00:00 UTC -- one\n… cut here: the rest of the log could not be read.\n"
         )
@@ -223,8 +217,8 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
 def test_a_log_that_grew_while_it_was_kept_is_kept_once_more(services: FakeServices, create: Create) -> None:
     key = create()
     ended(services, key, "one", f"slipway-end {stored(services, key).nonce}")
-    services.store.before_write.append(
-        lambda: services.store.save(replace(stored(services, key), look_at=services.now()))
+    services.records.before_write.append(
+        lambda: services.builds.save(replace(stored(services, key), look_at=services.now()))
     )
 
     logs.keep(services, key)

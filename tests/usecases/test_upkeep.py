@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
-    assert build is not None
-    return build
+from tests.usecases.conftest import Create, stored
 
 
 def test_a_build_whose_message_got_lost_is_started(services: FakeServices, create: Create) -> None:
@@ -37,7 +31,7 @@ def test_a_build_whose_last_event_got_lost_is_ended(services: FakeServices, crea
     key = create()
     execution.attend(services, key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(services.executor.run_of(key), Outcome.SUCCEEDED)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
 
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
@@ -60,7 +54,7 @@ def test_a_build_that_goes_on_is_looked_at_again_later(services: FakeServices, c
 def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    services.executor.forget(services.executor.run_of(key))
+    services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -75,7 +69,7 @@ def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(
     key = create()
     execution.attend(services, key)
     services.registry.push(stored(services, key).image)
-    services.executor.forget(services.executor.run_of(key))
+    services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -87,12 +81,12 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    handle = services.executor.run_of(key).handle
+    handle = services.codebuild.run_of(key).handle
     services.clock.forward(minutes=131)
     upkeep.reconcile(services)
 
     build = stored(services, key)
-    assert services.executor.stopped == [handle]
+    assert services.codebuild.stopped == [handle]
     assert build.last_status is Status.FAILED
     assert build.history[-1].message == "The build did not end within 120 minutes of being started."
 
@@ -103,14 +97,14 @@ def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices
     upkeep.reconcile(services)
 
     build = stored(services, key)
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     assert build.last_status is Status.FAILED
     assert build.history[-1].message == "The build could not be started within 60 minutes."
 
 
 def test_trouble_with_one_build_does_not_keep_others_waiting(services: FakeServices, create: Create) -> None:
     troubled, other = create(), create()
-    services.executor.fail_next.append(Unavailable("CodeBuild did not answer."))
+    services.codebuild.fail_next.append(Unavailable("CodeBuild did not answer."))
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -147,8 +141,8 @@ def test_a_build_that_ends_every_tick_keeps_no_other_waiting(
     if state == "stopping":
         builds.stop(services, make_user(), deadly)
     if state == "ended":
-        services.executor.end(services.executor.run_of(deadly), Outcome.FAILED, "no", says_why=True)
-        execution.observe(services, CODEBUILD, [services.executor.run_of(deadly).handle])
+        services.codebuild.end(services.codebuild.run_of(deadly), Outcome.FAILED, "no", has_own_reason=True)
+        execution.observe(services, CODEBUILD, [services.codebuild.run_of(deadly).handle])
     services.queue.take()
     dies_for(services, deadly)
 
@@ -179,8 +173,8 @@ def dies_for(services: FakeServices, deadly: BuildKey) -> None:
         return called
 
     for port, names in {
-        services.store: ("get", "save", "body"),
-        services.executor: ("submit", "find", "observe", "stop"),
+        services.builds: ("get", "save", "body"),
+        services.codebuild: ("submit", "find_handle", "observe", "stop"),
         services.log_queue: ("announce",),
         services.logs: ("lines", "tail"),
     }.items():
@@ -193,7 +187,7 @@ def test_any_exception_of_one_build_stays_with_it(
     services: FakeServices, create: Create, trouble: Exception
 ) -> None:
     troubled, other = create(), create()
-    services.executor.fail_next.append(trouble)
+    services.codebuild.fail_next.append(trouble)
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -207,10 +201,10 @@ def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
     keys = [create() for _ in range(3)]
     for key in keys:
         execution.attend(services, key)
-    odd = services.executor.run_of(keys[1])
+    odd = services.codebuild.run_of(keys[1])
     odd.observation = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     for key in (keys[0], keys[2]):
-        services.executor.end(services.executor.run_of(key), Outcome.FAILED, "no", says_why=True)
+        services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no", has_own_reason=True)
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -225,7 +219,7 @@ def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(
         create()
     services.clock.forward(seconds=1)
     last = create()
-    services.executor.fail_next.extend([Unavailable("no")] * upkeep.MAX_BUILDS)
+    services.codebuild.fail_next.extend([Unavailable("no")] * upkeep.MAX_BUILDS)
     services.clock.forward(minutes=6)
 
     upkeep.reconcile(services)
@@ -239,7 +233,7 @@ def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServic
     key = create()
     execution.attend(services, key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(services.executor.run_of(key), Outcome.SUCCEEDED)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
     services.clock.forward(minutes=300)
 
     upkeep.reconcile(services)
@@ -251,17 +245,17 @@ def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    services.executor.dies_after_start = True
+    services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(services.executor.run_of(key), Outcome.SUCCEEDED)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
     services.clock.forward(minutes=300)
 
     upkeep.reconcile(services)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
 
 
 def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Create) -> None:
@@ -269,8 +263,12 @@ def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Cr
         execution.attend(services, key)
     services.clock.forward(minutes=6)
     calls: list[str] = []
-    for name in ("get", "project", "save", "due", "lease", "body", "open"):
-        setattr(services.store, name, counted(calls, name, getattr(services.store, name)))
+    for port, names in {
+        services.builds: ("get", "save", "due", "lease", "body", "open"),
+        services.projects: ("get", "save"),
+    }.items():
+        for name in names:
+            setattr(port, name, counted(calls, name, getattr(port, name)))
 
     upkeep.reconcile(services)
 

@@ -29,6 +29,7 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
     steps = {str(path.relative_to(ROOT)) for path in (ROOT / "chalicelib/adapters/steps").glob("*.sh")}
     assert len(steps) >= 5 and steps <= names
     assert not [name for name in names if name.startswith(("tests/", "infra/", "boto3/data/"))]
+    assert not [name for name in names if name.lower().endswith(".md")]
 
 
 def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> None:

@@ -42,6 +42,4 @@ def test_at_most_one_index_is_new_and_the_others_are_as_they_were(written: Any) 
     now, before = indexes(written["Resources"]["Table"]), indexes(DEPLOYED["Table"])
     assert {name: now.get(name) for name in before} == before
     assert len(now) <= len(before) + 1
-    assert (
-        "LocalSecondaryIndexes" not in written["Resources"]["Table"]["Properties"]
-    )
+    assert "LocalSecondaryIndexes" not in written["Resources"]["Table"]["Properties"]

@@ -23,6 +23,7 @@ from chalice.test import Client as ChaliceClient
 
 from app import app
 from infra.local.stack import TABLE, stack
+from tests.factories import make_archive
 
 FIXTURE = Path(__file__).parents[1] / "adapters" / "fixtures" / "items-45232c2.json"
 EVENTS = Path(__file__).parents[1] / "events"
@@ -59,8 +60,9 @@ class Upgraded:
     def until_stopped(self, build: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self("GET", build)["last_status"] != "stopped":
+            scheduled("reconcile")
             assert time.monotonic() < deadline, self("GET", f"{build}/statuses")
-            time.sleep(0.1)
+            time.sleep(0.2)
 
 
 @pytest.fixture
@@ -164,6 +166,12 @@ def test_lists_users_tokens_and_bookmarks_are_read(upgraded: Upgraded) -> None:
 
 
 def test_a_repeated_request_finds_what_the_old_version_made(upgraded: Upgraded) -> None:
+    urllib3.request(  # the file of the project's code, which is in the bucket and not in the table
+        "PUT",
+        f"{upgraded.url}/api/v1/ada/vision/repo/upload",
+        body=make_archive({"train.py": "print(1)\n", "requirements.txt": "flask\n"}),
+        headers={"Authorization": "token ada", "Content-Type": "application/gzip"},
+    )
     fields = {"content": "{version: 1, kind: build, image: busybox}"}
     again = upgraded("POST", "/ada/vision/builds", fields, **{"Idempotency-Key": "night-1"})
     assert f"/ada/vision/builds/{again['id']}" == upgraded.builds["asked once"]

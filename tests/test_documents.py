@@ -218,7 +218,8 @@ def settings_table() -> str:
         for each in fields(kind):
             if each.name == "eks":
                 continue
-            default = "required" if each.default is MISSING and each.default_factory is MISSING else ""
+            is_required = each.default is MISSING and each.default_factory is MISSING
+            default = "required" if is_required and not prefix else ""
             if each.default not in (MISSING, ""):
                 default = f"`{each.default}`" if each.default != () else ""
             meta = get_args(hints[each.name])[1]

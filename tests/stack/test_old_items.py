@@ -25,6 +25,7 @@ from app import app
 from infra.local.stack import TABLE, stack
 from tests.factories import make_archive
 
+pytestmark = pytest.mark.slow
 FIXTURE = Path(__file__).parents[1] / "adapters" / "fixtures" / "items-45232c2.json"
 EVENTS = Path(__file__).parents[1] / "events"
 # All that the fixture must have: a new kind of item is added to it, none is removed.

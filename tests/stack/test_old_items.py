@@ -67,14 +67,15 @@ class Upgraded:
 
 
 @pytest.fixture
-def upgraded(tmp_path: Path) -> Iterator[Upgraded]:
+def upgraded(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Upgraded]:
     written = json.loads(FIXTURE.read_text())
     engine: Any = SimpleNamespace(environment={"SLIPWAY_ENGINE": "none"}, clean_up=lambda *_: None)
     never: dict[str, Any] = {"reconcile_every_seconds": 3600, "clean_up_every_seconds": 3600}
     with empty_registry() as registry, stack(engine, registry, tmp_path, **never) as on:
         client = boto3.client("dynamodb")
         items = json.loads(json.dumps(written["items"]).replace("registry.test:5000", registry))
-        for item in moved(items, datetime.now(UTC) - datetime.fromisoformat(written["now"])):
+        end = datetime.now(UTC) - timedelta(hours=getattr(request, "param", 0))
+        for item in moved(items, end - datetime.fromisoformat(written["now"])):
             client.put_item(TableName=TABLE, Item=item)
         paths = {name: build["key"] for name, build in written["builds"].items()}
         yield Upgraded(
@@ -202,11 +203,12 @@ def test_builds_are_archived_and_restored(upgraded: Upgraded) -> None:
     assert upgraded("GET", "/ada/archived-lately/builds")["count"] == 1
 
 
+@pytest.mark.parametrize("upgraded", [2], indirect=True)  # hours: a purge waits for an hour
 def test_the_cleanup_purges_what_was_deleted_or_archived_long_ago(upgraded: Upgraded) -> None:
     scheduled("reconcile")  # the deleted build that runs is stopped first
     deadline = time.monotonic() + PATIENCE_SECONDS
     while scheduled("clean_up") and "deleted while it runs" in left(upgraded):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, left(upgraded)
         time.sleep(0.2)
         scheduled("reconcile")
     purged = {"deleted", "deleted while it runs", "archived long ago"}

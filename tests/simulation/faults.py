@@ -1,0 +1,91 @@
+"""What goes wrong, decided by the seed alone.
+
+Each decision has a key that says where it is made ("reconcile 3 call 7"), and what is drawn there depends on
+the seed and that key only. So a story stays the same elsewhere when one fault or one request is left out:
+that is what makes it possible to shrink one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Of one call to a port."""
+
+    REFUSED = "fails, nothing done"
+    LOST = "done, but the answer is lost"
+    ENDS_BEFORE = "the function ends before the call"
+    ENDS_AFTER = "the function ends after the call"
+    SLOW = "takes long"
+    SLOW_LOST = "done, times out"
+    BUSY = "is told to wait"
+    NEVER = "is refused for good"
+    OWN_CONFLICT = "done, a retry inside the SDK sees a conflict"
+    LAG = "reads what was there some seconds ago"
+
+
+COMMON = (Fault.REFUSED, Fault.LOST, Fault.ENDS_BEFORE, Fault.ENDS_AFTER, Fault.SLOW, Fault.SLOW_LOST)
+
+
+class Chance:
+    """Numbers from 0 to 1 by key."""
+
+    def __init__(self, seed: int) -> None:
+        self._key = str(seed).encode()
+
+    def numbers(self, key: str) -> tuple[float, float, float, float]:
+        digest = hashlib.blake2b(key.encode(), digest_size=16, key=self._key).digest()
+        whole = int.from_bytes(digest, "big")
+        part = 0xFFFFFFFF
+        return (
+            (whole >> 96) / (part + 1),
+            (whole >> 64 & part) / (part + 1),
+            (whole >> 32 & part) / (part + 1),
+            (whole & part) / (part + 1),
+        )
+
+    def number(self, key: str) -> float:
+        return self.numbers(key)[0]
+
+    def between(self, key: str, low: float, high: float) -> float:
+        return low + (high - low) * self.number(key)
+
+    def pick(self, key: str, *choices: float) -> float:
+        return choices[int(self.number(key) * len(choices))]
+
+    def hexadecimal(self, key: str) -> str:
+        return hashlib.blake2b(key.encode(), digest_size=16, key=self._key).hexdigest()
+
+
+@dataclass
+class Faults:
+    """Which faults happen: each with its probability, or exactly those whose keys are in `only`."""
+
+    chance: Chance
+    rate: float
+    only: Collection[str] | None = None
+    is_over: bool = False  # everything heals
+    fired: list[str] = field(default_factory=list)
+
+    def happens(self, key: str, weight: float = 1.0) -> bool:
+        """Whether the fault of that key happens. `weight` makes it more or less likely than the others."""
+        return not self.is_over and self._fires(key, self.chance.number(key), self.rate * weight)
+
+    def of_call(self, key: str, special: Sequence[Fault], spared: bool) -> tuple[Fault | None, float, float]:
+        """What goes wrong with a call, how long it takes in seconds, and one more number from 0 to 1."""
+        first, which, latency, more = self.chance.numbers(key)
+        seconds = 0.005 + 0.08 * latency * latency
+        if self.is_over or spared or not self._fires(key, first, self.rate):
+            return None, seconds, more
+        kinds = (*COMMON, *special, *special)
+        return kinds[int(which * len(kinds))], seconds, more
+
+    def _fires(self, key: str, number: float, probability: float) -> bool:
+        fires = number < probability if self.only is None else key in self.only
+        if fires:
+            self.fired.append(key)
+        return fires

@@ -352,8 +352,8 @@ class FakeKeptLogs:
 
 
 class FakeSources:
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, kept_logs: FakeKeptLogs | None = None) -> None:
+        self._clock, self._kept_logs = clock, kept_logs or FakeKeptLogs()
         self.kept_at: dict[str, datetime] = {}
         self.archives: dict[str, tuple[bytes, Listing]] = {}
         self.staged: dict[str, tuple[str | None, bytes | None]] = {}  # build uuid -> Dockerfile, code
@@ -397,6 +397,7 @@ class FakeSources:
 
     def discard(self, build: Build) -> None:
         self.staged.pop(build.uuid, None)
+        self._kept_logs.texts.pop(build.uuid, None)
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         old = sorted(sha256 for sha256, at in self.kept_at.items() if at < before)
@@ -582,8 +583,8 @@ class FakeServices:
         self.accounts = FakeAccounts()
         self.queue = FakeBuildQueue()
         self.dead_letters = FakeDeadLetters()
-        self.sources = FakeSources(self.clock)
         self.kept_logs = FakeKeptLogs()
+        self.sources = FakeSources(self.clock, self.kept_logs)
         self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
         self.eks = FakeExecutor(self.clock, self.sources, tells=False)
         self.executors = {CODEBUILD: self.executor, EKS: self.eks}

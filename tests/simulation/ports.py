@@ -76,19 +76,17 @@ class Calls:
         promised = promises(method)
         key = f"{caller.name} call {caller.calls}"
         fault, seconds, number = self._faults.of_call(key, promised, caller.is_spared)
-        told = "" if fault is None else f" !! {fault}"
+        if self._tell is None:
+            return self._make(caller, fault, seconds, number, real, method, args, more)
+        given = ", ".join([*map(shown, args), *(f"{name}={shown(each)}" for name, each in more.items())])
+        told = f"{port}.{method}({given})" + ("" if fault is None else f" !! {fault}")
         try:
             result = self._make(caller, fault, seconds, number, real, method, args, more)
         except BaseException as error:
-            told = f"{told} -> {type(error).__name__} {error}".rstrip()
+            self._tell(caller.name, f"{told} -> {type(error).__name__} {error}".rstrip())
             raise
-        else:
-            told = f" -> {shown(result)}{told}"
-            return result
-        finally:
-            if self._tell:
-                given = ", ".join([*map(shown, args), *(f"{name}={shown(each)}" for name, each in more.items())])
-                self._tell(caller.name, f"{port}.{method}({given}){told}")
+        self._tell(caller.name, f"{told} -> {shown(result)}")
+        return result
 
     def _make(
         self,
@@ -112,14 +110,14 @@ class Calls:
                 raise Busy("Wait.")
             case Fault.NEVER:
                 raise ExecutorRefused("This will never run.")
-        past = self._past.setdefault(id(real), Past(real))
+        past = self._past.get(id(real)) or self._past.setdefault(id(real), Past(real))
         try:
             if fault is Fault.LAG:
                 since = self._scheduler.seconds - number * MAX_LAG_SECONDS
                 return getattr(past.at(since), method)(*args, **more)
             result = getattr(real, method)(*args, **more)
         finally:
-            if past.note(self._scheduler.seconds):
+            if past.is_read_late and past.note(self._scheduler.seconds):
                 self._look()
             caller.pause(seconds / 2 + (late if fault in (Fault.SLOW, Fault.SLOW_LOST) else 0))
             if fault is Fault.ENDS_AFTER:
@@ -136,6 +134,7 @@ class Past:
 
     def __init__(self, real: Any) -> None:
         self._real = real
+        self.is_read_late = any(Fault.LAG in promises(method) for method in vars(type(real)))
         self._states: deque[tuple[float, dict[str, Any]]] = deque([(0.0, self._state())])
 
     def note(self, seconds: float) -> bool:

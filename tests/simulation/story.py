@@ -222,7 +222,9 @@ def made(world: World, about: str) -> BuildKey | None:
 def _of_build(do: Callable[[World, Request, BuildKey], Any]) -> Callable[[World, Request], Any]:
     def work(world: World, request: Request) -> Any:
         key = made(world, request.about)
-        return do(world, request, key) if key else None
+        if key is None:
+            raise NotFound
+        return do(world, request, key)
 
     return work
 

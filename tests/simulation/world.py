@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from chalice.local import LambdaContext
-
 import app as entry
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Project, Token
 from chalicelib.domain.lifecycle import Outcome, Status
@@ -24,7 +22,7 @@ from chalicelib.settings import EksSettings
 from tests.factories import DIGEST, SETTINGS, after, make_user
 from tests.fakes import Clock, FakeBuildQueue, FakeExecutor, FakeServices, FakeSources, Run
 from tests.simulation.faults import Chance, Faults
-from tests.simulation.ports import Calls, SeenThroughFaults, Tell
+from tests.simulation.ports import MAX_LAG_SECONDS, Calls, SeenThroughFaults, Tell
 from tests.simulation.scheduler import Ended, Function, Scheduler, current
 
 LIMIT_SECONDS = {"dispatch": 60, "on_request": 60, "on_codebuild_event": 60, "reconcile": 120, "clean_up": 240}
@@ -33,6 +31,7 @@ QUEUE_MINUTES = RUN_MINUTES = 20  # of a build, as the executor and the service 
 TOKEN_SECONDS = 300  # so long the executor knows what it was asked
 VISIBILITY_SECONDS, RECEIVES, SPARED_AFTER = 360, 5, 3
 DAY = 24 * 3600
+MINUTE = timedelta(minutes=1)
 
 
 SCHEDULE: dict[str, Any] = {
@@ -264,6 +263,7 @@ class World:
         vars(self.services.sources)["drop"] = self._dropped
         self.calls = Calls(self.scheduler, self.faults, self.look, self.tell if self.is_traced else None)
         self.seen = SeenThroughFaults(self.services, self.calls)
+        self._changed_at = 0.0
         self._builds: dict[BuildKey, Build] = {}
         self._places: dict[tuple[str, str], Project] = {}
         for name in ("ada", "robot", "bob"):
@@ -276,10 +276,8 @@ class World:
         self, name: str, function: str, event: Mapping[str, Any], settle: Callable[[Function], None]
     ) -> Function:
         """A Lambda function with an event."""
-        context = LambdaContext(function, 256, 60_000)
-        return self.go(
-            name, lambda: entry.app.handler_map[function](event, context), LIMIT_SECONDS[function], settle
-        )
+        handler = entry.app.handler_map[function]
+        return self.go(name, lambda: handler(event, None), LIMIT_SECONDS[function], settle)
 
     def go(
         self, name: str, work: Callable[[], Any], limit_seconds: float, settle: Callable[[Function], None]
@@ -324,7 +322,19 @@ class World:
             self.scheduler.at(seconds, lambda: self._schedule(function, f"{name} (again)"))
 
     def _schedule(self, function: str, name: str) -> None:
+        if self._finds_nothing(function) and self.chance.number(f"{name} is idle") < 0.9:
+            return  # most ticks are: they cost time and show nothing
         self.start(name, function, self.schedule, lambda function: None)
+
+    def _finds_nothing(self, function: str) -> bool:
+        """Whether a tick has nothing to do, also if what it reads is a little old."""
+        store, now = self.services.store, self.services.now()
+        if self.scheduler.seconds - self._changed_at < 2 * MAX_LAG_SECONDS:
+            return False
+        if function == "reconcile":
+            return not any(build.look_at and build.look_at <= now + MINUTE for build in store.builds.values())
+        everything = [*store.builds.values(), *store.places.values()]
+        return not self.services.sources.archives and not any(each.archived_at for each in everything)
 
     def event(self, run: Run) -> None:
         """CodeBuild tells of a change, perhaps."""
@@ -361,6 +371,7 @@ class World:
     def look(self) -> None:
         """After each change: what may never happen, not even for a moment."""
         store, now = self.services.store, self.scheduler.seconds
+        self._changed_at = now
         if store.places != self._places:
             self._look_at_projects(store.places, now)
             self._places = store.places.copy()

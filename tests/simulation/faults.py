@@ -8,7 +8,7 @@ that is what makes it possible to shrink one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -69,11 +69,15 @@ class Faults:
     rate: float
     only: Collection[str] | None = None
     is_over: bool = False  # everything heals
+    tell: Callable[[str, str], None] = lambda who, what: None
     fired: list[str] = field(default_factory=list)
 
     def happens(self, key: str, weight: float = 1.0) -> bool:
         """Whether the fault of that key happens. `weight` makes it more or less likely than the others."""
-        return not self.is_over and self._fires(key, self.chance.number(key), self.rate * weight)
+        if self.is_over or not self._fires(key, self.chance.number(key), self.rate * weight):
+            return False
+        self.tell("FAULT", key)
+        return True
 
     def of_call(self, key: str, special: Sequence[Fault], spared: bool) -> tuple[Fault | None, float, float]:
         """What goes wrong with a call, how long it takes in seconds, and one more number from 0 to 1."""

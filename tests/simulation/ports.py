@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from chalicelib import ports
-from chalicelib.domain.build import Build, Project
+from chalicelib.domain.build import Build, BuildKey, Project
 from chalicelib.errors import AlreadyExists, Busy, Conflict, ExecutorRefused, Unavailable
 from tests.simulation.faults import Fault, Faults
 from tests.simulation.scheduler import Ended, Function, Scheduler, current
@@ -211,5 +211,9 @@ def shown(value: Any) -> str:
         return f"{value.total_seconds():g} s"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}"
-    text = str(value)
+    if isinstance(value, BuildKey):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(shown, value))}]"
+    text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:59]}…"

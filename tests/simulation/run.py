@@ -50,7 +50,8 @@ def simulate(
         if traced:
             lines.append(f"{world.scheduler.seconds:10.3f}  {who}: {what}")
 
-    world = World(chance, Faults(chance, plan.rate, only), tell, traced, plan.start_at, plan.on_eks)
+    faults = Faults(chance, plan.rate, only, tell=tell)
+    world = World(chance, faults, tell, traced, plan.start_at, plan.on_eks)
     with _in_place(world, seed):
         story.prepare(world, plan)
         _suffer(world, plan.heals_at_minute)

@@ -8,7 +8,7 @@ that is what makes it possible to shrink one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -61,32 +61,58 @@ class Chance:
         return hashlib.blake2b(key.encode(), digest_size=16, key=self._key).hexdigest()
 
 
+@dataclass(frozen=True)
+class Weather:
+    """How bad it is in one story. Each has some kinds of faults only, and those often: so two of a kind meet
+    that would hardly ever meet where everything goes wrong a little."""
+
+    rates: Mapping[str, float]  # probability of a fault, by where: call, message, event, tick, run
+    kinds: frozenset[Fault]  # of calls
+    has_weak_spots: bool  # a few methods fail very often
+
+
 @dataclass
 class Faults:
     """Which faults happen: each with its probability, or exactly those whose keys are in `only`."""
 
     chance: Chance
-    rate: float
+    weather: Weather
     only: Collection[str] | None = None
     is_over: bool = False  # everything heals
     tell: Callable[[str, str], None] = lambda who, what: None
     fired: list[str] = field(default_factory=list)
+    _call_rates: dict[str, float] = field(default_factory=dict)
+    _kinds: dict[Sequence[Fault], Sequence[Fault]] = field(default_factory=dict)
 
-    def happens(self, key: str, weight: float = 1.0) -> bool:
+    def happens(self, where: str, key: str, weight: float = 1.0) -> bool:
         """Whether the fault of that key happens. `weight` makes it more or less likely than the others."""
-        if self.is_over or not self._fires(key, self.chance.number(key), self.rate * weight):
+        if self.is_over or not self._fires(key, self.chance.number(key), self.weather.rates[where] * weight):
             return False
         self.tell("FAULT", key)
         return True
 
-    def of_call(self, key: str, special: Sequence[Fault], spared: bool) -> tuple[Fault | None, float, float]:
+    def of_call(
+        self, method: str, key: str, special: Sequence[Fault], spared: bool
+    ) -> tuple[Fault | None, float, float]:
         """What goes wrong with a call, how long it takes in seconds, and one more number from 0 to 1."""
         first, which, latency, more = self.chance.numbers(key)
         seconds = 0.005 + 0.08 * latency * latency
-        if self.is_over or spared or not self._fires(key, first, self.rate):
+        if self.is_over or spared:
             return None, seconds, more
-        kinds = (*COMMON, *special, *special)
+        kinds = self._kinds.get(special)
+        if kinds is None:
+            possible = (*COMMON, *special, *special)
+            kinds = self._kinds[special] = [kind for kind in possible if kind in self.weather.kinds]
+        if not kinds or not self._fires(key, first, self._rate(method)):
+            return None, seconds, more
         return kinds[int(which * len(kinds))], seconds, more
+
+    def _rate(self, method: str) -> float:
+        rate = self._call_rates.get(method)
+        if rate is None:
+            is_weak = self.weather.has_weak_spots and self.chance.number(f"{method} is weak") < 0.15
+            rate = self._call_rates[method] = 0.3 if is_weak else self.weather.rates["call"]
+        return rate
 
     def _fires(self, key: str, number: float, probability: float) -> bool:
         fires = number < probability if self.only is None else key in self.only

@@ -75,7 +75,7 @@ class Calls:
         caller.calls += 1
         promised = promises(method)
         key = f"{caller.name} call {caller.calls}"
-        fault, seconds, number = self._faults.of_call(key, promised, caller.is_spared)
+        fault, seconds, number = self._faults.of_call(f"{port}.{method}", key, promised, caller.is_spared)
         if self._tell is None:
             return self._make(caller, fault, seconds, number, real, method, args, more)
         given = ", ".join([*map(shown, args), *(f"{name}={shown(each)}" for name, each in more.items())])

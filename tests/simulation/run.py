@@ -50,7 +50,7 @@ def simulate(
         if traced:
             lines.append(f"{world.scheduler.seconds:10.3f}  {who}: {what}")
 
-    faults = Faults(chance, plan.rate, only, tell=tell)
+    faults = Faults(chance, plan.weather, only, tell=tell)
     world = World(chance, faults, tell, traced, plan.start_at, plan.on_eks)
     with _in_place(world, seed):
         story.prepare(world, plan)
@@ -67,7 +67,7 @@ def simulate(
 
 def _suffer(world: World, minutes: int) -> None:
     out = 0, 0
-    if world.faults.happens("the schedule is out", 3):
+    if world.faults.happens("tick", "the schedule is out", 4):
         first = int(world.chance.between("the schedule is out from", 0, 10))
         out = first, first + int(world.chance.pick("the schedule is out for", 10, 30, 70, 140))
     world.ticks(0, min(out[0], minutes))

@@ -16,6 +16,7 @@ from chalicelib.domain.build import BuildKey
 from chalicelib.errors import Busy, Conflict, Forbidden, Invalid, NoLog, NotFound, Unavailable
 from chalicelib.usecases import builds, code, logs, projects, reports
 from tests.factories import NOW, SPEC, make_archive, make_project, make_user
+from tests.simulation.faults import Fault, Weather
 from tests.simulation.scheduler import Ended, Function
 from tests.simulation.world import API_LIMIT_SECONDS, DAY, World
 
@@ -47,7 +48,7 @@ class Story:
     requests: tuple[Request, ...]
     start_at: datetime
     on_eks: bool
-    rate: float  # of faults
+    weather: Weather
     heals_at_minute: int
 
 
@@ -72,9 +73,18 @@ def make(seed: int) -> Story:
         requests=tuple(requests),
         start_at=start_at,
         on_eks=rng.random() < 0.2,
-        rate=rng.choice((0.003, 0.01, 0.03, 0.08)),
+        weather=_weather(rng),
         heals_at_minute=rng.choice((20, 40, 90, 150)),
     )
+
+
+def _weather(rng: random.Random) -> Weather:
+    rates = {where: rng.choice((0, 0.003, 0.01, 0.03, 0.08)) for where in ("call", "message", "event", "tick", "run")}
+    for where in ("message", "event", "tick"):
+        if rng.random() < 0.1:
+            rates[where] = 0.4
+    kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
+    return Weather(rates, kinds, has_weak_spots=rng.random() < 0.2)
 
 
 def _life(rng: random.Random, number: int, at: float) -> list[Request]:

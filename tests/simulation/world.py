@@ -139,7 +139,7 @@ class _Life:
         if self.run.outcome is not None:
             return
         faults, image = self.world.faults, self.run.build.image
-        if faults.happens(f"{self.key} has a fault before its push", 2):
+        if faults.happens("run", f"{self.key} has a fault before its push", 2):
             self.end(Outcome.FAULT)
         elif self.world.chance.number(f"{self.key} fails") < 0.2:
             self.end(Outcome.FAILED)
@@ -150,7 +150,7 @@ class _Life:
             digest = f"sha256:{hashlib.sha256(self.run.handle.encode()).hexdigest()}"
             self.services.registry.push(image, digest)
             self.world.tell(self.key, f"{self.run.handle} pushes {image}")
-            is_fault = faults.happens(f"{self.key} has a fault after its push", 2)
+            is_fault = faults.happens("run", f"{self.key} has a fault after its push", 2)
             self.world.scheduler.after(
                 1, lambda: self.end(Outcome.FAULT if is_fault else Outcome.SUCCEEDED)
             )
@@ -184,13 +184,13 @@ class Queue:
     def send(self, body: str, name: str, after_seconds: float = 0) -> None:
         world, message = self._world, Message(body, name)
         self.messages.append(message)
-        if self._may_lose and world.faults.happens(f"{name} gets lost"):
+        if self._may_lose and world.faults.happens("message", f"{name} gets lost"):
             return
         late = after_seconds + world.chance.between(f"{name} travels", 0.01, 0.5)
-        if world.faults.happens(f"{name} comes late"):
+        if world.faults.happens("message", f"{name} comes late"):
             late += world.chance.pick(f"{name} late by", 5, 60, 300, 900)
         world.scheduler.after(late, lambda: self._deliver(message))
-        if world.faults.happens(f"{name} comes twice"):
+        if world.faults.happens("message", f"{name} comes twice"):
             again = late + world.chance.pick(f"{name} again after", 0.01, 0.3, 5, 60, 400, 3600)
             world.scheduler.after(again, lambda: self._deliver(message))
 
@@ -312,12 +312,12 @@ class World:
                 self._tick("clean_up", f"clean_up {minute}", minute * 60 + 7)
 
     def _tick(self, function: str, name: str, seconds: float) -> None:
-        if self.faults.happens(f"{name} is not called"):
+        if self.faults.happens("tick", f"{name} is not called"):
             return
-        if self.faults.happens(f"{name} comes late"):
+        if self.faults.happens("tick", f"{name} comes late"):
             seconds += self.chance.between(f"{name} late by", 1, 90)
         self.scheduler.at(seconds, lambda: self._schedule(function, name))
-        if self.faults.happens(f"{name} comes twice"):
+        if self.faults.happens("tick", f"{name} comes twice"):
             seconds += self.chance.pick(f"{name} again after", 0.01, 0.05, 1, 30)
             self.scheduler.at(seconds, lambda: self._schedule(function, f"{name} (again)"))
 
@@ -342,13 +342,13 @@ class World:
             return
         count = self._sent[run.handle] = self._sent.get(run.handle, 0) + 1
         name = f"event {run.handle.removeprefix('slipway-builds:')}/{count}"
-        if self.faults.happens(f"{name} gets lost", 2):
+        if self.faults.happens("event", f"{name} gets lost", 2):
             return
         seconds = self.chance.between(f"{name} travels", 0.1, 2)
-        if self.faults.happens(f"{name} comes late"):
+        if self.faults.happens("event", f"{name} comes late"):
             seconds += self.chance.pick(f"{name} late by", 5, 60, 600, 3600)
         self.scheduler.after(seconds, lambda: self._ring(run.handle, name, 1))
-        if self.faults.happens(f"{name} comes twice"):
+        if self.faults.happens("event", f"{name} comes twice"):
             self.scheduler.after(seconds + 0.05, lambda: self._ring(run.handle, f"{name} (again)", 1))
 
     def _ring(self, handle: str, name: str, attempt: int) -> None:

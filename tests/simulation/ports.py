@@ -10,12 +10,14 @@ import copy
 import inspect
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from datetime import timedelta
 from functools import cache
+from io import IOBase
 from typing import Any
 
 from chalicelib import ports
+from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildKey, Project
 from chalicelib.errors import AlreadyExists, Busy, Conflict, ExecutorRefused, Unavailable
 from tests.simulation.faults import Fault, Faults
@@ -61,8 +63,16 @@ class Port:
 class Calls:
     """Makes calls to the fakes, with the faults that are due."""
 
-    def __init__(self, scheduler: Scheduler, faults: Faults, look: Callable[[], None], tell: Tell | None) -> None:
-        self.count = 0
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        faults: Faults,
+        deadly: Set[str],
+        look: Callable[[], None],
+        tell: Tell | None,
+    ) -> None:
+        """Who reads something `deadly` is ended. `look` is called after each change of a store."""
+        self.count, self._deadly = 0, deadly
         self._scheduler, self._faults, self._look, self._tell = scheduler, faults, look, tell
         self._past: dict[int, Past] = {}
 
@@ -101,6 +111,8 @@ class Calls:
     ) -> Any:
         late = number * SLOW_SECONDS
         caller.pause(seconds / 2 + (late if fault is Fault.SLOW and number < 0.5 else 0))
+        if self._deadly and any(isinstance(given, str) and given in self._deadly for given in args):
+            raise Ended
         match fault:
             case Fault.REFUSED:
                 raise Unavailable("The call failed.")
@@ -215,5 +227,7 @@ def shown(value: Any) -> str:
         return str(value)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, (IOBase, Listing, frozenset)):
+        return type(value).__name__  # their texts differ from process to process
     text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -50,12 +50,13 @@ class Story:
     on_eks: bool
     weather: Weather
     heals_at_minute: int
+    has_deadly_log: bool  # whoever reads the log of the first run runs out of memory
 
 
 def make(seed: int) -> Story:
     rng = random.Random(seed)
     requests: list[Request] = []
-    at, has_old_code = 1.0, rng.random() < 0.06
+    at, has_old_code, has_deadly_log = 1.0, rng.random() < 0.06, rng.random() < 0.03
     made = rng.choice((1, 1, 1, 2, 2, 3, 4, 5))
     for number in range(1, made + 1):
         requests += _life(rng, number, at)
@@ -64,7 +65,7 @@ def make(seed: int) -> Story:
         requests += _upload(rng, "first" if rng.random() < 0.7 else "second", rng.choice((0.5, 2, 20)))
     if has_old_code:
         requests += _upload(rng, "old", rng.choice((0, 300)) + 7 + rng.random() * 0.3)
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 and not has_deadly_log:
         requests += _project(rng, rng.choice((2, 20, 60, 120, 300)) + rng.random())
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
@@ -75,6 +76,7 @@ def make(seed: int) -> Story:
         on_eks=rng.random() < 0.2,
         weather=_weather(rng),
         heals_at_minute=rng.choice((20, 40, 90, 150)),
+        has_deadly_log=has_deadly_log,
     )
 
 
@@ -163,6 +165,7 @@ def prepare(world: World, story: Story) -> None:
         world.services.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)
         world.services.sources.kept_at[OLD] -= timedelta(seconds=2 * DAY)
     world.look()
+    world.has_deadly_log = story.has_deadly_log
     for request in story.requests:
         for count, later in enumerate((0.0, *request.again)):
             name = request.name if count == 0 else f"{request.name} again {count}"

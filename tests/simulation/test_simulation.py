@@ -1,0 +1,54 @@
+"""A few stories in the quick suite, some hundred in the whole one; `make simulate` runs as many as wanted."""
+
+from __future__ import annotations
+
+import pytest
+
+from chalicelib.usecases import builds
+from tests.simulation import recall
+from tests.simulation.run import simulate
+from tests.simulation.shrink import shrink, told
+
+QUICK, SLOW = range(1, 16), range(16, 416)
+
+
+def broken(seeds: range) -> dict[int, list[str]]:
+    """What breaks, by seed."""
+    results = [simulate(seed) for seed in seeds]
+    return {result.seed: [*map(str, result.broken)] for result in results if result.broken}
+
+
+def test_all_promises_are_kept_in_a_few_stories() -> None:
+    assert broken(QUICK) == {}
+
+
+@pytest.mark.slow
+def test_all_promises_are_kept_in_hundreds_of_stories() -> None:
+    assert broken(SLOW) == {}
+
+
+def test_stories_are_full_of_faults() -> None:
+    results = [simulate(seed) for seed in QUICK]
+    assert sum(len(result.fired) for result in results) > 100
+    assert sum(result.calls for result in results) > 1_000
+
+
+def test_a_seed_tells_the_same_story_again() -> None:
+    assert simulate(2, traced=True).lines == simulate(2, traced=True).lines
+
+
+def test_a_story_without_its_faults_has_none() -> None:
+    assert simulate(2, only=()).fired == []
+
+
+def test_a_broken_promise_is_found_and_shrunk_to_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault put in: who creates a build does not announce it, and the schedule is blind to new ones."""
+    promise = "every build ends"
+    recall.put_back(monkeypatch.setattr, recall.UNANNOUNCED)
+
+    seed = next(seed for seed in QUICK if any(each.promise == promise for each in simulate(seed).broken))
+    small = shrink(seed, promise)
+
+    assert (len(small.requests), small.fired) == (1, [])
+    assert f"seed {seed}: {promise}" in told(small, promise)
+    assert builds.create.__module__ == "chalicelib.usecases.builds"

@@ -22,7 +22,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
-    parser.add_argument("--stories", type=int, default=1, help="to be shrunk and told, of each broken promise")
+    parser.add_argument(
+        "--stories", type=int, default=1, help="to be shrunk and told, of each broken promise"
+    )
     asked = parser.parse_args()
     started = time.monotonic()
     calls = faults = bad = 0
@@ -40,7 +42,9 @@ def main() -> int:
         counts = Counter({promise: len(found) for promise, found in seeds.items()})
         for promise, count in counts.most_common():
             print(f"{count:6}  {promise}: seeds {', '.join(map(str, seeds[promise][:8]))}")
-        chosen = [(seed, promise) for promise, _ in counts.most_common() for seed in seeds[promise][: asked.stories]]
+        chosen = [
+            (seed, promise) for promise, _ in counts.most_common() for seed in seeds[promise][: asked.stories]
+        ]
         stories = pool.map(_story, chosen)
         for story in stories:
             print(f"\n{story}")

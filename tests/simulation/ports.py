@@ -137,7 +137,9 @@ class Calls:
             if fault in (Fault.LOST, Fault.SLOW_LOST):
                 raise Unavailable("The answer did not come.")
         if fault is Fault.OWN_CONFLICT:
-            raise (AlreadyExists if "AlreadyExists" in documented(method) else Conflict)("It was this call's own.")
+            raise (AlreadyExists if "AlreadyExists" in documented(method) else Conflict)(
+                "It was this call's own."
+            )
         return result
 
 
@@ -213,12 +215,17 @@ def throttled() -> frozenset[str]:
 def shown(value: Any) -> str:
     """A value in the words of a story: short."""
     if isinstance(value, Build):
-        claimed = f" attempt {value.attempt}" + ("" if value.submitting_at else " (no claim)") if value.attempt else ""
+        claimed = (
+            f" attempt {value.attempt}" + ("" if value.submitting_at else " (no claim)")
+            if value.attempt
+            else ""
+        )
         handle = f" {value.handle}" if value.handle else ""
         stop = " to be stopped" if value.stop_requested_at else ""
         return f"<{value.key} v{value.version} {value.last_status}{claimed}{handle}{stop}>"
     if isinstance(value, Project):
-        return f"<{value.key} {value.uuid[:4]} v{value.version} last {value.last_build_id}{' deleted' if value.deleted_at else ''}>"
+        deleted = " deleted" if value.deleted_at else ""
+        return f"<{value.key} {value.uuid[:4]} v{value.version} last {value.last_build_id}{deleted}>"
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g} s"
     if isinstance(value, Mapping):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import GRACE, Outcome
@@ -68,10 +69,22 @@ def cleaned(world: World) -> Iterator[Broken]:
     for sha256 in world.services.sources.archives:
         if not store.is_referenced(sha256):
             yield Broken("unused code is dropped", sha256[:8])
-    names = {(build.key.owner, build.key.project, build.name) for build in store.builds.values() if build.name}
+    names = {
+        (build.key.owner, build.key.project, build.name) for build in store.builds.values() if build.name
+    }
     if set(store.names) != names:
         yield Broken("names are freed", f"{sorted(set(store.names) ^ names)}")
     yield from _whole(world)
+
+
+WAITING = ("every build ends", "every build ends by its deadline", "nothing is looked at for ever")
+
+
+def of_deadly_story(broken: Broken) -> Broken:
+    """Where one build ends every function that looks at it, others that wait do so because of that one."""
+    if broken.promise in WAITING or broken.promise == "what was deleted is purged":
+        return Broken("no build keeps others waiting", str(broken))
+    return broken
 
 
 def _accepted(world: World, story: Story) -> Iterator[Broken]:
@@ -118,11 +131,15 @@ def _ended(world: World, known: Known) -> Iterator[Broken]:
 
 def _runs(world: World, known: Known) -> Iterator[Broken]:
     build, runs = known.build, world.runs(known.build.uuid)
-    for earlier, later in zip(runs, runs[1:], strict=False):
+    for earlier, later in pairwise(runs):
         if earlier.ended_at is None or earlier.ended_at > later.started_at:
-            yield Broken("a build is started once", f"{build.key}: {earlier.handle} and {later.handle} run at once")
+            yield Broken(
+                "a build is started once", f"{build.key}: {earlier.handle} and {later.handle} run at once"
+            )
         elif earlier.outcome is Outcome.SUCCEEDED:
-            yield Broken("a build is started once", f"{build.key}: {later.handle} after {earlier.handle} succeeded")
+            yield Broken(
+                "a build is started once", f"{build.key}: {later.handle} after {earlier.handle} succeeded"
+            )
     for run in runs:
         if known.final_at is not None:
             final_at = world.scheduler.time(known.final_at)
@@ -148,12 +165,16 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
     is_wanted = known.stop_at is None and hidden_at is None
     match build.last_status:
         case Status.SUCCEEDED if digest is None or build.image_digest != digest:
-            yield Broken("a final status is right", f"{build.key} succeeded with {build.image_digest}, not {digest}")
+            yield Broken(
+                "a final status is right", f"{build.key} succeeded with {build.image_digest}, not {digest}"
+            )
         case Status.FAILED if digest is not None and is_wanted:
             yield Broken("an image means success", f"{build.key} failed: {build.history[-1].message}")
         case Status.FAILED if is_wanted and not _may_fail(build, runs, world):
             outcomes = [str(run.outcome) for run in runs]
-            yield Broken("a final status is right", f"{build.key} failed: {build.history[-1].message} ({outcomes})")
+            yield Broken(
+                "a final status is right", f"{build.key} failed: {build.history[-1].message} ({outcomes})"
+            )
         case Status.STOPPED if is_wanted:
             yield Broken("a final status is right", f"{build.key} was stopped though nobody wanted it")
     if build.last_status is not Status.SUCCEEDED and build.image_digest is not None:
@@ -168,7 +189,9 @@ def _may_fail(build: Build, runs: list[Run], world: World) -> bool:
         return is_late or message == "This will never run."
     last = runs[-1].outcome
     is_second_fault = last is Outcome.FAULT and (len(runs) > 1 or "started within" in message)
-    return last in (Outcome.FAILED, Outcome.TIMED_OUT) or is_second_fault or "never run" in message
+    return (
+        last in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.GONE) or is_second_fault or "never run" in message
+    )
 
 
 def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
@@ -180,7 +203,11 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     got = _read(world, build)
     if not build.is_managed:
         for request in story.requests:
-            if request.kind == "lines" and request.about == build.description and _was_answered(world, request.name):
+            if (
+                request.kind == "lines"
+                and request.about == build.description
+                and _was_answered(world, request.name)
+            ):
                 for line in request.fields["lines"]:
                     if line not in got:
                         yield Broken("no line of a log is lost", f"{build.key} lost {line!r}")
@@ -191,7 +218,10 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     if not any(whole):
         return
     if not got:
-        yield Broken("a log is kept", f"{build.key} {build.last_status} has no log, its runs had {[*map(len, whole)]} lines")
+        yield Broken(
+            "a log is kept",
+            f"{build.key} {build.last_status} has no log, its runs had {[*map(len, whole)]} lines",
+        )
     elif got not in whole:
         yield Broken("no line of a log is lost", f"{build.key} has {got}, its runs had {whole}")
     elif build.kept_log_bytes is None:
@@ -241,8 +271,9 @@ def _whole(world: World) -> Iterator[Broken]:
         yield Broken("no half write", f"{store.builds.keys() ^ store.bodies.keys()}")
     for project in store.places.values():
         live = [
-            build for build in store.builds.values() if build.key.place == project.key and not build.archived_at
+            build
+            for build in store.builds.values()
+            if build.key.place == project.key and not build.archived_at
         ]
         if project.archived_at is None and project.live_builds != len(live):
             yield Broken("counts are right", f"{project.key} says {project.live_builds} of {len(live)}")
-

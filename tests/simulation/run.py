@@ -61,6 +61,8 @@ def simulate(
         _grow_old(world)
         broken += [Broken(*each) for each in world.broken[seen:]]
         broken += promises.cleaned(world)
+    if plan.has_deadly_log:
+        broken = [promises.of_deadly_story(each) for each in broken]
     names = [request.name for request in plan.requests]
     return Result(seed, broken, world.faults.fired, names, world.calls.count, lines)
 

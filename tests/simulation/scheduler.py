@@ -19,7 +19,9 @@ class Ended(BaseException):
 class Function(greenlet):  # type: ignore[misc] # greenlet ships no types
     """One invocation: of a Lambda function, or of the API by a client."""
 
-    def __init__(self, scheduler: Scheduler, name: str, work: Callable[[], Any], limit_seconds: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, name: str, work: Callable[[], Any], limit_seconds: float
+    ) -> None:
         super().__init__(parent=scheduler.hub)
         self.scheduler, self.name, self.work = scheduler, name, work
         self.started_at = scheduler.seconds
@@ -48,7 +50,7 @@ class Function(greenlet):  # type: ignore[misc] # greenlet ships no types
 
 
 class Scheduler:
-    """What happens when, in seconds since the start. Equal times keep the order in which they were asked for."""
+    """What happens when, in seconds since the start; at equal times in the order of asking."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.start = clock, clock.now

@@ -1,14 +1,16 @@
-"""What clients do in a story, made up from its seed: requests over REST and through the queue, at which moments,
-and how they repeat what was not answered."""
+"""What clients do in a story, made up from its seed: requests over REST and through the queue, when, and how
+they repeat what was not answered."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from chalicelib.domain import archive
@@ -81,7 +83,10 @@ def make(seed: int) -> Story:
 
 
 def _weather(rng: random.Random) -> Weather:
-    rates = {where: rng.choice((0, 0.003, 0.01, 0.03, 0.08)) for where in ("call", "message", "event", "tick", "run")}
+    rates = {
+        where: rng.choice((0, 0.003, 0.01, 0.03, 0.08))
+        for where in ("call", "message", "event", "tick", "run")
+    }
     for where in ("message", "event", "tick"):
         if rng.random() < 0.1:
             rates[where] = 0.4
@@ -107,7 +112,18 @@ def _life(rng: random.Random, number: int, at: float) -> list[Request]:
     for step in range(rng.choice((0, 0, 1, 1, 2, 3))):
         at += rng.choice((0, 0.05, 0.3, 1, 5, 30, 120, 600))
         kind = rng.choice(
-            ("stop", "stop", "stop message", "delete", "archive", "restore", "patch", "bookmark", "log", "list")
+            (
+                "stop",
+                "stop",
+                "stop message",
+                "delete",
+                "archive",
+                "restore",
+                "patch",
+                "bookmark",
+                "log",
+                "list",
+            )
         )
         requests.append(Request(f"{kind} {number}.{step}", kind, at, name, project))
     return requests
@@ -134,7 +150,8 @@ def _unmanaged(
 
 
 def _upload(rng: random.Random, which: str, at: float) -> list[Request]:
-    return [Request(f"upload {which}", "upload", at, project=rng.choice(("vision", "other")), about=which)]
+    kind = rng.choice(("upload", "offer"))
+    return [Request(f"upload {which}", kind, at, project=rng.choice(("vision", "other")), about=which)]
 
 
 def _project(rng: random.Random, at: float) -> list[Request]:
@@ -145,7 +162,10 @@ def _project(rng: random.Random, at: float) -> list[Request]:
             Request("archive project", "archive project", at),
             Request("restore project", "restore project", later),
         ]
-    requests = [Request("delete project", "delete project", at), Request("make project", "make project", at + 5, patience=90)]
+    requests = [
+        Request("delete project", "delete project", at),
+        Request("make project", "make project", at + 5, patience=90),
+    ]
     if rng.random() < 0.7:
         fields = {"content": CONTENT, "description": "post anew"}
         requests.append(
@@ -159,8 +179,6 @@ def prepare(world: World, story: Story) -> None:
     for name in ("vision", "other"):
         world.services.store.add_project(make_project(name=name, created_at=story.start_at))
     if any(request.about == "old" for request in story.requests):
-        import io
-
         listing = archive.listing(io.BytesIO(CODE["old"]), len(CODE["old"]))
         world.services.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)
         world.services.sources.kept_at[OLD] -= timedelta(seconds=2 * DAY)
@@ -169,7 +187,7 @@ def prepare(world: World, story: Story) -> None:
     for request in story.requests:
         for count, later in enumerate((0.0, *request.again)):
             name = request.name if count == 0 else f"{request.name} again {count}"
-            world.scheduler.at(request.at + later, lambda request=request, name=name: send(world, request, name, 0))
+            world.scheduler.at(request.at + later, partial(send, world, request, name, 0))
 
 
 @dataclass(frozen=True)
@@ -256,6 +274,13 @@ def _read_log(world: World, request: Request, key: BuildKey) -> Any:
     return logs.read(world.seen, ADA, key)
 
 
+def _use_offer(world: World, request: Request) -> Any:
+    """Asks for leave to upload, uploads, and says so."""
+    offer = code.offer(world.seen, ADA, "ada", request.project)
+    world.services.sources.upload(offer, CODE[request.about])
+    return code.complete(world.seen, ADA, "ada", request.project, offer.id)
+
+
 DO: dict[str, Callable[[World, Request], Any]] = {
     "post": _post,
     "stop": _of_build(lambda world, request, key: builds.stop(world.seen, ADA, key)),
@@ -272,7 +297,10 @@ DO: dict[str, Callable[[World, Request], Any]] = {
     "lines": _of_build(
         lambda world, request, key: reports.report_lines(world.seen, ADA, key, request.fields["lines"])
     ),
-    "upload": lambda world, request: code.upload(world.seen, ADA, "ada", request.project, CODE[request.about]),
+    "upload": lambda world, request: code.upload(
+        world.seen, ADA, "ada", request.project, CODE[request.about]
+    ),
+    "offer": _use_offer,
     "delete project": lambda world, request: projects.archive(world.seen, ADA, "ada", "vision", delete=True),
     "archive project": lambda world, request: projects.archive(world.seen, ADA, "ada", "vision"),
     "restore project": lambda world, request: projects.restore(world.seen, ADA, "ada", "vision"),

@@ -1,4 +1,4 @@
-"""What surrounds Slipway: queues, events and schedules that wake it, and the executor with its registry and log.
+"""What surrounds Slipway: queues, events and schedules that wake it, and the executor with registry and log.
 
 Everything here behaves as documented by AWS, not better: messages come at least once and events perhaps, the
 executor forgets what it was asked after five minutes, a tag cannot be pushed twice.
@@ -7,14 +7,15 @@ executor forgets what it was asked after five minutes, a tag cannot be pushed tw
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import app as entry
-from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Project, Token
-from chalicelib.domain.lifecycle import Outcome, Status
+from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Project, Status, Token
+from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import LogLine
 from chalicelib.settings import EksSettings
@@ -24,11 +25,17 @@ from tests.simulation.faults import Chance, Faults
 from tests.simulation.ports import MAX_LAG_SECONDS, Calls, SeenThroughFaults, Tell
 from tests.simulation.scheduler import Ended, Function, Scheduler, current
 
-LIMIT_SECONDS = {"dispatch": 60, "on_request": 60, "on_codebuild_event": 60, "reconcile": 120, "clean_up": 240}
+LIMIT_SECONDS = {
+    "dispatch": 60,
+    "on_request": 60,
+    "on_codebuild_event": 60,
+    "reconcile": 120,
+    "clean_up": 240,
+}
 API_LIMIT_SECONDS = 28
 QUEUE_MINUTES = RUN_MINUTES = 20  # of a build, as the executor and the service have it
 TOKEN_SECONDS = 300  # so long the executor knows what it was asked
-VISIBILITY_SECONDS, RECEIVES, SPARED_AFTER = 360, 5, 3
+VISIBILITY_SECONDS, RECEIVES, SPARED_AFTER, BATCH = 360, 5, 3, 10
 DAY = 24 * 3600
 MINUTE = timedelta(minutes=1)
 
@@ -74,17 +81,19 @@ class SimulatedExecutor(FakeExecutor):
         return None
 
     def _started(self, build: Build) -> Run:
-        handle = f"slipway-builds:run-{len(self.runs) + 1}"
+        handle = f"slipway-builds:run-{len(self._world.every_run) + 1}"
         run = self.runs[handle] = Run(handle, build, self._clock.now)
+        self._world.every_run.append(run)
         self._world.lines[f"logs:{handle}"] = []
-        if self._world.has_deadly_log and len(self.runs) == 1:
+        if self._world.has_deadly_log and len(self._world.every_run) == 1:
             self._world.deadly.add(f"logs:{handle}")
         _Life(self._world, self._services, self, run).begin()
         return run
 
     def stop(self, handle: str) -> None:
         super().stop(handle)
-        self._world.event(self.runs[handle])
+        if handle in self.runs:
+            self._world.event(self.runs[handle])
 
 
 class _Life:
@@ -92,7 +101,7 @@ class _Life:
 
     def __init__(self, world: World, services: FakeServices, executor: SimulatedExecutor, run: Run) -> None:
         self.world, self.services, self.executor, self.run = world, services, executor, run
-        before = sum(each.build.uuid == run.build.uuid for each in executor.runs.values())
+        before = len(world.runs(run.build.uuid))
         self.key = f"run {before} of {run.build.key} ({run.build.uuid[:4]})"
 
     def begin(self) -> None:
@@ -110,8 +119,17 @@ class _Life:
         after(waits + lasts / 4, lambda: self.enter(Status.RUNNING))
         count = int(chance.between(f"{self.key} lines", 0, 9))
         for number in range(count):
-            after(waits + lasts * (number + 1) / (count + 1), lambda number=number: self.log(f"line {number}"))
+            after(waits + lasts * (number + 1) / (count + 1), partial(self.log, f"line {number}"))
         after(waits + lasts, self.push)
+        if not self.executor.tells and self.world.faults.happens("run", f"{self.key} is removed"):
+            after((waits + lasts) * chance.between(f"{self.key} is removed at", 0, 1.2), self.remove)
+
+    def remove(self) -> None:
+        """A node dies, or somebody deletes the Job: the executor does not know it any more."""
+        self.world.tell(self.key, f"{self.run.handle} is removed")
+        if self.run.outcome is None:
+            self.executor.end(self.run, Outcome.GONE)
+        self.executor.runs.pop(self.run.handle, None)
 
     def enter(self, status: Status) -> None:
         if self.run.outcome is None:
@@ -155,9 +173,7 @@ class _Life:
             self.services.registry.push(image, digest)
             self.world.tell(self.key, f"{self.run.handle} pushes {image}")
             is_fault = faults.happens("run", f"{self.key} has a fault after its push", 2)
-            self.world.scheduler.after(
-                1, lambda: self.end(Outcome.FAULT if is_fault else Outcome.SUCCEEDED)
-            )
+            self.world.scheduler.after(1, lambda: self.end(Outcome.FAULT if is_fault else Outcome.SUCCEEDED))
 
     def end(self, outcome: Outcome) -> None:
         if self.run.outcome is not None:
@@ -184,6 +200,7 @@ class Queue:
     def __init__(self, world: World, function: str, may_lose: bool) -> None:
         self._world, self._function, self._may_lose = world, function, may_lose
         self.messages: list[Message] = []
+        self._ready: list[Message] = []
 
     def send(self, body: str, name: str, after_seconds: float = 0) -> None:
         world, message = self._world, Message(body, name)
@@ -199,20 +216,39 @@ class Queue:
             world.scheduler.after(again, lambda: self._deliver(message))
 
     def _deliver(self, message: Message) -> None:
+        """Gives the message to a function, perhaps with others that come at about the same time."""
         message.receives += 1
-        event = {"Records": [{"messageId": message.id, "body": message.body, "receiptHandle": "-"}]}
-        name = f"{self._function} of {message.id}" + (f" #{message.receives}" if message.receives > 1 else "")
-        function = self._world.start(name, self._function, event, lambda function: self._settle(message, function))
-        function.is_spared = message.receives > SPARED_AFTER
+        self._ready.append(message)
+        if len(self._ready) == 1:
+            waits = self._world.chance.pick(f"batch of {message.id} {message.receives}", 0, 0, 0.5)
+            self._world.scheduler.after(waits, self._take)
 
-    def _settle(self, message: Message, function: Function) -> None:
-        if function.error is None and not function.answer["batchItemFailures"]:
-            message.is_done = True
-        elif message.receives < RECEIVES:
-            seconds = VISIBILITY_SECONDS - (self._world.scheduler.seconds - function.started_at)
-            self._world.scheduler.after(seconds, lambda: self._deliver(message))
-        else:
-            message.is_dead = True
+    def _take(self) -> None:
+        batch, self._ready = self._ready[:BATCH], self._ready[BATCH:]
+        if self._ready:
+            self._world.scheduler.after(0, self._take)
+        first = batch[0]
+        name = f"{self._function} of {first.id}"
+        name += f" #{first.receives}" if first.receives > 1 else ""
+        name += f" and {len(batch) - 1} more" if len(batch) > 1 else ""
+        records = [{"messageId": each.id, "body": each.body, "receiptHandle": "-"} for each in batch]
+        function = self._world.start(
+            name, self._function, {"Records": records}, lambda function: self._settle(batch, function)
+        )
+        function.is_spared = max(each.receives for each in batch) > SPARED_AFTER
+
+    def _settle(self, batch: Sequence[Message], function: Function) -> None:
+        failed = None  # all
+        if function.error is None:
+            failed = {each["itemIdentifier"] for each in function.answer["batchItemFailures"]}
+        for message in batch:
+            if failed is not None and message.id not in failed:
+                message.is_done = True
+            elif message.receives < RECEIVES:
+                seconds = VISIBILITY_SECONDS - (self._world.scheduler.seconds - function.started_at)
+                self._world.scheduler.after(seconds, partial(self._deliver, message))
+            else:
+                message.is_dead = True
 
 
 @dataclass
@@ -234,6 +270,7 @@ class World:
     is_traced: bool
     start_at: Any
     on_eks: bool
+    every_run: list[Run] = field(default_factory=list)  # also those that the executor has forgotten
     lines: dict[str, list[str]] = field(default_factory=dict)  # what each log has to have in the end
     known: dict[str, Known] = field(default_factory=dict)  # builds by uuid
     projects: dict[str, Project] = field(default_factory=dict)  # by uuid, as they were last
@@ -267,7 +304,9 @@ class World:
         self.services.executors = {CODEBUILD: self.services.executor, EKS: self.services.eks}
         self._drop = self.services.sources.drop
         vars(self.services.sources)["drop"] = self._dropped
-        self.calls = Calls(self.scheduler, self.faults, self.deadly, self.look, self.tell if self.is_traced else None)
+        self.calls = Calls(
+            self.scheduler, self.faults, self.deadly, self.look, self.tell if self.is_traced else None
+        )
         self.seen = SeenThroughFaults(self.services, self.calls)
         self._changed_at = 0.0
         self._builds: dict[BuildKey, Build] = {}
@@ -339,7 +378,7 @@ class World:
             return False
         if function == "reconcile":
             return not any(build.look_at and build.look_at <= now + MINUTE for build in store.builds.values())
-        everything = [*store.builds.values(), *store.places.values()]
+        everything: list[Build | Project] = [*store.builds.values(), *store.places.values()]
         return not self.services.sources.archives and not any(each.archived_at for each in everything)
 
     def event(self, run: Run) -> None:
@@ -405,7 +444,10 @@ class World:
             place = self.services.store.places.get((build.key.owner, build.key.project))
             known = self.known[build.uuid] = Known(build, place.uuid if place else "?")
         before, known.build = known.build, build
-        if before.is_done and (build.last_status, build.image_digest) != (before.last_status, before.image_digest):
+        if before.is_done and (build.last_status, build.image_digest) != (
+            before.last_status,
+            before.image_digest,
+        ):
             words = f"{build.key} was {before.last_status} and became {build.last_status}"
             self.broken.append(("a final status stays", words))
         if build.history[: len(before.history)] != before.history:
@@ -436,8 +478,7 @@ class World:
 
     def runs(self, uuid: str) -> list[Run]:
         """The runs of a build, oldest first."""
-        every = [*self.services.executor.runs.values(), *self.services.eks.runs.values()]
-        return [run for run in every if run.build.uuid == uuid]
+        return [run for run in self.every_run if run.build.uuid == uuid]
 
     def draw(self) -> str:
         """A random identifier: of the current function, so that others do not change it."""

@@ -30,6 +30,8 @@ class Fault(StrEnum):
 
 COMMON = (Fault.REFUSED, Fault.LOST, Fault.ENDS_BEFORE, Fault.ENDS_AFTER, Fault.SLOW, Fault.SLOW_LOST)
 
+PLAGUED = 0.25
+
 
 class Chance:
     """Numbers from 0 to 1 by key."""
@@ -69,6 +71,7 @@ class Weather:
     rates: Mapping[str, float]  # probability of a fault, by where: call, message, event, tick, run
     kinds: frozenset[Fault]  # of calls
     has_weak_spots: bool  # a few methods fail very often
+    plague: Fault | None  # happens to every third call or so that it can happen to
 
 
 @dataclass
@@ -99,6 +102,13 @@ class Faults:
         seconds = 0.005 + 0.08 * latency * latency
         if self.is_over or spared:
             return None, seconds, more
+        plague = self.weather.plague
+        if (
+            plague
+            and (plague in COMMON or plague in special)
+            and self._fires(f"{key}: {plague}", which, PLAGUED)
+        ):
+            return plague, seconds, more
         kinds = self._kinds.get(special)
         if kinds is None:
             possible = (*COMMON, *special, *special)

@@ -24,7 +24,7 @@ from tests.simulation.faults import Fault, Faults
 from tests.simulation.scheduler import Ended, Function, Scheduler, current
 
 MAX_LAG_SECONDS = 10
-SLOW_SECONDS = 45  # at most: longer than a request may take
+SLOW_SECONDS = 60  # at most: longer than most functions may take
 Tell = Callable[[str, str], None]
 
 

@@ -291,8 +291,8 @@ def search(fault: KnownFault, results: Iterable[tuple[bool, bool]]) -> str:
         if is_broken:
             in_vain.append(seed)
         if len(in_vain) >= IN_VAIN:
-            return f"in the code today: seeds {in_vain} break it without the fault as well"
-    return LOST
+            break
+    return f"in the code today: seeds {in_vain} break it without the fault as well" if in_vain else LOST
 
 
 def main(names: list[str]) -> int:

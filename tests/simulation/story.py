@@ -67,7 +67,7 @@ def make(seed: int) -> Story:
         requests += _upload(rng, "first" if rng.random() < 0.7 else "second", rng.choice((0.5, 2, 20)))
     if has_old_code:
         requests += _upload(rng, "old", rng.choice((0, 300)) + 7 + rng.random() * 0.3)
-    if rng.random() < 0.15 and not has_deadly_log:
+    if rng.random() < 0.2 and not has_deadly_log:
         requests += _project(rng, rng.choice((2, 20, 60, 120, 300)) + rng.random())
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
@@ -91,7 +91,8 @@ def _weather(rng: random.Random) -> Weather:
         if rng.random() < 0.1:
             rates[where] = 0.4
     kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
-    return Weather(rates, kinds, has_weak_spots=rng.random() < 0.2)
+    plague = rng.choice(tuple(Fault)) if rng.random() < 0.25 else None
+    return Weather(rates, kinds, rng.random() < 0.2, plague)
 
 
 def _life(rng: random.Random, number: int, at: float) -> list[Request]:
@@ -107,7 +108,9 @@ def _life(rng: random.Random, number: int, at: float) -> list[Request]:
     key = f"key {number}" if rng.random() < 0.6 else None
     again: tuple[float, ...] = ()
     if key and rng.random() < 0.5:
-        again = tuple(rng.choice((0, 0.05, 0.3, 5, 200, 900, 3600)) for _ in range(rng.choice((1, 1, 2))))
+        again = tuple(
+            rng.choice((0, 0.05, 0.1, 0.3, 5, 60, 200, 900, 3600)) for _ in range(rng.choice((1, 1, 2)))
+        )
     requests = [Request(name, kind, at, name, project, key, fields, again)]
     for step in range(rng.choice((0, 0, 1, 1, 2, 3))):
         at += rng.choice((0, 0.05, 0.3, 1, 5, 30, 120, 600))
@@ -164,12 +167,12 @@ def _project(rng: random.Random, at: float) -> list[Request]:
         ]
     requests = [
         Request("delete project", "delete project", at),
-        Request("make project", "make project", at + 5, patience=90),
+        Request("make project", "make project", at + 5, patience=60),
     ]
     if rng.random() < 0.7:
         fields = {"content": CONTENT, "description": "post anew"}
         requests.append(
-            Request("post anew", "post", at + 10, "post anew", key="key anew", fields=fields, patience=90)
+            Request("post anew", "post", at + 10, "post anew", key="key anew", fields=fields, patience=60)
         )
     return requests
 
@@ -222,7 +225,7 @@ def send(world: World, request: Request, name: str, repeated: int) -> None:
         if error is not None and not isinstance(error, (*TRANSIENT, *REFUSALS)):
             world.unexpected(called, error)
         if again and repeated < request.patience:
-            seconds = world.chance.pick(f"{called} waits", 0.5, 2, 10, 30) if not waits_for_name else 60
+            seconds = world.chance.pick(f"{called} waits", 0.5, 2, 10, 30)
             world.scheduler.after(seconds, lambda: send(world, request, name, repeated + 1))
 
     world.go(called, lambda: DO[request.kind](world, request), API_LIMIT_SECONDS, settle)

@@ -209,7 +209,7 @@ class Queue:
             return
         late = after_seconds + world.chance.between(f"{name} travels", 0.01, 0.5)
         if world.faults.happens("message", f"{name} comes late"):
-            late += world.chance.pick(f"{name} late by", 5, 60, 300, 900)
+            late += world.chance.pick(f"{name} late by", 5, 60, 100, 200, 300, 900)
         world.scheduler.after(late, lambda: self._deliver(message))
         if world.faults.happens("message", f"{name} comes twice"):
             again = late + world.chance.pick(f"{name} again after", 0.01, 0.3, 5, 60, 400, 3600)

@@ -91,7 +91,7 @@ def _weather(rng: random.Random) -> Weather:
         if rng.random() < 0.1:
             rates[where] = 0.4
     kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
-    plague = rng.choice(tuple(Fault)) if rng.random() < 0.25 else None
+    plague = rng.choice((*Fault, Fault.BUSY, Fault.SLOW)) if rng.random() < 0.35 else None
     return Weather(rates, kinds, rng.random() < 0.2, plague)
 
 
@@ -105,11 +105,11 @@ def _life(rng: random.Random, number: int, at: float) -> list[Request]:
     if rng.random() < 0.15:
         return _unmanaged(rng, name, at, project, {**fields, "is_managed": False})
     kind = rng.choice(("post", "post", "message"))
-    key = f"key {number}" if rng.random() < 0.6 else None
+    key = f"key {number}" if rng.random() < 0.7 else None
     again: tuple[float, ...] = ()
-    if key and rng.random() < 0.5:
+    if key and rng.random() < 0.6:
         again = tuple(
-            rng.choice((0, 0.05, 0.1, 0.3, 5, 60, 200, 900, 3600)) for _ in range(rng.choice((1, 1, 2)))
+            rng.choice((0, 0.05, 0.1, 0.1, 0.3, 5, 60, 200, 900, 3600)) for _ in range(rng.choice((1, 1, 2)))
         )
     requests = [Request(name, kind, at, name, project, key, fields, again)]
     for step in range(rng.choice((0, 0, 1, 1, 2, 3))):

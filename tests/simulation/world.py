@@ -107,7 +107,7 @@ class _Life:
     def begin(self) -> None:
         chance, after = self.world.chance, self.world.scheduler.after
         waits = chance.pick(f"{self.key} waits", 1, 1, 2, 5, 30, 60, 300, 900)
-        lasts = chance.pick(f"{self.key} lasts", 2, 10, 10, 30, 60, 120, 300, 900)
+        lasts = chance.pick(f"{self.key} lasts", 2, 10, 30, 60, 120, 300, 300, 900)
         for stuck, limit in ((waits > 800, QUEUE_MINUTES), (lasts > 800, RUN_MINUTES)):
             if stuck and chance.number(f"{self.key} sticks") < 0.5:
                 after(limit * 60 + (0 if waits > 800 else waits), lambda: self.end(Outcome.TIMED_OUT))
@@ -220,7 +220,7 @@ class Queue:
         message.receives += 1
         self._ready.append(message)
         if len(self._ready) == 1:
-            waits = self._world.chance.pick(f"batch of {message.id} {message.receives}", 0, 0, 0.5)
+            waits = self._world.chance.pick(f"batch of {message.id} {message.receives}", 0, 0, 0, 0.5)
             self._world.scheduler.after(waits, self._take)
 
     def _take(self) -> None:

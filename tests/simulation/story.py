@@ -76,13 +76,13 @@ def make(seed: int) -> Story:
         requests=tuple(requests),
         start_at=start_at,
         on_eks=rng.random() < 0.2,
-        weather=_weather(rng),
+        weather=_weather(rng, any(each.kind == "delete project" for each in requests)),
         heals_at_minute=rng.choice((20, 40, 90, 150)),
         has_deadly_log=has_deadly_log,
     )
 
 
-def _weather(rng: random.Random) -> Weather:
+def _weather(rng: random.Random, deletes_project: bool) -> Weather:
     rates = {
         where: rng.choice((0, 0.003, 0.01, 0.03, 0.08))
         for where in ("call", "message", "event", "tick", "run")
@@ -90,6 +90,8 @@ def _weather(rng: random.Random) -> Weather:
     for where in ("message", "event", "tick"):
         if rng.random() < 0.1:
             rates[where] = 0.4
+    if deletes_project and rng.random() < 0.3:  # two cleanups and a client who is faster than one of them
+        return Weather({**rates, "tick": 0.4}, frozenset({Fault.SLOW}), rng.random() < 0.5, Fault.SLOW)
     kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
     plague = rng.choice((*Fault, Fault.BUSY, Fault.SLOW)) if rng.random() < 0.35 else None
     return Weather(rates, kinds, rng.random() < 0.2, plague)

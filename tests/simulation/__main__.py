@@ -1,8 +1,8 @@
-"""Runs seeds on all processors, counts what breaks and tells one shrunk story of each kind.
+"""Runs seeds on all processors, counts what breaks and prints one shrunk story of each kind.
 
     python -m tests.simulation --seeds 5000 --first 1
 
-Exits with 1 when a promise is broken. One seed alone is told whole when it breaks nothing.
+Exits with 1 when a promise is broken. One seed alone is printed whole when it breaks nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.run import Result, simulate
-from tests.simulation.shrink import shrink, told
+from tests.simulation.shrink import rendered, shrink
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1_000, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument(
-        "--stories", type=int, default=1, help="to be shrunk and told, of each broken promise"
+        "--stories", type=int, default=1, help="to be shrunk and printed, of each broken promise"
     )
     asked = parser.parse_args()
     started = time.monotonic()
@@ -49,16 +49,16 @@ def main() -> int:
         for story in stories:
             print(f"\n{story}")
     if asked.seeds == 1 and not bad:
-        _tell_whole(simulate(asked.first, traced=True))
+        _print_whole(simulate(asked.first, traced=True))
     return 1 if bad else 0
 
 
 def _story(chosen: tuple[int, str]) -> str:
     seed, promise = chosen
-    return told(shrink(seed, promise), promise)
+    return rendered(shrink(seed, promise), promise)
 
 
-def _tell_whole(result: Result) -> None:
+def _print_whole(result: Result) -> None:
     print("\n".join(result.lines))
 
 

@@ -30,7 +30,7 @@ class Fault(StrEnum):
 
 COMMON = (Fault.REFUSED, Fault.LOST, Fault.ENDS_BEFORE, Fault.ENDS_AFTER, Fault.SLOW, Fault.SLOW_LOST)
 
-PLAGUED = 0.25
+FREQUENT = 0.25
 
 
 class Chance:
@@ -64,14 +64,14 @@ class Chance:
 
 
 @dataclass(frozen=True)
-class Weather:
-    """How bad it is in one story. Each has some kinds of faults only, and those often: so two of a kind meet
-    that would hardly ever meet where everything goes wrong a little."""
+class FaultRates:
+    """How often things go wrong in one story. Each has some kinds of faults only, and often: so two faults
+    meet that would hardly ever meet where everything goes wrong a little."""
 
     rates: Mapping[str, float]  # probability of a fault, by where: call, message, event, tick, run
     kinds: frozenset[Fault]  # of calls
-    has_weak_spots: bool  # a few methods fail very often
-    plague: Fault | None  # happens to every third call or so that it can happen to
+    has_failing_methods: bool  # a few methods fail very often
+    frequent: Fault | None  # happens to every third call or so that it can happen to
 
 
 @dataclass
@@ -79,19 +79,21 @@ class Faults:
     """Which faults happen: each with its probability, or exactly those whose keys are in `only`."""
 
     chance: Chance
-    weather: Weather
+    fault_rates: FaultRates
     only: Collection[str] | None = None
     is_over: bool = False  # everything heals
-    tell: Callable[[str, str], None] = lambda who, what: None
+    trace: Callable[[str, str], None] = lambda who, what: None
     fired: list[str] = field(default_factory=list)
     _call_rates: dict[str, float] = field(default_factory=dict)
     _kinds: dict[Sequence[Fault], Sequence[Fault]] = field(default_factory=dict)
 
     def happens(self, where: str, key: str, weight: float = 1.0) -> bool:
         """Whether the fault of that key happens. `weight` makes it more or less likely than the others."""
-        if self.is_over or not self._fires(key, self.chance.number(key), self.weather.rates[where] * weight):
+        if self.is_over or not self._fires(
+            key, self.chance.number(key), self.fault_rates.rates[where] * weight
+        ):
             return False
-        self.tell("FAULT", key)
+        self.trace("FAULT", key)
         return True
 
     def of_call(
@@ -102,17 +104,17 @@ class Faults:
         seconds = 0.005 + 0.08 * latency * latency
         if self.is_over or spared:
             return None, seconds, more
-        plague = self.weather.plague
+        frequent = self.fault_rates.frequent
         if (
-            plague
-            and (plague in COMMON or plague in special)
-            and self._fires(f"{key}: {plague}", which, PLAGUED)
+            frequent
+            and (frequent in COMMON or frequent in special)
+            and self._fires(f"{key}: {frequent}", which, FREQUENT)
         ):
-            return plague, seconds, more
+            return frequent, seconds, more
         kinds = self._kinds.get(special)
         if kinds is None:
             possible = (*COMMON, *special, *special)
-            kinds = self._kinds[special] = [kind for kind in possible if kind in self.weather.kinds]
+            kinds = self._kinds[special] = [kind for kind in possible if kind in self.fault_rates.kinds]
         if not kinds or not self._fires(key, first, self._rate(method)):
             return None, seconds, more
         return kinds[int(which * len(kinds))], seconds, more
@@ -120,8 +122,8 @@ class Faults:
     def _rate(self, method: str) -> float:
         rate = self._call_rates.get(method)
         if rate is None:
-            is_weak = self.weather.has_weak_spots and self.chance.number(f"{method} is weak") < 0.15
-            rate = self._call_rates[method] = 0.3 if is_weak else self.weather.rates["call"]
+            is_weak = self.fault_rates.has_failing_methods and self.chance.number(f"{method} is weak") < 0.15
+            rate = self._call_rates[method] = 0.3 if is_weak else self.fault_rates.rates["call"]
         return rate
 
     def _fires(self, key: str, number: float, probability: float) -> bool:

@@ -25,7 +25,7 @@ from tests.simulation.scheduler import Ended, Function, Scheduler, current
 
 MAX_LAG_SECONDS = 10
 SLOW_SECONDS = 60  # at most: longer than most functions may take
-Tell = Callable[[str, str], None]
+Trace = Callable[[str, str], None]
 
 
 class SeenThroughFaults:
@@ -67,13 +67,13 @@ class Calls:
         self,
         scheduler: Scheduler,
         faults: Faults,
-        deadly: Set[str],
+        fatal: Set[str],
         look: Callable[[], None],
-        tell: Tell | None,
+        trace: Trace | None,
     ) -> None:
-        """Who reads something `deadly` is ended. `look` is called after each change of a store."""
-        self.count, self._deadly = 0, deadly
-        self._scheduler, self._faults, self._look, self._tell = scheduler, faults, look, tell
+        """Who reads something `fatal` is ended. `look` is called after each change of a store."""
+        self.count, self._fatal = 0, fatal
+        self._scheduler, self._faults, self._look, self._trace = scheduler, faults, look, trace
         self._past: dict[int, Past] = {}
 
     def make(self, port: str, real: Any, method: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
@@ -86,16 +86,16 @@ class Calls:
         promised = promises(method)
         key = f"{caller.name} call {caller.calls}"
         fault, seconds, number = self._faults.of_call(f"{port}.{method}", key, promised, caller.is_spared)
-        if self._tell is None:
+        if self._trace is None:
             return self._make(caller, fault, seconds, number, real, method, args, more)
         given = ", ".join([*map(shown, args), *(f"{name}={shown(each)}" for name, each in more.items())])
-        told = f"{port}.{method}({given})" + ("" if fault is None else f" !! {fault}")
+        words = f"{port}.{method}({given})" + ("" if fault is None else f" !! {fault}")
         try:
             result = self._make(caller, fault, seconds, number, real, method, args, more)
         except BaseException as error:
-            self._tell(caller.name, f"{told} -> {type(error).__name__} {error}".rstrip())
+            self._trace(caller.name, f"{words} -> {type(error).__name__} {error}".rstrip())
             raise
-        self._tell(caller.name, f"{told} -> {shown(result)}")
+        self._trace(caller.name, f"{words} -> {shown(result)}")
         return result
 
     def _make(
@@ -111,7 +111,7 @@ class Calls:
     ) -> Any:
         late = number * SLOW_SECONDS
         caller.pause(seconds / 2 + (late if fault is Fault.SLOW and number < 0.5 else 0))
-        if self._deadly and any(isinstance(given, str) and given in self._deadly for given in args):
+        if self._fatal and any(isinstance(given, str) and given in self._fatal for given in args):
             raise Ended
         match fault:
             case Fault.REFUSED:

@@ -38,7 +38,7 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
         yield Broken(promise, words)
     yield from _accepted(world, story)
     for known in world.known.values():
-        if known.build.log in world.deadly:
+        if known.build.log in world.fatal:
             continue
         yield from _ended(world, known)
         if known.build.is_managed:
@@ -55,7 +55,7 @@ def cleaned(world: World) -> Iterator[Broken]:
     store = world.services.store
     live = {build.uuid for build in store.builds.values()}
     for build in store.builds.values():
-        if build.archived_at is not None and build.log not in world.deadly:
+        if build.archived_at is not None and build.log not in world.fatal:
             yield Broken("what was deleted is purged", f"{build.key} is still there")
         if (build.key.owner, build.key.project) not in store.places:
             yield Broken("a project's builds go with it", f"{build.key} is left")
@@ -80,7 +80,7 @@ def cleaned(world: World) -> Iterator[Broken]:
 WAITING = ("every build ends", "every build ends by its deadline", "nothing is looked at for ever")
 
 
-def of_deadly_story(broken: Broken) -> Broken:
+def of_fatal_log(broken: Broken) -> Broken:
     """Where one build ends every function that looks at it, others that wait do so because of that one."""
     if broken.promise in WAITING or broken.promise == "what was deleted is purged":
         return Broken("no build keeps others waiting", str(broken))

@@ -249,7 +249,7 @@ FAULTS = (
         "no lease",
         ("no build keeps others waiting",),
         {"chalicelib.usecases.upkeep.reconcile": reconcile_without_lease},
-        lambda story: story.has_deadly_log,
+        lambda story: story.has_fatal_log,
     ),
     UNANNOUNCED,
 )

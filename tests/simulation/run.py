@@ -46,28 +46,28 @@ def simulate(
     lines: list[str] = []
     world: World
 
-    def tell(who: str, what: str) -> None:
+    def trace(who: str, what: str) -> None:
         if traced:
             lines.append(f"{world.scheduler.seconds:10.3f}  {who}: {what}")
 
-    faults = Faults(chance, plan.weather, only, tell=tell)
-    world = World(chance, faults, tell, traced, plan.start_at, plan.on_eks)
+    faults = Faults(chance, plan.fault_rates, only, trace=trace)
+    world = World(chance, faults, trace, traced, plan.start_at, plan.on_eks)
     with _in_place(world, seed):
         story.prepare(world, plan)
-        _suffer(world, plan.heals_at_minute)
+        _with_faults(world, plan.heals_at_minute)
         _heal(world, plan.heals_at_minute)
         broken = [*promises.settled(world, plan)]
         seen = len(world.broken)
-        _grow_old(world)
+        _days_pass(world)
         broken += [Broken(*each) for each in world.broken[seen:]]
         broken += promises.cleaned(world)
-    if plan.has_deadly_log:
-        broken = [promises.of_deadly_story(each) for each in broken]
+    if plan.has_fatal_log:
+        broken = [promises.of_fatal_log(each) for each in broken]
     names = [request.name for request in plan.requests]
     return Result(seed, broken, world.faults.fired, names, world.calls.count, lines)
 
 
-def _suffer(world: World, minutes: int) -> None:
+def _with_faults(world: World, minutes: int) -> None:
     out = 0, 0
     if world.faults.happens("tick", "the schedule is out", 4):
         first = int(world.chance.between("the schedule is out from", 0, 10))
@@ -79,7 +79,7 @@ def _suffer(world: World, minutes: int) -> None:
 
 def _heal(world: World, minute: int) -> None:
     """Nothing fails from now on, and the schedule comes every minute."""
-    world.tell("world", "EVERYTHING HEALS")
+    world.trace("world", "EVERYTHING HEALS")
     world.faults.is_over, world.healed_at = True, world.scheduler.seconds
     for later in range(minute, minute + HEALING_MINUTES):
         world.ticks(later, later + 1)
@@ -88,7 +88,7 @@ def _heal(world: World, minute: int) -> None:
             break
 
 
-def _grow_old(world: World) -> None:
+def _days_pass(world: World) -> None:
     """Days pass, and the cleanup finds all that it has to find."""
     world.scheduler.run(world.scheduler.seconds + 8 * DAY)
     for number in range(4):

@@ -40,7 +40,7 @@ def _fewer(items: list[str], breaks: Callable[[list[str]], bool]) -> list[str]:
     return items
 
 
-def told(result: Result, promise: str) -> str:
+def rendered(result: Result, promise: str) -> str:
     """A shrunk story in words, one line per event."""
     words = [str(each) for each in result.broken if each.promise == promise]
     head = [f"seed {result.seed}: {word}" for word in words]

@@ -18,7 +18,7 @@ from chalicelib.domain.build import BuildKey
 from chalicelib.errors import Busy, Conflict, Forbidden, Invalid, NoLog, NotFound, Unavailable
 from chalicelib.usecases import builds, code, logs, projects, reports
 from tests.factories import NOW, SPEC, make_archive, make_project, make_user
-from tests.simulation.faults import Fault, Weather
+from tests.simulation.faults import Fault, FaultRates
 from tests.simulation.scheduler import Ended, Function
 from tests.simulation.world import API_LIMIT_SECONDS, DAY, World
 
@@ -50,15 +50,15 @@ class Story:
     requests: tuple[Request, ...]
     start_at: datetime
     on_eks: bool
-    weather: Weather
+    fault_rates: FaultRates
     heals_at_minute: int
-    has_deadly_log: bool  # whoever reads the log of the first run runs out of memory
+    has_fatal_log: bool  # whoever reads the log of the first run runs out of memory
 
 
 def make(seed: int) -> Story:
     rng = random.Random(seed)
     requests: list[Request] = []
-    at, has_old_code, has_deadly_log = 1.0, rng.random() < 0.06, rng.random() < 0.03
+    at, has_old_code, has_fatal_log = 1.0, rng.random() < 0.06, rng.random() < 0.03
     made = rng.choice((1, 1, 1, 2, 2, 3, 4, 5))
     for number in range(1, made + 1):
         requests += _life(rng, number, at)
@@ -67,7 +67,7 @@ def make(seed: int) -> Story:
         requests += _upload(rng, "first" if rng.random() < 0.7 else "second", rng.choice((0.5, 2, 20)))
     if has_old_code:
         requests += _upload(rng, "old", rng.choice((0, 300)) + 7 + rng.random() * 0.3)
-    if rng.random() < 0.2 and not has_deadly_log:
+    if rng.random() < 0.2 and not has_fatal_log:
         requests += _project(rng, rng.choice((2, 20, 60, 120, 300)) + rng.random())
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
@@ -76,13 +76,13 @@ def make(seed: int) -> Story:
         requests=tuple(requests),
         start_at=start_at,
         on_eks=rng.random() < 0.2,
-        weather=_weather(rng, any(each.kind == "delete project" for each in requests)),
+        fault_rates=_fault_rates(rng, any(each.kind == "delete project" for each in requests)),
         heals_at_minute=rng.choice((20, 40, 90, 150)),
-        has_deadly_log=has_deadly_log,
+        has_fatal_log=has_fatal_log,
     )
 
 
-def _weather(rng: random.Random, deletes_project: bool) -> Weather:
+def _fault_rates(rng: random.Random, deletes_project: bool) -> FaultRates:
     rates = {
         where: rng.choice((0, 0.003, 0.01, 0.03, 0.08))
         for where in ("call", "message", "event", "tick", "run")
@@ -91,10 +91,10 @@ def _weather(rng: random.Random, deletes_project: bool) -> Weather:
         if rng.random() < 0.1:
             rates[where] = 0.4
     if deletes_project and rng.random() < 0.3:  # two cleanups and a client who is faster than one of them
-        return Weather({**rates, "tick": 0.4}, frozenset({Fault.SLOW}), rng.random() < 0.5, Fault.SLOW)
+        return FaultRates({**rates, "tick": 0.4}, frozenset({Fault.SLOW}), rng.random() < 0.5, Fault.SLOW)
     kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
-    plague = rng.choice((*Fault, Fault.BUSY, Fault.SLOW)) if rng.random() < 0.35 else None
-    return Weather(rates, kinds, rng.random() < 0.2, plague)
+    frequent = rng.choice((*Fault, Fault.BUSY, Fault.SLOW)) if rng.random() < 0.35 else None
+    return FaultRates(rates, kinds, rng.random() < 0.2, frequent)
 
 
 def _life(rng: random.Random, number: int, at: float) -> list[Request]:
@@ -188,7 +188,7 @@ def prepare(world: World, story: Story) -> None:
         world.services.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)
         world.services.sources.kept_at[OLD] -= timedelta(seconds=2 * DAY)
     world.look()
-    world.has_deadly_log = story.has_deadly_log
+    world.has_fatal_log = story.has_fatal_log
     for request in story.requests:
         for count, later in enumerate((0.0, *request.again)):
             name = request.name if count == 0 else f"{request.name} again {count}"

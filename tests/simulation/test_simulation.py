@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chalicelib.usecases import builds
 from tests.simulation import recall
 from tests.simulation.run import simulate
-from tests.simulation.shrink import shrink, told
+from tests.simulation.shrink import rendered, shrink
 
 QUICK, SLOW = range(1, 16), range(16, 416)
 
@@ -50,5 +49,11 @@ def test_a_broken_promise_is_found_and_shrunk_to_what_it_needs(monkeypatch: pyte
     small = shrink(seed, promise)
 
     assert (len(small.requests), small.fired) == (1, [])
-    assert f"seed {seed}: {promise}" in told(small, promise)
-    assert builds.create.__module__ == "chalicelib.usecases.builds"
+    assert f"seed {seed}: {promise}" in rendered(small, promise)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", recall.FAULTS, ids=lambda fault: fault.name)
+def test_each_known_fault_is_found_when_it_is_put_back(fault: recall.KnownFault) -> None:
+    results = (recall.breaks(fault, seed) for seed in range(1, recall.SEEDS + 1))
+    assert recall.search(fault, results) != recall.LOST

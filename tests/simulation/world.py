@@ -22,7 +22,7 @@ from chalicelib.settings import EksSettings
 from tests.factories import DIGEST, SETTINGS, after, make_user
 from tests.fakes import FakeBuildQueue, FakeExecutor, FakeServices, Run
 from tests.simulation.faults import Chance, Faults
-from tests.simulation.ports import MAX_LAG_SECONDS, Calls, SeenThroughFaults, Tell
+from tests.simulation.ports import MAX_LAG_SECONDS, Calls, SeenThroughFaults, Trace
 from tests.simulation.scheduler import Ended, Function, Scheduler, current
 
 LIMIT_SECONDS = {
@@ -66,7 +66,7 @@ class SimulatedQueue(FakeBuildQueue):
 
 
 class SimulatedExecutor(FakeExecutor):
-    """Builds run by themselves here, as the seed says, and push, log and tell of it."""
+    """Builds run by themselves here, as the seed says, and push, log and send events."""
 
     def __init__(self, world: World, services: FakeServices, tells: bool) -> None:
         super().__init__(services.clock, services.sources, tells)
@@ -85,8 +85,8 @@ class SimulatedExecutor(FakeExecutor):
         run = self.runs[handle] = Run(handle, build, self._clock.now)
         self._world.every_run.append(run)
         self._world.lines[f"logs:{handle}"] = []
-        if self._world.has_deadly_log and len(self._world.every_run) == 1:
-            self._world.deadly.add(f"logs:{handle}")
+        if self._world.has_fatal_log and len(self._world.every_run) == 1:
+            self._world.fatal.add(f"logs:{handle}")
         _Life(self._world, self._services, self, run).begin()
         return run
 
@@ -114,7 +114,7 @@ class _Life:
                 if waits > 800:
                     return
                 lasts = 2 * DAY
-        self.world.tell(self.key, f"{self.run.handle} starts (waits {waits:g} s, lasts {lasts:g} s)")
+        self.world.trace(self.key, f"{self.run.handle} starts (waits {waits:g} s, lasts {lasts:g} s)")
         after(waits, lambda: self.enter(Status.BUILDING))
         after(waits + lasts / 4, lambda: self.enter(Status.RUNNING))
         count = int(chance.between(f"{self.key} lines", 0, 9))
@@ -126,7 +126,7 @@ class _Life:
 
     def remove(self) -> None:
         """A node dies, or somebody deletes the Job: the executor does not know it any more."""
-        self.world.tell(self.key, f"{self.run.handle} is removed")
+        self.world.trace(self.key, f"{self.run.handle} is removed")
         if self.run.outcome is None:
             self.executor.end(self.run, Outcome.GONE)
         self.executor.runs.pop(self.run.handle, None)
@@ -158,7 +158,7 @@ class _Life:
         if self.run.outcome is not None:
             return
         faults, image = self.world.faults, self.run.build.image
-        if f"logs:{self.run.handle}" in self.world.deadly:
+        if f"logs:{self.run.handle}" in self.world.fatal:
             self.services.registry.push(image, DIGEST)
             self.end(Outcome.SUCCEEDED)
         elif faults.happens("run", f"{self.key} has a fault before its push", 2):
@@ -171,7 +171,7 @@ class _Life:
         else:
             digest = f"sha256:{hashlib.sha256(self.run.handle.encode()).hexdigest()}"
             self.services.registry.push(image, digest)
-            self.world.tell(self.key, f"{self.run.handle} pushes {image}")
+            self.world.trace(self.key, f"{self.run.handle} pushes {image}")
             is_fault = faults.happens("run", f"{self.key} has a fault after its push", 2)
             self.world.scheduler.after(1, lambda: self.end(Outcome.FAULT if is_fault else Outcome.SUCCEEDED))
 
@@ -181,7 +181,7 @@ class _Life:
         if outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
             self.print(f"slipway-end {self.run.build.nonce}")
         self.executor.end(self.run, outcome)
-        self.world.tell(self.key, f"{self.run.handle} ends: {outcome}")
+        self.world.trace(self.key, f"{self.run.handle} ends: {outcome}")
         self.world.event(self.run)
 
 
@@ -266,7 +266,7 @@ class Known:
 class World:
     chance: Chance
     faults: Faults
-    tell: Tell
+    trace: Trace
     is_traced: bool
     start_at: Any
     on_eks: bool
@@ -278,8 +278,8 @@ class World:
     broken: list[tuple[str, str]] = field(default_factory=list)  # promises seen broken on the way
     answers: dict[str, list[Any]] = field(default_factory=dict)  # by request: what clients were answered
     healed_at: float = 0.0
-    has_deadly_log: bool = False
-    deadly: set[str] = field(default_factory=set)  # logs that end any function that reads them
+    has_fatal_log: bool = False
+    fatal: set[str] = field(default_factory=set)  # logs that end any function that reads them
     schedule: Mapping[str, Any] = field(default_factory=lambda: SCHEDULE)
 
     def __post_init__(self) -> None:
@@ -305,7 +305,7 @@ class World:
         self._drop = self.services.sources.drop
         vars(self.services.sources)["drop"] = self._dropped
         self.calls = Calls(
-            self.scheduler, self.faults, self.deadly, self.look, self.tell if self.is_traced else None
+            self.scheduler, self.faults, self.fatal, self.look, self.trace if self.is_traced else None
         )
         self.seen = SeenThroughFaults(self.services, self.calls)
         self._changed_at = 0.0
@@ -330,7 +330,7 @@ class World:
         def end(function: Function) -> None:
             error = function.error
             if isinstance(error, Ended):
-                self.tell(name, "ENDED")
+                self.trace(name, "ENDED")
             elif error is not None and not isinstance(error, SlipwayError):
                 self.unexpected(name, error)
             settle(function)

@@ -1,8 +1,11 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
+# Of the tests: half of their time is waiting.
+WORKERS ?= 2
 BACKEND ?= $(SLIPWAY_BACKEND)
 CODE := app.py chalicelib infra tests
+PARALLEL = -n $(WORKERS) --dist loadgroup
 # Deployment: ARCH is of the functions, PARAMETERS are the template's (Name=value …)
 STAGE ?= prod
 ARCH ?= arm64
@@ -21,13 +24,13 @@ up: .venv/ready ## serve the API on this machine until interrupted; PORT and SLI
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
-	@$(BIN)/python -m pytest -m "engine or slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "engine or slow"
 
 check: .venv/ready ## the quick part of it
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not engine and not slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow"
 
 simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault, held against all
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1)
@@ -57,10 +60,10 @@ bootstrap: .venv/ready ## make a deployment's first superuser, print a token thi
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
 
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
-	@$(BIN)/python -m infra.aws.bench_cold 2>/dev/null
+	@$(BIN)/python -m infra.bench.cold
 
 bench-requests: .venv/ready ## count what requests cost: calls, capacity and, with valgrind, instructions
-	@$(BIN)/python -m infra.aws.bench_requests
+	@$(BIN)/python -m infra.bench.requests
 
 clean: ## remove what was installed and cached here
 	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments

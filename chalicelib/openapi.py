@@ -3,55 +3,71 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from http import HTTPStatus
+from types import UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from chalicelib import schemas
 
-BINARY = bytes  # as what a route takes: an archive, plain or as part `repo` of a form
-TEXT = str  # as what a route answers: plain text
+Json = dict[str, Any]
 _REFUSALS = {
-    "400": "The request says something that cannot be done; the body says what to change.",
-    "401": "Without a token that is known and has not expired.",
-    "403": "The caller may not do this.",
-    "404": "There is no such thing.",
-    "409": "Too many others are changing the same thing; try again.",
-    "413": "The body is too large.",
-    "429": "Too many requests; `Retry-After` says when to come back.",
-    "503": "A service behind does not answer; try again.",
+    HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
+    HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
+    HTTPStatus.FORBIDDEN: "The caller may not do this.",
+    HTTPStatus.NOT_FOUND: "There is no such thing.",
+    HTTPStatus.CONFLICT: "Too many others are changing the same thing; try again.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests; `Retry-After` says when to come back.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "A service behind does not answer; try again.",
 }
+_ANYWHERE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """What is known of one route where it is declared."""
 
-    name: str
+    view: Callable[..., Any]  # its annotation is the type of the answer
     methods: Sequence[str]
     path: str  # below the API's prefix
-    status: int
-    answers: Any  # a type of `schemas`, TEXT, or None for an empty body
-    takes: Any  # a type of `schemas`, BINARY, or None
-    asks: Mapping[str, str]  # parameters of its query, and their types
+    status: HTTPStatus  # of a success, unless the type of the answer has its own
+    body: Any  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form; None
+    query: Sequence[str]  # names of `schemas.Parameters`, all optional
+    headers: Sequence[str]  # likewise
+    refusals: Sequence[HTTPStatus]  # beside those that follow from the rest
     anonymous: bool
 
+    def answers(self) -> Iterator[tuple[HTTPStatus, Any]]:
+        """The statuses of success and the types of their bodies."""
+        kind = get_type_hints(self.view)["return"]
+        for each in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+            if each is schemas.Redirect:
+                yield HTTPStatus.FOUND, each
+            elif get_origin(each) is schemas.Created:
+                yield HTTPStatus.CREATED, get_args(each)[0]
+            elif each is not NoReturn:
+                yield self.status, each
 
-def document(routes: Sequence[Route], server: str) -> dict[str, Any]:
+
+def document(routes: Sequence[Route], server: str) -> Json:
     """OpenAPI 3.1 for the routes; `server` is the address their paths are below."""
-    types = {type_ for route in routes for type_ in (route.answers, route.takes)} - {None, BINARY, TEXT}
-    ordered = sorted(types | {schemas.Detail}, key=str)
-    described, components = msgspec.json.schema_components(
-        ordered, ref_template="#/components/schemas/{name}"
-    )
-    schema_of = dict(zip(ordered, described, strict=True))
-    paths: dict[str, Any] = {}
+    answered = {kind for route in routes for _, kind in route.answers()} | {schemas.Detail}
+    schema_of, components = _schemas(answered - {type(None), schemas.Text, schemas.Redirect})
+    for component in components.values():
+        if "properties" in component:  # an answer has all its fields
+            component["required"] = list(component["properties"])
+    taken, more = _schemas({route.body for route in routes} - {None, bytes})
+    (parameters,) = _schemas({schemas.Parameters})[1].values()
+    paths: Json = {}
     for route in routes:
-        operations = paths.setdefault(route.path, {})
         for method in route.methods:
-            operations[method.lower()] = _operation(route, method, schema_of)
+            operation = _operation(route, method, parameters["properties"], schema_of | taken)
+            paths.setdefault(route.path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -62,69 +78,126 @@ def document(routes: Sequence[Route], server: str) -> dict[str, Any]:
         "servers": [{"url": server}],
         "paths": paths,
         "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "token": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": "Authorization",
-                    "description": "`token` and the key",
-                }
-            },
+            "schemas": components | more | {"Faults": _FAULTS},
+            "responses": {status.name: _refusal(status) for status in _REFUSALS},
+            "securitySchemes": {"token": _AUTHORIZATION},
         },
         "security": [{"token": []}],
     }
 
 
-def _operation(route: Route, method: str, schema_of: dict[Any, Any]) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": route.name if method == route.methods[0] else f"{route.name}_{method.lower()}",
-        "summary": route.name.replace("_", " ").strip().capitalize(),
-        "responses": {str(route.status): _answer(route.answers, schema_of)}
-        | {status: _refusal(status, text) for status, text in _REFUSALS.items()},
+def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
+    name = route.view.__name__
+    captured = re.findall(r"{(\w+)}", route.path)
+    places = [("path", captured), ("query", route.query), ("header", route.headers)]
+    operation: Json = {
+        "operationId": name if method == route.methods[0] else f"{name}_{method.lower()}",
+        "summary": name.replace("_", " ").capitalize(),
+        "description": route.view.__doc__ or "",
+        "tags": [_tag(route.path)],
+        "parameters": [
+            {"name": each, "in": place, "required": place == "path", "schema": parameters[each]}
+            for place, names in places
+            for each in names
+        ],
+        "responses": _responses(route, method, schema_of),
     }
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", route.path)
-    ]
-    parameters += [
-        {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
-        for name, kind in route.asks.items()
-    ]
-    if parameters:
-        operation["parameters"] = parameters
-    if route.takes is BINARY:
-        content: dict[str, Any] = {
-            "application/gzip": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"repo": {"type": "string", "format": "binary"}},
-                    "required": ["repo"],
-                }
-            },
-        }
+    if route.body is not None:
+        content = _ARCHIVE if route.body is bytes else _json(schema_of[route.body])
         operation["requestBody"] = {"required": True, "content": content}
-    elif route.takes is not None:
-        operation["requestBody"] = {"content": {"application/json": {"schema": schema_of[route.takes]}}}
     if route.anonymous:
         operation["security"] = [{}, {"token": []}]
     return operation
 
 
-def _answer(answers: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
-    if answers is None:
-        return {"description": "Done; there is no body."}
-    if answers is TEXT:
-        return {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"description": "Done.", "content": {"application/json": {"schema": schema_of[answers]}}}
+def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
+    answers = list(route.answers())
+    responses: Json = {}
+    for status, kind in answers:
+        found = responses.setdefault(str(int(status)), {"description": status.phrase})
+        if kind is schemas.Redirect:
+            found["headers"] = {"Location": {"schema": {"type": "string", "format": "uri"}}}
+        elif kind is schemas.Text:
+            found["content"] = {"text/plain": {"schema": {"type": "string"}}}
+            found["headers"] = {"X-Slipway-Next-Cursor": {"schema": {"type": "integer"}}}
+        elif kind is not type(None):
+            same = [schema_of[other] for at, other in answers if at == status]
+            found["content"] = _json(same[0] if len(same) == 1 else {"anyOf": same})
+    for status in _refused(route, method):
+        responses[str(int(status))] = {"$ref": f"#/components/responses/{status.name}"}
+    if any(kind is schemas.Text for _, kind in answers):  # a text where a log is missing
+        responses["404"] = _refusal(HTTPStatus.NOT_FOUND, {"type": "string"})
+    return responses
 
 
-def _refusal(status: str, text: str) -> dict[str, Any]:
-    if status == "400":  # fields with their faults, a list of faults, or a detail
-        schema: dict[str, Any] = {"type": ["object", "array"]}
-    elif status == "404":  # a text where a log is missing
-        schema = {"type": ["object", "string"]}
-    else:
-        schema = {"$ref": "#/components/schemas/Detail"}
-    return {"description": text, "content": {"application/json": {"schema": schema}}}
+def _refused(route: Route, method: str) -> list[HTTPStatus]:
+    """What a route may refuse with, by what it takes and where it is."""
+    statuses = {*_ANYWHERE, *route.refusals}
+    if route.body is not None:
+        statuses |= {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+    if route.query:
+        statuses.add(HTTPStatus.BAD_REQUEST)
+    if "{" in route.path:
+        statuses.add(HTTPStatus.NOT_FOUND)
+    writes = method != "GET" and not route.anonymous
+    if writes:
+        statuses.add(HTTPStatus.CONFLICT)
+    if "{project}" in route.path or (writes and _tag(route.path) == "users"):
+        statuses.add(HTTPStatus.FORBIDDEN)
+    return sorted(statuses)
+
+
+def _refusal(status: HTTPStatus, *others: Json) -> Json:
+    """A response whose body is a Detail, or another of these schemas."""
+    if status == HTTPStatus.BAD_REQUEST:
+        others = ({"type": "array", "items": {"type": "string"}}, {"$ref": "#/components/schemas/Faults"})
+    detail = {"$ref": "#/components/schemas/Detail"}
+    content = _json({"anyOf": [detail, *others]} if others else detail)
+    headers = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
+    return {"description": _REFUSALS[status], "content": content, "headers": headers}
+
+
+def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Json], Json]:
+    """The schemas of types, and the components that they refer to. Without defaults: generators take a field
+    that has one for a field that is always there."""
+    ordered = sorted(kinds, key=str)
+    described, components = msgspec.json.schema_components(
+        ordered, ref_template="#/components/schemas/{name}"
+    )
+    for component in components.values():
+        if "enum" in component:
+            component["type"] = "string"
+        for field in component.get("properties", {}).values():
+            field.pop("default", None)
+            for option in field.get("anyOf", ()):  # what is said of `X | None` belongs to the field
+                field.update(
+                    (word, option.pop(word)) for word in ("description", "examples") if word in option
+                )
+    return dict(zip(ordered, described, strict=True)), components
+
+
+def _tag(path: str) -> str:
+    words = path.split("/")
+    known = [word for word in ("repo", "builds", "projects", "users") if word in words]
+    return known[0] if known else "projects" if "{owner}" in words else "service"
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+_AUTHORIZATION = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "Authorization",
+    "description": "The word `token` and the key: `Authorization: token 0123abc…`.",
+}
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"repo": _FILE}, "required": ["repo"]}
+_ARCHIVE = {"application/gzip": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}
+_FAULTS = {
+    "title": "Faults",
+    "description": "Sentences that say what to change, by field.",
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": {"type": "string"}},
+}

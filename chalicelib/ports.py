@@ -6,10 +6,10 @@ that a repetition would not complete.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey, Token, User
@@ -18,7 +18,7 @@ from chalicelib.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class BuildView:
     """A build with all that one request about it needs."""
 
     build: Build
@@ -34,33 +34,40 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """Something asked for under a key of the caller's is done once, however often it is asked for until
-    `expires_at`."""
+class IdempotencyKey:
+    """A caller's key for one request: repetitions before `expires_at` create nothing new."""
 
     key: str
     now: datetime
     expires_at: datetime
 
 
-Bookmarked = TypeVar("Bookmarked", BuildKey, ProjectKey)
+Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
 
-class BuildStore(Protocol):
-    """Projects and builds. Reads are consistent unless said otherwise; writes carry a condition."""
+class Projects(Protocol):
+    """Projects, without what is in them. Reads are consistent unless said otherwise."""
 
-    def project(self, owner: str, name: str) -> Project | None:
-        """The project, if there is one."""
+    def get(self, owner: str, name: str) -> Project | None:
+        """The project, if there is one, archived or not."""
 
-    def add_project(self, project: Project) -> None:
+    def add(self, project: Project) -> None:
         """Raises AlreadyExists when the owner has a project of that name."""
 
-    def save_project(self, project: Project) -> Project:
-        """Writes all but the counters, if the stored version is still `project.version`. Raises Conflict."""
+    def save(self, project: Project) -> Project:
+        """Writes all but the counters, if the stored version is still `project.version`, and returns the
+        project with its new version. Raises Conflict otherwise."""
 
-    def projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
+    def list_projects(
+        self, owner: str, offset: int, limit: int, *, public: bool
+    ) -> tuple[Sequence[Project], int]:
         """The owner's live projects, newest change first, after skipping `offset`, and how many there are in
         all; the public ones alone if asked for. May lag about a second behind."""
+
+
+class Builds(Protocol):
+    """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a
+    condition."""
 
     def add(
         self,
@@ -68,7 +75,7 @@ class BuildStore(Protocol):
         build: Build,
         body: BuildBody,
         wanted_name: str | None,
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> Build:
         """Stores a new build whole or not at all, as `project.last_build_id + 1`.
 
@@ -77,13 +84,13 @@ class BuildStore(Protocol):
         used already.
         """
 
-    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
-        """The build that was added under this key, as long as that is remembered."""
+    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+        """The build that was added with this idempotency key, until the key expires."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
 
-    def open(self, key: BuildKey, viewer: str) -> Opened | None:
+    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
         """The build with its texts, its project and whether `viewer` bookmarked it, in one call;
         archived or not. None when build or project is missing."""
 
@@ -100,26 +107,75 @@ class BuildStore(Protocol):
     def rename(self, build: Build, wanted_name: str) -> Build:
         """Like `save`, and takes a free name as `add` does."""
 
+    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+        """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Of its
+        history, each has the newest row only."""
+
+    def due(self, now: datetime, limit: int) -> Sequence[Build]:
+        """Builds whose `look_at` has come, longest overdue first, as a consistent read shows them. A build
+        that became due in the last second may be missing. A record that cannot be read is left out, logged,
+        and not found again for a day."""
+
+    def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
+        """Builds that wait for their turn with this executor and are not leased, those first that have waited
+        longest, as a consistent read shows them."""
+
+    def lease(self, build: Build, until: datetime) -> Build:
+        """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
+        is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
+
+
+class Archive(Protocol):
+    """Builds that are archived or deleted, and the end of builds and projects."""
+
     def archive(self, build: Build) -> Build:
-        """Like `save`, and takes the build out of the project's list and count; it is listed as archived by
-        its creator then, unless it is deleted. Raises Conflict."""
+        """Like `Builds.save`, and takes the build out of the project's list and count; it is listed as
+        archived by its creator then, unless it is deleted. Raises Conflict."""
 
     def restore(self, build: Build) -> Build:
         """The inverse of `archive`. Raises Conflict."""
 
-    def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
-        """Archived builds that `user` created, newest change first, and how many there are in all."""
+    def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
+        """Archived builds that `user` created, newest change first, and how many there are in all. Of its
+        history, each has the newest row only."""
 
-    def doomed(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
-        """What is to be purged: deleted, or archived before that time; no build that still has to be looked
-        at. May lag behind, so read again."""
+    def purgeable(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
+        """What may be purged: deleted, or archived before that time; no build with a `look_at`. May lag
+        behind, so read again."""
 
     def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
         """Any builds of a project, archived or not, oldest first."""
 
-    def purge(self, doomed: Build | Project) -> None:
+    def purge(self, record: Build | Project) -> None:
         """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
         Ended half way, a repetition completes it."""
+
+
+class Bookmarks(Protocol):
+    """Which builds and projects a user bookmarked."""
+
+    def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
+        """Those of `candidates` (builds of one project, or projects of one owner) that `user` bookmarked."""
+
+    def add(self, user: str, key: Bookmarkable, now: datetime) -> None:
+        """Idempotent."""
+
+    def remove(self, user: str, key: Bookmarkable) -> bool:
+        """False when it was never bookmarked. Idempotent otherwise."""
+
+    def list_builds(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Build], int]:
+        """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
+
+    def list_projects(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Project], int]:
+        """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
+
+
+class CodeReferences(Protocol):
+    """Which projects and builds have an archive of code."""
 
     def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
         """Whether the project or one of its builds has this code; former code of the project may count."""
@@ -127,34 +183,28 @@ class BuildStore(Protocol):
     def is_referenced(self, code_sha256: str) -> bool:
         """Whether any project or build has this code. What a project had until lately may still count."""
 
-    def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        """Live builds, newest change first, after skipping `offset`; may lag about a second behind."""
 
-    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
-        """Builds whose `look_at` has come, longest overdue first; may lag behind, so read again."""
+Account = TypeVar("Account", User, Token)
 
-    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
-        """Those of `keys` (builds of one project, or projects of one owner) that `user` bookmarked."""
 
-    def bookmark(self, user: str, key: Bookmarked, now: datetime) -> None:
-        """Idempotent."""
+@dataclass(frozen=True, slots=True)
+class Fresh(Generic[Account]):
+    """A user or token as it is stored at this moment. By `row` the adapter finds out whether the record has
+    changed since."""
 
-    def unbookmark(self, user: str, key: Bookmarked) -> bool:
-        """False when it was never bookmarked. Idempotent otherwise."""
+    record: Account
+    row: tuple[str, ...]
 
-    def bookmarked_builds(
-        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> tuple[Sequence[Build], int]:
-        """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
-    def bookmarked_projects(
-        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> tuple[Sequence[Project], int]:
-        """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
+Given = Sequence[Fresh[Any]]
 
 
 class Accounts(Protocol):
-    """Users and their tokens."""
+    """Users and their tokens.
+
+    `user` and `token` may answer from memory (a setting says for how long). What gives or takes rights reads
+    by `fresh_…` and names what it has read as `given`: if any of that has changed, its write raises Conflict.
+    """
 
     def user(self, name: str) -> User | None:
         """The user, if there is one."""
@@ -162,22 +212,29 @@ class Accounts(Protocol):
     def token(self, sha256: str) -> Token | None:
         """What belongs to the hash of a token, expired or not."""
 
-    def add_user(self, user: User, token: Token) -> None:
-        """Both or neither. Raises AlreadyExists when the name is taken."""
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        """The same as `user`, never from memory."""
 
-    def add_token(self, token: Token) -> None:
-        """Replaces a token of the same hash."""
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        """The same as `token`, never from memory."""
 
-    def save_user(self, user: User) -> None:
-        """Replaces the user. Other processes may believe the former for a while (a setting says how long)."""
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        """Both or neither. Raises AlreadyExists when the name is taken, Conflict."""
 
-    def take(self, name: str, minute: datetime, requests: int) -> int:
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        """Replaces a token of the same hash. Raises Conflict."""
+
+    def save_user(self, user: User, given: Given = ()) -> None:
+        """Replaces the user. Raises Conflict."""
+
+    def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         """Counts `requests` of a user in a minute, at once for all processes, and returns how many there are
         with these."""
 
 
 class BuildQueue(Protocol):
-    """Announces that a build needs attention; what kind, its record says."""
+    """Announces that a build needs attention. There are two such queues: one for builds to start, stop or
+    observe, one for builds that have ended and whose log is to be kept."""
 
     def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
         """At least once, in any order, soon or soon after so many seconds (at most 900)."""
@@ -212,7 +269,7 @@ class Sources(Protocol):
     def open(self, sha256: str) -> IO[bytes]:
         """A kept archive, at its start. Raises NotFound."""
 
-    def find(self, commit: str) -> str | None:
+    def find_archive(self, commit: str) -> str | None:
         """The hash of the kept archive that `commit`, the beginning of it, stands for."""
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
@@ -240,11 +297,11 @@ class Sources(Protocol):
         """Forgets an archive. Idempotent."""
 
 
-class KeptLogs(Protocol):
+class LogArchive(Protocol):
     """Logs of builds that have ended, as texts."""
 
-    def keep(self, build: Build, text: str) -> None:
-        """Replaces the build's log."""
+    def store(self, build: Build, text: IO[bytes]) -> None:
+        """Replaces the build's log by this UTF-8 text, which is read once, from where it stands."""
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start` on. Raises NoLog."""
@@ -257,20 +314,23 @@ class Executor(Protocol):
     """Where builds run."""
 
     def submit(self, build: Build) -> str:
-        """Starts the build's current attempt, whose source is staged, and returns its handle.
-        The same attempt submitted again
-        within `replay_seconds` is one build. Raises Busy (nothing started, come later) and
-        ExecutorRefused (never will)."""
+        """Starts the build's current attempt, whose source is staged, and returns its handle. The same
+        attempt submitted again within `replay_seconds` of its claim is one build.
+
+        Raises Busy (this call made nothing: come later), ExecutorRefused (this call made nothing, and never
+        will) and Unavailable (unknown: the same attempt has to be submitted again, or searched). Neither of
+        the first two says anything about another call for the same attempt."""
 
     @property
     def replay_seconds(self) -> int:
-        """How long a repeated `submit` of one attempt is safe."""
+        """How long after the claim a repeated `submit` may begin. With the longest a handler can live
+        (120 s) it is shorter than the executor remembers an attempt."""
 
     @property
-    def tells(self) -> bool:
+    def emits_events(self) -> bool:
         """Whether events tell of changes; else builds have to be watched."""
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         """The handle of the build's current attempt when it was started since `build.submitting_at`."""
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
@@ -294,8 +354,8 @@ class Registry(Protocol):
 class Logs(Protocol):
     """Lines of builds; `log` is what the executor's observation named, or what `reported` names."""
 
-    def lines(self, log: str) -> Sequence[LogLine]:
-        """All lines, oldest first. Raises NoLog while there are none."""
+    def lines(self, log: str) -> Iterator[LogLine]:
+        """All lines, oldest first, read page by page as they are taken; none while nothing was logged."""
 
     def reported(self, build: Build) -> str:
         """The log for lines of a build that runs elsewhere."""
@@ -313,27 +373,36 @@ class Services(Protocol):
     @property
     def settings(self) -> Settings: ...
     @property
-    def store(self) -> BuildStore: ...
+    def projects(self) -> Projects: ...
+    @property
+    def builds(self) -> Builds: ...
+    @property
+    def archive(self) -> Archive: ...
+    @property
+    def bookmarks(self) -> Bookmarks: ...
+    @property
+    def code_references(self) -> CodeReferences: ...
     @property
     def accounts(self) -> Accounts: ...
     @property
     def queue(self) -> BuildQueue: ...
     @property
+    def log_queue(self) -> BuildQueue: ...
+    @property
     def dead_letters(self) -> DeadLetters: ...
     @property
     def sources(self) -> Sources: ...
     @property
-    def kept_logs(self) -> KeptLogs: ...
-    @property
-    def executors(self) -> Mapping[str, Executor]:
-        """By the name that `Build.executor` has; one the deployment does not offer (any more) raises
-        Unavailable."""
-        ...
-
+    def log_archive(self) -> LogArchive: ...
     @property
     def registry(self) -> Registry: ...
     @property
     def logs(self) -> Logs: ...
+    def executor(self, name: str) -> Executor:
+        """By the name that `Build.executor` has. Raises Unavailable for one that this deployment does not
+        offer, or no longer."""
+        ...
+
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""
         ...

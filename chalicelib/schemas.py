@@ -1,19 +1,79 @@
-"""The JSON of the API, as types: what `serializers` makes, `web` writes and the OpenAPI document describes.
+"""The JSON of the API, as types: what views answer and what may be sent to them. The OpenAPI document is made
+of them.
 
-What may be sent is described too; the use cases check it, because clients expect faults in words of theirs.
+What is sent is described here, with its limits, and checked by the use cases: clients expect faults in words
+of theirs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import msgspec
+from msgspec import Meta, Struct, field
 
-Tags = list[str] | None
+from chalicelib.domain.build import ID_DIGITS, MAX_DOCKERFILE_BYTES
+from chalicelib.domain.build import Status as StatusName
+from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_TEXT
+from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
+from chalicelib.domain.query import MAX_QUERY
+from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
+from chalicelib.usecases.code import MAX_GIT_URL
+from chalicelib.usecases.reports import REFERENCE_FIELDS
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 500
+MAX_OFFSET = 10_000  # offsets are reached by reading
+
+Body = TypeVar("Body")
+Id = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Time = Annotated[datetime, Meta(tz=True)]  # with its format
+Amount = Annotated[float, Meta(ge=0)]
+Object = Annotated[dict[str, Any], Meta(extra_json_schema={"additionalProperties": True})]
+Name = Annotated[str, Meta(pattern=f"^{SLUG.pattern}$", examples=["quick-start"])]
+Description = Annotated[str, Meta(max_length=MAX_TEXT)]
+Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG)]
+Tags = Annotated[list[Tag], Meta(max_length=MAX_TAGS, examples=[["nightly"]])]
+Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"])]
+GitUrl = Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
+QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
+MERGE = Meta(description="true: add `tags` to those that are there.")
+SPECIFICATION = (
+    '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
+)
 
 
-class User(msgspec.Struct):
+# Answers that are not JSON, or whose status is not the route's
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Plain text. `next_cursor`, if any, is the header X-Slipway-Next-Cursor: where the next part begins."""
+
+    text: str
+    next_cursor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """302 to `url`."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Created(Generic[Body]):
+    """201, of a route that also answers 200."""
+
+    body: Body
+
+
+# What is answered
+
+
+class User(Struct):
     username: str
     email: str | None
     is_superuser: bool
@@ -23,25 +83,25 @@ class NewUser(User):
     """The token is shown this once."""
 
     token: str
-    token_expires_at: datetime
+    token_expires_at: Time
 
 
-class Build(msgspec.Struct):
+class Build(Struct):
     """A build in a list: everything but its texts."""
 
-    id: int
+    id: Id
     uuid: str
     name: str | None
     unique_name: str
     pod_id: str
     user: str
     description: str | None
-    created_at: datetime
-    updated_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    last_status: str
-    tags: Tags
+    created_at: Time
+    updated_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    last_status: StatusName
+    tags: list[str] | None
     project: str
     backend: str
     is_managed: bool
@@ -54,38 +114,38 @@ class BuildDetail(Build):
     """A build with its texts, in both layouts of its specification."""
 
     content: str | None
-    config: dict[str, Any] | None
-    resources: dict[str, Any] | None
+    config: Object | None
+    resources: Object | None
     node_scheduled: str | None
-    num_jobs: int
-    num_experiments: int
+    num_jobs: Count
+    num_experiments: Count
     dockerfile: str | None
     commit: str | None
     on_behalf_of: str | None
-    duration_seconds: float | None
-    billed_minutes: int | None
-    estimated_cost: float | None  # in the currency of the configured price
+    duration_seconds: Amount | None
+    billed_minutes: Count | None
+    estimated_cost: Amount | None  # in the currency of the configured price
 
 
 class ArchivedBuild(Build):
     deleted: bool = True
 
 
-class Status(msgspec.Struct):
+class StatusEntry(Struct):
     """One row of a build's history; `job` is the build's id."""
 
-    id: int
+    id: Id
     uuid: str
-    created_at: datetime
+    created_at: Time
     message: str | None
     traceback: str | None
-    status: str
-    details: dict[str, Any] | None
-    job: int
+    status: StatusName
+    details: Object | None
+    job: Id
 
 
-class CodeReference(msgspec.Struct):
-    id: int
+class CodeReference(Struct):
+    id: Id
     branch: str | None
     commit: str | None
     head: str | None
@@ -95,17 +155,17 @@ class CodeReference(msgspec.Struct):
     external_repo: None = None
 
 
-class Project(msgspec.Struct):
-    id: int
+class Project(Struct):
+    id: Id
     uuid: str
     user: str
     owner: str
     name: str
     unique_name: str
     description: str | None
-    tags: Tags
-    created_at: datetime
-    updated_at: datetime
+    tags: list[str] | None
+    created_at: Time
+    updated_at: Time
     is_public: bool
     has_code: bool
     bookmarked: bool
@@ -114,37 +174,37 @@ class Project(msgspec.Struct):
 class ProjectDetail(Project):
     readme: str | None
     git_url: str | None
-    num_builds: int
+    num_builds: Count
     # What else Polyaxon runs in projects: clients expect the fields.
     tensorboard: None = None
     notebook: None = None
     has_tensorboard: bool = False
     has_notebook: bool = False
-    num_experiment_groups: int = 0
-    num_independent_experiments: int = 0
-    num_experiments: int = 0
-    num_jobs: int = 0
+    num_experiment_groups: Count = 0
+    num_independent_experiments: Count = 0
+    num_experiments: Count = 0
+    num_jobs: Count = 0
 
 
-class Offer(msgspec.Struct):
+class Offer(Struct):
     """POST a form of `fields` and the archive as `file` to `url`, then POST to `complete`."""
 
     url: str
     fields: dict[str, str]
     complete: str
-    expires_at: datetime
+    expires_at: Time
 
 
-class Versions(msgspec.Struct):
+class Versions(Struct):
     latest_version: str
     min_version: str
 
 
-class ChartVersion(msgspec.Struct):
+class ChartVersion(Struct):
     version: str
 
 
-class LogHandler(msgspec.Struct):
+class LogHandler(Struct):
     """Where clients shall report their own errors: nowhere."""
 
     dsn: None = None
@@ -152,95 +212,122 @@ class LogHandler(msgspec.Struct):
     tags: dict[str, str] = {}
 
 
-class Detail(msgspec.Struct):
+class Detail(Struct):
     """A refusal."""
 
     detail: str
 
 
-Entry = TypeVar("Entry")
-
-
-class Page(msgspec.Struct, Generic[Entry]):
+class Page(Struct, Generic[Body]):
     """Some entries of a list that has `count` in all; `next` and `previous` are addresses."""
 
-    count: int
+    count: Count
     next: str | None
     previous: str | None
-    results: list[Entry]
+    results: list[Body]
 
 
-class Bookmarked(msgspec.Struct, Generic[Entry]):
-    content_object: Entry
+class BookmarkedBuild(Struct):
+    content_object: Build
+
+
+class BookmarkedProject(Struct):
+    content_object: Project
+
+
+class Parameters(Struct):
+    """What paths, queries and headers may have, of all routes."""
+
+    owner: Name
+    user: Name
+    project: Name
+    build_id: Annotated[int, Meta(ge=1, lt=10**ID_DIGITS, examples=[1])]
+    status_uuid: Name
+    offer_id: Name
+    component: Literal["cli", "platform", "lib", "chart"]
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
+    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
+    sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]
+    query: Annotated[
+        str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)
+    ]
+    commit: Annotated[str, Meta(description="Of an upload, as builds have it; the latest if not given.")]
+    cursor: Annotated[int, Meta(ge=0, lt=10**ID_DIGITS, description="The byte where the answer begins.")]
+    idempotency_key: Annotated[
+        str,
+        Meta(
+            pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request."
+        ),
+    ] = field(name="Idempotency-Key")
 
 
 # What may be sent. Other fields are ignored: clients send all of an answer back.
 
 
-class UserFields(msgspec.Struct, omit_defaults=True):
-    username: str
+class UserFields(Struct):
+    username: Name
     email: str | None = None
     is_superuser: bool | None = None
 
 
-class ProjectFields(msgspec.Struct):
-    name: str | None = None
-    description: str | None = None
-    readme: str | None = None
-    tags: Tags = None
-    merge: bool | None = None
+class ProjectFields(Struct):
+    name: Name | None = None
+    description: Description | None = None
+    readme: Description | None = None
+    tags: Tags | None = None
+    merge: Annotated[bool | None, MERGE] = None
     is_public: bool | None = None
 
 
 class NewProjectFields(ProjectFields, kw_only=True):
-    name: str
+    name: Name
 
 
-class BuildFields(msgspec.Struct):
+class BuildFields(Struct):
     """`content` is the text of a specification, or `config` the older layout as an object."""
 
-    content: str | None = None
-    config: dict[str, Any] | None = None
-    name: str | None = None
-    description: str | None = None
-    tags: Tags = None
-    backend: str | None = None
-    is_managed: bool | None = None
-    ttl: int | str | None = None
+    content: Annotated[str, Meta(description="YAML or JSON.", examples=[SPECIFICATION])] | None = None
+    config: Object | None = None
+    name: Name | None = None
+    description: Description | None = None
+    tags: Tags | None = None
+    backend: Backend | None = None
+    is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
+    ttl: Count | str | None = None
 
 
-class BuildChanges(msgspec.Struct):
-    name: str | None = None
-    description: str | None = None
-    tags: Tags = None
-    merge: bool | None = None
-    dockerfile: str | None = None
-    node_scheduled: str | None = None
-    backend: str | None = None
+class BuildChanges(Struct):
+    name: Name | None = None
+    description: Description | None = None
+    tags: Tags | None = None
+    merge: Annotated[bool | None, MERGE] = None
+    dockerfile: Annotated[str, Meta(max_length=MAX_DOCKERFILE_BYTES)] | None = None
+    node_scheduled: Annotated[str, Meta(max_length=MAX_NODE)] | None = None
+    backend: Backend | None = None
 
 
-class StatusFields(msgspec.Struct):
-    status: str | None = None
-    message: str | None = None
-    traceback: str | None = None
-    details: dict[str, Any] | None = None
-    created_at: str | None = None
+class StatusFields(Struct):
+    status: StatusName | None = None
+    message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
+    traceback: Annotated[str, Meta(max_length=MAX_TEXT_BYTES)] | None = None
+    details: Object | None = None
+    created_at: Time | None = None
 
 
-class SettlingFields(msgspec.Struct):
-    status: str
+class ReconciledFields(Struct):
+    status: StatusName
 
 
-class CodeReferenceFields(msgspec.Struct):
-    branch: str | None = None
-    commit: str | None = None
-    head: str | None = None
-    git_url: str | None = None
+class CodeReferenceFields(Struct):
+    branch: Annotated[str, Meta(max_length=REFERENCE_FIELDS["branch"])] | None = None
+    commit: Annotated[str, Meta(max_length=REFERENCE_FIELDS["commit"])] | None = None
+    head: Annotated[str, Meta(max_length=REFERENCE_FIELDS["head"])] | None = None
+    git_url: Annotated[str, Meta(max_length=REFERENCE_FIELDS["git_url"])] | None = None
     is_dirty: bool | None = None
 
 
-class GitFields(msgspec.Struct):
-    git_url: str
+class GitFields(Struct):
+    git_url: GitUrl
 
 
-Lines = str | list[str]
+Lines = str | Annotated[list[str], Meta(min_length=1)]

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import msgspec
+
 from chalicelib import schemas
+from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, Project, StatusEntry, User
 from chalicelib.errors import NotFound
-from chalicelib.ports import Offer, Opened
+from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser
+from chalicelib.usecases.logs import LogPage
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
+Row = TypeVar("Row")
 
 
 def build_summary(build: Build, bookmarked: bool) -> schemas.Build:
     return schemas.Build(**_summary(build, bookmarked))
 
 
-def build_detail(opened: Opened, price_per_minute: float) -> schemas.BuildDetail:
+def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDetail:
     """A price of 0 is none."""
     build, body = opened.build, opened.body
     minutes = build.billed_minutes
@@ -44,8 +50,8 @@ def archived_build(build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
     return schemas.ArchivedBuild(**_summary(build, bookmarked))
 
 
-def bookmarked_build(build: Build) -> schemas.Bookmarked[schemas.Build]:
-    return schemas.Bookmarked(build_summary(build, bookmarked=True))
+def bookmarked_build(build: Build) -> schemas.BookmarkedBuild:
+    return schemas.BookmarkedBuild(build_summary(build, bookmarked=True))
 
 
 def _summary(build: Build, bookmarked: bool) -> dict[str, Any]:
@@ -72,8 +78,8 @@ def _summary(build: Build, bookmarked: bool) -> dict[str, Any]:
     }
 
 
-def status_entry(build: Build, entry: StatusEntry) -> schemas.Status:
-    return schemas.Status(
+def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
+    return schemas.StatusEntry(
         id=entry.id,
         uuid=entry.uuid,
         created_at=entry.created_at,
@@ -112,8 +118,8 @@ def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
     )
 
 
-def bookmarked_project(found: Project) -> schemas.Bookmarked[schemas.Project]:
-    return schemas.Bookmarked(project(found, bookmarked=True))
+def bookmarked_project(found: Project) -> schemas.BookmarkedProject:
+    return schemas.BookmarkedProject(project(found, bookmarked=True))
 
 
 def _project(project: Project, bookmarked: bool) -> dict[str, Any]:
@@ -163,25 +169,45 @@ def new_user(new: NewUser) -> schemas.NewUser:
     )
 
 
-def page(
-    results: Sequence[Any],
-    count: int,
-    url: str,
-    query: Mapping[str, str],
-    offset: int,
-    limit: int,
-    max_offset: int,
-) -> schemas.Page[Any]:
-    """One page of a list; `url` is the list's absolute address, `query` what else was asked for. `next` never
-    leads where `max_offset` is refused."""
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which rows of a list a request is for, its address and query, and how many bytes an answer can have."""
+
+    limit: int
+    offset: int
+    url: str
+    query: Mapping[str, str]
+    max_bytes: int
+
+
+class PageTooLarge(Exception):
+    """A page's rows exceed an answer; the first `rows` of them do not."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+def page(paging: Paging, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
+    """One page of a list that has `count` entries in all; `next` never leads beyond the largest offset.
+    Raises PageTooLarge."""
+    encoded: Any = [msgspec.Raw(msgspec.json.encode(row)) for row in rows]
+    fit = max(fitting((f"{bytes(row).decode()}," for row in encoded), paging.max_bytes), 1)
+    if fit < len(rows):
+        raise PageTooLarge(fit)
 
     def link(to: int) -> str:
-        return f"{url}?{urlencode({**query, 'limit': limit, 'offset': to})}"
+        return f"{paging.url}?{urlencode({**paging.query, 'limit': paging.limit, 'offset': to})}"
 
-    after = offset + limit
+    after = paging.offset + paging.limit
     return schemas.Page(
         count=count,
-        next=link(after) if after < count and after <= max_offset else None,
-        previous=link(max(offset - limit, 0)) if offset > 0 else None,
-        results=list(results),
+        next=link(after) if after < count and after <= schemas.MAX_OFFSET else None,
+        previous=link(max(paging.offset - paging.limit, 0)) if paging.offset > 0 else None,
+        results=encoded,
     )
+
+
+def log_page(page: LogPage) -> schemas.Text | schemas.Redirect:
+    """A part of a log, with where the next begins, or the address of the whole."""
+    return schemas.Text(page.text, page.next_cursor) if page.url is None else schemas.Redirect(page.url)

@@ -1,16 +1,24 @@
 """The settings, the only reader of the environment. Deployed, the template sets them; the one-machine
-stack sets the same names."""
+stack sets the same names.
+
+Each setting stands once, as a field: its variable is SLIPWAY_<FIELD> (SLIPWAY_EKS_<FIELD> for those of a
+cluster), its type, default and bounds are the field's, and `about` says what it means and which parameter
+of infra/aws/template.yaml sets it. A variable that is empty counts as not set.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 # BuildKit's images by the profiles of EksSettings, pinned; builds on CodeBuild use the first. `userns` needs
 # user namespaces for pods (on by default since Kubernetes 1.33): root in there is nobody outside. `rootless`
 # needs nodes where any user may make user namespaces.
+Profile = Literal["userns", "rootless"]
 BUILDKIT = {
     "userns": "docker.io/moby/buildkit:v0.29.0"
     "@sha256:0039c1d47e8748b5afea56f4e85f14febaf34452bd99d9552d2daa82262b5cc5",
@@ -19,56 +27,67 @@ BUILDKIT = {
 }
 
 
+def about(
+    meaning: str, parameter: str = "", *, ge: float | None = None, le: float | None = None
+) -> msgspec.Meta:
+    """What a setting means, the template's parameter that sets it (if there is one), and its bounds."""
+    return msgspec.Meta(description=meaning, ge=ge, le=le, extra={"parameter": parameter})
+
+
 @dataclass(frozen=True, slots=True)
 class EksSettings:
-    """A cluster that runs builds. Each is SLIPWAY_EKS_<NAME> in the environment."""
+    """A cluster that runs builds."""
 
-    cluster: str  # its name in EKS; without it there is none
-    endpoint: str = ""  # of its API; else EKS is asked
-    certificate: str = ""  # of its authority, PEM in base64; else EKS is asked
-    namespace: str = "slipway-builds"
-    profile: str = "userns"  # or rootless
-    image: str = ""  # BuildKit's, by digest; else the profile's of BUILDKIT
-    cache_repository: str = ""  # where layers are cached, with tags that can be moved; else nowhere
-    registry_role: str = ""  # whose rights, narrowed to one repository, a build's login has (ECR)
-    log_group: str = ""  # else Container Insights' of the cluster
-    node_selector: Mapping[str, str] = field(default_factory=dict)  # of all builds: `key=value,…`
-    node_keys: tuple[str, ...] = ()  # keys that specs may use in node_selector and tolerations: `key,…`
-
-    def __post_init__(self) -> None:
-        if self.profile not in BUILDKIT:
-            raise ValueError(f"SLIPWAY_EKS_PROFILE is {self.profile}; expected {' or '.join(BUILDKIT)}.")
+    cluster: Annotated[str, about("its name in EKS; without it there is none", "EksCluster")]
+    endpoint: Annotated[str, about("URL of its API; empty: EKS is asked")] = ""
+    certificate: Annotated[str, about("of its authority, PEM in base64; empty: EKS is asked")] = ""
+    namespace: Annotated[str, about("of the builds' Jobs", "EksNamespace")] = "slipway-builds"
+    profile: Annotated[Profile, about("of pods, see BUILDKIT", "EksProfile")] = "userns"
+    image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
+    cache_repository: Annotated[str, about("for cached layers; its tags must be mutable; empty: none")] = ""
+    registry_role: Annotated[str, about("whose rights, for one repository, a build's login has (ECR)")] = ""
+    log_group: Annotated[str, about("empty: Container Insights' of the cluster", "EksLogGroup")] = ""
+    node_selector: Annotated[dict[str, str], about("of all builds: `key=value,…`", "EksNodeSelector")] = (
+        field(default_factory=dict)
+    )
+    node_keys: Annotated[tuple[str, ...], about("that specs may name: `key,…`", "EksNodeKeys")] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    table: str  # DynamoDB's table
-    dispatch_queue_url: str  # SQS: builds that need attention
-    dead_letter_queue_url: str  # SQS: requests that can never succeed
-    codebuild_project: str  # runs the builds
-    bucket: str  # S3: sources of builds
-    registry: str  # where images go: host[:port][/prefix]
-    registry_kind: str  # ecr | plain (http, no login: only for one machine)
-    backend: str = "codebuild"  # where builds run that name no executor: codebuild | eks
-    buildkit_image: str = BUILDKIT["userns"]  # BuildKit's on CodeBuild
+    table: Annotated[str, about("DynamoDB's table")]
+    dispatch_queue_url: Annotated[str, about("SQS: builds that need attention")]
+    log_queue_url: Annotated[str, about("SQS: builds that have ended, whose log is to be archived")]
+    dead_letter_queue_url: Annotated[str, about("SQS: requests that can never succeed")]
+    codebuild_project: Annotated[str, about("runs the builds")]
+    bucket: Annotated[str, about("S3: sources of builds")]
+    registry: Annotated[str, about("where images go: host[:port][/prefix]")]
+    registry_kind: Annotated[Literal["ecr", "plain"], about("plain: http, for one machine only")]
+    registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
+        default="", repr=False
+    )
+    backend: Annotated[Literal["codebuild", "eks"], about("if a build names none", "Backend")] = "codebuild"
+    buildkit_image: Annotated[str, about("on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT["userns"]
     eks: EksSettings | None = None  # the cluster that runs builds as well
-    watch_every_seconds: int = 10  # builds of which no events tell, while a tick lasts
-    watch_seconds: int = 55  # how long a tick lasts that has such builds to watch; schedules come each minute
-    automation_user: str = ""  # who requests of the queue act as; without one they wait
-    api_prefix: str = "/api/v1"  # "/v1" where the API stage is called `api`
-    build_timeout_minutes: int = 60  # CodeBuild takes 5 to 2160
-    queue_timeout_minutes: int = 60  # CodeBuild takes 5 to 480
-    look_again_seconds: int = 300  # after this long without news, a schedule looks for itself
-    token_lifetime_days: int = 30
-    price_per_minute: float = 0.0  # of a build, for its estimated cost; 0: unknown
-    requests_per_minute: int = 0  # of one user, roughly; 0: no limit
-    purge_after_days: int = 7  # archived builds and projects are purged then
-    reported_log_group: str = "/slipway/reported"  # CloudWatch: lines of builds that run elsewhere
-    account_memory_seconds: int = 30  # how long a process may trust what it knows of users and tokens
-    max_log_bytes: int = 5_000_000  # of a log in one response; API Gateway and Lambda end near 6 MB
-    max_upload_bytes: int = 150 * 1024**2  # of an archive uploaded to storage, as the command line caps it
-    max_inline_upload_bytes: int = 4_500_000  # of an archive in a request: Lambda takes 6 MB of base64
-    max_body_bytes: int = 300_000  # of a JSON request; the stored texts must fit DynamoDB's 400 KB item
+    watch_every_seconds: Annotated[int, about("between polls of builds without events, during a tick")] = 10
+    watch_seconds: Annotated[int, about("length of a tick with such builds; a tick starts each minute")] = 55
+    automation_user: Annotated[
+        str, about("for requests of the queue; empty: they wait", "AutomationUser")
+    ] = ""
+    build_timeout_minutes: Annotated[int, about("of a run", "BuildTimeoutMinutes", ge=5, le=2160)] = 60
+    queue_timeout_minutes: Annotated[int, about("of the wait", "QueueTimeoutMinutes", ge=5, le=480)] = 60
+    wait_timeout_minutes: Annotated[int, about("of the wait for a turn", "WaitTimeoutMinutes", ge=5)] = 1_440
+    look_again_seconds: Annotated[int, about("from news to a check", "LookAgainSeconds", ge=60)] = 300
+    token_lifetime_days: Annotated[int, about("until a token expires", "TokenLifetimeDays", ge=1)] = 30
+    price_per_minute: Annotated[float, about("of a build; 0: unknown", "PricePerMinute", ge=0)] = 0.0
+    requests_per_minute: Annotated[int, about("of one user; 0: no limit", "RequestsPerMinute", ge=0)] = 0
+    purge_after_days: Annotated[int, about("since it was archived", "PurgeAfterDays", ge=1)] = 7
+    reported_log_group: Annotated[str, about("of builds that run elsewhere")] = "/slipway/reported"
+    account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
+    max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
+    max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
+    max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
+    max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000
 
     def __post_init__(self) -> None:
         if self.backend not in self.executors:
@@ -79,64 +98,43 @@ class Settings:
         """Where builds can run here."""
         return ("codebuild", "eks") if self.eks else ("codebuild",)
 
-
-_REQUIRED = {
-    "table": "SLIPWAY_TABLE",
-    "dispatch_queue_url": "SLIPWAY_DISPATCH_QUEUE_URL",
-    "dead_letter_queue_url": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
-    "codebuild_project": "SLIPWAY_CODEBUILD_PROJECT",
-    "bucket": "SLIPWAY_BUCKET",
-    "registry": "SLIPWAY_REGISTRY",
-    "registry_kind": "SLIPWAY_REGISTRY_KIND",
-}
+    @property
+    def plain_http(self) -> bool:
+        """Whether the registry speaks http and has a fixed login or none: only on one machine."""
+        return self.registry_kind == "plain"
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this process. Raises KeyError naming the variables that are missing, ValueError
-    for a number that is none."""
-    missing = [variable for variable in _REQUIRED.values() if variable not in environment]
-    if missing:
+    """The settings of this process. Raises KeyError naming the variables that are missing, ValueError naming
+    the one whose value cannot be used, and why."""
+    given = _given(Settings, "SLIPWAY_", environment)
+    eks = _given(EksSettings, "SLIPWAY_EKS_", environment)
+    required = [each.name for each in fields(Settings) if each.default is MISSING]
+    if missing := [f"SLIPWAY_{name.upper()}" for name in required if name not in given]:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
-    values: dict[str, str | int | float] = {
-        name: environment[variable] for name, variable in _REQUIRED.items()
-    }
-    if backend := environment.get("SLIPWAY_BACKEND"):
-        values["backend"] = backend
-    for name in (
-        "max_inline_upload_bytes",
-        "build_timeout_minutes",
-        "queue_timeout_minutes",
-        "look_again_seconds",
-        "token_lifetime_days",
-        "requests_per_minute",
-        "purge_after_days",
-        "watch_every_seconds",
-        "watch_seconds",
-    ):
-        if text := environment.get(f"SLIPWAY_{name.upper()}"):
-            values[name] = int(text)
-    for name in ("automation_user", "buildkit_image", "reported_log_group"):
-        if text := environment.get(f"SLIPWAY_{name.upper()}"):
-            values[name] = text
-    if price := environment.get("SLIPWAY_PRICE_PER_MINUTE"):
-        values["price_per_minute"] = float(price)
-    values["api_prefix"] = api_prefix(environment)
-    return Settings(eks=_eks(environment), **values)  # type: ignore[arg-type]
+    if "cluster" in eks:
+        if keys := eks.get("node_keys"):
+            eks["node_keys"] = [key.strip() for key in keys.split(",")]
+        if selector := eks.get("node_selector"):
+            pairs = [pair.strip().partition("=") for pair in selector.split(",")]
+            if not all(key and equals for key, equals, _ in pairs):
+                raise ValueError(f"SLIPWAY_EKS_NODE_SELECTOR is {selector!r}: Expected `key=value,…`.")
+            eks["node_selector"] = {key: value for key, _, value in pairs}
+        given["eks"] = eks
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as exc:
+        why, _, where = str(exc).rstrip("`").partition(" - at `$.")
+        if not where:  # of all together
+            raise ValueError(why) from exc
+        variable = f"SLIPWAY_{where.replace('.', '_').upper()}"
+        raise ValueError(f"{variable} is {environment[variable]!r}: {why}.") from exc
 
 
-def _eks(environment: Mapping[str, str]) -> EksSettings | None:
-    given: dict[str, Any] = {
-        name: text
-        for name in EksSettings.__dataclass_fields__
-        if (text := environment.get(f"SLIPWAY_EKS_{name.upper()}"))
-    }
-    if "cluster" not in given:
-        return None
-    if keys := given.get("node_keys"):
-        given["node_keys"] = tuple(key.strip() for key in keys.split(","))
-    if selector := given.get("node_selector"):
-        given["node_selector"] = dict(pair.strip().split("=", 1) for pair in selector.split(","))
-    return EksSettings(**given)
+def _given(settings: type, prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The texts of these settings that the environment has, by field."""
+    names = [each.name for each in fields(settings) if each.name != "eks"]  # which has variables of its own
+    return {name: text for name in names if (text := environment.get(f"{prefix}{name.upper()}"))}
 
 
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
@@ -147,6 +145,11 @@ def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
 def stack(environment: Mapping[str, str] = os.environ) -> str:
     """The deployment's name, by which its metrics are told from another's."""
     return environment.get("SLIPWAY_STACK", "")
+
+
+def has_own_s3(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether S3 is not Amazon's: the SDK reads its address from these variables."""
+    return any(environment.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
 
 
 def in_lambda(environment: Mapping[str, str] = os.environ) -> bool:

@@ -1,7 +1,7 @@
 """HTTP around the use cases: who is asking, what the body says, and which status an error becomes.
 
 Views raise domain errors; `endpoint` maps them, because Chalice turns what a view raises into a response
-before any middleware could. What Chalice and the gateway refuse by themselves is reshaped in `finish`.
+before any middleware could. `shape_errors_and_cors` reshapes what Chalice and the gateway refuse themselves.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
@@ -19,19 +19,17 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from chalice.app import Chalice, CORSConfig, Request, Response
 
-from chalicelib import errors, serializers, telemetry, wiring
+from chalicelib import errors, schemas, telemetry, wiring
+from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes
 from chalicelib.domain.build import ID_DIGITS, BuildKey, User
+from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
-from chalicelib.ports import Opened, Services
+from chalicelib.ports import Services
+from chalicelib.schemas import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET
+from chalicelib.serializers import PageTooLarge, Paging
 from chalicelib.usecases import accounts, throttle
-from chalicelib.usecases.logs import LogPage
-from chalicelib.usecases.requests import checked_key
 
 log = logging.getLogger(__name__)
-
-DEFAULT_LIMIT = 20
-MAX_LIMIT = 500
-MAX_OFFSET = 10_000  # offsets are reached by reading
 
 # Any page may call, with a token of its own; Chalice answers what browsers ask first.
 CORS = CORSConfig(
@@ -41,14 +39,20 @@ CORS = CORSConfig(
     max_age=600,
 )
 
+# Of each error and what is derived from it: the nearest class decides.
 _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
+    errors.SlipwayError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.Invalid: HTTPStatus.BAD_REQUEST,
     errors.Malformed: HTTPStatus.BAD_REQUEST,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.NoLog: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.AlreadyExists: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.ExecutorRefused: HTTPStatus.BAD_GATEWAY,
     errors.Busy: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -65,12 +69,18 @@ class Call:
     services: Services
     caller: User | None
     request: Request
+    max_rows: int = MAX_LIMIT  # of a page; fewer when so many have turned out to be too large
 
     @property
     def user(self) -> User:
         """Who calls; there is somebody wherever a route is not anonymous."""
         assert self.caller is not None
         return self.caller
+
+    @property
+    def token(self) -> str:
+        """What the caller has shown, for what gives or takes rights."""
+        return _token(self.request, anonymous=False) or ""
 
     def fields(self) -> dict[str, Any]:
         """The body as a mapping, from JSON or a form; empty for none. Raises Malformed, Invalid, TooLarge."""
@@ -129,23 +139,15 @@ class Call:
         given: Any = self.request.query_params
         return {name: given[name] for name in given} if given else {}
 
-    def paging(self) -> tuple[int, int]:
-        """Limit and offset; what is no sensible number is the default. Raises Invalid beyond the bound."""
+    def paging(self) -> Paging:
+        """Which page of a list is asked for; what is no sensible number is the default. Raises Invalid beyond
+        the bound."""
         query = self.query()
-        limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, MAX_LIMIT)
+        limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, self.max_rows)
         offset = _number(query.get("offset"))
         if offset > MAX_OFFSET:
             raise errors.Invalid([f"`offset` can be at most {MAX_OFFSET}."])
-        return limit, offset
-
-    def page(self, results: Sequence[Any], count: int) -> Any:
-        """One page of a list that has `count` entries in all."""
-        limit, offset = self.paging()
-        return serializers.page(results, count, self.url(), self.query(), offset, limit, MAX_OFFSET)
-
-    def build_detail(self, opened: Opened) -> Any:
-        """A build with its texts, and what it cost."""
-        return serializers.build_detail(opened, self.services.settings.price_per_minute)
+        return Paging(limit, offset, self.url(), query, self.services.settings.max_answer_bytes)
 
     def sorts_ascending(self) -> bool:
         """Whether a list that is sorted by its one time is asked for in the other order."""
@@ -172,8 +174,8 @@ class Call:
 def endpoint(
     app: Chalice, status: HTTPStatus = HTTPStatus.OK, *, anonymous: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """Decorates views: they are called with a Call and the path's parameters, and answer with JSON, with
-    a Response, or None for an empty body. `status` is a success's."""
+    """Decorates views: they are called with a Call and the path's parameters, and return a type of `schemas`,
+    or None for an empty body. `status` is a success's, unless that type has its own."""
 
     def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
         @wraps(view)
@@ -181,7 +183,7 @@ def endpoint(
             started_at = time.perf_counter()
             request = _current_request(app)
             with telemetry.work(view.__name__):
-                response = answered(request, captured)
+                response = _bounded(answered(request, captured))
                 fields = {
                     "status": response.status_code,
                     "duration_ms": round((time.perf_counter() - started_at) * 1000),
@@ -196,10 +198,10 @@ def endpoint(
                 user = accounts.authenticate(services, token) if token is not None else None
                 if user is not None:
                     throttle.admit(services, user)
-                places = _places(captured)
-                if "key" in places:
-                    telemetry.about(places["key"])
-                answer = view(Call(services, user, request), **places)
+                parameters = _path_parameters(captured)
+                if "key" in parameters:
+                    telemetry.about(parameters["key"])
+                return _response(_shown(view, Call(services, user, request), parameters), status)
             except errors.SlipwayError as error:
                 return _refusal(error)
             except Exception:
@@ -207,11 +209,31 @@ def endpoint(
                 return reply(
                     {"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR
                 )
-            return answer if isinstance(answer, Response) else reply(answer, status)
 
         return handle
 
     return decorate
+
+
+def _shown(view: Callable[..., Any], call: Call, parameters: Mapping[str, Any]) -> Any:
+    """What the view answers. A page that is too large is made again with fewer rows: the next one then begins
+    after its last row, also in lists that leave out rows which the caller may not see."""
+    while True:
+        try:
+            return view(call, **parameters)
+        except PageTooLarge as page:
+            call = replace(call, max_rows=page.rows)
+
+
+def _bounded(response: Response) -> Response:
+    """The response, or an error for one that Lambda would refuse: it would say nothing at all."""
+    size = len(response.body)
+    if size * 12 > MAX_ANSWER_BYTES:  # a character becomes twelve bytes at most
+        size = encoded_bytes(response.to_dict())
+    if size <= MAX_ANSWER_BYTES:
+        return response
+    log.error("an answer of %d bytes was not sent", size)
+    return reply({"detail": "The answer is too large to be sent."}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _current_request(app: Chalice) -> Request:
@@ -220,33 +242,26 @@ def _current_request(app: Chalice) -> Request:
     return request
 
 
+def _response(answer: Any, status: HTTPStatus) -> Response:
+    """What a view returned, as HTTP."""
+    match answer:
+        case schemas.Text(text, next_cursor):
+            headers = {} if next_cursor is None else {"X-Slipway-Next-Cursor": str(next_cursor)}
+            return Response(text, {**headers, "Content-Type": "text/plain; charset=utf-8"})
+        case schemas.Redirect(url):
+            return Response("", {"Location": url}, HTTPStatus.FOUND.value)
+        case schemas.Created(body):
+            return reply(body, HTTPStatus.CREATED)
+    return reply(answer, status)
+
+
 def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer; None is an empty body."""
     text = "" if body is None else msgspec.json.encode(body).decode()
     return Response(text, {**(headers or {}), "Content-Type": "application/json"}, int(status))
 
 
-def text(body: str) -> Response:
-    """A plain text answer."""
-    return Response(body, {"Content-Type": "text/plain; charset=utf-8"})
-
-
-def redirect(url: str) -> Response:
-    """Elsewhere; a GET is repeated there."""
-    return Response("", {"Location": url}, HTTPStatus.FOUND.value)
-
-
-def log_page(page: LogPage) -> Response:
-    """A part of a log, with where the next begins, or the address of the whole."""
-    if page.url is not None:
-        return redirect(page.url)
-    answer = text(page.text)
-    if page.next_cursor is not None:
-        answer.headers["X-Slipway-Next-Cursor"] = str(page.next_cursor)
-    return answer
-
-
-def finish(request: Request, get_response: Callable[[Request], Response]) -> Response:
+def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Response]) -> Response:
     """HTTP middleware: Chalice's own refusals in this API's shape, and the CORS headers of all answers."""
     response = get_response(request)
     body = response.body
@@ -260,15 +275,16 @@ def finish(request: Request, get_response: Callable[[Request], Response]) -> Res
     return response
 
 
-def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, Any]:
-    """Handles the messages of an SQS event, body and id, one by one; the answer names those that shall come
-    again."""
+def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Handles the messages of an SQS event, body and record, one by one; the answer names those that shall
+    come again."""
     failed = []
-    for record in event:
-        message_id = record.to_dict()["messageId"]
+    for message in event:
+        record = message.to_dict()
+        message_id = record["messageId"]
         with telemetry.work("message"):
             try:
-                handle(record.body, message_id)
+                handle(message.body, record)
             except Exception:
                 log.exception("message %s failed", message_id)
                 failed.append({"itemIdentifier": message_id})
@@ -276,20 +292,23 @@ def each_message(event: Any, handle: Callable[[str, str], None]) -> dict[str, An
 
 
 def _refusal(error: errors.SlipwayError) -> Response:
-    """An error as the API's clients expect it."""
+    """An error as the API's clients expect it; those that are not the caller's are logged."""
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s: %s", type(error).__name__, error, exc_info=error)
     if isinstance(error, errors.Invalid):
-        return reply(error.reasons, HTTPStatus.BAD_REQUEST)
+        return reply(error.reasons, status)
     if isinstance(error, errors.NoLog):
-        return reply(str(error), HTTPStatus.NOT_FOUND)
-    status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+        return reply(str(error), status)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Token"
     if isinstance(error, errors.Throttled):
         headers["Retry-After"] = str(error.seconds)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    elif isinstance(error, errors.Conflict):
+        headers["Retry-After"] = "1"
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "5"
-        log.warning("%s", error, exc_info=error)
     return reply({"detail": str(error) or _DETAIL.get(status, status.phrase)}, status, headers)
 
 
@@ -308,7 +327,7 @@ def _token(request: Request, anonymous: bool) -> str | None:
     return str(words[1])
 
 
-def _places(captured: Mapping[str, str]) -> dict[str, Any]:
+def _path_parameters(captured: Mapping[str, str]) -> dict[str, Any]:
     """Path parameters, decoded; owner, project and build id together as a BuildKey. What cannot name
     anything is NotFound."""
     decoded = {name: unquote(value) for name, value in captured.items()}

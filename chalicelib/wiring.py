@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from chalicelib import settings as environment
 from chalicelib.domain.build import CODEBUILD
 from chalicelib.errors import Unavailable
 from chalicelib.ports import (
     Accounts,
+    Archive,
+    Bookmarks,
     BuildQueue,
-    BuildStore,
+    Builds,
+    CodeReferences,
     DeadLetters,
     Executor,
-    KeptLogs,
+    LogArchive,
     Logs,
+    Projects,
     Registry,
     Services,
     Sources,
 )
 from chalicelib.settings import Settings
+
+if TYPE_CHECKING:
+    from chalicelib.adapters.dynamodb import Records
 
 
 class AwsServices:
@@ -32,20 +39,35 @@ class AwsServices:
         return environment.read()
 
     @cached_property
-    def store(self) -> BuildStore:
-        return self._records[0]
+    def _records(self) -> Records:
+        """All ports on the table, because they share it and its client."""
+        from chalicelib.adapters.dynamodb import Records
 
-    @cached_property
+        return Records(self.settings.table, self.settings.account_memory_seconds)
+
+    @property
+    def projects(self) -> Projects:
+        return self._records.projects
+
+    @property
+    def builds(self) -> Builds:
+        return self._records.builds
+
+    @property
+    def archive(self) -> Archive:
+        return self._records.archive
+
+    @property
+    def bookmarks(self) -> Bookmarks:
+        return self._records.bookmarks
+
+    @property
+    def code_references(self) -> CodeReferences:
+        return self._records.code_references
+
+    @property
     def accounts(self) -> Accounts:
-        return self._records[1]
-
-    @cached_property
-    def _records(self) -> tuple[BuildStore, Accounts]:
-        """Both at once, because they share table and client."""
-        from chalicelib.adapters import dynamodb
-
-        dynamodb.use_table(self.settings.table)
-        return dynamodb.DynamoBuildStore(), dynamodb.DynamoAccounts(self.settings.account_memory_seconds)
+        return self._records.accounts
 
     @cached_property
     def queue(self) -> BuildQueue:
@@ -54,16 +76,22 @@ class AwsServices:
         return SqsBuildQueue(self.settings.dispatch_queue_url)
 
     @cached_property
+    def log_queue(self) -> BuildQueue:
+        from chalicelib.adapters.sqs import SqsBuildQueue
+
+        return SqsBuildQueue(self.settings.log_queue_url)
+
+    @cached_property
     def dead_letters(self) -> DeadLetters:
         from chalicelib.adapters.sqs import SqsDeadLetters
 
         return SqsDeadLetters(self.settings.dead_letter_queue_url)
 
     @cached_property
-    def kept_logs(self) -> KeptLogs:
-        from chalicelib.adapters.s3 import S3KeptLogs
+    def log_archive(self) -> LogArchive:
+        from chalicelib.adapters.s3 import S3LogArchive
 
-        return S3KeptLogs(self.settings.bucket)
+        return S3LogArchive(self.settings.bucket)
 
     @cached_property
     def sources(self) -> Sources:
@@ -72,14 +100,12 @@ class AwsServices:
         return S3Sources(self.settings.bucket)
 
     @cached_property
-    def executors(self) -> Mapping[str, Executor]:
-        return _Executors(self)
-
-    @cached_property
     def registry(self) -> Registry:
-        from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
+        from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
 
-        return PlainRegistry() if self.settings.registry_kind == "plain" else EcrRegistry()
+        if self.settings.plain_http:
+            return HttpRegistry("http", FixedLogin(self.settings.registry_login))
+        return HttpRegistry("https", EcrCredentials())
 
     @cached_property
     def logs(self) -> Logs:
@@ -91,50 +117,41 @@ class AwsServices:
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-
-class _Executors(dict[str, Executor]):
-    """Each made when first asked for."""
-
-    def __init__(self, services: Services) -> None:
-        super().__init__()
-        self._services = services
-
-    def __missing__(self, name: str) -> Executor:
-        settings = self._services.settings
-        if name not in settings.executors:
+    def executor(self, name: str) -> Executor:
+        if name not in self.settings.executors:
             raise Unavailable(f"Nothing runs on {name} here.")
-        self[name] = executor = self._codebuild(settings) if name == CODEBUILD else self._eks(settings)
-        return executor
+        return self._codebuild if name == CODEBUILD else self._eks
 
-    def _codebuild(self, settings: Settings) -> Executor:
+    @cached_property
+    def _codebuild(self) -> Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
         return CodeBuildExecutor(
-            settings.codebuild_project,
-            settings.bucket,
-            settings.buildkit_image,
-            settings.queue_timeout_minutes,
-            settings.build_timeout_minutes,
+            self.settings.codebuild_project,
+            self.settings.bucket,
+            self.settings.buildkit_image,
+            self.settings.queue_timeout_minutes,
+            self.settings.build_timeout_minutes,
         )
 
-    def _eks(self, settings: Settings) -> Executor:
-        from chalicelib.adapters.eks import EksExecutor
-        from chalicelib.adapters.kubernetes import KubernetesApi
+    @cached_property
+    def _eks(self) -> Executor:
+        from chalicelib.adapters.eks.api import KubernetesApi
+        from chalicelib.adapters.eks.executor import EksExecutor
         from chalicelib.adapters.registry import EcrLogin
 
-        eks = settings.eks
+        eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        insecure = settings.registry_kind == "plain"
         login = EcrLogin(eks.registry_role, eks.cache_repository)
         return EksExecutor(
             KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
             eks,
-            self._services.sources,
-            (lambda image: None) if insecure else login.docker_config,
-            insecure=insecure,
-            queue_minutes=settings.queue_timeout_minutes,
-            build_minutes=settings.build_timeout_minutes,
-            now=self._services.now,
+            self.sources,
+            None if self.settings.plain_http else login.docker_config,
+            plain_http=self.settings.plain_http,
+            queue_minutes=self.settings.queue_timeout_minutes,
+            build_minutes=self.settings.build_timeout_minutes,
+            now=self.now,
         )
 
 
@@ -150,10 +167,10 @@ def get_ready() -> None:
     """Makes what every function uses while Lambda initializes it, as AWS advises, and not when its first
     event waits. Elsewhere than in Lambda: nothing."""
     if environment.in_lambda():
-        from chalicelib.adapters import dynamodb
+        from chalicelib.adapters.dynamodb.table import client
 
-        _ = services().store  # names the table
-        dynamodb.client()
+        _ = services().builds  # names the table
+        client()
 
 
 def install(replacement: Services) -> Services:

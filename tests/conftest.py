@@ -7,13 +7,38 @@ import pytest
 from hypothesis import settings
 
 from chalicelib import wiring
-from infra.local import aws, ministack
-from infra.local.machine import STATE
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.table import Item
+from infra.bench import ministack
+from infra.local import aws
+from infra.local.machine.machine import STATE
 from tests.fakes import FakeServices
+
+TABLE = f"slipway-{uuid.uuid4().hex}"
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names the tests that one worker runs, in their order, where several work side by side."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Those of one file; but of one engine, which has one registry and one daemon, in a folder; and all that
+    use the package, which is then made once."""
+    folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    engine = parameters.get("local_machine") or parameters.get("bare_engine")
+    if engine:
+        return f"{folder}-{engine}"
+    return folder if folder == "aws" else f"{folder}/{file}"
 
 
 @pytest.fixture
@@ -58,20 +83,24 @@ def _reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dynamodb_table(on_aws: None) -> None:
-    """A fresh table, under a name of its own."""
-    _make_table()
+def dynamodb_table(on_aws: None) -> Records:
+    """The ports on a table without rows."""
+    return _empty_table()
 
 
 @pytest.fixture
-def table_in_emulator(emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def table_in_emulator(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Records:
     """The same, in the second emulator."""
     _reach(emulator, monkeypatch)
-    _make_table()
+    return _empty_table()
 
 
-def _make_table() -> None:
-    from chalicelib.adapters import dynamodb
-
-    dynamodb.use_table(f"slipway-{uuid.uuid4().hex}")
-    dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+def _empty_table() -> Records:
+    """One table serves all tests of a run, because to make one takes long."""
+    records = Records(TABLE, remember_seconds=0)
+    if not Item.exists():
+        Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+    with Item.batch_write() as batch:
+        for item in Item.scan(attributes_to_get=["pk", "sk"]):
+            batch.delete(item)
+    return records

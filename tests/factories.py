@@ -22,6 +22,7 @@ KEY = BuildKey("ada", "vision", 1)
 SETTINGS = Settings(
     table="slipway",
     dispatch_queue_url="https://queue.test/slipway-dispatch",
+    log_queue_url="https://queue.test/slipway-logs",
     dead_letter_queue_url="https://queue.test/slipway-requests-dead",
     automation_user="robot",
     codebuild_project="slipway-builds",

@@ -6,12 +6,13 @@ from __future__ import annotations
 import io
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import IO
 
+from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import (
     CODEBUILD,
@@ -26,13 +27,13 @@ from chalicelib.domain.build import (
     User,
 )
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
-from chalicelib.errors import AlreadyExists, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import Bookmarked, LogLine, Offer, Once, Opened
+from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
+from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
 
-class Died(Exception):
+class Died(BaseException):
     """The function was ended at this point, as Lambda ends one that takes too long."""
 
 
@@ -46,227 +47,35 @@ class Clock:
         self.now += timedelta(seconds=seconds, minutes=minutes, days=days)
 
 
-class FakeBuildStore:
+class FakeRecords:
+    """What the fakes of the table's ports have stored."""
+
     def __init__(self) -> None:
-        self.places: dict[tuple[str, str], Project] = {}
+        self.projects: dict[tuple[str, str], Project] = {}
         self.builds: dict[BuildKey, Build] = {}
         self.bodies: dict[BuildKey, BuildBody] = {}
         self.names: dict[tuple[str, str, str], int] = {}  # to how many `-<k>` were given of it
-        self.marks: dict[tuple[str, BuildKey | ProjectKey], datetime | None] = {}  # None: taken away
+        self.bookmarks: dict[tuple[str, BuildKey | ProjectKey], datetime | None] = {}  # None: removed
         self.once: dict[tuple[ProjectKey, str], tuple[BuildKey, datetime]] = {}
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
-    def project(self, owner: str, name: str) -> Project | None:
-        return self.places.get((owner, name))
-
-    def add_project(self, project: Project) -> None:
-        if (project.owner, project.name) in self.places:
-            raise AlreadyExists
-        self.places[project.owner, project.name] = replace(project, last_build_id=0, live_builds=0)
-
-    def save_project(self, project: Project) -> Project:
-        stored = self.places.get((project.owner, project.name))
-        if stored is None or stored.version != project.version:
-            raise Conflict
-        new = replace(
-            project,
-            version=project.version + 1,
-            last_build_id=stored.last_build_id,
-            live_builds=stored.live_builds,
-        )
-        self.places[project.owner, project.name] = new
-        return new
-
-    def projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
-        shown = [
-            project
-            for project in self.places.values()
-            if project.owner == owner and project.archived_at is None and (project.is_public or not public)
-        ]
-        shown.sort(key=lambda project: (project.updated_at, project.name), reverse=True)
-        return shown[offset : offset + limit], len(shown)
-
-    def add(
-        self,
-        project: Project,
-        build: Build,
-        body: BuildBody,
-        wanted_name: str | None,
-        once: Once | None = None,
-    ) -> Build:
-        self._others_go_first()
-        stored = self.places.get((project.owner, project.name))
-        if stored is None or stored.last_build_id != project.last_build_id or build.key in self.builds:
-            raise Conflict
-        if once is not None and self.made_once(project.key, once.key, once.now):
-            raise Conflict
-        build = replace(build, name=self._take_name(build.key, wanted_name))
-        self.places[project.owner, project.name] = replace(
-            stored, last_build_id=build.key.id, live_builds=stored.live_builds + 1
-        )
-        if once is not None:
-            self.once[project.key, once.key] = (build.key, once.expires_at)
-        self.builds[build.key] = build
-        self.bodies[build.key] = body
-        return build
-
-    def made_once(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
-        key, expires_at = self.once.get((project, once), (None, now))
-        return key if expires_at > now else None
-
-    def get(self, key: BuildKey) -> Build | None:
-        return self.builds.get(key)
-
-    def open(self, key: BuildKey, viewer: str) -> Opened | None:
-        build, body = self.builds.get(key), self.bodies.get(key)
-        project = self.places.get((key.owner, key.project))
-        if build is None or body is None or project is None:
-            return None
-        return Opened(build, body, project, self.marks.get((viewer, key)) is not None)
-
-    def body(self, key: BuildKey) -> BuildBody | None:
-        return self.bodies.get(key)
-
-    def save(self, build: Build) -> Build:
-        self._others_go_first()
-        self._expect_unchanged(build)
-        self.builds[build.key] = new = replace(build, version=build.version + 1)
-        return new
-
-    def save_dockerfile(self, key: BuildKey, dockerfile: str | None) -> None:
-        if key not in self.bodies:
-            raise NotFound
-        self.bodies[key] = replace(self.bodies[key], reported_dockerfile=dockerfile)
-
-    def rename(self, build: Build, wanted_name: str) -> Build:
-        self._others_go_first()
-        current = self._expect_unchanged(build).name
-        name = self._take_name(build.key, wanted_name)
-        if current is not None and current != name:
-            del self.names[build.key.owner, build.key.project, current]
-        self.builds[build.key] = new = replace(build, name=name, version=build.version + 1)
-        return new
-
-    def archive(self, build: Build) -> Build:
-        return self._counted(self.save(build), -1)
-
-    def restore(self, build: Build) -> Build:
-        return self._counted(self.save(build), 1)
-
-    def _counted(self, build: Build, live: int) -> Build:
-        place = (build.key.owner, build.key.project)
-        project = self.places[place]
-        self.places[place] = replace(project, live_builds=project.live_builds + live)
-        return build
-
-    def archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
-        shown = [
-            replace(build, history=build.history[-1:])
-            for build in self.builds.values()
-            if build.user == user and build.archived_at and not build.deleted_at
-        ]
-        shown.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
-        return shown[offset : offset + limit], len(shown)
-
-    def doomed(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
-        deleted: list[BuildKey | ProjectKey] = []
-        archived: list[BuildKey | ProjectKey] = []
-        everything: list[Build | Project] = [*self.builds.values(), *self.places.values()]
-        for each in everything:
-            if isinstance(each, Build) and each.look_at:
-                continue
-            if each.deleted_at:
-                deleted.append(each.key)
-            elif each.archived_at and each.archived_at <= archived_before:
-                archived.append(each.key)
-        return [*deleted, *archived][:limit]
-
-    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
-        return sorted(key for key in self.builds if key.place == project)[:limit]
-
-    def purge(self, doomed: Build | Project) -> None:
-        self.marks = {mark: at for mark, at in self.marks.items() if mark[1] != doomed.key}
-        if isinstance(doomed, Project):
-            self.places.pop((doomed.owner, doomed.name), None)
-            return
-        if doomed.name is not None and doomed.key in self.builds:
-            self.names.pop((doomed.key.owner, doomed.key.project, doomed.name), None)
-        self.bodies.pop(doomed.key, None)
-        self.builds.pop(doomed.key, None)
-
-    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
-        place = self.places.get((project.owner, project.name))
-        return bool(place and place.code and place.code.sha256 == code_sha256) or any(
-            build.source and build.source.code_sha256 == code_sha256
-            for build in self.builds.values()
-            if build.key.place == project
-        )
-
-    def is_referenced(self, code_sha256: str) -> bool:
-        sources = [build.source for build in self.builds.values()]
-        return any(source and source.code_sha256 == code_sha256 for source in sources) or any(
-            project.code and project.code.sha256 == code_sha256 for project in self.places.values()
-        )
-
-    def page(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        live = [
-            replace(build, history=build.history[-1:])
-            for key, build in self.builds.items()
-            if (key.owner, key.project) == (project.owner, project.name) and build.archived_at is None
-        ]
-        live.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
-        return live[offset : offset + limit]
-
-    def due(self, now: datetime, limit: int) -> Sequence[BuildKey]:
-        waiting = [
-            (build.look_at, key)
-            for key, build in self.builds.items()
-            if build.look_at and build.look_at <= now
-        ]
-        return [key for _, key in sorted(waiting)][:limit]
-
-    def bookmarks(self, user: str, keys: Sequence[Bookmarked]) -> frozenset[Bookmarked]:
-        return frozenset(key for key in keys if self.marks.get((user, key)))
-
-    def bookmark(self, user: str, key: BuildKey | ProjectKey, now: datetime) -> None:
-        self.marks[user, key] = now
-
-    def unbookmark(self, user: str, key: BuildKey | ProjectKey) -> bool:
-        if (user, key) not in self.marks:
-            return False
-        self.marks[user, key] = None
-        return True
-
-    def bookmarked_builds(
-        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> tuple[Sequence[Build], int]:
-        keys = [key for key in self._marked(user, oldest_first) if isinstance(key, BuildKey)]
-        builds = [self.builds[key] for key in keys[offset : offset + limit] if key in self.builds]
-        return [build for build in builds if build.deleted_at is None], len(keys)
-
-    def bookmarked_projects(
-        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> tuple[Sequence[Project], int]:
-        keys = [key for key in self._marked(user, oldest_first) if isinstance(key, ProjectKey)]
-        found = [self.places.get((key.owner, key.name)) for key in keys[offset : offset + limit]]
-        return [project for project in found if project], len(keys)
-
-    def _marked(self, user: str, oldest_first: bool) -> list[BuildKey | ProjectKey]:
-        marks = [(at, key) for (whose, key), at in self.marks.items() if whose == user and at]
-        marks.sort(key=lambda mark: mark[0], reverse=not oldest_first)
-        return [key for _, key in marks]
-
-    def _others_go_first(self) -> None:
+    def others_go_first(self) -> None:
         if self.before_write:
             self.before_write.popleft()()
 
-    def _expect_unchanged(self, build: Build) -> Build:
+    def save(self, build: Build) -> Build:
+        self.others_go_first()
+        self.expect_unchanged(build)
+        self.builds[build.key] = new = replace(build, version=build.version + 1)
+        return new
+
+    def expect_unchanged(self, build: Build) -> Build:
         stored = self.builds.get(build.key)
         if stored is None or stored.version != build.version:
             raise Conflict
         return stored
 
-    def _take_name(self, key: BuildKey, wanted: str | None) -> str | None:
+    def take_name(self, key: BuildKey, wanted: str | None) -> str | None:
         if wanted is None:
             return None
 
@@ -281,11 +90,265 @@ class FakeBuildStore:
         return name
 
 
+class FakeProjects:
+    def __init__(self, records: FakeRecords) -> None:
+        self._records = records
+
+    def get(self, owner: str, name: str) -> Project | None:
+        return self._records.projects.get((owner, name))
+
+    def add(self, project: Project) -> None:
+        if (project.owner, project.name) in self._records.projects:
+            raise AlreadyExists
+        new = replace(project, last_build_id=0, live_builds=0)
+        self._records.projects[project.owner, project.name] = new
+
+    def save(self, project: Project) -> Project:
+        stored = self._records.projects.get((project.owner, project.name))
+        if stored is None or stored.version != project.version:
+            raise Conflict
+        new = replace(
+            project,
+            version=project.version + 1,
+            last_build_id=stored.last_build_id,
+            live_builds=stored.live_builds,
+        )
+        self._records.projects[project.owner, project.name] = new
+        return new
+
+    def list_projects(
+        self, owner: str, offset: int, limit: int, *, public: bool
+    ) -> tuple[Sequence[Project], int]:
+        shown = [
+            project
+            for project in self._records.projects.values()
+            if project.owner == owner and project.archived_at is None and (project.is_public or not public)
+        ]
+        shown.sort(key=lambda project: (project.updated_at, project.name), reverse=True)
+        return shown[offset : offset + limit], len(shown)
+
+
+class FakeBuilds:
+    def __init__(self, records: FakeRecords) -> None:
+        self._records = records
+
+    def add(
+        self,
+        project: Project,
+        build: Build,
+        body: BuildBody,
+        wanted_name: str | None,
+        once: IdempotencyKey | None = None,
+    ) -> Build:
+        records = self._records
+        records.others_go_first()
+        stored = records.projects.get((project.owner, project.name))
+        if stored is None or stored.last_build_id != project.last_build_id or build.key in records.builds:
+            raise Conflict
+        if once is not None and self.build_for_key(project.key, once.key, once.now):
+            raise Conflict
+        build = replace(build, name=records.take_name(build.key, wanted_name))
+        records.projects[project.owner, project.name] = replace(
+            stored, last_build_id=build.key.id, live_builds=stored.live_builds + 1
+        )
+        if once is not None:
+            records.once[project.key, once.key] = (build.key, once.expires_at)
+        records.builds[build.key] = build
+        records.bodies[build.key] = body
+        return build
+
+    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+        key, expires_at = self._records.once.get((project, once), (None, now))
+        return key if expires_at > now else None
+
+    def get(self, key: BuildKey) -> Build | None:
+        return self._records.builds.get(key)
+
+    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
+        build, body = self._records.builds.get(key), self._records.bodies.get(key)
+        project = self._records.projects.get((key.owner, key.project))
+        if build is None or body is None or project is None:
+            return None
+        return BuildView(build, body, project, self._records.bookmarks.get((viewer, key)) is not None)
+
+    def body(self, key: BuildKey) -> BuildBody | None:
+        return self._records.bodies.get(key)
+
+    def save(self, build: Build) -> Build:
+        return self._records.save(build)
+
+    def save_dockerfile(self, key: BuildKey, dockerfile: str | None) -> None:
+        bodies = self._records.bodies
+        if key not in bodies:
+            raise NotFound
+        bodies[key] = replace(bodies[key], reported_dockerfile=dockerfile)
+
+    def rename(self, build: Build, wanted_name: str) -> Build:
+        records = self._records
+        records.others_go_first()
+        current = records.expect_unchanged(build).name
+        name = records.take_name(build.key, wanted_name)
+        if current is not None and current != name:
+            del records.names[build.key.owner, build.key.project, current]
+        records.builds[build.key] = new = replace(build, name=name, version=build.version + 1)
+        return new
+
+    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+        live = [
+            replace(build, history=build.history[-1:])
+            for key, build in self._records.builds.items()
+            if key.project_key == project.key and build.archived_at is None
+        ]
+        live.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
+        return live[offset : offset + limit]
+
+    def due(self, now: datetime, limit: int) -> Sequence[Build]:
+        waiting = [
+            (build.look_at, key)
+            for key, build in self._records.builds.items()
+            if build.look_at and build.look_at <= now and not build.is_waiting
+        ]
+        return [self._records.builds[key] for _, key in sorted(waiting)][:limit]
+
+    def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
+        line = [
+            (build.look_at, key)
+            for key, build in self._records.builds.items()
+            if build.is_waiting and build.executor == executor and build.look_at and build.look_at <= now
+        ]
+        return [self._records.builds[key] for _, key in sorted(line)][:limit]
+
+    def lease(self, build: Build, until: datetime) -> Build:
+        self._records.others_go_first()
+        stored = self._records.builds.get(build.key)
+        if stored is None or stored.look_at != build.look_at:
+            raise Conflict
+        self._records.builds[build.key] = replace(stored, look_at=until)
+        return replace(build, look_at=until)
+
+
+class FakeArchive:
+    def __init__(self, records: FakeRecords) -> None:
+        self._records = records
+
+    def archive(self, build: Build) -> Build:
+        return self._save_and_count(build, -1)
+
+    def restore(self, build: Build) -> Build:
+        return self._save_and_count(build, 1)
+
+    def _save_and_count(self, build: Build, live: int) -> Build:
+        build, projects = self._records.save(build), self._records.projects
+        project = projects[build.key.owner, build.key.project]
+        projects[project.owner, project.name] = replace(project, live_builds=project.live_builds + live)
+        return build
+
+    def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
+        shown = [
+            replace(build, history=build.history[-1:])
+            for build in self._records.builds.values()
+            if build.user == user and build.archived_at and not build.deleted_at
+        ]
+        shown.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
+        return shown[offset : offset + limit], len(shown)
+
+    def purgeable(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
+        deleted: list[BuildKey | ProjectKey] = []
+        archived: list[BuildKey | ProjectKey] = []
+        everything: list[Build | Project] = [
+            *self._records.builds.values(),
+            *self._records.projects.values(),
+        ]
+        for each in everything:
+            if isinstance(each, Build) and each.look_at:
+                continue
+            if each.deleted_at:
+                deleted.append(each.key)
+            elif each.archived_at and each.archived_at <= archived_before:
+                archived.append(each.key)
+        return [*deleted, *archived][:limit]
+
+    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
+        return sorted(key for key in self._records.builds if key.project_key == project)[:limit]
+
+    def purge(self, record: Build | Project) -> None:
+        records = self._records
+        for mark in [mark for mark in records.bookmarks if mark[1] == record.key]:
+            del records.bookmarks[mark]
+        if isinstance(record, Project):
+            records.projects.pop((record.owner, record.name), None)
+            return
+        if record.name is not None and record.key in records.builds:
+            records.names.pop((record.key.owner, record.key.project, record.name), None)
+        records.bodies.pop(record.key, None)
+        records.builds.pop(record.key, None)
+
+
+class FakeBookmarks:
+    def __init__(self, records: FakeRecords) -> None:
+        self._records = records
+
+    def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
+        return frozenset(key for key in candidates if self._records.bookmarks.get((user, key)))
+
+    def add(self, user: str, key: BuildKey | ProjectKey, now: datetime) -> None:
+        self._records.bookmarks[user, key] = now
+
+    def remove(self, user: str, key: BuildKey | ProjectKey) -> bool:
+        if (user, key) not in self._records.bookmarks:
+            return False
+        self._records.bookmarks[user, key] = None
+        return True
+
+    def list_builds(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Build], int]:
+        keys = [key for key in self._bookmarked(user, oldest_first) if isinstance(key, BuildKey)]
+        found = [self._records.builds.get(key) for key in keys[offset : offset + limit]]
+        return [build for build in found if build and build.deleted_at is None], len(keys)
+
+    def list_projects(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Project], int]:
+        keys = [key for key in self._bookmarked(user, oldest_first) if isinstance(key, ProjectKey)]
+        found = [self._records.projects.get((key.owner, key.name)) for key in keys[offset : offset + limit]]
+        return [project for project in found if project], len(keys)
+
+    def _bookmarked(self, user: str, oldest_first: bool) -> list[BuildKey | ProjectKey]:
+        marks = [(at, key) for (whose, key), at in self._records.bookmarks.items() if whose == user and at]
+        marks.sort(key=lambda mark: mark[0], reverse=not oldest_first)
+        return [key for _, key in marks]
+
+
+class FakeCodeReferences:
+    def __init__(self, records: FakeRecords) -> None:
+        self._records = records
+
+    def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
+        return project in self._references(code_sha256)
+
+    def is_referenced(self, code_sha256: str) -> bool:
+        return bool(self._references(code_sha256))
+
+    def _references(self, code_sha256: str) -> set[ProjectKey]:
+        """Projects that have the code, or a build with it."""
+        builds, projects = self._records.builds.values(), self._records.projects.values()
+        of_builds = {
+            build.key.project_key
+            for build in builds
+            if build.source and build.source.code_sha256 == code_sha256
+        }
+        return of_builds | {
+            project.key for project in projects if project.code and project.code.sha256 == code_sha256
+        }
+
+
 class FakeAccounts:
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.taken: dict[tuple[str, datetime], int] = {}
+        self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def user(self, name: str) -> User | None:
         return self.users.get(name)
@@ -293,19 +356,36 @@ class FakeAccounts:
     def token(self, sha256: str) -> Token | None:
         return self.tokens.get(sha256)
 
-    def add_user(self, user: User, token: Token) -> None:
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        return Fresh(self.users[name], ("user", name)) if name in self.users else None
+
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        return Fresh(self.tokens[sha256], ("token", sha256)) if sha256 in self.tokens else None
+
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        self._check(given)
         if user.name in self.users:
             raise AlreadyExists
         self.users[user.name] = user
         self.tokens[token.sha256] = token
 
-    def add_token(self, token: Token) -> None:
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        self._check(given)
         self.tokens[token.sha256] = token
 
-    def save_user(self, user: User) -> None:
+    def save_user(self, user: User, given: Given = ()) -> None:
+        self._check(given)
         self.users[user.name] = user
 
-    def take(self, name: str, minute: datetime, requests: int) -> int:
+    def _check(self, given: Given) -> None:
+        if self.before_write:
+            self.before_write.popleft()()
+        for fresh in given:
+            kind, name = fresh.row
+            if (self.fresh_user if kind == "user" else self.fresh_token)(name) != fresh:
+                raise Conflict
+
+    def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         self.taken[name, minute] = self.taken.get((name, minute), 0) + requests
         return self.taken[name, minute]
 
@@ -335,12 +415,15 @@ class FakeDeadLetters:
         self.letters.append((body, list(reasons)))
 
 
-class FakeKeptLogs:
+class FakeLogArchive:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}  # by build uuid
+        self.is_down = False
 
-    def keep(self, build: Build, text: str) -> None:
-        self.texts[build.uuid] = text
+    def store(self, build: Build, text: IO[bytes]) -> None:
+        if self.is_down:
+            raise Unavailable("The storage did not answer; try again.")
+        self.texts[build.uuid] = text.read().decode()
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         if build.uuid not in self.texts:
@@ -352,8 +435,8 @@ class FakeKeptLogs:
 
 
 class FakeSources:
-    def __init__(self, clock: Clock, kept_logs: FakeKeptLogs | None = None) -> None:
-        self._clock, self._kept_logs = clock, kept_logs or FakeKeptLogs()
+    def __init__(self, clock: Clock, log_archive: FakeLogArchive | None = None) -> None:
+        self._clock, self._log_archive = clock, log_archive or FakeLogArchive()
         self.kept_at: dict[str, datetime] = {}
         self.archives: dict[str, tuple[bytes, Listing]] = {}
         self.staged: dict[str, tuple[str | None, bytes | None]] = {}  # build uuid -> Dockerfile, code
@@ -369,7 +452,7 @@ class FakeSources:
     def open(self, sha256: str) -> IO[bytes]:
         return io.BytesIO(self._kept(sha256)[0])
 
-    def find(self, commit: str) -> str | None:
+    def find_archive(self, commit: str) -> str | None:
         return next((sha256 for sha256 in sorted(self.archives) if sha256.startswith(commit)), None)
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
@@ -397,7 +480,7 @@ class FakeSources:
 
     def discard(self, build: Build) -> None:
         self.staged.pop(build.uuid, None)
-        self._kept_logs.texts.pop(build.uuid, None)
+        self._log_archive.texts.pop(build.uuid, None)
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         old = sorted(sha256 for sha256, at in self.kept_at.items() if at < before)
@@ -427,6 +510,7 @@ class Run:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None
+    has_own_reason: bool = False
     trouble: Trouble | None = None
 
     def observation(self) -> Observation:
@@ -439,20 +523,23 @@ class Run:
             outcome=self.outcome,
             ended_at=self.ended_at,
             reason=self.reason,
+            has_own_reason=self.has_own_reason,
             trouble=self.trouble,
         )
 
 
 class FakeExecutor:
-    """Runs nothing; a test moves its builds. Repeats of an attempt are known for `replay_seconds` only."""
+    """Runs nothing; a test moves its builds."""
 
-    replay_seconds = 240
+    replay_seconds = 150
+    forgets_after_seconds = 300  # an attempt submitted later is started anew
 
-    def __init__(self, clock: Clock, sources: FakeSources, tells: bool = True) -> None:
-        self._clock, self._sources, self.tells = clock, sources, tells
+    def __init__(self, clock: Clock, sources: FakeSources, emits_events: bool = True) -> None:
+        self._clock, self._sources, self.emits_events = clock, sources, emits_events
         self.runs: dict[str, Run] = {}
+        self.slots = 1_000_000
         self.stopped: list[str] = []
-        self.fail_next: deque[Exception] = deque()  # raised by `submit` instead of starting anything
+        self.fail_next: deque[BaseException] = deque()  # raised by `submit` instead of starting anything
         self.is_down = False  # to questions and stops
         self.dies_after_start = False  # `submit` starts the build, and nobody hears of it
         self.after_start: Callable[[], None] = lambda: None  # happens before `submit` returns
@@ -461,6 +548,9 @@ class FakeExecutor:
         if self.fail_next:
             raise self.fail_next.popleft()
         assert build.uuid in self._sources.staged, "the source has to be staged first"
+        going = [run for run in self.runs.values() if run.outcome is None]
+        if self._remembered(build) is None and len(going) >= self.slots:
+            raise Busy("No slot is free.")
         run = self._remembered(build) or self._started(build)
         if self.dies_after_start:
             self.dies_after_start = False
@@ -468,7 +558,7 @@ class FakeExecutor:
         self.after_start()
         return run.handle
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         assert build.submitting_at is not None
         for run in reversed(self.runs.values()):
             if _attempt(run.build) == _attempt(build) and run.started_at >= build.submitting_at:
@@ -498,8 +588,15 @@ class FakeExecutor:
         """The build goes through these stages now."""
         run.steps += [Step(status, self._clock.now) for status in statuses]
 
-    def end(self, run: Run, outcome: Outcome, reason: str | None = None) -> None:
-        run.outcome, run.ended_at, run.reason = outcome, self._clock.now, reason
+    def end(
+        self, run: Run, outcome: Outcome, reason: str | None = None, *, has_own_reason: bool = False
+    ) -> None:
+        run.outcome, run.ended_at, run.reason, run.has_own_reason = (
+            outcome,
+            self._clock.now,
+            reason,
+            has_own_reason,
+        )
 
     def forget(self, run: Run) -> None:
         """The executor keeps no builds forever."""
@@ -508,7 +605,7 @@ class FakeExecutor:
     def _remembered(self, build: Build) -> Run | None:
         for run in self.runs.values():
             age = self._clock.now - run.started_at
-            if _attempt(run.build) == _attempt(build) and age < timedelta(seconds=self.replay_seconds):
+            if _attempt(run.build) == _attempt(build) and age < timedelta(seconds=self.forgets_after_seconds):
                 return run
         return None
 
@@ -550,12 +647,13 @@ class FakeLogs:
     def __init__(self) -> None:
         self.logs: dict[str, list[LogLine]] = {}
         self.is_down = False
+        self.fails_after_lines: int | None = None
 
-    def lines(self, log: str) -> Sequence[LogLine]:
-        lines = self.tail(log, -1)
-        if not lines:
-            raise NoLog("File not found: the log is still empty.")
-        return lines
+    def lines(self, log: str) -> Iterator[LogLine]:
+        for count, line in enumerate(self.tail(log, -1)):
+            if count == self.fails_after_lines:
+                raise Unavailable("The log service did not answer; try again.")
+            yield line
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         if self.is_down:
@@ -573,23 +671,42 @@ class FakeLogs:
         self.logs.setdefault(log, []).extend(LogLine(at, text) for text in texts)
 
 
+RECORDS = ("projects", "builds", "archive", "bookmarks", "code_references")  # ports of one table
+
+
 class FakeServices:
     """`Services` in memory, with a clock that a test moves."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.clock = Clock()
         self.settings = settings
-        self.store = FakeBuildStore()
+        self.records = FakeRecords()
+        self.projects = FakeProjects(self.records)
+        self.builds = FakeBuilds(self.records)
+        self.archive = FakeArchive(self.records)
+        self.bookmarks = FakeBookmarks(self.records)
+        self.code_references = FakeCodeReferences(self.records)
         self.accounts = FakeAccounts()
         self.queue = FakeBuildQueue()
+        self.log_queue = FakeBuildQueue()
         self.dead_letters = FakeDeadLetters()
-        self.kept_logs = FakeKeptLogs()
-        self.sources = FakeSources(self.clock, self.kept_logs)
-        self.executor = FakeExecutor(self.clock, self.sources)  # in the place of CodeBuild
-        self.eks = FakeExecutor(self.clock, self.sources, tells=False)
-        self.executors = {CODEBUILD: self.executor, EKS: self.eks}
+        self.log_archive = FakeLogArchive()
+        self.sources = FakeSources(self.clock, self.log_archive)
+        self.codebuild = FakeExecutor(self.clock, self.sources)
+        self.eks = FakeExecutor(self.clock, self.sources, emits_events=False)
+        self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
         self.logs = FakeLogs()
+
+    def executor(self, name: str) -> FakeExecutor:
+        if name not in self.executors:
+            raise Unavailable(f"Nothing runs on {name} here.")
+        return self.executors[name]
+
+    def use(self, records: Records) -> None:
+        """These ports in the place of those in memory."""
+        for name in RECORDS:
+            setattr(self, name, getattr(records, name))
 
     def now(self) -> datetime:
         return self.clock.now
@@ -598,13 +715,14 @@ class FakeServices:
         """All that was ever written or told, to be compared with later."""
         return deepcopy(
             (
-                vars(self.store),
+                vars(self.records),
                 vars(self.accounts),
                 self.queue.announced,
+                self.log_queue.announced,
                 self.dead_letters.letters,
                 (self.sources.archives, self.sources.staged, self.sources.offers),
-                self.kept_logs.texts,
-                self.executor.runs,
+                self.log_archive.texts,
+                self.codebuild.runs,
                 self.eks.runs,
                 self.registry.images,
                 self.registry.prepared,

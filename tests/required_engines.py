@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from infra.local.engines import NoEngine
+from infra.local.machine.engine import NoEngine
 
 
 @contextmanager

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import Build
-from chalicelib.errors import NoLog, Unavailable
+from chalicelib.errors import NoLog
 from chalicelib.ports import LogLine
 
 _OF_A_CLUSTER = ".var.log.containers."  # in names of streams that a cluster's add-on ships
@@ -25,11 +25,9 @@ class CloudWatchLogs:
         self._reported_group = reported_group
         self._logs: Any = client or boto3.client("logs")
 
-    def lines(self, log: str) -> Sequence[LogLine]:
-        lines = [line for page in self._pages(log) for line in page]
-        if not lines:
-            raise NoLog("File not found: the log is still empty.")
-        return lines
+    def lines(self, log: str) -> Iterator[LogLine]:
+        for page in self._pages(log):
+            yield from page
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         group, _, stream = log.partition(":")
@@ -41,7 +39,7 @@ class CloudWatchLogs:
 
     def append(self, log: str, lines: Sequence[LogLine]) -> None:
         group, _, stream = log.partition(":")
-        with _translated():
+        with answered("The log service", missing=NoLog):
             with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
                 self._logs.create_log_stream(logGroupName=group, logStreamName=stream)
             for batch in _batches(lines):
@@ -61,25 +59,13 @@ class CloudWatchLogs:
 
     def _read(self, group: str, stream: str, **query: Any) -> dict[str, Any]:
         try:
-            with _translated():
+            with answered("The log service", missing=NoLog):
                 answer: dict[str, Any] = self._logs.get_log_events(
                     logGroupName=group, logStreamName=stream, **query
                 )
         except NoLog:
             return {"events": [], "nextForwardToken": query.get("nextToken")}
         return answer
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except ClientError as exc:
-        if exc.response["Error"]["Code"] == "ResourceNotFoundException":
-            raise NoLog from exc
-        raise Unavailable("The log service did not answer; try again.") from exc
-    except BotoCoreError as exc:
-        raise Unavailable("The log service did not answer; try again.") from exc
 
 
 def _batches(lines: Sequence[LogLine]) -> Iterator[list[dict[str, Any]]]:

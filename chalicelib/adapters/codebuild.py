@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.config import Config
 
+from chalicelib.adapters.aws import answered
+from chalicelib.adapters.steps import VARIABLES, step
 from chalicelib.domain.build import Build, Source, Status, source_folder
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
-from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
+from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 
-BUILDSPEC = Path(__file__).with_name("buildspec.yml")
+MAX_BUILDSPEC_CHARACTERS = 25_600  # CodeBuild takes no longer one with StartBuild
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
 _CLOCK_SKEW = timedelta(minutes=2)
 _WAIT = {
@@ -69,8 +72,8 @@ def start_build_request(
         "projectName": project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
         "sourceTypeOverride": "S3",
-        "sourceLocationOverride": f"{bucket}/{source_folder(build)}",
-        "buildspecOverride": BUILDSPEC.read_text(),
+        "sourceLocationOverride": f"{bucket}/{source_folder(build.uuid)}",
+        "buildspecOverride": buildspec(),
         "timeoutInMinutesOverride": build_minutes,
         "queuedTimeoutInMinutesOverride": queue_minutes,
         "autoRetryLimitOverride": 0,  # we count attempts ourselves
@@ -78,6 +81,30 @@ def start_build_request(
             {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
         ],
     }
+
+
+def buildspec() -> str:
+    """What CodeBuild runs for every build, never the buildspec of a user's code: it runs under our role.
+
+    As JSON, which is YAML too; each command is the whole text of a step.
+    """
+    phases = {
+        "pre_build": ("fetch_code", "complete_dockerfile", "log_in"),
+        "build": ("build_and_push",),
+        "post_build": ("end_of_log",),
+    }
+    text = json.dumps(
+        {
+            "version": 0.2,
+            "env": {"shell": "bash", "variables": VARIABLES},
+            "phases": {
+                phase: {"commands": [step(name) for name in names]} for phase, names in phases.items()
+            },
+        },
+        indent=1,
+    )
+    assert len(text) <= MAX_BUILDSPEC_CHARACTERS
+    return text
 
 
 def build_id_of_event(event: Mapping[str, Any]) -> str:
@@ -89,8 +116,8 @@ def build_id_of_event(event: Mapping[str, Any]) -> str:
 class CodeBuildExecutor:
     """`Executor` on CodeBuild; a handle is a CodeBuild id (`project:uuid`)."""
 
-    tells = True
-    replay_seconds = 240  # CodeBuild keeps idempotency tokens for 300
+    emits_events = True
+    replay_seconds = 150  # CodeBuild keeps idempotency tokens for 300
 
     def __init__(
         self, project: str, bucket: str, buildkit_image: str, queue_minutes: int, build_minutes: int
@@ -98,6 +125,10 @@ class CodeBuildExecutor:
         self._project, self._bucket, self._buildkit_image = project, bucket, buildkit_image
         self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
         self._codebuild: Any = boto3.client("codebuild")
+        # The SDK must not repeat a start: after a first try whose answer got lost, "throttled" would not mean
+        # that nothing was started.
+        once = Config(retries={"total_max_attempts": 1})
+        self._starting: Any = boto3.client("codebuild", config=once)
 
     def submit(self, build: Build) -> str:
         request = start_build_request(
@@ -108,16 +139,14 @@ class CodeBuildExecutor:
             self._queue_minutes,
             self._build_minutes,
         )
-        try:
-            return str(self._codebuild.start_build(**request)["build"]["id"])
-        except (ClientError, BotoCoreError) as exc:
-            raise _translated(exc) from exc
+        with answered("CodeBuild", refusal=_refusal):
+            return str(self._starting.start_build(**request)["build"]["id"])
 
-    def find(self, build: Build) -> str | None:
+    def find_handle(self, build: Build) -> str | None:
         """Newest first, back to the claim: CodeBuild cannot be searched by what a build was given."""
         assert build.submitting_at is not None
         since = build.submitting_at - _CLOCK_SKEW
-        try:
+        with answered("CodeBuild", refusal=_refusal):
             for page in self._codebuild.get_paginator("list_builds_for_project").paginate(
                 projectName=self._project, sortOrder="DESCENDING"
             ):
@@ -127,25 +156,18 @@ class CodeBuildExecutor:
                         return str(described["id"])
                 if found and min(described["startTime"] for described in found) < since:
                     return None
-        except (ClientError, BotoCoreError) as exc:
-            raise _translated(exc) from exc
         return None
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
-        try:
+        with answered("CodeBuild", refusal=_refusal):
             described = self._describe(handles)
-        except (ClientError, BotoCoreError) as exc:
-            raise _translated(exc) from exc
         return {str(each["id"]): observation_of(each) for each in described if _identity(each)[0]}
 
     def stop(self, handle: str) -> None:
-        try:
+        unknown = self._codebuild.exceptions.ResourceNotFoundException
+        ended = self._codebuild.exceptions.InvalidInputException
+        with answered("CodeBuild", refusal=_refusal), suppress(unknown, ended):
             self._codebuild.stop_build(id=handle)
-        except ClientError as exc:
-            if exc.response["Error"]["Code"] not in ("ResourceNotFoundException", "InvalidInputException"):
-                raise _translated(exc) from exc  # those two: unknown, or ended already
-        except BotoCoreError as exc:
-            raise _translated(exc) from exc
 
     def _describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         chunks = [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]
@@ -201,10 +223,9 @@ def _identity(described: Mapping[str, Any]) -> tuple[str, int]:
     return variables.get("SLIPWAY_BUILD", ""), int(variables.get("SLIPWAY_ATTEMPT", "0"))
 
 
-def _translated(exc: Exception) -> SlipwayError:
-    code = exc.response["Error"]["Code"] if isinstance(exc, ClientError) else ""
+def _refusal(code: str, words: str) -> SlipwayError | None:
     if code in _WAIT:
         return Busy(f"CodeBuild asks us to wait: {code}.")
     if code in _REFUSED:
-        return ExecutorRefused(f"CodeBuild refused the build: {exc}")
-    return Unavailable("CodeBuild did not answer.")
+        return ExecutorRefused(f"CodeBuild refused the build: {words}")
+    return None

@@ -1,13 +1,16 @@
-"""Image registries over their HTTP API: ECR and a plain one answer alike."""
+"""Image registries over their HTTP API: a scheme, and credentials, which are a fixed login or ECR's."""
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal, Protocol
 
 import urllib3
 
+from chalicelib.adapters.aws import answered
 from chalicelib.errors import Unavailable
 
 _MANIFESTS = ", ".join(
@@ -21,22 +24,32 @@ _MANIFESTS = ", ".join(
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
 
 
-class PlainRegistry:
-    """`Registry` without login over http: the one on this machine."""
+class Credentials(Protocol):
+    """Who we are to a registry. Both raise Unavailable."""
 
-    scheme = "http"
+    def authorization(self) -> Mapping[str, str]:
+        """The headers of a request, none where no login is needed."""
 
-    def __init__(self) -> None:
+    def make_repository(self, name: str) -> None:
+        """Makes a repository if the registry wants that before the first push."""
+
+
+class HttpRegistry:
+    """`Registry` over http or https."""
+
+    def __init__(self, scheme: Literal["http", "https"], credentials: Credentials) -> None:
+        self._scheme, self._credentials = scheme, credentials
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
-        """Repositories come into being with the first push."""
+        self._credentials.make_repository(_parts(image)[1])
 
     def digest(self, image: str) -> str | None:
         host, repository, tag = _parts(image)
-        url = f"{self.scheme}://{host}/v2/{repository}/manifests/{tag}"
+        url = f"{self._scheme}://{host}/v2/{repository}/manifests/{tag}"
+        headers = {"Accept": _MANIFESTS, **self._credentials.authorization()}
         try:
-            answer = self._http.request("HEAD", url, headers={"Accept": _MANIFESTS, **self._login()})
+            answer = self._http.request("HEAD", url, headers=headers)
         except urllib3.exceptions.HTTPError as exc:
             raise Unavailable("The image registry did not answer.") from exc
         if answer.status == 404:
@@ -46,46 +59,42 @@ class PlainRegistry:
             raise Unavailable(f"The image registry answered {answer.status}.")
         return digest
 
-    def _login(self) -> dict[str, str]:
-        return {}
+
+class FixedLogin:
+    """`Credentials` that stay: user:password, or None where no login is needed."""
+
+    def __init__(self, login: str | None) -> None:
+        encoded = base64.b64encode((login or "").encode()).decode()
+        self._headers = {"Authorization": f"Basic {encoded}"} if login else {}
+
+    def authorization(self) -> Mapping[str, str]:
+        return self._headers
+
+    def make_repository(self, name: str) -> None:
+        """The first push makes it."""
 
 
-class EcrRegistry(PlainRegistry):
-    """`Registry` on ECR: repositories are made before their first use, with tags that cannot be moved."""
-
-    scheme = "https"
+class EcrCredentials:
+    """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved."""
 
     def __init__(self, client: Any = None) -> None:
-        super().__init__()
         import boto3
 
         self._ecr: Any = client or boto3.client("ecr")
 
-    def prepare(self, image: str) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
+    def authorization(self) -> Mapping[str, str]:
+        with answered("ECR"):
+            token = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+        assert base64.b64decode(token).startswith(b"AWS:")
+        return {"Authorization": f"Basic {token}"}
 
-        _, repository, _ = _parts(image)
-        try:
+    def make_repository(self, name: str) -> None:
+        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
             self._ecr.create_repository(
-                repositoryName=repository,
+                repositoryName=name,
                 imageTagMutability="IMMUTABLE",
                 imageScanningConfiguration={"scanOnPush": True},
             )
-        except ClientError as exc:
-            if exc.response["Error"]["Code"] != "RepositoryAlreadyExistsException":
-                raise Unavailable("ECR did not make the repository.") from exc
-        except BotoCoreError as exc:
-            raise Unavailable("ECR did not answer.") from exc
-
-    def _login(self) -> dict[str, str]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            token = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
-        except (BotoCoreError, ClientError) as exc:
-            raise Unavailable("ECR did not answer.") from exc
-        assert base64.b64decode(token).startswith(b"AWS:")
-        return {"Authorization": f"Basic {token}"}
 
 
 class EcrLogin:
@@ -98,11 +107,10 @@ class EcrLogin:
         """Docker's configuration (config.json) with a login for the repository of `image`, good for up to
         12 hours. Raises Unavailable."""
         import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
 
         host, _, _ = _parts(image)
         policy = login_policy(self._role, image, self._cache_repository)
-        try:
+        with answered("ECR, asked for the build's login,"):
             lent = boto3.client("sts").assume_role(
                 RoleArn=self._role, RoleSessionName="slipway-build", Policy=policy, DurationSeconds=3600
             )["Credentials"]
@@ -113,8 +121,6 @@ class EcrLogin:
                 aws_session_token=lent["SessionToken"],
             )
             token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
-        except (BotoCoreError, ClientError) as exc:
-            raise Unavailable("ECR gave no login for the build.") from exc
         return json.dumps({"auths": {host: {"auth": token}}})
 
 

@@ -11,24 +11,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
 
 import boto3
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.config import Config
 
+from chalicelib.adapters.aws import answered
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, Project, source_folder
-from chalicelib.errors import NoLog, NotFound, Unavailable
+from chalicelib.errors import NoLog, NotFound
 from chalicelib.ports import Offer
+from chalicelib.settings import has_own_s3
 
 OFFER_SECONDS = 900
 LINK_SECONDS = 60
 SOURCE_LINK_SECONDS = 3600  # for executors that fetch a staged source when they get to it
-_MISSING = ("NoSuchKey", "404", "NotFound")
+STORAGE = "The storage"
 
 
 class S3Sources:
@@ -36,10 +37,10 @@ class S3Sources:
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._s3: Any = boto3.client("s3")
+        self._s3 = _client()
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             self._s3.upload_fileobj(packed, self._bucket, _archive_key(sha256))
             # Last, so that whoever finds the listing finds the archive.
             self._s3.put_object(
@@ -47,22 +48,22 @@ class S3Sources:
             )
 
     def listing(self, sha256: str) -> Listing:
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             answer = self._s3.get_object(Bucket=self._bucket, Key=_listing_key(sha256))
             return msgspec.json.decode(answer["Body"].read(), type=Listing)
 
     def open(self, sha256: str) -> IO[bytes]:
         return self._open(_archive_key(sha256))
 
-    def find(self, commit: str) -> str | None:
-        with _translated():
+    def find_archive(self, commit: str) -> str | None:
+        with answered(STORAGE, missing=NotFound):
             page = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=f"code/{commit}", MaxKeys=1)
         found = page.get("Contents", [])
         return found[0]["Key"].removeprefix("code/").partition(".")[0] if found else None
 
     def stage(self, build: Build, dockerfile: str | None) -> None:
-        folder = source_folder(build)
-        with _translated():
+        folder = source_folder(build.uuid)
+        with answered(STORAGE, missing=NotFound):
             if build.source and build.source.code_sha256:
                 archive = {"Bucket": self._bucket, "Key": _archive_key(build.source.code_sha256)}
                 self._s3.copy_object(Bucket=self._bucket, Key=f"{folder}code.tar.gz", CopySource=archive)
@@ -71,15 +72,15 @@ class S3Sources:
 
     def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
         def link(name: str) -> str:
-            place = {"Bucket": self._bucket, "Key": f"builds/{build_uuid}/{name}"}
+            place = {"Bucket": self._bucket, "Key": source_folder(build_uuid) + name}
             return str(self._s3.generate_presigned_url("get_object", place, ExpiresIn=SOURCE_LINK_SECONDS))
 
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             return {name: link(name) for name in names}
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         offer_id = uuid.uuid4().hex
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             form = self._s3.generate_presigned_post(
                 self._bucket,
                 _upload_key(project, offer_id),
@@ -92,16 +93,16 @@ class S3Sources:
         return self._open(_upload_key(project, offer_id))
 
     def discard(self, build: Build) -> None:
-        folder = source_folder(build)
+        folder = source_folder(build.uuid)
         keys = [f"{folder}Dockerfile", f"{folder}code.tar.gz", _log_key(build)]
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             self._s3.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
             )
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         found: list[str] = []
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=f"code/{prefix}"
             )
@@ -118,34 +119,31 @@ class S3Sources:
 
     def drop(self, sha256: str) -> None:
         """The archive goes last: it is what `stale` finds."""
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             for key in (_listing_key(sha256), _archive_key(sha256)):
                 self._s3.delete_object(Bucket=self._bucket, Key=key)
 
     def _open(self, key: str) -> IO[bytes]:
-        with _translated():
+        with answered(STORAGE, missing=NotFound):
             return cast("IO[bytes]", self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
 
 
-class S3KeptLogs:
-    """`KeptLogs` in the same bucket, as plain text: a position in it is a byte's."""
+class S3LogArchive:
+    """`LogArchive` in the same bucket, as plain text: a position in it is a byte's."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._s3: Any = boto3.client("s3")
+        self._s3 = _client()
 
-    def keep(self, build: Build, text: str) -> None:
-        with _translated():
-            self._s3.put_object(
-                Bucket=self._bucket,
-                Key=_log_key(build),
-                Body=text.encode(),
-                ContentType="text/plain; charset=utf-8",
+    def store(self, build: Build, text: IO[bytes]) -> None:
+        with answered(STORAGE, missing=NotFound):
+            self._s3.upload_fileobj(
+                text, self._bucket, _log_key(build), ExtraArgs={"ContentType": "text/plain; charset=utf-8"}
             )
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         try:
-            with _translated():
+            with answered(STORAGE, missing=NotFound):
                 answer = self._s3.get_object(
                     Bucket=self._bucket, Key=_log_key(build), Range=f"bytes={start}-{start + size - 1}"
                 )
@@ -155,6 +153,15 @@ class S3KeptLogs:
 
     def url(self, build: Build) -> str:
         return _presigned(self._s3, self._bucket, _log_key(build), "text/plain; charset=utf-8")
+
+
+def _client() -> Any:
+    """S3 of this region. Without options the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in
+    regions refuse and others redirect for hours after a bucket was made. In old regions it signs them with
+    version 2, which new buckets need not accept."""
+    style = "path" if has_own_s3() else "virtual"
+    s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
+    return boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
 
 
 def _presigned(s3: Any, bucket: str, key: str, content_type: str) -> str:
@@ -187,15 +194,3 @@ def _listing_key(sha256: str) -> str:
 
 def _upload_key(project: Project, offer_id: str) -> str:
     return f"uploads/{project.uuid}/{offer_id}"
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except ClientError as exc:
-        if exc.response["Error"]["Code"] in _MISSING:
-            raise NotFound from exc
-        raise Unavailable("The storage did not answer; try again.") from exc
-    except BotoCoreError as exc:
-        raise Unavailable("The storage did not answer; try again.") from exc

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import BuildKey
-from chalicelib.errors import Unavailable
 
 MAX_REASONS = 4_000  # characters; body and attributes of a message share 256 KB
 _REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # by SQS, in any text
@@ -24,10 +23,8 @@ class SqsBuildQueue:
         self._sqs: Any = boto3.client("sqs")
 
     def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
-        try:
+        with answered("The queue"):
             self._sqs.send_message(QueueUrl=self._url, MessageBody=str(key), DelaySeconds=after_seconds)
-        except (BotoCoreError, ClientError) as exc:
-            raise Unavailable("The queue did not answer.") from exc
 
 
 class SqsDeadLetters:
@@ -39,11 +36,9 @@ class SqsDeadLetters:
 
     def put(self, body: str, reasons: Sequence[str]) -> None:
         text = _REFUSED.sub("\ufffd", "\n".join(reasons)[:MAX_REASONS])
-        try:
+        with answered("The queue"):
             self._sqs.send_message(
                 QueueUrl=self._url,
                 MessageBody=body,
                 MessageAttributes={"reasons": {"DataType": "String", "StringValue": text}},
             )
-        except (BotoCoreError, ClientError) as exc:
-            raise Unavailable("The queue did not answer.") from exc

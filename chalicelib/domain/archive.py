@@ -17,6 +17,9 @@ MAX_MEMBERS = 50_000
 MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200  # of unpacked to packed bytes; source code compresses 3 to 10 times
 RATIO_COUNTS_FROM_BYTES = 64 * 1024**2  # small archives of zeros are harmless
+# What Linux takes: PATH_MAX and NAME_MAX. Also of the target of a link.
+MAX_NAME_BYTES, MAX_PART_BYTES = 4_096, 255
+MAX_NAMES_BYTES = 8 * 1024**2  # all names and all their parents, which are kept in memory
 # What tarfile keeps in memory besides the files' contents: for each entry, and for all together.
 HEADER_BYTES, MORE_HEADER_BYTES = 4 * 1024, 1024**2
 
@@ -38,9 +41,13 @@ class Listing:
 
 def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
     """Reads the whole archive. Raises Invalid for what is no gzipped tar, would unpack outside of its
-    folder, is neither file, directory nor confined link, or grows beyond measure."""
+    folder, is neither file, directory nor confined link, or grows beyond measure.
+
+    After the end mark only zeros may follow: some programs (busybox) read members there, Python does not.
+    """
     kinds: dict[str, bytes] = {}
     links: set[str] = set()
+    names_bytes = 0
     stream = _Bounded(packed, packed_bytes)
     stream.allowed = MORE_HEADER_BYTES
     try:
@@ -49,6 +56,9 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 if len(kinds) >= MAX_MEMBERS:
                     _refuse(f"it has more than {MAX_MEMBERS} entries")
                 name = _confined(member.name)
+                names_bytes = _counted(names_bytes, name)
+                if not member.isdir() and member.name.rpartition("/")[2] in ("", "."):
+                    _refuse(f"`{_short(member.name)}` is the name of a directory, but no directory")
                 if not 0 <= member.size <= MAX_UNPACKED_BYTES:  # tarfile would read on for ages
                     _refuse(f"`{_short(name)}` claims an impossible size")
                 if member.issym():
@@ -61,6 +71,9 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 kinds[name] = member.type
                 stream.allowed += HEADER_BYTES + (member.size if member.isfile() else 0)
                 archive.members = []  # else tarfile keeps them all
+            stream.read_to_end()
+            if stream.content_bytes > archive.offset:
+                _refuse("it has data after its end")
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, UnicodeError) as exc:
         raise Invalid(["The upload is not a gzipped tar archive, or it is damaged."]) from exc
     directories = {name for name, kind in kinds.items() if kind == tarfile.DIRTYPE}
@@ -70,8 +83,11 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
         while parent and parent not in seen:
             if parent in links:
                 _refuse(f"`{_short(name)}` lies behind a link")
+            if kinds.get(parent, tarfile.DIRTYPE) != tarfile.DIRTYPE:
+                _refuse(f"`{_short(name)}` lies in a file")
             if len(seen) >= MAX_MEMBERS:
                 _refuse(f"it has more than {MAX_MEMBERS} directories")
+            names_bytes = _counted(names_bytes, parent)
             seen.add(parent)
             parent = posixpath.dirname(parent)
     directories |= seen
@@ -85,6 +101,7 @@ def read_text(packed: IO[bytes], packed_bytes: int, path: str) -> str:
     wanted = clean(path)
     with tarfile.open(fileobj=_Bounded(packed, packed_bytes), mode="r|") as archive:  # type: ignore[call-overload]
         for member in archive:
+            archive.members = []
             if clean(member.name) == wanted and member.isfile():
                 file = archive.extractfile(member)
                 raw = file.read(MAX_DOCKERFILE_BYTES + 1) if file else b""
@@ -110,6 +127,7 @@ class _Bounded:
         self._unpacked = gzip.GzipFile(fileobj=packed, mode="rb")
         self._bound = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO))
         self._count = 0
+        self.content_bytes = 0  # up to the last byte that is not zero
         self.allowed = self._bound  # how far it may be read by now
 
     def read(self, size: int) -> bytes:
@@ -119,10 +137,38 @@ class _Bounded:
             _refuse(f"it unpacks to more than {self._bound // 1024**2} MiB")
         if self._count > self.allowed:
             _refuse("its headers are too large")
+        if content := block.rstrip(b"\0"):
+            self.content_bytes = self._count - len(block) + len(content)
         return block
+
+    def read_to_end(self) -> None:
+        """Reads what is left, so that its checksum is compared as well."""
+        self.allowed = self._bound
+        while self.read(64 * 1024):
+            pass
+
+
+def _counted(names_bytes: int, name: str) -> int:
+    """The bytes of all names with one more."""
+    names_bytes += _bytes(name)
+    if names_bytes > MAX_NAMES_BYTES:
+        _refuse(f"its names have more than {MAX_NAMES_BYTES // 1024**2} MiB in all")
+    return names_bytes
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode(errors="surrogateescape"))
+
+
+def _check_length(name: str) -> None:
+    if len(name) > MAX_NAME_BYTES or _bytes(name) > MAX_NAME_BYTES:
+        _refuse(f"`{_short(name)}…` has more than {MAX_NAME_BYTES} bytes")
+    if any(_bytes(part) > MAX_PART_BYTES for part in name.split("/")):
+        _refuse(f"`{_short(name)}…` has a part of more than {MAX_PART_BYTES} bytes")
 
 
 def _confined(name: str) -> str:
+    _check_length(name)
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
         _refuse(f"`{_short(name)}` would be unpacked outside of its folder")
     return clean(name)
@@ -131,6 +177,7 @@ def _confined(name: str) -> str:
 def _check_symlink(name: str, target: str) -> None:
     """A target may climb first and then descend. Because nothing lies behind a link, what it climbs are
     real directories, so that counting them is enough."""
+    _check_length(target)
     steps = [step for step in target.split("/") if step not in ("", ".")]
     climbs = 0
     while climbs < len(steps) and steps[climbs] == "..":
@@ -141,7 +188,7 @@ def _check_symlink(name: str, target: str) -> None:
 
 def _check_hard_link(name: str, target: str, kinds: Mapping[str, bytes], links: Set[str]) -> None:
     """A second name of a link would be that link elsewhere, where it may lead out."""
-    if target not in kinds or target in links:
+    if target in links or kinds.get(target, tarfile.DIRTYPE) == tarfile.DIRTYPE:
         _refuse(f"`{_short(name)}` is a hard link to something that is no file in it")
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.domain.placement import Placement
+from chalicelib.domain.environment import Placement
 
 # A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
 MAX_TEXTS_BYTES = 300_000
@@ -57,7 +57,7 @@ class BuildKey:
         return f"{self.owner}/{self.project}/{self.id}"
 
     @property
-    def place(self) -> ProjectKey:
+    def project_key(self) -> ProjectKey:
         return ProjectKey(self.owner, self.project)
 
     @classmethod
@@ -149,6 +149,10 @@ class Build:
     submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
     handle: str | None = None  # what the executor calls this build; opaque outside of it
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
+    faults: int = 0  # attempts that ended by the executor's own fault
+    queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
+    waiting_reason: str | None = None  # why the executor takes no build now, in its words
+    unsure_attempts: tuple[int, ...] = ()  # former ones that may have made the image all the same
     stop_requested_at: datetime | None = None
     look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
     archived_at: datetime | None = None  # hidden since then
@@ -166,6 +170,11 @@ class Build:
     @property
     def is_done(self) -> bool:
         return self.last_status in DONE
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for its turn, because its executor took no more builds."""
+        return self.waiting_reason is not None and self.submitting_at is None and not self.is_done
 
     @property
     def duration_seconds(self) -> float | None:
@@ -297,6 +306,6 @@ def _repository_part(name: str) -> str:
     return clean[:100].rstrip("-") or "x"
 
 
-def source_folder(build: Build) -> str:
+def source_folder(build_uuid: str) -> str:
     """Where in the bucket a build's source is laid out."""
-    return f"builds/{build.uuid}/"
+    return f"builds/{build_uuid}/"

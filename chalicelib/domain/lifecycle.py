@@ -5,7 +5,9 @@ Everything that is late, repeated or out of order is answered here, from one tab
 
 from __future__ import annotations
 
+import json
 import uuid
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,13 +17,21 @@ from typing import Any
 from chalicelib.domain.build import DONE, Build, Status, StatusEntry
 from chalicelib.errors import Invalid
 
-MAX_HISTORY = 100  # keeps the record far below DynamoDB's 400 KB an item
+MAX_HISTORY = 100  # statuses
+MAX_HISTORY_BYTES = 32 * 1024  # as JSON: a record is read and written whole
 MAX_MESSAGE = 256  # the API's column; longer is refused from outside and cut inside
 MAX_TEXT_BYTES = 4096  # traceback, and details as JSON
 LAST_ENTRY_RESERVED = 1  # of the history, so that a build can always end
+# What the texts of all statuses may have together, as JSON; a status without its texts has less than 224.
+_ALL_TEXTS_BYTES = MAX_HISTORY_BYTES - MAX_HISTORY * 224
+# Of that, for the last status: the longest message (JSON has up to 6 bytes for a character) and a traceback.
+_LAST_TEXTS_BYTES = MAX_MESSAGE * 6 + MAX_TEXT_BYTES
+_CUT, _DETAILS_CUT = "… (cut)", {"cut": True}
 GRACE = timedelta(minutes=10)
 LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
+MAX_FAULTS = 1  # of an executor that a build gets another attempt for
+ZOMBIE = "BuildJob is in zombie state (no heartbeat was reported)."
 
 S = Status
 _ACTIVE = (S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN, *sorted(DONE))
@@ -84,7 +94,7 @@ class Observation:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None  # the executor's own words about the end
-    says_why: bool = False  # they say it better than the log could
+    has_own_reason: bool = False  # they say it better than the log could
     trouble: Trouble | None = None  # at the time of asking
 
 
@@ -109,6 +119,7 @@ def advance(
 ) -> Build:
     """The build with one more row of history. Raises Invalid when the table does not allow it.
 
+    Its texts are cut where the history would exceed `MAX_HISTORY_BYTES`.
     `at` is when it happened where the build runs (default: `now`); rows stay in the order of time.
     started_at is set by the first of building, scheduled, running and never overwritten, finished_at by
     the first final status; a build that never started takes its creation as start.
@@ -137,12 +148,44 @@ def advance(
         started_at = started_at or build.created_at
     return replace(
         build,
-        history=(*build.history, entry),
+        history=bounded((*build.history, entry)),
         updated_at=max(now, build.updated_at),
         started_at=started_at,
         finished_at=finished_at,
         look_at=_end_of(build, now) if status in DONE else build.look_at,
     )
+
+
+def bounded(history: tuple[StatusEntry, ...]) -> tuple[StatusEntry, ...]:
+    """A history of at most `MAX_HISTORY_BYTES` as JSON in UTF-8: the same one, or with texts cut from where
+    they are too many. All statuses stay; room for the texts of a final one is reserved."""
+    rows, left = [], _ALL_TEXTS_BYTES - _LAST_TEXTS_BYTES
+    for row in history:
+        if row.status in DONE:
+            left += _LAST_TEXTS_BYTES
+        message, left = _fitted(row.message, left)
+        traceback, left = _fitted(row.traceback, left)
+        details = row.details
+        if details is not None:
+            details = details if _json_bytes(details) <= left else _DETAILS_CUT
+            left = max(0, left - _json_bytes(details))
+        rows.append(replace(row, message=message, traceback=traceback, details=details))
+    return tuple(rows)
+
+
+def _fitted(text: str | None, room: int) -> tuple[str | None, int]:
+    """As much of a text as there is room for, and the room after it."""
+    if text is None:
+        return None, room
+    fitted = text
+    if _json_bytes(text) > room:
+        fitting = bisect_right(range(1, len(text)), room, key=lambda end: _json_bytes(text[:end] + _CUT))
+        fitted = text[:fitting] + _CUT
+    return fitted, max(0, room - _json_bytes(fitted))
+
+
+def _json_bytes(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 def _end_of(build: Build, now: datetime) -> datetime | None:
@@ -151,13 +194,24 @@ def _end_of(build: Build, now: datetime) -> datetime | None:
 
 
 def claim(build: Build, now: datetime) -> Build:
-    """A new attempt to have the build started; saved before the executor hears of it."""
-    return replace(build, attempt=build.attempt + 1, submitting_at=now, handle=None, log=None)
+    """A new attempt to have the build started; saved before the executor hears of it. The log of the attempt
+    before stays until the new one has a log."""
+    unsure = (build.attempt,) if build.submitting_at is not None else ()
+    return replace(
+        build,
+        attempt=build.attempt + 1,
+        unsure_attempts=(*build.unsure_attempts, *unsure),
+        submitting_at=now,
+        handle=None,
+        waiting_reason=None,
+    )
 
 
-def release(build: Build, look_at: datetime) -> Build:
-    """The executor said that it has started nothing: the build waits until `look_at`."""
-    return replace(build, submitting_at=None, look_at=look_at)
+def release(build: Build, reason: str) -> Build:
+    """The executor said that it has started nothing: the build waits for its turn, for this reason. Its place
+    in the line is the time since when it waits."""
+    since = build.queued_at or build.created_at
+    return replace(build, submitting_at=None, look_at=since, waiting_reason=_cut(reason, MAX_MESSAGE))
 
 
 def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Build:
@@ -175,7 +229,7 @@ def request_stop(build: Build, now: datetime) -> Build | None:
     """
     if build.is_done:
         return None
-    if build.submitting_at is None or not build.is_managed:
+    if build.submitting_at is None:  # as always of builds that run elsewhere
         return advance(
             replace(build, stop_requested_at=now), Status.STOPPED, now, message=_why_stopped(build)
         )
@@ -223,7 +277,7 @@ def _reached(build: Build, is_noted: bool) -> int:
 def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
     """Trouble is told when it begins or changes its kind; its words may change with every look."""
     room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _KEPT_FOR_STEPS
-    if build.last_status is trouble.status or not may_follow(build.last_status, trouble.status) or not room:
+    if build.last_status is trouble.status or not room:
         return build
     return advance(build, trouble.status, now, message=trouble.message)
 
@@ -248,30 +302,44 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
         case Outcome.GONE:
             words = seen.reason or "The build disappeared from where it was running."
             return end(Status.FAILED, words)
-        case Outcome.FAULT if not build.stop_requested_at and not _was_warned(build):
-            warned = end(Status.WARNING, seen.reason or "The build service had a fault; trying once more.")
-            return replace(warned, submitting_at=None, handle=None, look_at=now)
+        case Outcome.FAULT if not build.stop_requested_at and build.faults < MAX_FAULTS:
+            words = seen.reason or "The build service had a fault; trying once more."
+            is_new = may_follow(build.last_status, Status.WARNING)  # a warning may have come before the fault
+            warned = end(Status.WARNING, words) if is_new else build
+            return replace(
+                warned,
+                submitting_at=None,
+                handle=None,
+                faults=build.faults + 1,
+                unsure_attempts=(*build.unsure_attempts, build.attempt),
+                queued_at=now,
+                look_at=now,
+            )
         case _:
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
 
 
-def _was_warned(build: Build) -> bool:
-    """Whether a fault was forgiven before: attempts do not tell, a busy executor costs some too."""
-    return any(entry.status is Status.WARNING for entry in build.history)
+def overdue(
+    build: Build,
+    now: datetime,
+    *,
+    wait: timedelta,
+    queue: timedelta,
+    run: timedelta,
+    grace: timedelta = GRACE,
+) -> str | None:
+    """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
 
-
-def overdue(build: Build, now: datetime, queue: timedelta, run: timedelta) -> str | None:
-    """Why a build should be given up by now, in words; None while it may go on. The executor has the same
-    limits and acts first; `GRACE` later nobody waits for it any longer."""
-    if build.is_done:
-        return None
-    if not build.is_managed:
-        is_silent = build.look_at is not None and build.look_at <= now
-        return "BuildJob is in zombie state (no heartbeat was reported)." if is_silent else None
-    if build.submitting_at is None:
-        late = now - build.created_at > queue + GRACE
+    `wait` is for its turn, `queue` for the executor to start it, `run` for its work. The executor has the
+    last two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
+    """
+    if build.is_waiting:
+        late = now - (build.queued_at or build.created_at) > wait
+        return f"The build's turn did not come within {_minutes(wait)} minutes." if late else None
+    if build.handle is None:
+        late = now - (build.queued_at or build.created_at) > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None
-    late = now - build.submitting_at > queue + run + GRACE
+    late = now - (build.submitting_at or build.created_at) > queue + run + grace
     return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None
 
 

@@ -7,17 +7,16 @@ given back. Texts are never rendered as templates.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS
+from chalicelib.domain.environment import Environment, parse_environment
 from chalicelib.errors import Invalid
 
-MAX_NODES = 5_000  # of a document: YAML aliases can make a small text expand without end
-MAX_DEPTH = 20
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
 MAX_TAGS = 50
@@ -37,31 +36,11 @@ _BUILD = (
     "commit",
     "branch",
 )
-_SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
+SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LANG = re.compile(r"[a-zA-Z0-9_.@-]{1,64}")
 _COMMIT = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._/-]{0,127}")
 _HEREDOC = re.compile(r"(?<!<)<<(?!<)")  # BuildKit takes even `1<<2` for one; `<<<` is harmless
-_RESOURCES = ("cpu", "memory", "gpu", "tpu")
-_ENVIRONMENT = [
-    "resources",
-    "labels",
-    "annotations",
-    "node_selector",
-    "affinity",
-    "tolerations",
-    "service_account",
-    "image_pull_secrets",
-    "max_restarts",
-    "secret_refs",
-    "config_map_refs",
-    "data_refs",
-    "artifact_refs",
-    "index",
-    "configmap_refs",
-    "persistence",
-    "outputs",
-]
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
@@ -82,7 +61,7 @@ class Spec:
     branch: str | None = None
     backend: str | None = None
     tags: tuple[str, ...] = ()
-    resources: dict[str, Any] | None = None
+    environment: Environment = Environment()  # noqa: RUF009 - it is frozen
 
     @property
     def config(self) -> dict[str, Any]:
@@ -116,7 +95,7 @@ def parse_config(document: object) -> Spec:
 
 def is_slug(name: object) -> bool:
     """Whether `name` is 1 to 128 letters, digits, hyphens and underscores: as every name here."""
-    return isinstance(name, str) and _SLUG.fullmatch(name) is not None
+    return isinstance(name, str) and SLUG.fullmatch(name) is not None
 
 
 def checked_tags(tags: object) -> tuple[str, ...]:
@@ -154,7 +133,7 @@ def confined_path(text: str) -> bool:
 
 
 def _parse(document: Mapping[str, Any]) -> Spec:
-    _bounded(document)
+    document_rules.check(document)
     if unknown := [str(key) for key in document if key not in _HEADER and key not in _BUILD]:
         _refuse(f"{_quoted(unknown)} is not a field of a build; remove it.")
     version = document.get("version")
@@ -188,7 +167,7 @@ def _parse(document: Mapping[str, Any]) -> Spec:
         branch=check("branch", _revision),
         backend=check("backend", _backend),
         tags=check("tags", lambda _, value: checked_tags(value), ()),
-        resources=check("environment", _environment),
+        environment=check("environment", parse_environment, Environment()),
     )
     check("name", _slug)
     check("description", _text)
@@ -316,62 +295,6 @@ def _logging(name: str, value: Any) -> None:
         _refuse(f"`{name}` may have `level` and `formatter`.")
     if value.get("level", "INFO") not in _LOG_LEVELS:
         _refuse(f"`{name}.level` must be one of {_quoted(_LOG_LEVELS)}.")
-
-
-def _environment(name: str, value: Any) -> dict[str, Any] | None:
-    """The resources of the environment, the one part the API gives back; the rest is checked by name."""
-    if not isinstance(value, Mapping):
-        _refuse(f"`{name}` must be a mapping.")
-    if unknown := [str(key) for key in value if key not in _ENVIRONMENT]:
-        _refuse(f"`{name}` has no {_quoted(unknown)}.")
-    resources = value.get("resources")
-    if resources is None:
-        return None
-    if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
-        _refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
-    kept: dict[str, Any] = {}
-    for kind, amounts in resources.items():
-        if amounts is None:
-            continue
-        if not isinstance(amounts, Mapping) or set(amounts) - {"requests", "limits"}:
-            _refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
-        for which, amount in amounts.items():
-            if amount is not None and (
-                isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
-            ):
-                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory in MiB).")
-        kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
-    return kept or None
-
-
-def _bounded(document: Any) -> None:
-    """Raises Invalid when the document is too deep or large to work on, or holds what JSON cannot."""
-    nodes = 0
-    level = [document]
-    for _ in range(MAX_DEPTH):
-        nodes += len(level)
-        if nodes > MAX_NODES:
-            _refuse("The specification is too large.")
-        below: list[Any] = []
-        for node in level:
-            if isinstance(node, Mapping):
-                below += [*node.keys(), *node.values()]
-            elif isinstance(node, list | tuple):
-                below += node
-            elif isinstance(node, str) and any("\ud800" <= char <= "\udfff" for char in node):
-                _refuse("The specification contains text that is not valid UTF-8.")
-            elif isinstance(node, int) and not -(2**63) <= node < 2**63:
-                _refuse("The specification contains a number that is too large.")
-            elif isinstance(node, float) and not math.isfinite(node):
-                _refuse("The specification contains a number that is not finite.")
-            elif not isinstance(node, str | int | float | None):
-                _refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
-            if len(below) > MAX_NODES:
-                _refuse("The specification is too large.")
-        if not below:
-            return
-        level = below
-    _refuse("The specification is nested too deeply.")
 
 
 def _mapping(document: object) -> Mapping[str, Any]:

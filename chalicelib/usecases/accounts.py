@@ -11,13 +11,16 @@ from typing import Any, NoReturn
 from chalicelib.domain.build import Token, User, token_sha256
 from chalicelib.domain.spec import is_slug
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated
-from chalicelib.ports import Services
+from chalicelib.ports import Given, Services
+from chalicelib.usecases.writing import until_written
 
 # First segments of the API's paths: a user of that name could not be reached.
 RESERVED_USERS = frozenset(
     {"users", "superusers", "versions", "log_handler", "projects", "bookmarks", "archives"}
     | {"activitylogs", "historylogs", "searches", "cluster", "nodes", "catalogs"}
 )
+# A token that another process has made just before a revocation may bear a later time, by its own clock.
+CLOCKS_DIFFER = timedelta(seconds=2)
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}\.[^@\s.]{2,}")
 
 
@@ -29,28 +32,46 @@ class NewUser:
 
 
 def authenticate(services: Services, token: str) -> User:
-    """The user whose token this is. Raises Unauthenticated."""
+    """The user whose token this is; from memory, where there is one. Raises Unauthenticated."""
     known = services.accounts.token(token_sha256(token))
-    if known is None:
+    return _holder(services, known, services.accounts.user(known.user) if known else None)
+
+
+def _authenticated_now(services: Services, token: str) -> tuple[User, Given]:
+    """The same, never from memory, with what a write that this user asks for must find unchanged."""
+    known = services.accounts.fresh_token(token_sha256(token))
+    user = services.accounts.fresh_user(known.record.user) if known else None
+    holder = _holder(services, known.record if known else None, user.record if user else None)
+    return holder, [fresh for fresh in (known, user) if fresh]
+
+
+def _holder(services: Services, token: Token | None, user: User | None) -> User:
+    """The user, if the token is good. Raises Unauthenticated."""
+    if token is None:
         raise Unauthenticated("Invalid token.")
-    if known.expires_at <= services.now():
+    if token.expires_at <= services.now():
         raise Unauthenticated("Token expired")
-    user = services.accounts.user(known.user)
     if user is None:
         raise Unauthenticated("User inactive or deleted.")
-    if user.tokens_revoked_at is not None and known.created_at <= user.tokens_revoked_at:
+    if user.tokens_revoked_at is not None and token.created_at <= user.tokens_revoked_at:
         raise Unauthenticated("Invalid token.")
     return user
 
 
-def log_in() -> NoReturn:
-    """Here is no log-in by password. Raises Invalid, as clients expect it of a wrong one."""
+def refuse_password_login() -> NoReturn:
+    """Password login is not supported. Raises Invalid, as clients expect it of a wrong password."""
     sentence = "Unable to log in with provided credentials: log in with a token, `polyaxon login --token=…`."
     raise Invalid({"non_field_errors": [sentence]})
 
 
-def create_user(services: Services, caller: User, fields: dict[str, Any]) -> NewUser:
-    """A user with a first token. Raises Forbidden unless the caller is a superuser, Invalid."""
+def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
+    """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a
+    superuser's."""
+    return until_written(lambda: _create_user(services, token, fields))
+
+
+def _create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
+    caller, given = _authenticated_now(services, token)
     if not caller.is_superuser:
         raise Forbidden
     username, email = fields.get("username"), fields.get("email")
@@ -66,7 +87,7 @@ def create_user(services: Services, caller: User, fields: dict[str, Any]) -> New
         faults["is_superuser"] = ["Must be true or false."]
     if faults:
         raise Invalid(faults)
-    return register(services, str(username), email=email, is_superuser=is_superuser)
+    return register(services, str(username), email=email, is_superuser=is_superuser, given=given)
 
 
 def register(
@@ -76,12 +97,14 @@ def register(
     email: str | None = None,
     is_superuser: bool = False,
     token: str | None = None,
+    given: Given = (),
 ) -> NewUser:
-    """Stores a user with a token, by default a random one of 64 hexadecimal digits. Raises Invalid."""
+    """Stores a user with a token, by default a random one of 64 hexadecimal digits. Raises Invalid, and
+    Conflict when what is `given` has changed."""
     user = User(name=name, created_at=services.now(), email=email, is_superuser=is_superuser)
-    text, kept = _new_token(services, name, token)
+    text, kept = _new_token(services, user, token)
     try:
-        services.accounts.add_user(user, kept)
+        services.accounts.add_user(user, kept, given)
     except AlreadyExists as exc:
         raise Invalid({"username": ["The name is a reserved word or already taken."]}) from exc
     return NewUser(user, text, kept.expires_at)
@@ -89,44 +112,58 @@ def register(
 
 def ensure_superuser(services: Services, name: str, *, token: str | None = None) -> str:
     """A superuser of that name and a token of it: for who runs the service, not for its API."""
-    known = services.accounts.user(name)
+    known = services.accounts.fresh_user(name)
     if known is None:
         return register(services, name, is_superuser=True, token=token).token
-    if not known.is_superuser:
+    if not known.record.is_superuser:
         raise Forbidden(f"There is a user {name}, who is no superuser.")
-    text, kept = _new_token(services, name, token)
-    services.accounts.add_token(kept)
+    text, kept = _new_token(services, known.record, token)
+    services.accounts.add_token(kept, [known])
     return text
 
 
-def issue_token(services: Services, caller: User, name: str) -> NewUser:
-    """One more token for a user. Raises NotFound, Forbidden unless it is the caller's own or the caller is a
-    superuser."""
-    user = _manageable(services, caller, name)
-    text, kept = _new_token(services, name)
-    services.accounts.add_token(kept)
-    return NewUser(user, text, kept.expires_at)
+def issue_token(services: Services, token: str, name: str) -> NewUser:
+    """One more token for a user. Raises Unauthenticated, NotFound, Forbidden unless `token` is the user's own
+    or a superuser's."""
+
+    def write() -> NewUser:
+        user, given = _manageable(services, token, name)
+        text, kept = _new_token(services, user)
+        services.accounts.add_token(kept, given)
+        return NewUser(user, text, kept.expires_at)
+
+    return until_written(write)
 
 
-def revoke_tokens(services: Services, caller: User, name: str) -> None:
+def revoke_tokens(services: Services, token: str, name: str) -> None:
     """Makes all tokens that a user has until now void. Processes that have just seen one may take it for
-    `account_memory_seconds` longer. Raises as `issue_token`."""
-    user = _manageable(services, caller, name)
-    services.accounts.save_user(replace(user, tokens_revoked_at=services.now()))
+    `account_memory_seconds` longer, except to give or take rights. Raises as `issue_token`."""
+
+    def write() -> None:
+        user, given = _manageable(services, token, name)
+        until = services.now() + CLOCKS_DIFFER
+        services.accounts.save_user(replace(user, tokens_revoked_at=until), given)
+
+    until_written(write)
 
 
-def _manageable(services: Services, caller: User, name: str) -> User:
-    if not caller.is_superuser and caller.name != name:
+def _manageable(services: Services, token: str, name: str) -> tuple[User, Given]:
+    caller, given = _authenticated_now(services, token)
+    if caller.name == name:
+        return caller, given
+    if not caller.is_superuser:
         raise Forbidden
-    user = services.accounts.user(name)
+    user = services.accounts.fresh_user(name)
     if user is None:
         raise NotFound
-    return user
+    return user.record, [*given, user]
 
 
-def _new_token(services: Services, name: str, text: str | None = None) -> tuple[str, Token]:
-    """A token's text, by default random, and what is kept of it."""
+def _new_token(services: Services, user: User, text: str | None = None) -> tuple[str, Token]:
+    """A token's text, by default random, and what is kept of it: it is younger than what was revoked."""
     text = text or secrets.token_hex(32)
     now = services.now()
+    if user.tokens_revoked_at is not None:
+        now = max(now, user.tokens_revoked_at + timedelta(microseconds=1))
     expires_at = now + timedelta(days=services.settings.token_lifetime_days)
-    return text, Token(token_sha256(text), name, now, expires_at)
+    return text, Token(token_sha256(text), user.name, now, expires_at)

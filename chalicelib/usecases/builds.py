@@ -23,13 +23,13 @@ from chalicelib.domain.build import (
     may_read,
     may_write,
 )
-from chalicelib.domain.placement import Placement, placement
+from chalicelib.domain.build_request import BuildRequest, changed, parse_request
+from chalicelib.domain.environment import Placement, placement
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.errors import Forbidden, Invalid, NotFound
-from chalicelib.ports import Once, Opened, Services
+from chalicelib.ports import BuildView, IdempotencyKey, Services
 from chalicelib.usecases import projects
 from chalicelib.usecases.code import source_of
-from chalicelib.usecases.fields import Wish, changed, wish
 from chalicelib.usecases.projects import may_list, open_project
 from chalicelib.usecases.writing import told, until_written
 
@@ -38,7 +38,7 @@ REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class BuildPage:
     """Builds of one page, which of them the caller bookmarked, and how many there are in all."""
 
     builds: Sequence[Build]
@@ -55,7 +55,7 @@ def create(
     *,
     once: str | None = None,
     on_behalf_of: str | None = None,
-) -> Opened:
+) -> BuildView:
     """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then.
 
     `once` is a key of the caller's for this request: asked again with it within `REMEMBERED`, the build that
@@ -64,7 +64,7 @@ def create(
     project = projects.writable(services, caller, owner, project_name)
     if once is not None:
         once = f"{project.uuid}:{once}"  # a project of the same name, later, is another
-    asked = wish(fields)
+    asked = parse_request(fields)
     source, commit, dockerfile = None, None, None
     if asked.spec is not None:
         source, commit, dockerfile = source_of(services, project, asked.spec)
@@ -76,10 +76,10 @@ def create(
 
     known = [project]  # the first attempt goes by what was just read
 
-    def add() -> Opened:
+    def add() -> BuildView:
         now = services.now()
         project = known.pop() if known else open_project(services, caller, owner, project_name)
-        if once is not None and (made := services.store.made_once(project.key, once, now)):
+        if once is not None and (made := services.builds.build_for_key(project.key, once, now)):
             return _announced(services, caller, made)
         key = BuildKey(owner, project_name, project.last_build_id + 1)
         build = Build(
@@ -97,23 +97,23 @@ def create(
             tags=asked.tags,
             is_managed=asked.is_managed,
             nocache=asked.spec is not None and asked.spec.nocache,
-            resources=asked.spec.resources if asked.spec else None,
+            resources=asked.spec.environment.resources if asked.spec else None,
             placement=_placement(services, asked, executor),
             commit=commit if asked.is_managed else None,
             source=source,
             on_behalf_of=on_behalf_of,
             look_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
         )
-        mark = Once(once, now, now + REMEMBERED) if once is not None else None
-        build = services.store.add(project, build, body, asked.name, mark)
+        mark = IdempotencyKey(once, now, now + REMEMBERED) if once is not None else None
+        build = services.builds.add(project, build, body, asked.name, mark)
         if build.is_managed:
             services.queue.announce(build.key)
-        return Opened(build, body, project, bookmarked=False)
+        return BuildView(build, body, project, bookmarked=False)
 
     return until_written(add)
 
 
-def _announced(services: Services, caller: User, key: BuildKey) -> Opened:
+def _announced(services: Services, caller: User, key: BuildKey) -> BuildView:
     """A build that was made before, whose maker may have died before announcing it."""
     opened = get(services, caller, key)
     if opened.build.is_managed and opened.build.attempt == 0 and not opened.build.is_done:
@@ -131,7 +131,7 @@ def page(
     *,
     query: str = "",
     sort: str = "",
-) -> Page:
+) -> BuildPage:
     """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid.
 
     With a query or another order, the page and its count are of those that match among the `MAX_EXAMINED`
@@ -140,18 +140,18 @@ def page(
     project = open_project(services, caller, owner, project_name)
     matches = parse_query(query)
     if matches is None and is_default_order(sort):
-        builds, count = services.store.page(project, offset, limit), project.live_builds
+        builds, count = services.builds.list_builds(project, offset, limit), project.live_builds
     else:
-        examined = services.store.page(project, 0, MAX_EXAMINED)
+        examined = services.builds.list_builds(project, 0, MAX_EXAMINED)
         found = [build for build in examined if matches is None or matches(build)]
         builds, count = sorted_builds(found, sort)[offset : offset + limit], len(found)
-    bookmarked = services.store.bookmarks(caller.name, [build.key for build in builds])
-    return Page(builds, bookmarked, count)
+    bookmarked = services.bookmarks.among(caller.name, [build.key for build in builds])
+    return BuildPage(builds, bookmarked, count)
 
 
-def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> Opened:
+def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
     """A build the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
-    opened = services.store.open(key, caller.name)
+    opened = services.builds.open(key, caller.name)
     if opened is None or opened.project.archived_at or opened.build.deleted_at:
         raise NotFound
     if opened.build.archived_at and not archived:
@@ -172,7 +172,7 @@ def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[
 
 def update(
     services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
-) -> Opened:
+) -> BuildView:
     """Changes what may be changed of a build; fields that may not are ignored, as clients send them all.
 
     `whole` (PUT) takes a missing name for none. Raises NotFound, Forbidden, Invalid.
@@ -180,19 +180,19 @@ def update(
     if whole:
         fields = {"name": None, **fields}
 
-    def write() -> Opened:
+    def write() -> BuildView:
         opened = writable(services, caller, key)
         build = changed(opened.build, fields)
         if build != opened.build:
             build = replace(build, updated_at=max(services.now(), build.updated_at))
             if build.name is not None and build.name != opened.build.name:
-                build = services.store.rename(build, build.name)
+                build = services.builds.rename(build, build.name)
             else:
-                build = services.store.save(build)
+                build = services.builds.save(build)
         body = opened.body
         if "dockerfile" in fields:
             body = replace(body, reported_dockerfile=fields["dockerfile"])
-            services.store.save_dockerfile(key, body.reported_dockerfile)
+            services.builds.save_dockerfile(key, body.reported_dockerfile)
         return replace(opened, build=build, body=body)
 
     return until_written(write)
@@ -214,7 +214,7 @@ def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = F
             return False
         now = services.now()
         hidden = replace(build, archived_at=now, deleted_at=now if delete else None, updated_at=now)
-        stopped = services.store.archive(lifecycle.request_stop(hidden, now) or hidden)
+        stopped = services.archive.archive(lifecycle.request_stop(hidden, now) or hidden)
         return not told(build, stopped).is_done
 
     if until_written(write):
@@ -227,56 +227,58 @@ def restore(services: Services, caller: User, key: BuildKey) -> None:
     def write() -> None:
         build = writable(services, caller, key, archived=True).build
         if build.archived_at is not None:
-            services.store.restore(replace(build, archived_at=None, updated_at=services.now()))
+            services.archive.restore(replace(build, archived_at=None, updated_at=services.now()))
 
     until_written(write)
 
 
-def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> Page:
+def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> BuildPage:
     """Archived builds that a user created, newest change first; none if that is not the caller's to know.
     Raises NotFound."""
     if not may_list(services, caller, user):
-        return Page((), frozenset(), 0)
-    builds, count = services.store.archived(user, offset, limit)
+        return BuildPage((), frozenset(), 0)
+    builds, count = services.archive.list_archived(user, offset, limit)
     shown = _readable(services, caller, builds)
-    return Page(shown, _bookmarks_anywhere(services, caller, shown), count)
+    return BuildPage(shown, _bookmarks_anywhere(services, caller, shown), count)
 
 
 def bookmarked(
     services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
-) -> Page:
+) -> BuildPage:
     """Builds a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
-        return Page((), frozenset(), 0)
-    builds, count = services.store.bookmarked_builds(user, offset, limit, oldest_first=oldest_first)
+        return BuildPage((), frozenset(), 0)
+    builds, count = services.bookmarks.list_builds(user, offset, limit, oldest_first=oldest_first)
     shown = _readable(services, caller, builds)
-    return Page(shown, frozenset(build.key for build in shown), count)
+    return BuildPage(shown, frozenset(build.key for build in shown), count)
 
 
 def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:
     """Those of several projects' builds that the caller may see: a project may have become private or have
     been deleted since somebody could."""
-    found = {place: services.store.project(place.owner, place.name) for place in _places(builds)}
+    found = {place: services.projects.get(place.owner, place.name) for place in _places(builds)}
     return [
         build
         for build in builds
-        if (project := found[build.key.place]) is not None
+        if (project := found[build.key.project_key]) is not None
         and project.deleted_at is None
         and may_read(caller, project.owner, project.is_public)
     ]
 
 
 def _bookmarks_anywhere(services: Services, caller: User, builds: Sequence[Build]) -> frozenset[BuildKey]:
-    """As the store's `bookmarks`, for builds of several projects."""
+    """Like `Bookmarks.among`, for builds of several projects."""
     found = [
-        services.store.bookmarks(caller.name, [build.key for build in builds if build.key.place == place])
+        services.bookmarks.among(
+            caller.name, [build.key for build in builds if build.key.project_key == place]
+        )
         for place in _places(builds)
     ]
     return frozenset().union(*found)
 
 
 def _places(builds: Sequence[Build]) -> set[ProjectKey]:
-    return {build.key.place for build in builds}
+    return {build.key.project_key for build in builds}
 
 
 def invalidate(services: Services, caller: User, key: BuildKey) -> None:
@@ -285,7 +287,7 @@ def invalidate(services: Services, caller: User, key: BuildKey) -> None:
     def write() -> None:
         build = writable(services, caller, key).build
         if build.is_valid:
-            services.store.save(replace(build, is_valid=False))
+            services.builds.save(replace(build, is_valid=False))
 
     until_written(write)
 
@@ -293,13 +295,13 @@ def invalidate(services: Services, caller: User, key: BuildKey) -> None:
 def bookmark(services: Services, caller: User, key: BuildKey) -> None:
     """Idempotent. Raises NotFound, Forbidden."""
     get(services, caller, key)
-    services.store.bookmark(caller.name, key, services.now())
+    services.bookmarks.add(caller.name, key, services.now())
 
 
 def unbookmark(services: Services, caller: User, key: BuildKey) -> None:
     """Idempotent. Raises NotFound, also when the caller never bookmarked it; Forbidden."""
     get(services, caller, key)
-    if not services.store.unbookmark(caller.name, key):
+    if not services.bookmarks.remove(caller.name, key):
         raise NotFound
 
 
@@ -312,7 +314,7 @@ def invalidate_all(services: Services, caller: User, owner: str, project_name: s
 
 def request_stop(services: Services, key: BuildKey) -> None:
     """Marks the build to be stopped and announces it; nothing if it has ended."""
-    _stop(services, key, lambda: services.store.get(key))
+    _stop(services, key, lambda: services.builds.get(key))
 
 
 def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -> None:
@@ -323,13 +325,13 @@ def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -
         stopping = build and lifecycle.request_stop(build, services.now())
         if build is None or stopping is None:
             return False
-        return not told(build, services.store.save(stopping)).is_done
+        return not told(build, services.builds.save(stopping)).is_done
 
     if until_written(write):
         services.queue.announce(key)
 
 
-def writable(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> Opened:
+def writable(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
     """As `get`, and the caller may change it."""
     opened = get(services, caller, key, archived=archived)
     if not may_write(caller, key.owner):
@@ -337,19 +339,19 @@ def writable(services: Services, caller: User, key: BuildKey, *, archived: bool 
     return opened
 
 
-def _executor(services: Services, wish: Wish) -> str:
+def _executor(services: Services, request: BuildRequest) -> str:
     """Where a build will run: where its backend says, else where this deployment's builds do. Raises
     Invalid when the backend is one of ours that is not offered here."""
     offered = services.settings.executors
-    if wish.backend not in (CODEBUILD, EKS) or not wish.is_managed:
+    if request.backend not in (CODEBUILD, EKS) or not request.is_managed:
         return services.settings.backend
-    if wish.backend not in offered:
-        raise Invalid([f"Nothing runs on `{wish.backend}` here; `backend` may be {' or '.join(offered)}."])
-    return wish.backend
+    if request.backend not in offered:
+        raise Invalid([f"Nothing runs on `{request.backend}` here; `backend` may be {' or '.join(offered)}."])
+    return request.backend
 
 
-def _placement(services: Services, wish: Wish, executor: str) -> Placement | None:
+def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
     """What the spec's environment asks of the pod, where the build gets one. Raises Invalid."""
-    if executor != EKS or wish.spec is None or services.settings.eks is None:
+    if executor != EKS or request.spec is None or services.settings.eks is None:
         return None
-    return placement(wish.spec.document.get("environment") or {}, services.settings.eks.node_keys)
+    return placement(request.spec.environment, services.settings.eks.node_keys)

@@ -34,14 +34,14 @@ def cleanup(services: Services, *, dry_run: bool = False) -> Cleaned:
     they have stopped; drops uploads that no project and no build has. Images stay in the registry."""
     done = Cleaned()
     before = services.now() - timedelta(days=services.settings.purge_after_days)
-    for key in services.store.doomed(before, MAX_PURGED):
+    for key in services.archive.purgeable(before, MAX_PURGED):
         try:
             if isinstance(key, BuildKey):
-                build = services.store.get(key)
+                build = services.builds.get(key)
                 if build is not None:
                     done.builds += _purge_build(services, build, before, dry_run)
             else:
-                project = services.store.project(key.owner, key.name)
+                project = services.projects.get(key.owner, key.name)
                 if project is not None:
                     _purge_project(services, project, before, dry_run, done)
         except Conflict:
@@ -69,7 +69,7 @@ def _purge_build(services: Services, build: Build, before: datetime, dry_run: bo
         return False
     if not dry_run:
         if build.deleted_at is None:
-            build = services.store.save(replace(build, deleted_at=services.now()))
+            build = services.builds.save(replace(build, deleted_at=services.now()))
         _forget(services, build)
     return True
 
@@ -81,12 +81,12 @@ def _purge_project(
     if project.deleted_at is None and (project.archived_at is None or project.archived_at > before):
         return
     if not dry_run and project.deleted_at is None:
-        project = services.store.save_project(replace(project, deleted_at=services.now()))
+        project = services.projects.save(replace(project, deleted_at=services.now()))
     room = max(MAX_PURGED - done.builds, 0)
-    keys = services.store.builds_of(project.key, room + 1)
+    keys = services.archive.builds_of(project.key, room + 1)
     remaining = len(keys) > room
     for key in keys[:room]:
-        build = services.store.get(key)
+        build = services.builds.get(key)
         if build is None or (dry_run and build.deleted_at is not None):
             continue  # that one is found by itself
         if not build.is_done or build.look_at is not None:
@@ -99,14 +99,14 @@ def _purge_project(
         done.builds += 1
     if not remaining:
         if not dry_run:
-            services.store.purge(project)
+            services.archive.purge(project)
         done.projects += 1
 
 
 def _forget(services: Services, build: Build) -> None:
     """Files first: the record is what the next tick would find them by."""
     services.sources.discard(build)
-    services.store.purge(build)
+    services.archive.purge(build)
 
 
 def _sweep(services: Services, dry_run: bool) -> int:
@@ -116,7 +116,7 @@ def _sweep(services: Services, dry_run: bool) -> int:
     count = 0
     try:
         for sha256 in services.sources.stale(now - UNUSED_FOR, prefix, MAX_PURGED):
-            if services.store.is_referenced(sha256):
+            if services.code_references.is_referenced(sha256):
                 continue
             if not dry_run:
                 services.sources.drop(sha256)

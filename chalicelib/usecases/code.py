@@ -81,8 +81,8 @@ def download_url(services: Services, caller: User, owner: str, name: str, commit
         if project.code is None:
             raise NotFound
         return services.sources.url(project.code.sha256)
-    sha256 = services.sources.find(commit) if _COMMIT.fullmatch(commit) else None
-    if sha256 is None or not services.store.has_code(project.key, sha256):
+    sha256 = services.sources.find_archive(commit) if _COMMIT.fullmatch(commit) else None
+    if sha256 is None or not services.code_references.has_code(project.key, sha256):
         raise NotFound
     return services.sources.url(sha256)
 

@@ -1,12 +1,13 @@
 """From a recorded build to a running one, and back from what the executor shows to the record.
 
-Messages and events are doorbells: they name a build, and the record says what it needs. So every
-function here may run twice, late, or stop between any two calls, and the next ring completes it.
+A message or an event only names a build; the record says what it needs. So every function here may run
+twice, late, or end between any two calls, and the next call completes its work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -14,150 +15,295 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
-from chalicelib.errors import Busy, ExecutorRefused, Unavailable
+from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
-from chalicelib.usecases.writing import told, until_written
+from chalicelib.usecases.writing import isolated, told, until_written
 
-WAIT_WHEN_BUSY_SECONDS = 30  # until a schedule asks the executor again
+log = logging.getLogger(__name__)
+WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
+MAX_SERVED = 10  # waiting builds that one message has started, within its function's time
+LAST_WORD = timedelta(minutes=70)  # past its deadline, an executor that does not answer is not waited for
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
 
 def attend(services: Services, key: BuildKey) -> None:
-    """Does what the build needs now: have it started, or stopped, or its executor asked about it."""
-    build = services.store.get(key)
-    if build is None or build.is_done or not build.is_managed:
-        return
-    project = services.store.project(key.owner, key.project)
+    """Does what the build needs now: has it started, or stopped, or asks its executor about it. If it waited
+    for its turn and was started, those behind it get theirs."""
+    build = services.builds.get(key)
+    if build is not None:
+        attended = _attended(services, build)
+        if build.is_waiting and attended is not None and not attended.is_waiting:
+            serve_waiting(services, build.executor, MAX_SERVED)
+
+
+def serve_waiting(services: Services, executor: str, limit: int) -> int:
+    """Has waiting builds started, those first that waited longest, until the executor takes no more, and
+    returns how many it looked at. Each is leased first: one that ends this function does not stay at the head
+    of the line."""
+    served = 0
+    for build in services.builds.waiting(executor, services.now(), limit):
+        with isolated(build):
+            served += 1
+            leased = services.builds.lease(build, services.now() + WAIT_WHEN_BUSY)
+            attended = _attended(services, leased)
+            if attended is not None and attended.is_waiting:
+                break
+    return served
+
+
+def _attended(services: Services, known: Build) -> Build | None:
+    """The build after it got what it needs."""
+    key = known.key
+    if known.is_done or not known.is_managed:
+        return known
+    project = services.projects.get(key.owner, key.project)
     if project is None or project.archived_at is not None:
         request_stop(services, key)
-        build = services.store.get(key)
-        if build is None or build.is_done:
-            return
-    if build.handle is None:
-        _submit(services, key)
-        build = services.store.get(key)
+    if known.handle is None and _why_overdue(services, known) is not None:
+        give_up_if_overdue(services, known)
+        build = services.builds.get(key)
+    else:
+        build = _submitted(services, key)
     if build is None or build.is_done or build.handle is None:
-        return
+        return build
     if build.stop_requested_at is not None:
-        services.executors[build.executor].stop(build.handle)
+        services.executor(build.executor).stop(build.handle)
     observe(services, build.executor, [build.handle])
+    return build
 
 
 def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequence[BuildKey]:
-    """Asks an executor about its builds and records what is new; which ones it knows."""
-    return [record(services, seen) for seen in services.executors[executor].observe(handles).values()]
+    """Asks an executor about its builds and records what is new; returns which builds it knows."""
+    return [record(services, seen) for seen in services.executor(executor).observe(handles).values()]
 
 
-def record(services: Services, seen: Observation) -> BuildKey:
-    """Brings the record of a build up to an observation. Idempotent; late ones change nothing."""
+def record(services: Services, seen: Observation, known: Build | None = None) -> BuildKey:
+    """Brings the record of a build up to an observation. Idempotent; late ones change nothing.
+
+    `known` is the record where the caller has just read it.
+    """
     key = BuildKey.parse(seen.key)
 
     def write() -> Build | None:
-        build = services.store.get(key)
+        nonlocal known
+        build, known = known or services.builds.get(key), None
         if build is None or build.is_done:
             return None
         digest = reason = None
         if seen.attempt == build.attempt:
             if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
                 digest = services.registry.digest(build.image)
-            elif seen.outcome is Outcome.FAILED and not seen.says_why:
+            elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
-        return new and told(build, services.store.save(new))
+        return new and told(build, services.builds.save(new))
 
     new = until_written(write)
     if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
+    if new is not None and new.is_done:
+        _announce_next(services, new.executor)
     return key
 
 
+def _announce_next(services: Services, executor: str) -> None:
+    """A slot is free: the build that waited longest gets its turn. If this is lost, the schedule does it."""
+    try:
+        for build in services.builds.waiting(executor, services.now(), 1):
+            services.queue.announce(build.key)
+    except SlipwayError as error:
+        log.warning("The next build for %s was not announced: %s", executor, error)
+
+
+def give_up_if_overdue(services: Services, known: Build) -> None:
+    """Ends a build whose deadline has passed, after its executor was asked once more.
+
+    An executor that does not answer gets another hour. Raises Busy or Unavailable until then, and Conflict.
+    """
+    if _why_overdue(services, known) is None:
+        return
+    key, build = known.key, services.builds.get(known.key)
+    if build is None or build.is_done:
+        return
+    if build.handle is None and build.submitting_at is not None and _may_repeat(services, build):
+        _wait_for_replay(services, build)  # another handler may be starting it just now
+        return
+    try:
+        build = _asked_once_more(services, build)
+    except (Busy, Unavailable):
+        if _why_overdue(services, known, LAST_WORD) is None:
+            raise
+    if build is None or build.is_done or (reason := _why_overdue(services, build)) is None:
+        return
+    if build.handle is not None:
+        try:  # where it runs has its own deadline; the record must not wait for an answer
+            services.executor(build.executor).stop(build.handle)
+        except SlipwayError as error:
+            log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
+    end = Status.FAILED if build.stop_requested_at is None else Status.STOPPED
+    told(build, services.builds.save(lifecycle.advance(build, end, services.now(), message=reason)))
+    given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
+    log.warning("Build %s was given up: %s", key, reason, extra=given_up)
+
+
 def next_look(services: Services, build: Build) -> datetime:
-    """When somebody must look at a build that runs: at the next tick where no events tell of changes."""
+    """When a schedule must look at a running build again: soon where its executor sends no events."""
     settings = services.settings
-    tells = services.executors[build.executor].tells
-    return services.now() + timedelta(
-        seconds=settings.look_again_seconds if tells else settings.watch_every_seconds
-    )
+    is_watched = build.executor in settings.executors and not services.executor(build.executor).emits_events
+    seconds = settings.watch_every_seconds if is_watched else settings.look_again_seconds
+    return services.now() + timedelta(seconds=seconds)
 
 
-def _submit(services: Services, key: BuildKey) -> None:
-    """Claims the build, then has it started: a claim that nobody completed is completed by the next."""
+def _why_overdue(services: Services, build: Build, grace: timedelta = lifecycle.GRACE) -> str | None:
+    queue = timedelta(minutes=services.settings.queue_timeout_minutes)
+    run = timedelta(minutes=services.settings.build_timeout_minutes)
+    wait = timedelta(minutes=services.settings.wait_timeout_minutes)
+    return lifecycle.overdue(build, services.now(), wait=wait, queue=queue, run=run, grace=grace)
 
-    def write() -> None:
-        build = services.store.get(key)
+
+def _asked_once_more(services: Services, build: Build) -> Build | None:
+    """The build as its executor shows it now."""
+    executor = services.executor(build.executor)
+    handle = build.handle
+    if handle is None and build.submitting_at is not None:
+        handle = executor.find_handle(build)
+        if handle is not None:
+            _note(services, build, handle)
+    if handle is not None:
+        record(services, observed(services, [replace(build, handle=handle)])[build.key])
+    return services.builds.get(build.key)
+
+
+def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, Observation]:
+    """What the executor of these builds, which all have handles and one executor, says of each. One that it
+    does not know is gone."""
+    executor = services.executor(builds[0].executor)
+    seen = executor.observe([build.handle for build in builds if build.handle])
+    return {
+        build.key: seen.get(build.handle or "")
+        or Observation(str(build.key), build.attempt, build.handle or "", None, (), Outcome.GONE)
+        for build in builds
+    }
+
+
+def _submitted(services: Services, key: BuildKey) -> Build | None:
+    """The build once its executor was asked to start it. Whoever asks claims the build first; a claim that
+    was not completed is completed by the next caller."""
+
+    def write() -> Build | None:
+        build = services.builds.get(key)
         if build is None or build.is_done or build.handle is not None:
-            return
+            return build
         if build.submitting_at is None:
-            _start(services, _claimed(services, build))
-        else:
-            _complete(services, build, build.submitting_at)
+            return _start(services, _claimed(services, build), is_repeat=False)
+        return _complete(services, build, build.submitting_at)
 
-    until_written(write)
+    return until_written(write)
 
 
-def _complete(services: Services, build: Build, claimed_at: datetime) -> None:
-    """Continues where whoever claimed the build may have died: before, in or after the executor's start."""
-    executor = services.executors[build.executor]
-    replayable = services.now() - claimed_at < timedelta(seconds=executor.replay_seconds)
-    wanted = build.stop_requested_at is None
-    if replayable and wanted:
-        _start(services, build)
-    elif handle := executor.find(build):
-        _note(services, build, handle)
-    elif wanted:
-        _start(services, _claimed(services, build))
-    elif replayable:  # the claimer may still be at it, and will see the wish to stop
-        look_at = claimed_at + timedelta(seconds=executor.replay_seconds)
-        services.store.save(replace(build, look_at=look_at))
-    else:
-        told(build, services.store.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
+    """Continues where the claimer may have ended: before, in or after the executor's start."""
+    executor = services.executor(build.executor)
+    is_wanted = build.stop_requested_at is None
+    if is_wanted and _may_repeat(services, build):
+        # This write makes the claimer's own decisions about a failed start conflict.
+        leased = services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        return _start(services, leased, is_repeat=True)
+    if handle := executor.find_handle(build):
+        return _note(services, build, handle)
+    if is_wanted:
+        return _start(services, _claimed(services, build), is_repeat=False)
+    if _may_repeat(services, build):  # the claimer may still start it, and will see that it shall stop
+        return _wait_for_replay(services, build)
+    return told(build, services.builds.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+
+
+def _may_repeat(services: Services, build: Build) -> bool:
+    assert build.submitting_at is not None
+    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
+    return services.now() - build.submitting_at < replay
+
+
+def _wait_for_replay(services: Services, build: Build) -> Build:
+    """Has the build looked at when no repetition of its attempt can start it any more."""
+    assert build.submitting_at is not None
+    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
+    return services.builds.save(replace(build, look_at=build.submitting_at + replay))
 
 
 def _claimed(services: Services, build: Build) -> Build:
-    """The build, its next attempt claimed. Raises Conflict when somebody else was faster."""
-    return told(build, services.store.save(lifecycle.claim(build, services.now())))
+    """The build, its next attempt claimed. Raises Conflict when another handler was faster."""
+    return told(build, services.builds.save(lifecycle.claim(build, services.now())))
 
 
-def _start(services: Services, build: Build) -> None:
-    """Has the claimed attempt started and stores the handle. Raises Conflict."""
+def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
+    """Has the claimed attempt started and stores the handle. Raises Conflict.
+
+    What the executor answers to a repeated start says nothing about the first one: the claim stays then.
+    """
     if build.attempt > 1 and (digest := services.registry.digest(build.image)):
-        # An earlier attempt had finished after all; tags cannot be overwritten, nor need they be.
-        seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
-        if done := lifecycle.follow(build, seen, services.now(), digest=digest, reason=None):
-            told(build, services.store.save(done))
-        return
-    body = services.store.body(build.key)
+        return _finished_before(services, build, digest)
+    body = services.builds.body(build.key)
     if body is None:
-        return
+        return None
+    executor = services.executor(build.executor)
+    services.registry.prepare(build.image)
+    services.sources.stage(build, body.dockerfile)
+    if not _may_repeat(services, build):  # staging took so long that the executor may forget the attempt
+        raise Unavailable(f"Build {build.key} could not be submitted in time; it is searched for next.")
     try:
-        services.registry.prepare(build.image)
-        services.sources.stage(build, body.dockerfile)
-        handle = services.executors[build.executor].submit(build)
-    except Busy:
-        later = services.now() + timedelta(seconds=WAIT_WHEN_BUSY_SECONDS)
-        services.store.save(lifecycle.release(build, later))
+        handle = executor.submit(build)
+    except Busy as busy:
+        if is_repeat:
+            return services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        return services.builds.save(lifecycle.release(build, str(busy)))
     except ExecutorRefused as refusal:
+        if is_repeat:
+            found = executor.find_handle(build)
+            return _note(services, build, found) if found else _wait_for_replay(services, build)
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
-        told(build, services.store.save(failed))
-    else:
-        _note(services, build, handle)
+        return told(build, services.builds.save(failed))
+    return _note(services, build, handle)
 
 
-def _note(services: Services, claimed: Build, handle: str) -> None:
+def _finished_before(services: Services, build: Build, digest: str) -> Build | None:
+    """Records the success of an earlier attempt, whose image is in the registry: tags cannot be overwritten,
+    nor need they be. Its handle, log and times are recorded if the executor still knows it."""
+    executor = services.executor(build.executor)
+    seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
+    made = build
+    for attempt in reversed(build.unsure_attempts):
+        earlier = replace(build, attempt=attempt, submitting_at=build.created_at)
+        handle = executor.find_handle(earlier)
+        if handle and (found := executor.observe([handle]).get(handle)):
+            steps = () if build.worked_since else found.steps  # else they were recorded while it ran
+            made = replace(build, attempt=attempt)
+            seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED, trouble=None)
+            break
+    done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
+    return done and told(build, services.builds.save(done))
+
+
+def _note(services: Services, claimed: Build, handle: str) -> Build | None:
     """Stores the handle, on top of whatever was written since the claim: it must not get lost."""
+    is_new = False
 
-    def write() -> bool:
-        build = services.store.get(claimed.key)
+    def write() -> Build | None:
+        nonlocal is_new
+        build = services.builds.get(claimed.key)
         if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
-            return False
+            return build
         submitted = lifecycle.submitted(build, handle, services.now(), next_look(services, build))
-        told(build, services.store.save(submitted))
-        return True
+        saved = told(build, services.builds.save(submitted))
+        is_new = True
+        return saved
 
-    if until_written(write) and not services.executors[claimed.executor].tells:
+    build = until_written(write)
+    if is_new and not services.executor(claimed.executor).emits_events:
         for seconds in UNTIL_WATCHED_SECONDS:
             services.queue.announce(claimed.key, after_seconds=seconds)
+    return build
 
 
 def _reason(services: Services, seen: Observation) -> str | None:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
-from collections.abc import Sequence
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import IO
 
+from chalicelib.domain.answer import encoded_bytes, fitting
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, User
-from chalicelib.errors import NoLog
+from chalicelib.errors import Conflict, NoLog, Unavailable
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds
 
+log = logging.getLogger(__name__)
 END_MARK = "slipway-end"  # the buildspec prints it with the build's nonce as the last line
 DOCKERFILE_MARK = "slipway-dockerfile"  # and this, with the Dockerfile in base64, when only it knows that
 QUIET = timedelta(minutes=2)  # after which a log without an end mark is taken for complete
 LOOK_AGAIN = timedelta(minutes=1)
-MAX_KEPT_BYTES = 100 * 1024**2  # of a kept log; the rest is cut with a mark, so that a function's memory does
+TAIL_LINES = 20  # of which one is the end mark, if the log has it
+TRIES = 3  # to keep a log; the queue's dead letters begin after more
+MAX_KEPT_BYTES = 100 * 1024**2  # of a kept log; the rest is cut with a mark
+SPOOLED_BYTES = 8 * 1024**2  # of it in memory; more is in a temporary file
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,55 +47,117 @@ def read(services: Services, caller: User, key: BuildKey, cursor: int | None = N
     cut with a last line that says how to go on. Raises NotFound, Forbidden, NoLog.
     """
     build = builds.get(services, caller, key).build
-    limit = services.settings.max_log_bytes
-    if build.kept_log_bytes is not None:
-        if cursor is None and build.kept_log_bytes > limit:
-            return LogPage(url=services.kept_logs.url(build))
-        start = cursor or 0
-        if start >= build.kept_log_bytes:
+    limit = services.settings.max_answer_bytes  # no text has fewer bytes encoded than before
+    start = cursor or 0
+    if (size := build.kept_log_bytes) is not None:
+        if start >= size:
             return LogPage()
-        part = services.kept_logs.read(build, start, limit)
-        return _page(part, start, build.kept_log_bytes)
+        if cursor is None and size > limit:
+            return LogPage(url=services.log_archive.url(build))
+        page = _page(services.log_archive.read(build, start, limit), start, size, limit)
+        if cursor is None and page.next_cursor is not None:
+            return LogPage(url=services.log_archive.url(build))
+        return page
     if build.log is None:
         raise NoLog(f"File not found: build {key} has no log yet.")
-    whole = render(services.logs.lines(build.log), build.nonce).encode()
-    start = cursor or 0
-    page = _page(whole[start : start + limit], start, len(whole))
+    part, end = _growing(services.logs.lines(build.log), build.nonce, start, limit)
+    if not end:
+        raise NoLog("File not found: the log is still empty.")
+    page = _page(part, start, end, limit)
     if cursor is None and page.next_cursor is not None:
         more = f"… the log goes on: ask for it with ?cursor={page.next_cursor}\n"
         return replace(page, text=page.text + more)
     return page
 
 
-def keep(services: Services, build: Build) -> None:
-    """Keeps the log of a build that has ended, if it is complete; else has it looked at again. Raises
+def _growing(lines: Iterator[LogLine], nonce: str, start: int, limit: int) -> tuple[bytes, int]:
+    """At most `limit` bytes of a log's text from byte `start` on, and how far it was read: beyond them if the
+    log goes on."""
+    part, end = bytearray(), 0
+    for line in lines:
+        encoded = render((line,), nonce).encode()
+        part += encoded[max(start - end, 0) :] if start < end + len(encoded) else b""
+        end += len(encoded)
+        if len(part) > limit:
+            break
+    return bytes(part[:limit]), end
+
+
+def ask_to_keep(services: Services, build: Build) -> None:
+    """Has the log of a build that has ended kept, by a function of its own: that may take long. Raises
     Conflict."""
-    now = services.now()
     if build.log is None or build.deleted_at is not None:
-        services.store.save(replace(build, look_at=None))
+        services.builds.save(replace(build, look_at=None))
+    else:
+        services.log_queue.announce(build.key)
+
+
+def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> None:
+    """Keeps the log of a build that has ended, if it is complete; else has it looked at again. Raises
+    Unavailable.
+
+    Whatever the log's size, at most about one page of it is in memory. The last try keeps what can be read,
+    with a mark where it is cut: a log that cannot be kept must not be tried for ever.
+    """
+    build = services.builds.get(key)
+    if build is None or not build.is_done or build.look_at is None or build.kept_log_bytes is not None:
         return
+    with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
+        services.builds.save(_kept(services, build, is_last_try=is_last_try))
+
+
+def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
+    """The build's record once its log was kept, or when it is to be looked at again."""
+    if build.log is None or build.deleted_at is not None:
+        return replace(build, look_at=None)
+    if not is_last_try and not _is_complete(services, build, build.log):
+        return replace(build, look_at=services.now() + LOOK_AGAIN)
+    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as text:
+        dockerfile = _copied(services.logs.lines(build.log), build.nonce, text, is_last_try=is_last_try)
+        size: int | None = text.tell()
+        text.seek(0)
+        try:
+            if size:
+                services.log_archive.store(build, text)
+        except Unavailable:
+            if not is_last_try:
+                raise
+            log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
+            size = None
+    if dockerfile:
+        services.builds.save_dockerfile(build.key, dockerfile)
+    return replace(build, look_at=None, kept_log_bytes=size or None)
+
+
+def _is_complete(services: Services, build: Build, log: str) -> bool:
+    """Whether the log has its end mark, or nothing was added to it for a while."""
+    tail = services.logs.tail(log, TAIL_LINES)
+    quiet_since = max([build.finished_at or services.now(), *(line.at for line in tail[-1:])])
+    has_end = any(line.text == f"{END_MARK} {build.nonce}" for line in tail)
+    return has_end or services.now() - quiet_since >= QUIET
+
+
+def _copied(lines: Iterator[LogLine], nonce: str, to: IO[bytes], *, is_last_try: bool) -> str | None:
+    """Writes lines as text, up to `MAX_KEPT_BYTES`, or a tenth of that in the last try; returns the
+    Dockerfile that only the build knew, if a line has it."""
+    room = MAX_KEPT_BYTES // 10 if is_last_try else MAX_KEPT_BYTES
+    dockerfile = None
     try:
-        lines = services.logs.lines(build.log)
-    except NoLog:
-        lines = ()
-    quiet_since = max([build.finished_at or now, *(line.at for line in lines[-1:])])
-    if not any(line.text == f"{END_MARK} {build.nonce}" for line in lines) and now - quiet_since < QUIET:
-        services.store.save(replace(build, look_at=now + LOOK_AGAIN))
-        return
-    text = render(lines, build.nonce)
-    encoded = text.encode()
-    if len(encoded) > MAX_KEPT_BYTES:
-        cut = encoded[:MAX_KEPT_BYTES].rpartition(b"\n")[0].decode()
-        text = f"{cut}\n… cut here: the log had {len(encoded)} bytes.\n"
-    if lines:
-        services.kept_logs.keep(build, text)
-    if dockerfile := _dockerfile(lines, build.nonce):
-        services.store.save_dockerfile(build.key, dockerfile)
-    size = len(text.encode()) if lines else None
-    services.store.save(replace(build, look_at=None, kept_log_bytes=size))
+        for line in lines:
+            dockerfile = dockerfile or _dockerfile(line, nonce)
+            encoded = render((line,), nonce).encode()
+            if to.tell() + len(encoded) > room:
+                to.write(f"… cut here: the log goes on, and at most {room} bytes are kept.\n".encode())
+                break
+            to.write(encoded)
+    except Unavailable:
+        if not is_last_try:
+            raise
+        to.write("… cut here: the rest of the log could not be read.\n".encode())
+    return dockerfile
 
 
-def render(lines: Sequence[LogLine], nonce: str) -> str:
+def render(lines: Iterable[LogLine], nonce: str) -> str:
     """Log lines in the API's text form, without our own marks."""
     ours = (f"{END_MARK} {nonce}", f"{DOCKERFILE_MARK} {nonce} ")
     return "".join(
@@ -96,8 +167,12 @@ def render(lines: Sequence[LogLine], nonce: str) -> str:
     )
 
 
-def _page(part: bytes, start: int, size: int) -> LogPage:
-    """A page that ends with a line, if one ends in it, else with a character."""
+def _page(part: bytes, start: int, size: int, limit: int) -> LogPage:
+    """As much of `part` as fits one answer; it ends with a line, if one ends in it, else with a character."""
+    if encoded_bytes(part.decode(errors="replace")) > limit:
+        lines = part.splitlines(keepends=True)
+        count = fitting((line.decode(errors="replace") for line in lines), limit)
+        part = b"".join(lines[:count]) or part[: limit // 6]  # a byte becomes six at most: \u0001
     goes_on = start + len(part) < size
     if goes_on:
         part = part[: part.rfind(b"\n") + 1] or part
@@ -107,12 +182,11 @@ def _page(part: bytes, start: int, size: int) -> LogPage:
     return LogPage(text, end if goes_on else None)
 
 
-def _dockerfile(lines: Sequence[LogLine], nonce: str) -> str | None:
-    for line in lines:
-        if line.text.startswith(f"{DOCKERFILE_MARK} {nonce} "):
-            try:
-                text = base64.b64decode(line.text.split()[2], validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError):
-                return None
-            return text if len(text.encode()) <= MAX_DOCKERFILE_BYTES else None
-    return None
+def _dockerfile(line: LogLine, nonce: str) -> str | None:
+    if not line.text.startswith(f"{DOCKERFILE_MARK} {nonce} "):
+        return None
+    try:
+        text = base64.b64decode(line.text.split()[2], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return text if len(text.encode()) <= MAX_DOCKERFILE_BYTES else None

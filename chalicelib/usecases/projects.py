@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_write
+from chalicelib.domain.build_request import MAX_TEXT, is_text, name_fault
 from chalicelib.domain.spec import checked_tags
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
-from chalicelib.usecases.fields import MAX_TEXT, is_text, name_fault
 from chalicelib.usecases.writing import until_written
 
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ProjectPage:
     """Projects of one page, which of them the caller bookmarked, and how many there are in all."""
 
     projects: Sequence[Project]
@@ -35,7 +35,7 @@ def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
     blank = Project(owner=caller.name, name="", uuid=identity, created_at=now, updated_at=now)
     project = _changed(blank, fields)
     try:
-        services.store.add_project(project)
+        services.projects.add(project)
     except AlreadyExists as exc:
         raise Invalid([f"A project with name `{project.name}` already exists."]) from exc
     return project
@@ -45,7 +45,7 @@ def open_project(
     services: Services, caller: User, owner: str, name: str, *, archived: bool = False
 ) -> Project:
     """A project the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
-    project = services.store.project(owner, name)
+    project = services.projects.get(owner, name)
     if project is None or project.deleted_at or (project.archived_at and not archived):
         raise NotFound
     if not may_read(caller, owner, project.is_public):
@@ -61,12 +61,14 @@ def writable(services: Services, caller: User, owner: str, name: str, *, archive
     return project
 
 
-def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> Page:
+def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> ProjectPage:
     """The live projects of an owner that the caller may see, newest change first. Raises NotFound."""
     if services.accounts.user(owner) is None:
         raise NotFound
-    projects, count = services.store.projects(owner, offset, limit, public=not may_write(caller, owner))
-    return Page(projects, _bookmarks(services, caller, projects), count)
+    projects, count = services.projects.list_projects(
+        owner, offset, limit, public=not may_write(caller, owner)
+    )
+    return ProjectPage(projects, _bookmarks(services, caller, projects), count)
 
 
 def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
@@ -96,7 +98,7 @@ def archive(services: Services, caller: User, owner: str, name: str, *, delete: 
             project, archived_at=project.archived_at or now, deleted_at=now if delete else project.deleted_at
         ),
     )
-    for build in services.store.page(project, 0, STOPPED_AT_ONCE):
+    for build in services.builds.list_builds(project, 0, STOPPED_AT_ONCE):
         if not build.is_done:
             services.queue.announce(build.key)  # it will find the project archived
 
@@ -110,25 +112,25 @@ def restore(services: Services, caller: User, owner: str, name: str) -> None:
 def bookmark(services: Services, caller: User, owner: str, name: str) -> None:
     """Idempotent. Raises NotFound, Forbidden."""
     project = open_project(services, caller, owner, name)
-    services.store.bookmark(caller.name, project.key, services.now())
+    services.bookmarks.add(caller.name, project.key, services.now())
 
 
 def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
     """Idempotent. Raises NotFound, also when the caller never bookmarked it; Forbidden."""
     project = open_project(services, caller, owner, name)
-    if not services.store.unbookmark(caller.name, project.key):
+    if not services.bookmarks.remove(caller.name, project.key):
         raise NotFound
 
 
 def bookmarked(
     services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
-) -> Page:
+) -> ProjectPage:
     """Projects a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
-        return Page((), frozenset(), 0)
-    projects, count = services.store.bookmarked_projects(user, offset, limit, oldest_first=oldest_first)
+        return ProjectPage((), frozenset(), 0)
+    projects, count = services.bookmarks.list_projects(user, offset, limit, oldest_first=oldest_first)
     shown = [each for each in projects if may_read(caller, each.owner, each.is_public)]
-    return Page(shown, _bookmarks(services, caller, shown), count)
+    return ProjectPage(shown, _bookmarks(services, caller, shown), count)
 
 
 def may_list(services: Services, caller: User, user: str) -> bool:
@@ -143,16 +145,16 @@ def save(services: Services, project: Project, change: Callable[[Project], Proje
     and what `change` raises."""
 
     def write() -> Project:
-        stored = services.store.project(project.owner, project.name)
+        stored = services.projects.get(project.owner, project.name)
         if stored is None:
             raise NotFound
-        return services.store.save_project(change(stored))
+        return services.projects.save(change(stored))
 
     return until_written(write)
 
 
 def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:
-    return services.store.bookmarks(caller.name, [project.key for project in projects])
+    return services.bookmarks.among(caller.name, [project.key for project in projects])
 
 
 def _changed(project: Project, fields: dict[str, Any]) -> Project:

@@ -57,7 +57,7 @@ def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
     )
 
 
-def settle(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> None:
+def report_reconciled(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> None:
     """Adds a status if the table allows it (`_reconcile`). Raises NotFound, Forbidden, Invalid."""
     status = _status(fields.get("status"))
 
@@ -109,7 +109,7 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
 
     def write() -> Build:
         build = builds.writable(services, caller, key).build
-        return services.store.save(
+        return services.builds.save(
             replace(build, code_reference={"branch": "master", **kept}, commit=kept.get("commit"))
         )
 
@@ -126,7 +126,7 @@ def _change(
         if build.is_managed:
             raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
         changed = change(build, services.now())
-        return build if changed == build else told(build, services.store.save(changed))
+        return build if changed == build else told(build, services.builds.save(changed))
 
     return until_written(write)
 

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from chalicelib.domain.build import BuildKey, User
+from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.errors import Forbidden, Invalid, Malformed, NotFound, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
-MAX_KEY = 128
 _HOPELESS = (Invalid, Malformed, NotFound, Forbidden)  # however often it is tried
 
 
@@ -57,13 +57,6 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
             return stopped
         case _:
             raise Invalid(["`action` must be `create` or `stop`."])
-
-
-def checked_key(key: object) -> str:
-    """A key under which something is done once. Raises Invalid."""
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
-        raise Invalid([f"An idempotency key must be 1 to {MAX_KEY} printable ASCII characters."])
-    return key
 
 
 def _automation(services: Services) -> User:

@@ -42,7 +42,7 @@ def admit(services: Services, user: User) -> None:
             _taken.clear()
         taken = _taken[user.name] = _Taken(minute)
     if taken.left == 0 and not taken.is_exhausted:
-        before = services.accounts.take(user.name, minute, TAKEN_AT_ONCE) - TAKEN_AT_ONCE
+        before = services.accounts.count_requests(user.name, minute, TAKEN_AT_ONCE) - TAKEN_AT_ONCE
         taken.left = max(min(TAKEN_AT_ONCE, limit - before), 0)
         taken.is_exhausted = taken.left == 0
     if taken.left == 0:

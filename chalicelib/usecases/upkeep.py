@@ -1,33 +1,34 @@
-"""What schedules do: the safety net under messages and events that got lost."""
+"""What the schedule does: repairs what lost messages and events left undone."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import cache, partial
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, Status
-from chalicelib.domain.lifecycle import Observation, Outcome
-from chalicelib.errors import Conflict, SlipwayError
+from chalicelib.domain.build import Build, ProjectKey, Status
+from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs
-from chalicelib.usecases.writing import told
+from chalicelib.usecases.writing import isolated, told
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
+MAX_WAITING = 50  # builds that one tick has started when their executor takes builds again
+CHUNK = 100  # builds that one call to an executor asks about: BatchGetBuilds takes no more
+KEEPING_TAKES = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
 
 
 def tick(services: Services, sleep: Callable[[float], None]) -> None:
-    """`reconcile`, and where builds run of which no events tell, again every few seconds for as long as
-    any is due soon, until the next tick takes over."""
+    """Runs `reconcile`; where a cluster is configured, again every few seconds until the next tick begins
+    or nothing is due soon, because Jobs send no events."""
     every = timedelta(seconds=services.settings.watch_every_seconds)
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
     looked_at = reconcile(services)
     while services.settings.eks and (now := services.now()) + every <= until:
-        if not services.store.due(now + every, limit=1):
+        if not services.builds.due(now + every, limit=1):
             break
         sleep(every.total_seconds())
         looked_at += reconcile(services)
@@ -35,92 +36,76 @@ def tick(services: Services, sleep: Callable[[float], None]) -> None:
 
 
 def reconcile(services: Services) -> int:
-    """Looks at every build whose time to be looked at has come, and returns how many there were.
+    """Looks at every build that is due, and returns how many there were.
 
-    One that was never started is started, one that runs is compared with its executor, one past its
-    deadline is given up, of one that has ended the log is kept. Trouble with one build does not keep
-    others waiting.
+    A build that was never started is started, one that runs is compared with its executor, one past its
+    deadline is given up, and the log of one that has ended is sent to be kept. The next look is moved forward
+    before anything is done, so that a tick which ends half way is followed by one that begins with other
+    builds. What goes wrong with one build stays with it.
     """
-    due = [
-        build for key in services.store.due(services.now(), MAX_BUILDS) if (build := services.store.get(key))
-    ]
-    running: list[Build] = []
-    for build in due:
-        with _apart(build):
-            if build.look_at is None or build.look_at > services.now():
-                continue  # the index was behind
-            if build.is_done:
-                logs.keep(services, build)
-                continue
-            if _given_up(services, build):
-                continue
-            is_wanted = build.stop_requested_at is None
-            if build.handle is None or (is_wanted and _is_hidden(services, build)):
-                execution.attend(services, build.key)
-                continue
-            if not is_wanted:
-                services.executors[build.executor].stop(build.handle)
-            running.append(build)
-    for executor, group in _by_executor(running).items():
-        with _apart(executor):
-            _compare(services, executor, group)
-    for build in due:
-        with _apart(build):
-            _look_again(services, build)
-    return len(due)
+    due = services.builds.due(services.now(), MAX_BUILDS)
+    is_hidden = cache(partial(_is_hidden, services))
+    for start in range(0, len(due), CHUNK):
+        running: list[Build] = []
+        for build in due[start : start + CHUNK]:
+            with isolated(build):
+                leased = services.builds.lease(build, _lease_until(services, build))
+                if not _looked_after(services, leased, is_hidden):
+                    running.append(leased)
+        for executor in sorted({build.executor for build in running}):
+            with isolated(executor):
+                _compare(services, [build for build in running if build.executor == executor])
+    waiting = 0
+    for executor in services.settings.executors:
+        with isolated(executor):
+            waiting += execution.serve_waiting(services, executor, MAX_WAITING)
+    return len(due) + waiting
 
 
-def _given_up(services: Services, build: Build) -> bool:
-    queue = timedelta(minutes=services.settings.queue_timeout_minutes)
-    run = timedelta(minutes=services.settings.build_timeout_minutes)
-    reason = lifecycle.overdue(build, services.now(), queue, run)
-    if reason is None:
+def _lease_until(services: Services, build: Build) -> datetime:
+    return services.now() + KEEPING_TAKES if build.is_done else execution.next_look(services, build)
+
+
+def _looked_after(services: Services, build: Build, is_hidden: Callable[[ProjectKey], bool]) -> bool:
+    """Does what a due build needs, unless that is to be compared with its executor: False then."""
+    if build.is_done:
+        logs.ask_to_keep(services, build)
+    elif not build.is_managed:  # it is due because no heartbeat came
+        failed = lifecycle.advance(build, Status.FAILED, services.now(), message=lifecycle.ZOMBIE)
+        told(build, services.builds.save(failed))
+    elif build.handle is None:
+        execution.attend(services, build.key)
+    elif build.stop_requested_at is None and is_hidden(build.key.project_key):
+        execution.attend(services, build.key)  # which stops it
+    else:
+        if build.stop_requested_at is not None:
+            services.executor(build.executor).stop(build.handle)
         return False
-    if build.handle is not None:
-        with _apart(build):  # where it runs has its own deadline; the record must not wait for an answer
-            services.executors[build.executor].stop(build.handle)
-    told(build, services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason)))
-    given_up = {"build": str(build.key), "measures": {"GivenUp": 1}}  # an alarm counts them
-    log.warning("Build %s was given up: %s", build.key, reason, extra=given_up)
     return True
 
 
-def _by_executor(builds: Sequence[Build]) -> Mapping[str, Sequence[Build]]:
-    return {name: [each for each in builds if each.executor == name] for name in {b.executor for b in builds}}
-
-
-def _compare(services: Services, executor: str, builds: Sequence[Build]) -> None:
-    observed = services.executors[executor].observe([build.handle for build in builds if build.handle])
-    for build in builds:
-        assert build.handle is not None
-        gone = Observation(str(build.key), build.attempt, build.handle, None, (), Outcome.GONE)
-        with _apart(build):
-            execution.record(services, observed.get(build.handle, gone))
-
-
-def _look_again(services: Services, seen: Build) -> None:
-    build = services.store.get(seen.key)
-    now = services.now()
-    if build is None or build.look_at is None or build.look_at > now:
-        return
-    services.store.save(replace(build, look_at=execution.next_look(services, build)))
-
-
-def _is_hidden(services: Services, build: Build) -> bool:
-    """Whether the build's project was archived: then it shall stop."""
-    project = services.store.project(build.key.owner, build.key.project)
-    return project is None or project.archived_at is not None
-
-
-@contextmanager
-def _apart(one: Build | str) -> Iterator[None]:
-    """Trouble with one build, or one executor, is logged and does not reach the others; the next tick
-    tries again."""
+def _compare(services: Services, builds: Sequence[Build]) -> None:
+    """Records what the executor of all these builds says of each, and gives up those past their deadline."""
     try:
-        yield
-    except Conflict:
-        pass  # somebody else is at it
-    except SlipwayError as error:
-        name = one if isinstance(one, str) else f"build {one.key}"
-        fields = {} if isinstance(one, str) else {"build": str(one.key)}
-        log.warning("Could not look at %s: %s", name, error or type(error).__name__, extra=fields)
+        seen = execution.observed(services, builds)
+    except SlipwayError:
+        seen = {}  # only deadlines count then
+        log.warning("%s did not answer about %d builds.", builds[0].executor, len(builds), exc_info=True)
+    except Exception:
+        if len(builds) == 1:
+            raise
+        for build in builds:  # one of them cannot be understood: each alone
+            with isolated(build):
+                _compare(services, [build])
+        return
+    for build in builds:
+        with isolated(build):
+            if build.key in seen:
+                execution.record(services, seen[build.key], build)
+            execution.give_up_if_overdue(services, build)
+
+
+def _is_hidden(services: Services, key: ProjectKey) -> bool:
+    """Whether a project was archived or is gone: then its builds shall stop."""
+    project = services.projects.get(key.owner, key.name)
+    return project is None or project.archived_at is not None

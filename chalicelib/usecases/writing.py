@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from chalicelib.domain.build import Build
 from chalicelib.domain.measures import of_change
-from chalicelib.errors import Conflict
+from chalicelib.errors import Conflict, SlipwayError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -42,3 +43,25 @@ def told(before: Build, after: Build) -> Build:
         }
         log.info("Build %s is %s, attempt %d", after.key, after.last_status, after.attempt, extra=fields)
     return after
+
+
+@contextmanager
+def isolated(one: Build | str) -> Iterator[None]:
+    """Logs what goes wrong with one build, or one executor, so that the others go on; the next look tries
+    again."""
+    try:
+        yield
+    except Conflict:
+        pass  # another handler is at it
+    except Exception as error:
+        name = one if isinstance(one, str) else f"build {one.key}"
+        fields = {} if isinstance(one, str) else {"build": str(one.key)}
+        is_bug = not isinstance(error, SlipwayError)
+        log.log(
+            logging.ERROR if is_bug else logging.WARNING,
+            "Could not look at %s: %s",
+            name,
+            error or type(error).__name__,
+            extra=fields,
+            exc_info=is_bug,
+        )

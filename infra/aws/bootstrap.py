@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -9,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
-import yaml
 
 from chalicelib import wiring
-from chalicelib.adapters.codebuild import BUILDSPEC
+from chalicelib.adapters.steps import step
 from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts
 
@@ -20,6 +20,7 @@ _OF_OUTPUT = {
     "Table": "SLIPWAY_TABLE",
     "Bucket": "SLIPWAY_BUCKET",
     "DispatchQueueUrl": "SLIPWAY_DISPATCH_QUEUE_URL",
+    "LogQueueUrl": "SLIPWAY_LOG_QUEUE_URL",
     "RequestsDeadQueueUrl": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
     "BuildProject": "SLIPWAY_CODEBUILD_PROJECT",
     "Registry": "SLIPWAY_REGISTRY",
@@ -110,7 +111,5 @@ def copy_images(
 
 def copying_buildspec() -> str:
     """Logs in as builds do, then copies."""
-    whole = yaml.safe_load(BUILDSPEC.read_text())
-    (log_in,) = (each for each in whole["phases"]["pre_build"]["commands"] if each.startswith("# log_in"))
-    phases = {"build": {"commands": [log_in, _COPY]}}
-    return yaml.safe_dump({"version": whole["version"], "env": whole["env"], "phases": phases})
+    phases = {"build": {"commands": [step("log_in"), _COPY]}}
+    return json.dumps({"version": 0.2, "env": {"shell": "bash"}, "phases": phases})

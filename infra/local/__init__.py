@@ -1,1 +1,5 @@
-"""The whole stack on one machine: moto, a CodeBuild that really builds, and what wakes the handlers."""
+"""The whole stack on one machine: `machine` builds and stores images, `codebuild` and `cluster` run builds.
+
+`aws` serves DynamoDB, SQS, S3 and Logs, and `gateway` the API; `triggers` invokes other functions; `stack`
+starts everything.
+"""

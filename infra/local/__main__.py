@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from chalicelib.domain.build import CODEBUILD, EKS
-from infra.local import demo
-from infra.local.engines import NoEngine
-from infra.local.machine import STATE, Machine, installed_machine
+from infra.local import aws, demo
+from infra.local.machine.engine import NoEngine
+from infra.local.machine.machine import STATE, Machine, installed_machine
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)
@@ -46,10 +46,10 @@ def main() -> int:
         with ExitStack() as closing:
             work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-")))
             tools = closing.enter_context(installed_machine(STATE, say))
-            serve = partial(stack, tools.engine, tools.registry, work)
+            serve = partial(stack, tools.engine, tools.registry, work, registry_login=tools.registry_login)
             if arguments.command == "demo":
                 running = closing.enter_context(serve())
-                demo.run(running.url, running.token, tools.engine, tools.base_image, say)
+                demo.run(running.url, running.token, tools, say)
             else:
                 running = closing.enter_context(serve(port=arguments.port, root_token=arguments.token))
                 print(json.dumps(_ready(running, tools)), flush=True)
@@ -84,7 +84,11 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
         "user": "root",
         "token": running.token,
         "base_image": tools.base_image,
+        "registry": tools.registry,
+        "registry_login": tools.registry_login,
         "aws_endpoint": running.aws_url,
+        "aws_access_key_id": aws.ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": aws.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
         "requests_queue": running.queues.requests,
     }
 

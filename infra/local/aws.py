@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import boto3
-import urllib3
+from moto.core.base_backend import BackendDict
+from moto.core.model_instances import reset_model_data
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
+from werkzeug.wsgi import ClosingIterator
+
+from infra.local import signatures
 
 REGION = "us-east-1"
 ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "local",
-    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_ACCESS_KEY_ID": signatures.KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": signatures.SECRET,
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -32,7 +38,7 @@ class _Handler(MotoRequestHandler):
 
 
 class Moto:
-    """moto's server in threads of this process.
+    """moto's server in threads of this process, for requests that are signed with the key of this process.
 
     Requests to DynamoDB go one by one: moto checks a condition and writes in two steps, and its
     transactions copy whole tables, so that concurrent ones would break what DynamoDB promises.
@@ -50,16 +56,59 @@ class Moto:
 
     def close(self) -> None:
         """Ends the server and forgets its state, which moto keeps for the whole process."""
-        urllib3.request("POST", f"{self.url}/moto-api/reset")
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        BackendDict.reset()
+        reset_model_data()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            body = signatures.verified(
+                environ["REQUEST_METHOD"], environ["REQUEST_URI"], _headers(environ), environ["wsgi.input"]
+            )
+            if environ["PATH_INFO"].startswith("/moto-api"):
+                raise signatures.Refused("moto's own API is shut.")
+        except signatures.Refused as refusal:
+            return _refuse(environ, start_response, refusal)
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            kept = [each for each in headers if not each[0].lower().startswith("access-control-")]
+            return start_response(status, kept, *more)
+
+        environ["wsgi.input"] = body
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
             with self._one_at_a_time:
-                return list(self._dispatcher(environ, start_response))
-        return self._dispatcher(environ, start_response)  # type: ignore[no-any-return]
+                return list(self._dispatcher(environ, start))
+        return ClosingIterator(self._dispatcher(environ, start), body.close)
+
+
+def _headers(environ: dict[str, Any]) -> dict[str, str]:
+    """Of a request, by their lower-case names."""
+    named = {
+        name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def _refuse(
+    environ: dict[str, Any], start_response: Callable[..., Any], refusal: signatures.Refused
+) -> Iterable[bytes]:
+    """In JSON or, as S3 answers, in XML."""
+    text, kind = (
+        f"<Error><Code>{refusal.code}</Code><Message>{escape(str(refusal))}</Message></Error>",
+        "application/xml",
+    )
+    if "HTTP_X_AMZ_TARGET" in environ:
+        text = json.dumps({"__type": refusal.code, "message": str(refusal)})
+        kind = "application/x-amz-json-1.0"
+    body = text.encode()
+    # what was not read of the body must not be taken for another request
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")]
+    start_response("403 Forbidden", headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 @dataclass(frozen=True)
@@ -67,22 +116,24 @@ class Queues:
     """URLs of the queues."""
 
     dispatch: str
+    logs: str
     requests: str
     dead_requests: str
 
 
 def create_resources(table: str, bucket: str) -> Queues:
     """The table (if it is not there), the bucket, the log group, and the queues with their dead letters."""
-    from chalicelib.adapters import dynamodb
+    from chalicelib.adapters.dynamodb.table import Item, use_table
 
-    dynamodb.use_table(table)
-    if not dynamodb.Item.exists():
-        dynamodb.Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+    use_table(table)
+    if not Item.exists():
+        Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
     boto3.client("s3").create_bucket(Bucket=bucket)
     boto3.client("logs").create_log_group(logGroupName="/slipway/reported")
     dispatch, _ = _queue("slipway-dispatch")
+    logs, _ = _queue("slipway-logs")
     requests, dead_requests = _queue("slipway-requests")
-    return Queues(dispatch, requests, dead_requests)
+    return Queues(dispatch, logs, requests, dead_requests)
 
 
 def _queue(name: str) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import urllib3
 
-from chalicelib.adapters.registry import PlainRegistry
-from infra.local.engines import Engine
+from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from infra.local.machine.machine import Machine
 
 PROJECT = "/root/quick-start"
 EXAMPLE = Path(__file__).with_name("example")
@@ -28,7 +28,7 @@ class DemoFailed(Exception):
     """The demo did not end with an image; the message says why."""
 
 
-def run(url: str, token: str, engine: Engine, base_image: str, say: Callable[[str], None]) -> None:
+def run(url: str, token: str, machine: Machine, say: Callable[[str], None]) -> None:
     """Does the main job over REST and prints what came of it. Raises DemoFailed."""
     api = Api(url + "/api/v1", token)
     api.post("/projects/", {"name": "quick-start"})
@@ -37,7 +37,7 @@ def run(url: str, token: str, engine: Engine, base_image: str, say: Callable[[st
     specification = {
         "version": 1,
         "kind": "build",
-        "image": base_image,
+        "image": machine.base_image,
         "env_vars": [["GREETING", GREETING]],
         "build_steps": ["pip3 install --no-cache-dir -r requirements.txt"],
     }
@@ -49,11 +49,11 @@ def run(url: str, token: str, engine: Engine, base_image: str, say: Callable[[st
     if build["last_status"] != "succeeded":
         reason = api.get(f"{PROJECT}/builds/{build['id']}/statuses")["results"][-1]["message"]
         raise DemoFailed(f"The build ended as {build['last_status']}: {reason}")
-    digest = PlainRegistry().digest(build["image"])
+    digest = HttpRegistry("http", FixedLogin(machine.registry_login)).digest(build["image"])
     print(f"\nThe registry answers for {build['image']}:\n  {digest}")
     if digest != build["image_digest"]:
         raise DemoFailed("The registry's digest is not the one the build tells.")
-    proof = engine.run_in_image(build["image"], ["python3", "/code/greet.py"])
+    proof = machine.engine.run_in_image(build["image"], ["python3", "/code/greet.py"])
     if GREETING not in proof:
         raise DemoFailed(f"The application in the image does not greet: {proof!r}")
     print(f"\npython3 /code/greet.py, run in the image:\n{proof}")

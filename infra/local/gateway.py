@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from chalice.app import Chalice
@@ -13,6 +15,7 @@ from chalice.local import (
     ForbiddenError,
     LocalChalice,
     LocalDevServer,
+    LocalGateway,
     LocalGatewayException,
     ThreadedHTTPServer,
 )
@@ -27,8 +30,28 @@ class _Server(ThreadedHTTPServer):
             super().handle_error(request, client_address)
 
 
+MAX_ANSWER_BYTES = 6_291_556  # of a function's answer, as JSON: Lambda's limit for invocations that wait
+
+
+class _Gateway(LocalGateway):
+    """Loses answers that Lambda would not pass on."""
+
+    def handle_request(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = super().handle_request(*args, **kwargs)
+        # Lambda's runtime client writes other characters than ASCII as they are from Python 3.12 on.
+        text = json.dumps(answer, ensure_ascii=sys.version_info < (3, 12))
+        if len(text.encode(errors="surrogatepass")) <= MAX_ANSWER_BYTES:
+            return answer
+        body = '{"message": "Internal server error"}'
+        return {"statusCode": 502, "headers": {}, "multiValueHeaders": {}, "body": body}
+
+
 class _Handler(ChaliceRequestHandler):
     disable_nagle_algorithm = True  # else a keep-alive request takes 40 ms
+
+    def __init__(self, request: Any, client: Any, server: Any, app_object: Chalice, config: Config) -> None:
+        self.local_gateway = _Gateway(app_object, config)
+        BaseHTTPRequestHandler.__init__(self, request, client, server)
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
         """The deployed gateway answers unknown routes with this text as well: see its GatewayResponses."""

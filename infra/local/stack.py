@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import boto3
 
 from infra.local import aws
-from infra.local.codebuild import CodeBuild
-from infra.local.engines import Engine
+from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
+from infra.local.machine.engine import Engine
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
-    from infra.local.kubernetes import FakeKubernetes
+    from infra.local.cluster.api import FakeKubernetes
 
 PROJECT = "slipway-builds"
 CLUSTER = "fake"
@@ -47,6 +47,7 @@ def stack(
     registry: str,
     state: Path,
     *,
+    registry_login: str = "",
     port: int = 0,
     root_token: str | None = None,
     concurrency: int = 2,
@@ -57,9 +58,9 @@ def stack(
 ) -> Iterator[Running]:
     """Everything, until the block is left; then builds that run are stopped and all threads are ended.
 
-    `registry` is host:port; `state` a folder for work in progress. One at a time in a process, because
-    settings travel in the environment, as in Lambda. Raises OSError when `port` is taken. Where the
-    setting SLIPWAY_BACKEND is eks, builds run on a fake cluster.
+    `registry` is host:port, its login user:password; `state` a folder for work in progress. One at a time in
+    a process, because settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
+    Where the setting SLIPWAY_BACKEND is eks, builds run on a fake cluster.
     """
     with ExitStack() as closing:
         moto = aws.Moto()
@@ -76,6 +77,7 @@ def stack(
                     "SLIPWAY_BUCKET": BUCKET,
                     "SLIPWAY_REGISTRY": registry,
                     "SLIPWAY_REGISTRY_KIND": "plain",
+                    "SLIPWAY_REGISTRY_LOGIN": registry_login,
                     "SLIPWAY_API_PREFIX": "/api/v1",
                 }
                 | dict(settings or {})
@@ -91,6 +93,7 @@ def stack(
             _environment(
                 {
                     "SLIPWAY_DISPATCH_QUEUE_URL": queues.dispatch,
+                    "SLIPWAY_LOG_QUEUE_URL": queues.logs,
                     "SLIPWAY_DEAD_LETTER_QUEUE_URL": queues.dead_requests,
                     "SLIPWAY_AUTOMATION_USER": AUTOMATION_USER,
                 }
@@ -107,7 +110,7 @@ def stack(
         root = accounts.ensure_superuser(services, "root", token=root_token)
         accounts.ensure_superuser(services, AUTOMATION_USER)
 
-        sources = {"dispatch": queues.dispatch, "on_request": queues.requests}
+        sources = {"dispatch": queues.dispatch, "keep_log": queues.logs, "on_request": queues.requests}
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
         triggers = Triggers(app, sources, schedules)
         codebuild = CodeBuild(
@@ -133,8 +136,8 @@ def stack(
 
 
 def _kubernetes(engine: Engine, state: Path, slots: int, seconds_per_minute: float) -> FakeKubernetes:
-    from infra.local.kubernetes import FakeKubernetes
-    from infra.local.kubernetes_node import Node
+    from infra.local.cluster.api import FakeKubernetes
+    from infra.local.cluster.node import Node
 
     fake = FakeKubernetes(CLUSTER, "slipway-builds")
     fake.node = Node(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
-from chalicelib.adapters.eks import EksExecutor
-from chalicelib.adapters.kubernetes import KubernetesApi
+from chalicelib.adapters.eks.api import KubernetesApi
+from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.settings import EksSettings
-from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.api import FakeKubernetes
 from tests.fakes import Clock, FakeSources
 
 
@@ -28,18 +29,56 @@ def eks_executor(
     eks: EksSettings,
     sources: FakeSources | None = None,
     *,
-    login: Callable[[str], str | None] = lambda image: '{"auths": {}}',
+    login: Callable[[str], str] = lambda image: '{"auths": {}}',
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> EksExecutor:
     """Speaks to that cluster over TLS, with a token signed by the environment's credentials."""
-    api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate, sleep=lambda seconds: None)
+    api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
     return EksExecutor(
         api,
         eks,
         sources or FakeSources(Clock()),
         login,
-        insecure=False,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=now,
     )
+
+
+def running(fake: FakeKubernetes, handle: str, **status: Any) -> Any:
+    """Gives a Job a pod that runs."""
+    template = fake.objects["jobs"][handle]["spec"]["template"]
+    labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": handle}
+    metadata = {**template["metadata"], "name": f"{handle}-x", "namespace": fake.namespace, "labels": labels}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {**template["spec"], "nodeName": "n"},
+    }
+    with fake.lock:
+        fake.add("pods", pod)
+        pod["status"] = {
+            "phase": "Running",
+            "initContainerStatuses": [{"name": "fetch", "state": {"terminated": {"exitCode": 0}}}],
+            **status,
+        }
+    return pod
+
+
+def container(name: str = "build", **state: Any) -> dict[str, Any]:
+    kind = "containerStatuses" if name == "build" else "initContainerStatuses"
+    return {kind: [{"name": name, "containerID": "containerd://c1", "state": state}]}
+
+
+def ended(exit_code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    return {
+        "terminated": {
+            "exitCode": exit_code,
+            "reason": reason,
+            "message": message,
+            "startedAt": "2024-03-01T12:00:10Z",
+            "finishedAt": "2024-03-01T12:01:00Z",
+        }
+    }

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from datetime import datetime
+
 import pytest
 
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
+from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import Token, token_sha256
-from chalicelib.errors import AlreadyExists
-from chalicelib.ports import Accounts
+from chalicelib.errors import AlreadyExists, Conflict
+from chalicelib.ports import Accounts, Given
 from tests.factories import NOW, after, make_user
 from tests.fakes import FakeAccounts
 
@@ -18,8 +25,6 @@ def accounts(request: pytest.FixtureRequest) -> Accounts:
     if request.param == "fake":
         return FakeAccounts()
     request.getfixturevalue("dynamodb_table")
-    from chalicelib.adapters.dynamodb import DynamoAccounts
-
     return DynamoAccounts(remember_seconds=0 if request.param == "DynamoDB" else 3600)
 
 
@@ -78,7 +83,77 @@ def test_a_changed_user_is_read_at_once_in_the_same_process(accounts: Accounts) 
     assert accounts.user("ada") == make_user(tokens_revoked_at=after(1))
 
 
+CHANGES: list[Callable[[Accounts], None]] = [
+    lambda accounts: accounts.save_user(make_user(tokens_revoked_at=after(1))),
+    lambda accounts: accounts.add_token(Token(SECRET, "ada", NOW, after(61))),
+]
+WRITES: list[Callable[[Accounts, Given], None]] = [
+    lambda accounts, given: accounts.add_token(Token(OTHER, "ada", NOW, after(60)), given),
+    lambda accounts, given: accounts.save_user(make_user(email="new@example.org"), given),
+    lambda accounts, given: accounts.add_user(make_user("bob"), Token(OTHER, "bob", NOW, after(60)), given),
+]
+
+
+def given_of(accounts: Accounts) -> Given:
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
+    user, token = accounts.fresh_user("ada"), accounts.fresh_token(SECRET)
+    assert user is not None
+    assert token is not None
+    assert (user.record, token.record) == (make_user(), Token(SECRET, "ada", NOW, after(60)))
+    return [user, token]
+
+
+@pytest.mark.parametrize("write", WRITES, ids=["token", "change of a user", "user"])
+def test_what_is_given_and_unchanged_stands_in_no_write_s_way(
+    accounts: Accounts, write: Callable[[Accounts, Given], None]
+) -> None:
+    write(accounts, given_of(accounts))
+    assert accounts.token(OTHER) or accounts.user("ada") == make_user(email="new@example.org")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["user changed", "token changed"])
+@pytest.mark.parametrize("write", WRITES, ids=["token", "change of a user", "user"])
+def test_nothing_is_written_once_what_is_given_has_changed(
+    accounts: Accounts, change: Callable[[Accounts], None], write: Callable[[Accounts, Given], None]
+) -> None:
+    given = given_of(accounts)
+    change(accounts)
+    known = accounts.user("ada")
+    with pytest.raises(Conflict):
+        write(accounts, given)
+    assert accounts.user("ada") == known
+    assert accounts.user("bob") is None
+    assert accounts.token(OTHER) is None
+
+
+def test_what_is_read_anew_is_what_others_have_written(accounts: Accounts) -> None:
+    given_of(accounts)
+    assert accounts.fresh_user("bob") is None
+    assert accounts.fresh_token(OTHER) is None
+    other = accounts if isinstance(accounts, FakeAccounts) else type(accounts)(remember_seconds=0)  # type: ignore[call-arg]
+    other.save_user(make_user(tokens_revoked_at=after(1)))
+    fresh = accounts.fresh_user("ada")
+    assert fresh is not None
+    assert fresh.record == make_user(tokens_revoked_at=after(1))
+    assert accounts.user("ada") == fresh.record, "which is remembered from now on"
+
+
+def test_a_user_that_an_older_version_has_written_can_be_given(dynamodb_table: Records) -> None:
+    """The text in the table need not be the one that this version would write."""
+    revoked_at = after(1)
+    fields = {"created_at": NOW, "name": "ada", "tokens_revoked_at": revoked_at}
+    Item("U#ada", "U", data=json.dumps(fields, default=datetime.isoformat)).save()
+    accounts = DynamoAccounts(remember_seconds=3600)
+    user = accounts.fresh_user("ada")
+    assert user is not None
+    assert user.record == make_user(tokens_revoked_at=revoked_at)
+    accounts.add_token(Token(OTHER, "ada", NOW, after(60)), [user])
+    accounts.save_user(make_user(), [user])
+    with pytest.raises(Conflict):
+        accounts.add_token(Token(SECRET, "ada", NOW, after(60)), [user])
+
+
 def test_requests_of_a_minute_are_counted_together(accounts: Accounts) -> None:
-    assert [accounts.take("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
-    assert accounts.take("ada", after(60), 10) == 10
-    assert accounts.take("bob", NOW, 10) == 10
+    assert [accounts.count_requests("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
+    assert accounts.count_requests("ada", after(60), 10) == 10
+    assert accounts.count_requests("bob", NOW, 10) == 10

@@ -1,13 +1,19 @@
-"""What a BuildStore promises: the fake and DynamoDB alike, as two emulators have it."""
+"""What the ports of the table promise: the fakes and DynamoDB alike, as two emulators have it."""
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import (
     MAX_DOCKERFILE_BYTES,
@@ -20,94 +26,93 @@ from chalicelib.domain.build import (
     Source,
     Status,
 )
-from chalicelib.errors import AlreadyExists, Conflict, NotFound
-from chalicelib.ports import BuildStore, Once
+from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from chalicelib.ports import IdempotencyKey
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project
-from tests.fakes import FakeBuildStore
+from tests.fakes import FakeServices
 
+Store = Records | FakeServices
 TABLES = {"moto": "dynamodb_table", "ministack": "table_in_emulator"}
 
 
 @pytest.fixture(params=["fake", "moto", pytest.param("ministack", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest) -> BuildStore:
+def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "fake":
-        return FakeBuildStore()
-    request.getfixturevalue(TABLES[request.param])
-    from chalicelib.adapters.dynamodb import DynamoBuildStore
-
-    return DynamoBuildStore()
+        return FakeServices()
+    records: Records = request.getfixturevalue(TABLES[request.param])
+    return records
 
 
-def read_project(store: BuildStore) -> Project:
-    project = store.project("ada", "vision")
+def read_project(store: Store) -> Project:
+    project = store.projects.get("ada", "vision")
     assert project is not None
     return project
 
 
-def add(store: BuildStore, wanted_name: str | None = None, **changes: Any) -> Build:
+def add(store: Store, wanted_name: str | None = None, **changes: Any) -> Build:
     """One more build of ada/vision, and the project if it is not there."""
-    if store.project("ada", "vision") is None:
-        store.add_project(make_project())
+    if store.projects.get("ada", "vision") is None:
+        store.projects.add(make_project())
     project = read_project(store)
     build = make_build(number=project.last_build_id + 1, **changes)
-    return store.add(project, build, make_body(), wanted_name)
+    return store.builds.add(project, build, make_body(), wanted_name)
 
 
 # Projects
 
 
-def test_a_project_is_read_as_it_was_added(store: BuildStore) -> None:
+def test_a_project_is_read_as_it_was_added(store: Store) -> None:
     project = make_project(
         description="two\nlines", tags=("a", "b"), is_public=False, code=Code("ab" * 32, 10, NOW)
     )
 
-    store.add_project(project)
+    store.projects.add(project)
 
-    assert store.project("ada", "vision") == project
-    assert store.project("ada", "other") is None
+    assert store.projects.get("ada", "vision") == project
+    assert store.projects.get("ada", "other") is None
 
 
-def test_a_project_is_added_once(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_a_project_is_added_once(store: Store) -> None:
+    store.projects.add(make_project())
 
     with pytest.raises(AlreadyExists):
-        store.add_project(make_project(description="another"))
+        store.projects.add(make_project(description="another"))
     assert read_project(store).description is None
 
 
-def test_saving_a_project_leaves_its_counters_alone(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_saving_a_project_leaves_its_counters_alone(store: Store) -> None:
+    store.projects.add(make_project())
     before = read_project(store)
     add(store)
 
-    saved = store.save_project(replace(before, git_url="https://git.test/a"))
+    saved = store.projects.save(replace(before, git_url="https://git.test/a"))
 
     stored = read_project(store)
     assert (stored.git_url, stored.last_build_id, stored.live_builds) == ("https://git.test/a", 1, 1)
     assert stored.version == saved.version == before.version + 1
 
 
-def test_a_project_somebody_else_saved_is_a_conflict(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_a_project_somebody_else_saved_is_a_conflict(store: Store) -> None:
+    store.projects.add(make_project())
     before = read_project(store)
-    store.save_project(before)
+    store.projects.save(before)
 
     with pytest.raises(Conflict):
-        store.save_project(replace(before, description="late"))
+        store.projects.save(replace(before, description="late"))
     assert read_project(store).description is None
 
 
-def test_a_project_that_is_not_there_cannot_be_saved(store: BuildStore) -> None:
+def test_a_project_that_is_not_there_cannot_be_saved(store: Store) -> None:
     with pytest.raises(Conflict):
-        store.save_project(make_project())
-    assert store.project("ada", "vision") is None
+        store.projects.save(make_project())
+    assert store.projects.get("ada", "vision") is None
 
 
 # Adding
 
 
-def test_a_build_is_read_as_it_was_added(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_a_build_is_read_as_it_was_added(store: Store) -> None:
+    store.projects.add(make_project())
     build = make_build(
         description="ünï\ncode 🚢",
         tags=("b", "a"),
@@ -122,14 +127,14 @@ def test_a_build_is_read_as_it_was_added(store: BuildStore) -> None:
     )
     body = make_body(content="a: 1\n", config={"build": {"image": "x"}, "n": 1.5, "t": True}, dockerfile=None)
 
-    added = store.add(read_project(store), build, body, None)
+    added = store.builds.add(read_project(store), build, body, None)
 
     assert added == build
-    assert store.get(KEY) == build
-    assert store.body(KEY) == body
+    assert store.builds.get(KEY) == build
+    assert store.builds.body(KEY) == body
 
 
-def test_the_project_counts_its_builds(store: BuildStore) -> None:
+def test_the_project_counts_its_builds(store: Store) -> None:
     add(store)
     add(store)
 
@@ -137,15 +142,15 @@ def test_the_project_counts_its_builds(store: BuildStore) -> None:
     assert (project.last_build_id, project.live_builds) == (2, 2)
 
 
-def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing(store: Store) -> None:
+    store.projects.add(make_project())
     before = read_project(store)
-    store.add(before, make_build(number=1), make_body(), None)
+    store.builds.add(before, make_build(number=1), make_body(), None)
 
     with pytest.raises(Conflict):
-        store.add(before, make_build(number=1, description="late"), make_body(content="late"), "taken")
+        store.builds.add(before, make_build(number=1, description="late"), make_body(content="late"), "taken")
 
-    stored, body = store.get(KEY), store.body(KEY)
+    stored, body = store.builds.get(KEY), store.builds.body(KEY)
     assert stored is not None
     assert stored.description is None
     assert body == make_body()
@@ -153,84 +158,94 @@ def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing
     assert add(store, "taken").name == "taken", "the name was not used up"
 
 
-def test_a_build_of_no_project_is_a_conflict(store: BuildStore) -> None:
+def test_a_number_is_never_given_twice_though_its_first_build_was_purged(store: Store) -> None:
+    store.projects.add(make_project())
+    before = read_project(store)
+    store.archive.purge(store.builds.add(before, make_build(number=1), make_body(), None))
+
     with pytest.raises(Conflict):
-        store.add(make_project(), make_build(), make_body(), None)
-    assert store.get(KEY) is None
+        store.builds.add(before, make_build(number=1), make_body(), None)
+    assert (read_project(store).last_build_id, store.builds.get(KEY)) == (1, None)
 
 
-def test_what_is_not_there(store: BuildStore) -> None:
-    assert store.get(KEY) is None
-    assert store.body(KEY) is None
-    assert store.open(KEY, "ada") is None
+def test_a_build_of_no_project_is_a_conflict(store: Store) -> None:
+    with pytest.raises(Conflict):
+        store.builds.add(make_project(), make_build(), make_body(), None)
+    assert store.builds.get(KEY) is None
+
+
+def test_what_is_not_there(store: Store) -> None:
+    assert store.builds.get(KEY) is None
+    assert store.builds.body(KEY) is None
+    assert store.builds.open(KEY, "ada") is None
 
 
 # Names
 
 
-def test_a_taken_name_gets_the_first_free_suffix(store: BuildStore) -> None:
+def test_a_taken_name_gets_the_first_free_suffix(store: Store) -> None:
     names = [add(store, "trainer").name for _ in range(3)]
 
     assert names == ["trainer", "trainer-1", "trainer-2"]
 
 
-def test_a_suffix_that_is_taken_is_skipped(store: BuildStore) -> None:
+def test_a_suffix_that_is_taken_is_skipped(store: Store) -> None:
     names = [add(store, name).name for name in ("trainer-1", "trainer", "trainer", "trainer-1")]
 
     assert names == ["trainer-1", "trainer", "trainer-2", "trainer-1-1"]
 
 
-def test_names_are_their_projects_own(store: BuildStore) -> None:
+def test_names_are_their_projects_own(store: Store) -> None:
     add(store, "trainer")
-    store.add_project(make_project(name="sound"))
-    project = store.project("ada", "sound")
+    store.projects.add(make_project(name="sound"))
+    project = store.projects.get("ada", "sound")
     assert project is not None
 
-    build = store.add(project, make_build(key=BuildKey("ada", "sound", 1)), make_body(), "trainer")
+    build = store.builds.add(project, make_build(key=BuildKey("ada", "sound", 1)), make_body(), "trainer")
 
     assert build.name == "trainer"
 
 
-def test_a_suffixed_name_stays_within_the_length_of_names(store: BuildStore) -> None:
+def test_a_suffixed_name_stays_within_the_length_of_names(store: Store) -> None:
     names = [add(store, "x" * 128).name or "" for _ in range(3)]
 
     assert len(set(names)) == 3
     assert max(map(len, names)) <= 128
 
 
-def test_an_archived_build_keeps_its_name(store: BuildStore) -> None:
+def test_an_archived_build_keeps_its_name(store: Store) -> None:
     build = add(store, "trainer")
-    store.archive(replace(build, archived_at=after(1)))
+    store.archive.archive(replace(build, archived_at=after(1)))
 
     assert add(store, "trainer").name == "trainer-1"
 
 
-def test_renaming_frees_the_old_name_and_takes_the_new(store: BuildStore) -> None:
+def test_renaming_frees_the_old_name_and_takes_the_new(store: Store) -> None:
     build = add(store, "old")
 
-    renamed = store.rename(replace(build, description="too"), "new")
+    renamed = store.builds.rename(replace(build, description="too"), "new")
 
     assert (renamed.name, renamed.version) == ("new", build.version + 1)
-    assert store.get(KEY) == renamed
+    assert store.builds.get(KEY) == renamed
     assert add(store, "old").name == "old"
     assert add(store, "new").name == "new-1"
 
 
-def test_renaming_to_a_taken_name_gets_a_suffix(store: BuildStore) -> None:
+def test_renaming_to_a_taken_name_gets_a_suffix(store: Store) -> None:
     add(store, "taken")
     build = add(store)
 
-    assert store.rename(build, "taken").name == "taken-1"
+    assert store.builds.rename(build, "taken").name == "taken-1"
 
 
-def test_renaming_what_somebody_else_changed_is_a_conflict(store: BuildStore) -> None:
+def test_renaming_what_somebody_else_changed_is_a_conflict(store: Store) -> None:
     build = add(store, "old")
-    store.save(build)
+    store.builds.save(build)
 
     with pytest.raises(Conflict):
-        store.rename(build, "new")
+        store.builds.rename(build, "new")
 
-    stored = store.get(KEY)
+    stored = store.builds.get(KEY)
     assert stored is not None
     assert stored.name == "old"
     assert add(store, "new").name == "new", "the name was not used up"
@@ -239,46 +254,46 @@ def test_renaming_what_somebody_else_changed_is_a_conflict(store: BuildStore) ->
 # Saving
 
 
-def test_a_saved_build_has_its_next_version(store: BuildStore) -> None:
+def test_a_saved_build_has_its_next_version(store: Store) -> None:
     build = add(store)
 
-    saved = store.save(replace(build, handle="run-1"))
+    saved = store.builds.save(replace(build, handle="run-1"))
 
     assert saved == replace(build, handle="run-1", version=build.version + 1)
-    assert store.get(KEY) == saved
+    assert store.builds.get(KEY) == saved
 
 
-def test_what_became_none_is_none_after_reading(store: BuildStore) -> None:
+def test_what_became_none_is_none_after_reading(store: Store) -> None:
     build = add(store, handle="run-1", look_at=after(1), submitting_at=NOW)
 
-    store.save(replace(build, handle=None, look_at=None, submitting_at=None))
+    store.builds.save(replace(build, handle=None, look_at=None, submitting_at=None))
 
-    stored = store.get(KEY)
+    stored = store.builds.get(KEY)
     assert stored is not None
     assert (stored.handle, stored.look_at, stored.submitting_at) == (None, None, None)
 
 
-def test_of_two_writers_one_meets_a_conflict(store: BuildStore) -> None:
+def test_of_two_writers_one_meets_a_conflict(store: Store) -> None:
     build = add(store)
-    first = store.save(replace(build, handle="first"))
+    first = store.builds.save(replace(build, handle="first"))
 
     with pytest.raises(Conflict):
-        store.save(replace(build, handle="second"))
-    assert store.get(KEY) == first
+        store.builds.save(replace(build, handle="second"))
+    assert store.builds.get(KEY) == first
 
 
-def test_a_build_that_is_not_there_cannot_be_saved(store: BuildStore) -> None:
+def test_a_build_that_is_not_there_cannot_be_saved(store: Store) -> None:
     with pytest.raises(Conflict):
-        store.save(make_build())
-    assert store.get(KEY) is None
+        store.builds.save(make_build())
+    assert store.builds.get(KEY) is None
 
 
-def test_of_many_writers_at_once_one_wins(store: BuildStore) -> None:
+def test_of_many_writers_at_once_one_wins(store: Store) -> None:
     build = add(store)
 
     def write(number: int) -> bool:
         try:
-            store.save(replace(build, handle=f"run-{number}"))
+            store.builds.save(replace(build, handle=f"run-{number}"))
         except Conflict:
             return False
         return True
@@ -287,7 +302,7 @@ def test_of_many_writers_at_once_one_wins(store: BuildStore) -> None:
         won = list(threads.map(write, range(8)))
 
     assert won.count(True) == 1
-    stored = store.get(KEY)
+    stored = store.builds.get(KEY)
     assert stored is not None
     assert stored.handle == f"run-{won.index(True)}"
 
@@ -295,56 +310,56 @@ def test_of_many_writers_at_once_one_wins(store: BuildStore) -> None:
 # Texts
 
 
-def test_a_reported_dockerfile_is_shown_and_taken_back(store: BuildStore) -> None:
+def test_a_reported_dockerfile_is_shown_and_taken_back(store: Store) -> None:
     add(store)
 
-    store.save_dockerfile(KEY, "FROM a\n")
-    assert store.body(KEY) == make_body(reported_dockerfile="FROM a\n")
-    store.save_dockerfile(KEY, None)
-    assert store.body(KEY) == make_body()
+    store.builds.save_dockerfile(KEY, "FROM a\n")
+    assert store.builds.body(KEY) == make_body(reported_dockerfile="FROM a\n")
+    store.builds.save_dockerfile(KEY, None)
+    assert store.builds.body(KEY) == make_body()
 
 
-def test_a_dockerfile_needs_a_build(store: BuildStore) -> None:
+def test_a_dockerfile_needs_a_build(store: Store) -> None:
     with pytest.raises(NotFound):
-        store.save_dockerfile(KEY, "FROM a\n")
-    assert store.body(KEY) is None
+        store.builds.save_dockerfile(KEY, "FROM a\n")
+    assert store.builds.body(KEY) is None
 
 
 @pytest.mark.parametrize("field", ["content", "config", "dockerfile"])
-def test_texts_may_be_missing(store: BuildStore, field: str) -> None:
-    store.add_project(make_project())
+def test_texts_may_be_missing(store: Store, field: str) -> None:
+    store.projects.add(make_project())
     body = make_body(**{field: None})
 
-    store.add(read_project(store), make_build(), body, None)
+    store.builds.add(read_project(store), make_build(), body, None)
 
-    opened = store.open(KEY, "ada")
+    opened = store.builds.open(KEY, "ada")
     assert opened is not None
-    assert opened.body == store.body(KEY) == body
+    assert opened.body == store.builds.body(KEY) == body
 
 
-def test_the_largest_texts_a_request_can_bring_are_stored(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_the_largest_texts_a_request_can_bring_are_stored(store: Store) -> None:
+    store.projects.add(make_project())
     body = make_body(content="é" * (MAX_TEXTS_BYTES // 2 - 100))
     assert not body.is_too_large
     assert replace(body, content=f"{body.content}{'é' * 100}").is_too_large
     dockerfile = "é" * (MAX_DOCKERFILE_BYTES // 2)
 
-    store.add(read_project(store), make_build(), body, None)
-    store.save_dockerfile(KEY, dockerfile)
+    store.builds.add(read_project(store), make_build(), body, None)
+    store.builds.save_dockerfile(KEY, dockerfile)
 
-    assert store.body(KEY) == replace(body, reported_dockerfile=dockerfile)
+    assert store.builds.body(KEY) == replace(body, reported_dockerfile=dockerfile)
 
 
-def test_opening_reads_all_that_belongs_to_a_build(store: BuildStore) -> None:
+def test_opening_reads_all_that_belongs_to_a_build(store: Store) -> None:
     build = add(store)
-    store.bookmark("bob", KEY, NOW)
+    store.bookmarks.add("bob", KEY, NOW)
 
-    opened = store.open(KEY, "bob")
+    opened = store.builds.open(KEY, "bob")
 
     assert opened is not None
     assert (opened.build, opened.body, opened.project) == (build, make_body(), read_project(store))
     assert opened.bookmarked
-    by_ada = store.open(KEY, "ada")
+    by_ada = store.builds.open(KEY, "ada")
     assert by_ada is not None
     assert not by_ada.bookmarked
 
@@ -352,32 +367,32 @@ def test_opening_reads_all_that_belongs_to_a_build(store: BuildStore) -> None:
 # Archiving and lists
 
 
-def test_an_archived_build_is_in_no_list_and_still_there(store: BuildStore) -> None:
+def test_an_archived_build_is_in_no_list_and_still_there(store: Store) -> None:
     kept, gone = add(store), add(store)
 
-    archived = store.archive(replace(gone, archived_at=after(1)))
+    archived = store.archive.archive(replace(gone, archived_at=after(1)))
 
-    assert store.page(read_project(store), 0, 10) == [kept]
+    assert store.builds.list_builds(read_project(store), 0, 10) == [kept]
     assert read_project(store).live_builds == 1
-    assert store.get(gone.key) == archived
+    assert store.builds.get(gone.key) == archived
     assert archived.version == gone.version + 1
 
 
-def test_archiving_what_somebody_else_changed_is_a_conflict(store: BuildStore) -> None:
+def test_archiving_what_somebody_else_changed_is_a_conflict(store: Store) -> None:
     build = add(store)
-    store.save(build)
+    store.builds.save(build)
 
     with pytest.raises(Conflict):
-        store.archive(replace(build, archived_at=after(1)))
+        store.archive.archive(replace(build, archived_at=after(1)))
     assert read_project(store).live_builds == 1
 
 
-def test_pages_hold_the_newest_change_first(store: BuildStore) -> None:
+def test_pages_hold_the_newest_change_first(store: Store) -> None:
     builds = [add(store, updated_at=after(number)) for number in range(5)]
-    store.save(replace(builds[1], updated_at=after(60)))
+    store.builds.save(replace(builds[1], updated_at=after(60)))
 
     def page(offset: int, limit: int) -> list[int]:
-        return [build.key.id for build in store.page(read_project(store), offset, limit)]
+        return [build.key.id for build in store.builds.list_builds(read_project(store), offset, limit)]
 
     assert page(0, 10) == [2, 5, 4, 3, 1]
     assert page(0, 2) == [2, 5]
@@ -386,121 +401,188 @@ def test_pages_hold_the_newest_change_first(store: BuildStore) -> None:
     assert page(9, 2) == []
 
 
-def test_changes_of_the_same_instant_are_listed_by_number(store: BuildStore) -> None:
+def test_changes_of_the_same_instant_are_listed_by_number(store: Store) -> None:
     for _ in range(11):
         add(store)
 
-    listed = [build.key.id for build in store.page(read_project(store), 0, 20)]
+    listed = [build.key.id for build in store.builds.list_builds(read_project(store), 0, 20)]
 
     assert listed == list(range(11, 0, -1))
 
 
-def test_a_listed_build_knows_its_last_status(store: BuildStore) -> None:
+def test_a_listed_build_knows_its_last_status(store: Store) -> None:
     build = add(store)
-    store.save(lifecycle.advance(build, Status.SCHEDULED, after(1)))
+    store.builds.save(lifecycle.advance(build, Status.SCHEDULED, after(1)))
 
-    (listed,) = store.page(read_project(store), 0, 10)
+    (listed,) = store.builds.list_builds(read_project(store), 0, 10)
 
     assert listed.last_status == Status.SCHEDULED
 
 
-def test_pages_hold_builds_of_one_project(store: BuildStore) -> None:
+def test_pages_hold_builds_of_one_project(store: Store) -> None:
     add(store)
-    store.add_project(make_project(name="vision2"))
-    project = store.project("ada", "vision2")
+    store.projects.add(make_project(name="vision2"))
+    project = store.projects.get("ada", "vision2")
     assert project is not None
 
-    assert store.page(project, 0, 10) == []
+    assert store.builds.list_builds(project, 0, 10) == []
 
 
 # What is due
 
 
-def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: BuildStore) -> None:
+def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: Store) -> None:
     for look_at in (after(3), after(1), None, after(2), after(4)):
         add(store, look_at=look_at)
 
-    assert [key.id for key in store.due(after(3), 10)] == [2, 4, 1]
-    assert [key.id for key in store.due(after(3), 2)] == [2, 4]
-    assert store.due(NOW, 10) == []
+    assert [build.key.id for build in store.builds.due(after(3), 10)] == [2, 4, 1]
+    assert [build.key.id for build in store.builds.due(after(3), 2)] == [2, 4]
+    assert store.builds.due(NOW, 10) == []
 
 
-def test_a_build_is_due_until_nothing_can_happen_any_more(store: BuildStore) -> None:
+def test_a_build_is_due_until_nothing_can_happen_any_more(store: Store) -> None:
     build = add(store, look_at=after(1))
-    build = store.archive(replace(build, archived_at=after(1)))
-    assert store.due(after(1), 10) == [KEY], "an archived build may still have to be stopped"
+    build = store.archive.archive(replace(build, archived_at=after(1)))
+    assert store.builds.due(after(1), 10) == [build], "an archived build may still have to be stopped"
 
-    store.save(lifecycle.advance(build, Status.STOPPED, after(1)))
+    store.builds.save(lifecycle.advance(build, Status.STOPPED, after(1)))
 
-    assert store.due(after(1), 10) == []
+    assert store.builds.due(after(1), 10) == []
+
+
+def test_builds_that_wait_for_their_turn_stand_in_a_line_of_their_executor(store: Store) -> None:
+    """Longest waiting first, apart from what is due; a lease takes one out of the line for a while."""
+    for look_at, executor in ((after(2), "codebuild"), (after(1), "codebuild"), (after(1), "eks")):
+        add(store, look_at=look_at, executor=executor, waiting_reason="no slot is free")
+    add(store, look_at=after(1))
+
+    assert [build.key.id for build in store.builds.due(after(9), 10)] == [4]
+    line = store.builds.waiting("codebuild", after(9), 10)
+    assert [build.key.id for build in line] == [2, 1]
+    assert [build.key.id for build in store.builds.waiting("codebuild", after(9), 1)] == [2]
+    assert [build.key.id for build in store.builds.waiting("eks", after(9), 10)] == [3]
+
+    store.builds.lease(line[0], after(60))
+    assert [build.key.id for build in store.builds.waiting("codebuild", after(9), 10)] == [1]
+    store.builds.save(lifecycle.claim(line[1], after(10)))
+    assert store.builds.waiting("codebuild", after(9), 10) == []
+
+
+def test_a_lease_moves_the_next_look_and_nothing_else(store: Store) -> None:
+    build = add(store, look_at=after(1))
+
+    leased = store.builds.lease(build, after(60))
+
+    assert leased == replace(build, look_at=after(60)) == store.builds.get(KEY)
+    assert store.builds.due(after(59), 10) == []
+    assert store.builds.save(build).version == build.version + 1, "the version is as it was"
+
+
+def test_one_of_two_leases_of_the_same_look_is_refused(store: Store) -> None:
+    build = add(store, look_at=after(1))
+    store.builds.lease(build, after(60))
+
+    with pytest.raises(Conflict):
+        store.builds.lease(build, after(61))
+
+    assert store.builds.due(after(60), 10) == [replace(build, look_at=after(60))]
+
+
+def test_a_build_that_nobody_has_to_look_at_cannot_be_leased(store: Store) -> None:
+    build = add(store, look_at=after(1))
+    store.builds.save(replace(build, look_at=None, deleted_at=after(1), archived_at=after(1)))
+
+    with pytest.raises(Conflict):
+        store.builds.lease(build, after(60))
+
+    stored = store.builds.get(KEY)
+    assert stored is not None
+    assert stored.look_at is None
+    assert store.archive.purgeable(NOW, 10) == [KEY]
+
+
+def test_a_deleted_build_is_due_while_it_may_still_run_and_purgeable_only_then(store: Store) -> None:
+    """Else nothing would stop what it computes."""
+    build = add(store, look_at=after(1))
+    build = store.archive.archive(replace(build, archived_at=after(2), deleted_at=after(2)))
+    assert (store.builds.due(after(1), 10), store.archive.purgeable(after(9), 10)) == ([build], [])
+
+    build = store.builds.save(replace(build, look_at=after(3)))
+    assert (store.builds.due(after(3), 10), store.archive.purgeable(after(9), 10)) == ([build], [])
+
+    store.builds.save(replace(build, look_at=None))
+    assert (store.builds.due(after(9), 10), store.archive.purgeable(after(9), 10)) == ([], [KEY])
 
 
 # Bookmarks
 
 
-def test_bookmarks_are_each_users_own(store: BuildStore) -> None:
+def test_bookmarks_are_each_users_own(store: Store) -> None:
     keys = [add(store).key for _ in range(12)]
     for key in (keys[0], keys[1], keys[11]):
-        store.bookmark("ada", key, NOW)
-    store.bookmark("ada", keys[0], NOW)
-    store.bookmark("bob", keys[2], NOW)
+        store.bookmarks.add("ada", key, NOW)
+    store.bookmarks.add("ada", keys[0], NOW)
+    store.bookmarks.add("bob", keys[2], NOW)
 
-    assert store.bookmarks("ada", keys) == {keys[0], keys[1], keys[11]}
-    assert store.bookmarks("ada", keys[1:3]) == {keys[1]}
-    assert store.bookmarks("bob", keys) == {keys[2]}
-    assert store.bookmarks("eve", keys) == frozenset()
-    assert store.bookmarks("ada", []) == frozenset()
+    assert store.bookmarks.among("ada", keys) == {keys[0], keys[1], keys[11]}
+    assert store.bookmarks.among("ada", keys[1:3]) == {keys[1]}
+    assert store.bookmarks.among("bob", keys) == {keys[2]}
+    assert store.bookmarks.among("eve", keys) == frozenset()
+    assert store.bookmarks.among("ada", []) == frozenset()
 
 
-def test_bookmarks_of_builds_far_apart_are_found_as_well(store: BuildStore) -> None:
+def test_bookmarks_of_builds_far_apart_are_found_as_well(store: Store) -> None:
     near, far = BuildKey("ada", "vision", 1), BuildKey("ada", "vision", 100_000)
     for key in (near, BuildKey("ada", "vision", 500), far):
-        store.bookmark("ada", key, NOW)
-    assert store.bookmarks("ada", [near, far, BuildKey("ada", "vision", 9)]) == {near, far}
+        store.bookmarks.add("ada", key, NOW)
+    assert store.bookmarks.among("ada", [near, far, BuildKey("ada", "vision", 9)]) == {near, far}
 
 
-def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: BuildStore) -> None:
+def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: Store) -> None:
     key = add(store).key
 
-    assert store.unbookmark("ada", key) is False
-    store.bookmark("ada", key, NOW)
-    assert store.unbookmark("ada", key) is True
-    assert store.unbookmark("ada", key) is True
-    assert store.bookmarks("ada", [key]) == frozenset()
+    assert store.bookmarks.remove("ada", key) is False
+    store.bookmarks.add("ada", key, NOW)
+    assert store.bookmarks.remove("ada", key) is True
+    assert store.bookmarks.remove("ada", key) is True
+    assert store.bookmarks.among("ada", [key]) == frozenset()
+    opened = store.builds.open(key, "ada")
+    assert opened is not None
+    assert not opened.bookmarked
 
 
-def test_bookmarks_are_listed_latest_first(store: BuildStore) -> None:
+def test_bookmarks_are_listed_latest_first(store: Store) -> None:
     builds = [add(store) for _ in range(3)]
     for second, build in enumerate((builds[1], builds[0], builds[2])):
-        store.bookmark("bob", build.key, after(second))
-    store.unbookmark("bob", builds[2].key)
+        store.bookmarks.add("bob", build.key, after(second))
+    store.bookmarks.remove("bob", builds[2].key)
 
-    found, count = store.bookmarked_builds("bob", 0, 10)
+    found, count = store.bookmarks.list_builds("bob", 0, 10)
     assert ([build.key for build in found], count) == ([builds[0].key, builds[1].key], 2)
-    assert store.bookmarked_builds("bob", 1, 10)[0] == [builds[1]]
-    assert store.bookmarked_builds("bob", 0, 1, oldest_first=True) == ([builds[1]], 2)
-    assert store.bookmarked_builds("eve", 0, 10) == ([], 0)
+    assert store.bookmarks.list_builds("bob", 1, 10)[0] == [builds[1]]
+    assert store.bookmarks.list_builds("bob", 0, 1, oldest_first=True) == ([builds[1]], 2)
+    assert store.bookmarks.list_builds("eve", 0, 10) == ([], 0)
 
 
-def test_projects_can_be_bookmarked_as_well(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_projects_can_be_bookmarked_as_well(store: Store) -> None:
+    store.projects.add(make_project())
     key = ProjectKey("ada", "vision")
-    store.bookmark("bob", key, NOW)
+    store.bookmarks.add("bob", key, NOW)
 
-    assert store.bookmarks("bob", [key]) == {key}
-    assert store.bookmarked_projects("bob", 0, 10) == ([read_project(store)], 1)
-    assert store.unbookmark("bob", key)
-    assert store.bookmarked_projects("bob", 0, 10) == ([], 0)
+    assert store.bookmarks.among("bob", [key]) == {key}
+    assert store.bookmarks.list_projects("bob", 0, 10) == ([read_project(store)], 1)
+    assert store.bookmarks.remove("bob", key)
+    assert store.bookmarks.list_projects("bob", 0, 10) == ([], 0)
 
 
-def test_projects_are_listed_latest_change_first(store: BuildStore) -> None:
+def test_projects_are_listed_latest_change_first(store: Store) -> None:
     for second, name in enumerate(("one", "two", "three")):
-        store.add_project(make_project(name=name, is_public=name != "two", updated_at=after(second)))
+        store.projects.add(make_project(name=name, is_public=name != "two", updated_at=after(second)))
     hidden = make_project(name="hidden", archived_at=NOW)
-    store.add_project(hidden)
+    store.projects.add(hidden)
 
     def names(offset: int, limit: int, *, public: bool = False) -> tuple[list[str], int]:
-        found, count = store.projects("ada", offset, limit, public=public)
+        found, count = store.projects.list_projects("ada", offset, limit, public=public)
         return [project.name for project in found], count
 
     assert names(0, 10) == (["three", "two", "one"], 3)
@@ -508,100 +590,248 @@ def test_projects_are_listed_latest_change_first(store: BuildStore) -> None:
     assert names(0, 10, public=True) == (["three", "one"], 2)
 
 
-def test_archived_builds_are_listed_by_their_creator_until_restored(store: BuildStore) -> None:
+def test_archived_builds_are_listed_by_their_creator_until_restored(store: Store) -> None:
     build = add(store, user="bob")
-    archived = store.archive(replace(build, archived_at=after(1), updated_at=after(1)))
+    archived = store.archive.archive(replace(build, archived_at=after(1), updated_at=after(1)))
 
-    found, count = store.archived("bob", 0, 10)
+    found, count = store.archive.list_archived("bob", 0, 10)
     assert ([each.key for each in found], count) == ([build.key], 1)
-    assert store.archived("ada", 0, 10) == ([], 0)
+    assert store.archive.list_archived("ada", 0, 10) == ([], 0)
 
-    store.restore(replace(archived, archived_at=None))
-    assert store.archived("bob", 0, 10) == ([], 0)
-    assert [each.key for each in store.page(read_project(store), 0, 10)] == [build.key]
+    store.archive.restore(replace(archived, archived_at=None))
+    assert store.archive.list_archived("bob", 0, 10) == ([], 0)
+    assert [each.key for each in store.builds.list_builds(read_project(store), 0, 10)] == [build.key]
     assert read_project(store).live_builds == 1
 
 
-def test_what_is_doomed_is_deleted_or_archived_long_enough(store: BuildStore) -> None:
+def test_what_is_purgeable_is_deleted_or_archived_long_enough(store: Store) -> None:
     waiting = {"look_at": None}
     long, lately, deleted, running = (add(store, **waiting) for _ in range(4))
-    store.archive(replace(long, archived_at=after(1)))
-    store.archive(replace(lately, archived_at=after(100)))
-    store.archive(replace(deleted, archived_at=after(100), deleted_at=after(100)))
-    store.archive(replace(running, archived_at=after(1), look_at=after(1)))
+    store.archive.archive(replace(long, archived_at=after(1)))
+    store.archive.archive(replace(lately, archived_at=after(100)))
+    store.archive.archive(replace(deleted, archived_at=after(100), deleted_at=after(100)))
+    store.archive.archive(replace(running, archived_at=after(1), look_at=after(1)))
     other = make_project(name="other")
-    store.add_project(other)
-    store.save_project(replace(other, archived_at=after(2), deleted_at=after(2)))
+    store.projects.add(other)
+    store.projects.save(replace(other, archived_at=after(2), deleted_at=after(2)))
 
-    assert set(store.doomed(after(50), 10)) == {long.key, deleted.key, other.key}
-    assert len(store.doomed(after(50), 2)) == 2
+    assert set(store.archive.purgeable(after(50), 10)) == {long.key, deleted.key, other.key}
+    for limit in (1, 2):
+        assert len(store.archive.purgeable(after(50), limit)) == limit
 
 
-def test_a_purged_build_leaves_nothing(store: BuildStore) -> None:
+def test_no_more_is_purgeable_than_asked_for(store: Store) -> None:
+    for deleted_at in (after(1), None, after(1), None):
+        build = add(store, look_at=None)
+        store.archive.archive(replace(build, archived_at=after(1), deleted_at=deleted_at))
+
+    assert [len(store.archive.purgeable(after(50), limit)) for limit in (1, 2, 3, 4, 5)] == [1, 2, 3, 4, 4]
+
+
+def test_a_purged_build_leaves_nothing(store: Store) -> None:
     build = add(store, "it")
-    store.bookmark("bob", build.key, NOW)
-    build = store.archive(replace(build, archived_at=NOW, deleted_at=NOW, look_at=None))
+    store.bookmarks.add("bob", build.key, NOW)
+    build = store.archive.archive(replace(build, archived_at=NOW, deleted_at=NOW, look_at=None))
     for _ in range(2):
-        store.purge(build)
+        store.archive.purge(build)
 
-    assert (store.get(build.key), store.body(build.key)) == (None, None)
-    assert store.bookmarked_builds("bob", 0, 10) == ([], 0)
-    assert store.doomed(after(1), 10) == []
+    assert (store.builds.get(build.key), store.builds.body(build.key)) == (None, None)
+    assert store.bookmarks.list_builds("bob", 0, 10) == ([], 0)
+    assert store.archive.purgeable(after(1), 10) == []
     assert add(store, "it").name == "it"
 
 
-def test_purging_again_leaves_a_name_to_who_has_it_by_then(store: BuildStore) -> None:
+def test_purging_again_leaves_a_name_to_who_has_it_by_then(store: Store) -> None:
     build = add(store, "it")
-    store.purge(build)
+    store.archive.purge(build)
     successor = add(store, "it")
-    store.purge(build)
+    store.archive.purge(build)
     assert add(store, "it").name == "it-1"
     assert successor.name == "it"
 
 
-def test_a_purged_project_leaves_nothing(store: BuildStore) -> None:
+def test_a_purged_project_leaves_nothing(store: Store) -> None:
     build = add(store)
-    store.bookmark("bob", build.key.place, NOW)
-    assert store.builds_of(build.key.place, 10) == [build.key]
-    store.purge(build)
-    store.purge(read_project(store))
+    store.bookmarks.add("bob", build.key.project_key, NOW)
+    assert store.archive.builds_of(build.key.project_key, 10) == [build.key]
+    store.archive.purge(build)
+    store.archive.purge(read_project(store))
 
-    assert store.project("ada", "vision") is None
-    assert store.bookmarked_projects("bob", 0, 10) == ([], 0)
+    assert store.projects.get("ada", "vision") is None
+    assert store.bookmarks.list_projects("bob", 0, 10) == ([], 0)
 
 
-def test_code_is_referenced_by_projects_and_builds_that_have_it(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_code_is_referenced_by_projects_and_builds_that_have_it(store: Store) -> None:
+    store.projects.add(make_project())
     for sha256 in ("ab", "cd"):
-        store.save_project(replace(read_project(store), code=Code(sha256, 1, NOW)))
+        store.projects.save(replace(read_project(store), code=Code(sha256, 1, NOW)))
     build = add(store, source=Source(code_sha256="ab"))
-    assert store.is_referenced("ab")
-    assert store.is_referenced("cd")
-    assert not store.is_referenced("ef")
-    assert store.has_code(build.key.place, "ab")
-    assert store.has_code(build.key.place, "cd")
-    assert not store.has_code(build.key.place, "ef")
-    assert not store.has_code(ProjectKey("ada", "visio"), "ab")
+    assert store.code_references.is_referenced("ab")
+    assert store.code_references.is_referenced("cd")
+    assert not store.code_references.is_referenced("ef")
+    assert store.code_references.has_code(build.key.project_key, "ab")
+    assert store.code_references.has_code(build.key.project_key, "cd")
+    assert not store.code_references.has_code(build.key.project_key, "ef")
+    assert not store.code_references.has_code(ProjectKey("ada", "visio"), "ab")
 
-    store.purge(build)
-    store.save_project(replace(read_project(store), code=Code("ef", 1, NOW)))
+    store.archive.purge(build)
+    store.projects.save(replace(read_project(store), code=Code("ef", 1, NOW)))
     for sha256 in ("ab", "cd"):
-        store.is_referenced(sha256)  # what was referenced until lately may still count
-        assert not store.is_referenced(sha256)
+        store.code_references.is_referenced(sha256)  # what was referenced until lately may still count
+        assert not store.code_references.is_referenced(sha256)
 
 
-def test_what_is_done_once_is_remembered_until_it_expires(store: BuildStore) -> None:
-    store.add_project(make_project())
+def test_what_is_done_once_is_remembered_until_it_expires(store: Store) -> None:
+    store.projects.add(make_project())
     project = read_project(store)
-    build = store.add(project, make_build(), make_body(), None, Once("k", NOW, after(60)))
+    build = store.builds.add(project, make_build(), make_body(), None, IdempotencyKey("k", NOW, after(60)))
     again = make_build(number=2)
 
-    assert store.made_once(project.key, "k", after(59)) == build.key
-    assert store.made_once(project.key, "other", NOW) is None
+    assert store.builds.build_for_key(project.key, "k", after(59)) == build.key
+    assert store.builds.build_for_key(project.key, "other", NOW) is None
     with pytest.raises(Conflict):
-        store.add(read_project(store), again, make_body(), None, Once("k", after(59), after(90)))
-    assert store.get(again.key) is None
+        store.builds.add(
+            read_project(store), again, make_body(), None, IdempotencyKey("k", after(59), after(90))
+        )
+    assert store.builds.get(again.key) is None
 
-    assert store.made_once(project.key, "k", after(60)) is None
-    store.add(read_project(store), again, make_body(), None, Once("k", after(60), after(120)))
-    assert store.made_once(project.key, "k", after(60)) == again.key
+    assert store.builds.build_for_key(project.key, "k", after(60)) is None
+    store.builds.add(
+        read_project(store), again, make_body(), None, IdempotencyKey("k", after(60), after(120))
+    )
+    assert store.builds.build_for_key(project.key, "k", after(60)) == again.key
+
+
+# What only DynamoDB has: rows that nobody shows, and requests whose effect no emulator has
+
+
+@pytest.fixture
+def dynamo(dynamodb_table: Records) -> Records:
+    return dynamodb_table
+
+
+def requests() -> list[tuple[str, dict[str, Any]]]:
+    """Each that follows, as operation and parameters."""
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    def note(params: dict[str, Any], model: Any, **_: Any) -> None:
+        made.append((model.name, params))
+
+    client().meta.events.register("provide-client-params.dynamodb", note)
+    return made
+
+
+def test_no_row_stays_of_what_was_purged(dynamo: Records) -> None:
+    build = add(dynamo, "it")
+    for user in ("ada", "bob"):
+        dynamo.bookmarks.add(user, build.key, NOW)
+        dynamo.bookmarks.add(user, build.key.project_key, NOW)
+    dynamo.bookmarks.remove("bob", build.key)
+    dynamo.builds.save_dockerfile(build.key, "FROM a\n")
+    assert len(list(Item.scan())) == 12
+
+    dynamo.archive.purge(dynamo.builds.rename(build, "other"))
+    dynamo.archive.purge(read_project(dynamo))
+
+    assert [(row.pk, row.sk) for row in Item.scan()] == []
+
+
+def test_rows_that_are_needed_for_a_time_say_when_they_may_go(dynamo: Records) -> None:
+    dynamo.projects.add(make_project())
+    dynamo.builds.add(
+        read_project(dynamo), make_build(), make_body(), None, IdempotencyKey("k", NOW, after(60))
+    )
+    dynamo.accounts.count_requests("ada", NOW, 1)
+
+    ttls = {row.pk[:2]: row.ttl for row in Item.scan() if row.ttl is not None}
+    assert ttls == {"I#": after(60).timestamp(), "R#": after(3_600).timestamp()}
+
+
+def test_what_is_decided_on_is_read_as_it_was_written_last(dynamo: Records) -> None:
+    """Else a handler would act on a build that another has changed; only lists may lag."""
+    build = add(dynamo, source=Source(code_sha256="ab"))
+    made = requests()
+    dynamo.projects.get("ada", "vision")
+    dynamo.builds.get(KEY)
+    dynamo.builds.body(KEY)
+    dynamo.builds.open(KEY, "ada")
+    dynamo.builds.build_for_key(build.key.project_key, "k", NOW)
+    dynamo.archive.builds_of(build.key.project_key, 10)
+    dynamo.code_references.is_referenced("ab")
+    dynamo.accounts.token("ab")
+    dynamo.archive.purge(build)
+
+    reads = [(name, params) for name, params in made if name in ("GetItem", "BatchGetItem", "Query")]
+    assert len(reads) == 10
+    for name, params in reads:
+        (asked,) = params["RequestItems"].values() if name == "BatchGetItem" else (params,)
+        assert asked.get("ConsistentRead") is True, (name, params)
+
+
+def test_each_transaction_has_a_token_of_its_own(dynamo: Records) -> None:
+    """With it the SDK's repetition of a write that was done, and whose answer got lost, is no conflict."""
+    made = requests()
+    build = add(dynamo, "it")
+    build = dynamo.builds.rename(build, "other")
+    build = dynamo.archive.archive(replace(build, archived_at=NOW))
+    dynamo.archive.restore(replace(build, archived_at=None))
+    dynamo.bookmarks.add("bob", KEY, NOW)
+
+    tokens = [params["ClientRequestToken"] for name, params in made if name == "TransactWriteItems"]
+    assert len(set(tokens)) == len(tokens) == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("ConditionalCheckFailed", Conflict),
+        ("TransactionConflict", Conflict),
+        ("ThrottlingError", Unavailable),
+        ("ProvisionedThroughputExceeded", Unavailable),
+    ],
+)
+def test_a_cancelled_transaction_is_a_conflict_if_another_write_was_the_reason(
+    dynamo: Records, code: str, error: type[Exception]
+) -> None:
+    build = add(dynamo)
+    reasons = [{"Code": "None"}, {"Code": code, "Message": "why"}]
+    refuse("TransactWriteItems", "TransactionCanceledException", CancellationReasons=reasons)
+
+    with pytest.raises(error):
+        dynamo.archive.archive(replace(build, archived_at=NOW))
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("ConditionalCheckFailedException", Conflict),
+        ("TransactionConflictException", Conflict),
+        ("ResourceNotFoundException", Unavailable),
+    ],
+)
+def test_a_refused_write_is_a_conflict_if_another_write_was_the_reason(
+    dynamo: Records, code: str, error: type[Exception]
+) -> None:
+    build = add(dynamo)
+    refuse("UpdateItem", code)
+
+    with pytest.raises(error):
+        dynamo.builds.save(build)
+
+
+def refuse(operation: str, code: str, **more: Any) -> None:
+    """DynamoDB answers with this error, as its documentation shows it."""
+    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": f"[{more}]", **more}
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        headers = {"Content-Type": "application/x-amz-json-1.0"}
+        return AWSResponse(request.url, 400, headers, Raw(json.dumps(body).encode()))
+
+    client().meta.events.register(f"before-send.dynamodb.{operation}", answer)
+
+
+class Raw(io.BytesIO):
+    """The body of an HTTP answer."""
+
+    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+        yield self.read()

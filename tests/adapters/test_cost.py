@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from chalicelib.adapters import dynamodb
+from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.keys import record_key
+from chalicelib.adapters.dynamodb.records import encode_body, encode_build
+from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.usecases import builds, execution
-from infra.aws.capacity import Meter
+from infra.bench.capacity import Meter
 from tests.factories import SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -19,25 +22,24 @@ ADA = make_user()
 
 
 @pytest.fixture
-def services(table_in_emulator: None) -> FakeServices:
+def services(table_in_emulator: Records) -> FakeServices:
     """The use cases on an emulated DynamoDB; everything else is a fake."""
     services = FakeServices(SETTINGS)
-    services.store = dynamodb.DynamoBuildStore()  # type: ignore[assignment]
-    services.store.add_project(make_project())
+    services.use(table_in_emulator)
+    services.projects.add(make_project())
     return services
 
 
 def seed(count: int) -> None:
     """So many builds, written in bulk; of the first one the texts as well."""
-    key = ("P#ada/vision", "P")
-    with dynamodb.Item.batch_write() as batch:
+    with Item.batch_write() as batch:
         for number in range(1, count + 1):
             build = replace(typical(number), updated_at=after(number))
-            batch.save(dynamodb._build_item(build))
+            batch.save(encode_build(build))
             if number == 1:
-                batch.save(dynamodb._body_item(build.key, make_body()))
-    item = dynamodb.Item(*key)
-    item.update([dynamodb.Item.last_build_id.set(count), dynamodb.Item.live_builds.set(count)])
+                batch.save(encode_body(build.key, make_body()))
+    item = Item(*record_key(make_project().key))
+    item.update([Item.last_build_id.set(count), Item.live_builds.set(count)])
 
 
 def typical(number: int) -> Build:
@@ -58,7 +60,7 @@ def test_a_page_costs_the_same_however_many_builds_there_are(services: FakeServi
     for count in (100, 10_000):  # `make bench-requests` shows 100,000
         seed(count)
         for number in (count, count - 3):
-            services.store.bookmark("ada", BuildKey("ada", "vision", number), after(1))
+            services.bookmarks.add("ada", BuildKey("ada", "vision", number), after(1))
         with Meter() as meter:
             page = builds.page(services, ADA, "ada", "vision", 0, 20)
         assert (len(page.builds), page.count, len(page.bookmarked)) == (20, count, 2)
@@ -87,8 +89,8 @@ def test_creating_is_one_read_and_one_transaction(services: FakeServices) -> Non
 def test_a_status_change_is_one_read_and_one_update(services: FakeServices) -> None:
     created = builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
     execution.attend(services, created.key)
-    run = services.executor.run_of(created.key)
-    services.executor.enter(run, Status.SCHEDULED, Status.BUILDING)
+    run = services.codebuild.run_of(created.key)
+    services.codebuild.enter(run, Status.SCHEDULED, Status.BUILDING)
     with Meter() as meter:
         execution.observe(services, created.executor, [run.handle])
     assert meter.operations == ["GetItem", "UpdateItem"]
@@ -98,7 +100,7 @@ def test_a_status_change_is_one_read_and_one_update(services: FakeServices) -> N
 def test_what_is_not_news_is_one_read(services: FakeServices) -> None:
     created = builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
     execution.attend(services, created.key)
-    run = services.executor.run_of(created.key)
+    run = services.codebuild.run_of(created.key)
     execution.observe(services, created.executor, [run.handle])
     with Meter() as meter:
         execution.record(services, run.observation())

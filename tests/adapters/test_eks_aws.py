@@ -9,11 +9,11 @@ import boto3
 import pytest
 import urllib3
 
-from chalicelib.adapters.kubernetes import KubernetesApi
+from chalicelib.adapters.eks.api import KubernetesApi
 from chalicelib.adapters.registry import EcrLogin
 from chalicelib.adapters.s3 import S3Sources
 from chalicelib.errors import Unavailable
-from infra.local.kubernetes import FakeKubernetes
+from infra.local.cluster.api import FakeKubernetes
 from tests.factories import make_claimed
 
 
@@ -21,13 +21,13 @@ def test_endpoint_and_certificate_are_asked_of_eks(on_aws: None) -> None:
     network = {"subnetIds": ["subnet-1", "subnet-2"]}
     role = "arn:aws:iam::123456789012:role/cluster"
     boto3.client("eks").create_cluster(name="lab", roleArn=role, resourcesVpcConfig=network)
-    api = KubernetesApi("lab", sleep=lambda seconds: None)
+    api = KubernetesApi("lab")
     with pytest.raises(Unavailable, match="certificate"):  # moto's is no real one
         api.call("GET", "/version")
 
 
 def test_a_cluster_that_is_not_there_is_unavailable(on_aws: None) -> None:
-    with pytest.raises(Unavailable, match="does not tell where the cluster nowhere is"):
+    with pytest.raises(Unavailable, match="asked where the cluster nowhere is, did not answer"):
         KubernetesApi("nowhere").call("GET", "/version")
 
 

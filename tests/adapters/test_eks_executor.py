@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,19 +15,21 @@ from typing import Any
 import boto3
 import pytest
 
-from chalicelib.adapters import eks as adapter
-from chalicelib.adapters.eks import EksExecutor, observation_of
-from chalicelib.adapters.kubernetes import TRIES, KubernetesApi, bearer_token
+from chalicelib.adapters.eks.api import TRIES, KubernetesApi, bearer_token
+from chalicelib.adapters.eks.executor import EksExecutor
+from chalicelib.adapters.eks.job import SELECTOR, job_name, job_of
+from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
-from infra.local.kubernetes import FakeKubernetes
-from tests.adapters.clusters import eks_executor, kubernetes
-from tests.factories import make_claimed
-from tests.fakes import Clock, FakeSources
+from chalicelib.usecases import builds, execution, upkeep
+from infra.local.cluster.api import FakeKubernetes
+from tests.adapters.clusters import container, eks_executor, ended, kubernetes, running
+from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
+from tests.fakes import Clock, FakeServices, FakeSources
 
 BUILD = make_claimed()
-JOB = adapter.job_name(BUILD)
+JOB = job_name(BUILD)
 GROUP = "/aws/containerinsights/lab/application"
 
 
@@ -88,9 +90,90 @@ def test_secrets_that_a_dead_submitter_did_not_make_are_made_by_whoever_looks(
     with pytest.raises(Unavailable):
         executor.submit(BUILD)
 
-    assert executor.find(BUILD) == JOB
+    assert executor.find_handle(BUILD) == JOB
     executor.observe([JOB])
     assert len(fake.objects["secrets"]) == 2
+
+
+@pytest.mark.parametrize("refusal", [(403, "exceeded quota: secrets"), (429, "wait"), (403, "no"), (500, "")])
+def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
+    refusal: tuple[int, str],
+) -> None:
+    """For 75 minutes no Secret can be made: one Job, one attempt, and a warning that says why it waits."""
+    cluster = Cluster()
+    services = FakeServices(replace(SETTINGS, eks=EksSettings("lab"), backend="eks"))
+    services.executors["eks"] = EksExecutor(  # type: ignore[assignment]
+        cluster,
+        EksSettings("lab"),
+        services.sources,
+        lambda image: "{}",
+        plain_http=False,
+        queue_minutes=60,
+        build_minutes=60,
+        now=services.now,
+    )
+    services.projects.add(make_project())
+    spec = {"config": {"build": {"image": "python:3"}, "version": 1, "kind": "build"}}
+    key = builds.create(services, make_user(), "ada", "vision", spec).build.key
+
+    cluster.refusal_of_secrets = refusal
+    for _ in range(75):
+        execution.attend(services, key)
+        upkeep.reconcile(services)
+        services.clock.forward(minutes=1)
+    assert list(cluster.jobs) == [job_name(services.records.builds[key])]
+    assert services.records.builds[key].attempt == 1
+    assert services.records.builds[key].history[-1].status == "warning"
+
+    cluster.refusal_of_secrets = None
+    upkeep.reconcile(services)
+    assert len(cluster.secrets) == 2
+
+
+class Cluster:
+    """Answers for Jobs and Secrets alone."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.secrets: list[str] = []
+        self.refusal_of_secrets: tuple[int, str] | None = None
+        self.refuses_after_making = False
+
+    def call(
+        self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        kind, name = path.split("/slipway-builds/")[1].partition("/")[::2]
+        if kind == "secrets":
+            if self.refusal_of_secrets is not None:
+                return self.refusal_of_secrets[0], {"message": self.refusal_of_secrets[1]}
+            self.secrets.append(body["metadata"]["name"])
+            return 201, body
+        if method == "POST":
+            given = {"uid": "1", "creationTimestamp": "2024-03-01T12:00:00Z"}
+            made = {**body, "metadata": {**body["metadata"], **given}}
+            self.jobs[body["metadata"]["name"]] = made
+            return (429, {"message": "wait"}) if self.refuses_after_making else (201, made)
+        if method == "GET" and not name:
+            items = list(self.jobs.values()) if kind == "jobs" else []
+            return 200, {"items": items, "metadata": {}}
+        return (200, self.jobs[name]) if name in self.jobs else (404, {})
+
+
+def test_a_refusal_that_comes_after_the_job_was_made_does_not_say_that_there_is_none() -> None:
+    """The client repeats a call whose answer got lost; what it hears then is about the repetition."""
+    cluster = Cluster()
+    cluster.refuses_after_making = True
+    executor = EksExecutor(
+        cluster,
+        EksSettings("lab"),
+        FakeSources(Clock()),
+        lambda image: "{}",
+        plain_http=False,
+        queue_minutes=60,
+        build_minutes=60,
+        now=lambda: NOW,
+    )
+    assert executor.submit(BUILD) == JOB
 
 
 def test_a_token_that_expired_is_replaced(fake: FakeKubernetes, executor: EksExecutor) -> None:
@@ -147,15 +230,17 @@ def test_what_a_cluster_says_for_longer_is_told(
 
 def test_a_full_quota_means_wait() -> None:
     class Full:
-        def call(self, *_: Any, **__: Any) -> tuple[int, dict[str, Any]]:
+        def call(self, method: str, *_: Any, **__: Any) -> tuple[int, dict[str, Any]]:
+            if method == "GET":
+                return 404, {}
             return 403, {"message": 'jobs.batch "x" is forbidden: exceeded quota: builds, used: 2000'}
 
     executor = EksExecutor(
         Full(),
         EksSettings("lab"),
         FakeSources(Clock()),
-        lambda image: None,
-        insecure=False,
+        None,
+        plain_http=False,
         queue_minutes=60,
         build_minutes=60,
         now=lambda: datetime.now(UTC),
@@ -262,32 +347,13 @@ def test_links_that_may_have_died_are_renewed_until_they_were_used(
     assert version() == third
 
 
-def running(fake: FakeKubernetes, handle: str, **status: Any) -> Any:
-    """Gives a Job a pod that runs."""
-    template = fake.objects["jobs"][handle]["spec"]["template"]
-    labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": handle}
-    metadata = {**template["metadata"], "name": f"{handle}-x", "namespace": fake.namespace, "labels": labels}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": {**template["spec"], "nodeName": "n"},
-    }
-    with fake.lock:
-        fake.add("pods", pod)
-        pod["status"] = {
-            "phase": "Running",
-            "initContainerStatuses": [{"name": "fetch", "state": {"terminated": {"exitCode": 0}}}],
-            **status,
-        }
-    return pod
-
-
 # What is seen, told. Pods and Jobs as servers write them, shortened to what matters.
 
 
 def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Observation | None:
-    made = adapter.job_of(BUILD, EksSettings("lab"), insecure=False, queue_minutes=60, build_minutes=60)
+    made = job_of(
+        BUILD, EksSettings("lab"), plain_http=False, has_login=True, queue_minutes=60, build_minutes=60
+    )
     made["metadata"]["creationTimestamp"] = "2024-03-01T12:00:00Z"
     template = made["spec"]["template"]
     if pod is not None:
@@ -313,23 +379,6 @@ def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Obser
 def condition(kind: str, status: str = "True", **more: str) -> dict[str, Any]:
     return {
         "conditions": [{"type": kind, "status": status, "lastTransitionTime": "2024-03-01T12:00:05Z", **more}]
-    }
-
-
-def container(name: str = "build", **state: Any) -> dict[str, Any]:
-    kind = "containerStatuses" if name == "build" else "initContainerStatuses"
-    return {kind: [{"name": name, "containerID": "containerd://c1", "state": state}]}
-
-
-def ended(exit_code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
-    return {
-        "terminated": {
-            "exitCode": exit_code,
-            "reason": reason,
-            "message": message,
-            "startedAt": "2024-03-01T12:00:10Z",
-            "finishedAt": "2024-03-01T12:01:00Z",
-        }
     }
 
 
@@ -536,11 +585,16 @@ def test_kubectl_gets_along_with_the_fake(
     fake: FakeKubernetes, executor: EksExecutor, kubectl: Callable[..., str]
 ) -> None:
     executor.submit(BUILD)
-    assert kubectl("get", "jobs", "-l", adapter.SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
+    assert kubectl("get", "jobs", "-l", SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
     assert kubectl("get", "jobs", "-l", "slipway/attempt=9", "-o", "name") == ""
 
-    other = adapter.job_of(
-        make_claimed(number=2), EksSettings("lab"), insecure=True, queue_minutes=1, build_minutes=1
+    other = job_of(
+        make_claimed(number=2),
+        EksSettings("lab"),
+        plain_http=True,
+        has_login=False,
+        queue_minutes=1,
+        build_minutes=1,
     )
     name = other["metadata"]["name"]
     create = ("create", "--validate=false", "-f", "-")
@@ -551,4 +605,4 @@ def test_kubectl_gets_along_with_the_fake(
     assert "restartPolicy" in kubectl(*create, given=json.dumps(other))
     assert kubectl("delete", "job", name, "--wait=false").startswith("job.batch")
     assert jobs(fake) == [JOB]
-    assert executor.find(BUILD) == JOB
+    assert executor.find_handle(BUILD) == JOB

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chalicelib.adapters import eks
+from chalicelib.adapters import steps
+from chalicelib.adapters.eks.job import fetch_script, job_of, resources_of, secrets_of
 from chalicelib.adapters.registry import login_policy
-from chalicelib.domain.build import Build, Source
-from chalicelib.domain.placement import placement
+from chalicelib.domain.build import SPECIAL_FILES_MARK, Build, Source
+from chalicelib.domain.dockerfile import SPECIAL_FILES
+from chalicelib.domain.environment import parse_environment, placement
 from chalicelib.domain.spec import parse_content
-from chalicelib.settings import EksSettings
-from infra.local.kubernetes import refusal
+from chalicelib.settings import EksSettings, Profile
+from infra.local.cluster.rules import refusal
 from tests.factories import SPEC, make_archive, make_claimed
 
 EXPECTED = Path(__file__).with_name("expected")
@@ -29,8 +33,12 @@ LAB = EksSettings("lab", cache_repository="registry.test/cache", node_keys=("dis
 SCHEMAS = "1.33"
 
 
-def job(build: Build, eks_settings: EksSettings = LAB, *, insecure: bool = False) -> dict[str, Any]:
-    return eks.job_of(build, eks_settings, insecure=insecure, queue_minutes=30, build_minutes=60)
+def job(
+    build: Build, eks_settings: EksSettings = LAB, *, plain_http: bool = False, has_login: bool = True
+) -> dict[str, Any]:
+    return job_of(
+        build, eks_settings, plain_http=plain_http, has_login=has_login, queue_minutes=30, build_minutes=60
+    )
 
 
 def valid(described: dict[str, Any]) -> None:
@@ -43,12 +51,15 @@ UPLOADED = make_claimed(
     source=Source(code_sha256="ab" * 32, context="src"),
     resources={"cpu": {"requests": 0.5, "limits": 2}, "memory": {"limits": 1024}},
     placement=placement(
-        {
-            "labels": {"team": "vision"},
-            "annotations": {"why": "a demo, of labels!"},
-            "node_selector": {"disk": "ssd"},
-            "tolerations": [{"key": "example.com/pool", "operator": "Exists", "effect": "NoSchedule"}],
-        },
+        parse_environment(
+            "environment",
+            {
+                "labels": {"team": "vision"},
+                "annotations": {"why": "a demo, of labels!"},
+                "node_selector": {"disk": "ssd"},
+                "tolerations": [{"key": "example.com/pool", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+        ),
         LAB.node_keys,
     ),
 )
@@ -67,7 +78,12 @@ CLONED = make_claimed(
         ("rootless-git", job(CLONED, replace(LAB, profile="rootless", node_selector={"pool": "builds"}))),
         (
             "plain-registry",
-            job(make_claimed(), EksSettings("lab", image="mirror.test/buildkit"), insecure=True),
+            job(
+                make_claimed(),
+                EksSettings("lab", image="mirror.test/buildkit"),
+                plain_http=True,
+                has_login=False,
+            ),
         ),
     ],
 )
@@ -96,7 +112,7 @@ def test_secrets_belong_to_the_job_and_hold_what_it_must_not_show() -> None:
         "uid": made["metadata"]["uid"],
     }
 
-    source, registry = eks.secrets_of(made, links, '{"auths": {}}')
+    source, registry = secrets_of(made, links, '{"auths": {}}')
 
     assert source["metadata"]["ownerReferences"] == registry["metadata"]["ownerReferences"] == [owner]
     assert {name: base64.b64decode(value).decode() for name, value in source["data"].items()} == links
@@ -105,7 +121,7 @@ def test_secrets_belong_to_the_job_and_hold_what_it_must_not_show() -> None:
     for secret in (source, registry):
         valid(secret)
     assert "sig=" not in json.dumps(made)
-    assert len(eks.secrets_of(made, links, None)) == 1
+    assert len(secrets_of(made, links, None)) == 1
 
 
 def test_nothing_in_a_pod_can_speak_to_the_cluster_or_to_aws() -> None:
@@ -146,7 +162,7 @@ def test_a_login_reaches_one_repository_and_the_cache() -> None:
     ],
 )
 def test_amounts_become_quantities(wanted: Any, requests: Any, limits: Any) -> None:
-    made = eks.resources_of(wanted)
+    made = resources_of(wanted)
     assert (made["requests"]["cpu"], made["requests"]["memory"]) == requests
     assert (made["limits"].get("cpu"), made["limits"]["memory"]) == limits
 
@@ -187,14 +203,16 @@ _sources = st.none() | st.builds(
     _sources,
     st.sampled_from(["userns", "rootless"]),
     st.booleans(),
+    st.booleans(),
     st.integers(1, 9999),
     st.booleans(),
 )
 def test_every_object_that_can_be_made_is_taken_by_a_server(
     environment: dict[str, Any],
     source: Source | None,
-    profile: str,
-    insecure: bool,
+    profile: Profile,
+    plain_http: bool,
+    has_login: bool,
     attempt: int,
     nocache: bool,
 ) -> None:
@@ -204,10 +222,10 @@ def test_every_object_that_can_be_made_is_taken_by_a_server(
         attempt=attempt,
         nocache=nocache,
         source=source,
-        resources=spec.resources,
-        placement=placement(environment, LAB.node_keys),
+        resources=spec.environment.resources,
+        placement=placement(spec.environment, LAB.node_keys),
     )
-    valid(job(build, replace(LAB, profile=profile), insecure=insecure))
+    valid(job(build, replace(LAB, profile=profile), plain_http=plain_http, has_login=has_login))
 
 
 # The script of the first container, in the shell that BuildKit's image has. Links are files here.
@@ -236,13 +254,14 @@ def fetched(
         ("SLIPWAY_GIT_URL", "SLIPWAY_GIT_REVISION", "SLIPWAY_CONTEXT", "SLIPWAY_DOCKERFILE"), ""
     )
     done = subprocess.run(
-        [*shell, "-c", FAKE_WGET + eks.fetch_script(), "fetch", *files],
+        [*shell, "-c", FAKE_WGET + fetch_script(), "fetch", *files],
         cwd=work,
         env={
             **empty,
             "PATH": "/usr/bin:/bin",
             "SLIPWAY_LINKS": str(links),
             "SLIPWAY_NONCE": "n",
+            **steps.VARIABLES,
             **variables,
         },
         capture_output=True,
@@ -281,6 +300,31 @@ def test_special_files_of_the_code_are_copied(shell: list[str], tmp_path: Path) 
         "COPY build/setup.sh /code",
         "RUN y",
     ]
+
+
+@pytest.mark.parametrize("group", SPECIAL_FILES)
+def test_of_each_group_of_special_files_the_first_is_copied(
+    shell: list[str], tmp_path: Path, group: tuple[str, ...]
+) -> None:
+    code = make_archive(dict.fromkeys(reversed(group), "x"))
+    text = f"FROM x\n{SPECIAL_FILES_MARK}\n".encode()
+    _, _, work = fetched(shell, tmp_path, {"Dockerfile": text, "code.tar.gz": code})
+    assert (work / "Dockerfile").read_text() == f"FROM x\nCOPY build/{group[0]} /code\n"
+
+
+def test_a_link_named_setup_makes_nothing_executable(shell: list[str], tmp_path: Path) -> None:
+    code = io.BytesIO()
+    with tarfile.open(fileobj=code, mode="w:gz") as tar:
+        for name, target in (("setup.sh", "data"), ("data", "")):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = (tarfile.SYMTYPE, target) if target else (tarfile.REGTYPE, "")
+            entry.mode = 0o644
+            tar.addfile(entry)
+    files = {"Dockerfile": b"FROM x\n", "code.tar.gz": code.getvalue()}
+    status, _, work = fetched(shell, tmp_path, files)
+    assert status == 0
+    assert (work / "build" / "setup.sh").is_symlink()
+    assert not (work / "build" / "data").stat().st_mode & 0o111
 
 
 @pytest.mark.parametrize(

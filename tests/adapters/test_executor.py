@@ -13,14 +13,16 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
-from chalicelib.adapters.codebuild import CodeBuildExecutor, observation_of, start_build_request
-from chalicelib.adapters.kubernetes import TRIES
+from chalicelib.adapters import steps
+from chalicelib.adapters.codebuild import CodeBuildExecutor, buildspec, observation_of, start_build_request
+from chalicelib.adapters.eks.api import TRIES
 from chalicelib.domain.build import Build, Source, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
-from infra.local.codebuild import CodeBuild
+from infra.local.codebuild.api import CodeBuild
 from tests.adapters.clusters import eks_executor, kubernetes
 from tests.factories import NOW, make_claimed
 from tests.fakes import Clock, FakeExecutor, FakeSources
@@ -118,8 +120,8 @@ def test_an_attempt_is_found_when_its_handle_got_lost(stage: Stage) -> None:
     stage.executor.submit(other)
     stage.forget_token()
 
-    assert stage.executor.find(build) == handle
-    assert stage.executor.find(replace(build, attempt=2)) is None
+    assert stage.executor.find_handle(build) == handle
+    assert stage.executor.find_handle(replace(build, attempt=2)) is None
 
 
 def test_a_submitted_build_is_observed_by_its_handle(stage: Stage) -> None:
@@ -155,7 +157,7 @@ def test_a_full_account_means_wait(stage: Stage) -> None:
     stage.refuse("AccountLimitExceededException")
     with pytest.raises(Busy):
         stage.executor.submit(build)
-    assert stage.executor.find(build) is None
+    assert stage.executor.find_handle(build) is None
 
 
 def test_what_will_never_run_is_refused(stage: Stage) -> None:
@@ -168,13 +170,24 @@ def test_what_will_never_run_is_refused(stage: Stage) -> None:
 # CodeBuild alone
 
 
+def test_the_buildspec_runs_the_steps_and_fits() -> None:
+    assert len(buildspec()) <= 25_600  # CodeBuild's limit of an inline one
+    document = yaml.safe_load(buildspec())
+    assert document["version"] == 0.2
+    assert document["env"] == {"shell": "bash", "variables": steps.VARIABLES}
+    commands = {name: phase["commands"] for name, phase in document["phases"].items()}
+    assert commands == {
+        "pre_build": [steps.step(name) for name in ("fetch_code", "complete_dockerfile", "log_in")],
+        "build": [steps.step("build_and_push")],
+        "post_build": [steps.step("end_of_log")],
+    }
+
+
 def test_the_request_is_a_function_of_build_and_attempt() -> None:
     build = make_claimed(attempt=2, nocache=True, source=Source(code_sha256="ab", context="app"))
     request = start_build_request(build, PROJECT, BUCKET, BUILDKIT, queue_minutes=30, build_minutes=45)
 
-    buildspec = request.pop("buildspecOverride")
-    assert "build_and_push" in buildspec
-    assert len(buildspec) <= 25_600  # CodeBuild's limit of an inline buildspec
+    assert request.pop("buildspecOverride") == buildspec()
     variables = {each["name"]: each["value"] for each in request.pop("environmentVariablesOverride")}
     assert variables == {
         "SLIPWAY_BUILD": "ada/vision/1",

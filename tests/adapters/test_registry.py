@@ -3,60 +3,43 @@
 from __future__ import annotations
 
 import base64
-import threading
+import socket
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from werkzeug import Request, Response
 
-from chalicelib.adapters.registry import EcrRegistry, PlainRegistry
+from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
 from chalicelib.errors import Unavailable
 from chalicelib.ports import Registry
+from chalicelib.settings import read
+from infra.bench.serving import served
 from tests.factories import DIGEST
 from tests.fakes import FakeRegistry
 
 
-class _Http(ThreadingHTTPServer):
-    """A registry's one question: does it have this manifest?"""
+@dataclass
+class _Http:
+    """A registry's HTTP API: answers by path, and what was asked."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: dict[str, tuple[int, dict[str, str]]] = {}
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
+    host: str = ""
+    answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Http
-
-    def do_HEAD(self) -> None:
-        self.server.asked.append((self.command, self.path, dict(self.headers)))
-        status, headers = self.server.answers.get(self.path, (404, {}))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    do_GET = do_HEAD  # noqa: N815 - http.server finds methods by this name
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+    def answer(self, request: Request) -> Response:
+        self.asked.append((request.method, request.path, dict(request.headers)))
+        status, headers = self.answers.get(request.path, (404, {}))
+        return Response(status=status, headers=headers)
 
 
 @pytest.fixture
 def http() -> Iterator[_Http]:
-    server = _Http()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    api = _Http()
+    with served(api.answer) as api.host:
+        yield api
 
 
 @pytest.fixture(params=["fake", "plain", "ECR"])
@@ -71,11 +54,9 @@ def registry(request: pytest.FixtureRequest, http: _Http) -> tuple[Registry, str
     path = f"/v2/{repository.partition('/')[2]}/manifests/1"
     http.answers[path] = (200, {"Docker-Content-Digest": DIGEST})
     if request.param == "plain":
-        return PlainRegistry(), repository
+        return HttpRegistry("http", FixedLogin(None)), repository
     request.getfixturevalue("on_aws")
-    ecr = EcrRegistry()
-    ecr.scheme = "http"
-    return ecr, repository
+    return HttpRegistry("http", EcrCredentials()), repository
 
 
 def test_an_image_has_the_digest_its_registry_says(registry: tuple[Registry, str]) -> None:
@@ -110,20 +91,19 @@ def test_any_other_answer_is_no_answer(http: _Http, status: int, headers: dict[s
     http.answers["/v2/a/b/manifests/1"] = (status, headers)
 
     with pytest.raises(Unavailable):
-        PlainRegistry().digest(f"{http.host}/a/b:1")
+        HttpRegistry("http", FixedLogin(None)).digest(f"{http.host}/a/b:1")
 
 
-def test_nobody_listening_is_unavailable(http: _Http) -> None:
-    free = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    port = free.server_port
-    free.server_close()
+def test_nobody_listening_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
 
     with pytest.raises(Unavailable):
-        PlainRegistry().digest(f"127.0.0.1:{port}/a/b:1")
+        HttpRegistry("http", FixedLogin(None)).digest(f"127.0.0.1:{port}/a/b:1")
 
 
 def test_every_kind_of_manifest_is_accepted_without_login(http: _Http) -> None:
-    PlainRegistry().digest(f"{http.host}/a/b:1")
+    HttpRegistry("http", FixedLogin(None)).digest(f"{http.host}/a/b:1")
 
     ((method, path, headers),) = http.asked
     assert (method, path) == ("HEAD", "/v2/a/b/manifests/1")
@@ -145,7 +125,9 @@ def ecr(on_aws: None) -> Any:
 def test_ecr_repositories_have_tags_that_cannot_be_moved(ecr: Any) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
 
-    EcrRegistry(ecr).prepare(f"000000000000.dkr.ecr.us-east-1.amazonaws.com/{name}:1")
+    HttpRegistry("https", EcrCredentials(ecr)).prepare(
+        f"000000000000.dkr.ecr.us-east-1.amazonaws.com/{name}:1"
+    )
 
     (repository,) = ecr.describe_repositories(repositoryNames=[name])["repositories"]
     assert repository["imageTagMutability"] == "IMMUTABLE"
@@ -153,10 +135,7 @@ def test_ecr_repositories_have_tags_that_cannot_be_moved(ecr: Any) -> None:
 
 
 def test_ecr_is_logged_in_to(ecr: Any, http: _Http) -> None:
-    registry = EcrRegistry(ecr)
-    registry.scheme = "http"
-
-    registry.digest(f"{http.host}/a/b:1")
+    HttpRegistry("http", EcrCredentials(ecr)).digest(f"{http.host}/a/b:1")
 
     scheme, _, credentials = http.asked[0][2]["Authorization"].partition(" ")
     assert scheme == "Basic"
@@ -170,6 +149,33 @@ def test_ecr_in_trouble_is_unavailable(ecr: Any) -> None:
         script.add_client_error("create_repository", "ServerException")
         script.add_client_error("get_authorization_token", "ServerException")
         with pytest.raises(Unavailable):
-            EcrRegistry(ecr).prepare("host/a/b:1")
+            HttpRegistry("https", EcrCredentials(ecr)).prepare("host/a/b:1")
         with pytest.raises(Unavailable):
-            EcrRegistry(ecr).digest("host/a/b:1")
+            HttpRegistry("https", EcrCredentials(ecr)).digest("host/a/b:1")
+
+
+def test_a_plain_registry_is_logged_in_to_where_it_has_a_login(http: _Http) -> None:
+    for login in (None, "", "AWS:secret"):
+        HttpRegistry("http", FixedLogin(login)).digest(f"{http.host}/a/b:1")
+
+    without, empty, with_login = (headers for _, _, headers in http.asked)
+    assert "Authorization" not in without
+    assert "Authorization" not in empty
+    assert with_login["Authorization"] == f"Basic {base64.b64encode(b'AWS:secret').decode()}"
+
+
+def test_the_login_of_a_plain_registry_does_not_show_in_the_settings() -> None:
+    names = (
+        "TABLE",
+        "DISPATCH_QUEUE_URL",
+        "LOG_QUEUE_URL",
+        "DEAD_LETTER_QUEUE_URL",
+        "CODEBUILD_PROJECT",
+        "BUCKET",
+        "REGISTRY",
+    )
+    given = {f"SLIPWAY_{name}": "x" for name in names}
+    plain = given | {"SLIPWAY_REGISTRY_KIND": "plain", "SLIPWAY_REGISTRY_LOGIN": "AWS:secret"}
+
+    assert read(plain).registry_login == "AWS:secret"
+    assert "secret" not in repr(read(plain))

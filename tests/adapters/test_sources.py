@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
+import botocore
 import pytest
 import urllib3
 
-from chalicelib.adapters.s3 import S3KeptLogs, S3Sources
+from chalicelib.adapters.s3 import S3LogArchive, S3Sources
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Source
 from chalicelib.errors import NoLog, NotFound
-from chalicelib.ports import KeptLogs, Offer, Sources
+from chalicelib.ports import LogArchive, Offer, Sources
 from tests.factories import NOW, make_build, make_project
-from tests.fakes import Clock, FakeKeptLogs, FakeSources
+from tests.fakes import Clock, FakeLogArchive, FakeSources
 
 LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
 
@@ -63,13 +67,13 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture(params=["fake", "S3"])
-def kept_logs(request: pytest.FixtureRequest) -> KeptLogs:
+def log_archive(request: pytest.FixtureRequest) -> LogArchive:
     if request.param == "fake":
-        return FakeKeptLogs()
+        return FakeLogArchive()
     request.getfixturevalue("on_aws")
     bucket = f"logs-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket)
-    return S3KeptLogs(bucket)
+    return S3LogArchive(bucket)
 
 
 def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
@@ -78,8 +82,8 @@ def test_an_archive_is_kept_with_its_listing(place: Place) -> None:
 
     assert place.sources.open("ab").read() == b"packed"
     assert place.sources.listing("ab") == LISTING
-    assert place.sources.find("a") == "ab"
-    assert place.sources.find("b") is None
+    assert place.sources.find_archive("a") == "ab"
+    assert place.sources.find_archive("b") is None
 
 
 def test_what_was_not_kept_is_not_found(place: Place) -> None:
@@ -142,24 +146,89 @@ def test_archives_kept_before_a_time_are_stale_until_dropped(place: Place) -> No
         place.sources.open("ab1")
 
 
-def test_a_kept_log_is_read_by_bytes(kept_logs: KeptLogs) -> None:
+def test_a_kept_log_is_read_by_bytes(log_archive: LogArchive) -> None:
     build = make_build()
     with pytest.raises(NoLog):
-        kept_logs.read(build, 0, 10)
-    kept_logs.keep(build, "older")
-    kept_logs.keep(build, "naïve")
-    assert kept_logs.read(build, 0, 100) == "naïve".encode()
-    assert kept_logs.read(build, 1, 2) == b"a\xc3"
-    assert kept_logs.url(build)
+        log_archive.read(build, 0, 10)
+    log_archive.store(build, io.BytesIO(b"older"))
+    log_archive.store(build, io.BytesIO("naïve".encode()))
+    assert log_archive.read(build, 0, 100) == "naïve".encode()
+    assert log_archive.read(build, 1, 2) == b"a\xc3"
+    assert log_archive.url(build)
 
 
 def test_links_work_without_credentials(on_aws: None) -> None:
     bucket = f"links-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket)
-    sources, logs = S3Sources(bucket), S3KeptLogs(bucket)
+    sources, logs = S3Sources(bucket), S3LogArchive(bucket)
     sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
-    logs.keep(make_build(), "a line\n")
+    logs.store(make_build(), io.BytesIO(b"a line\n"))
 
     answer = urllib3.request("GET", logs.url(make_build()))
     assert (answer.data, answer.headers["Content-Type"]) == (b"a line\n", "text/plain; charset=utf-8")
     assert urllib3.request("GET", sources.url("ab")).data == b"packed"
+
+
+# Links, in every region of AWS
+
+BOTOCORE_DATA = Path(botocore.__file__).with_name("data")  # `infra.aws.package` keeps both files
+
+
+def regions() -> dict[str, str]:
+    """All that the packaged data of botocore name, each with the suffix of its hosts."""
+    partitions = json.loads((BOTOCORE_DATA / "partitions.json").read_text())["partitions"]
+    suffixes = {
+        region: partition["outputs"]["dnsSuffix"]
+        for partition in partitions
+        for region in partition["regions"]
+        if not region.endswith("-global")  # of services that have no region
+    }
+    endpoints = json.loads((BOTOCORE_DATA / "endpoints.json").read_text())["partitions"]
+    return suffixes | {
+        region: partition["dnsSuffix"] for partition in endpoints for region in partition["regions"]
+    }
+
+
+def signed_links(bucket: str) -> list[str]:
+    """One of every kind."""
+    sources, logs = S3Sources(bucket), S3LogArchive(bucket)
+    return [
+        sources.url("ab"),
+        *sources.links(make_build().uuid, ["Dockerfile", "code.tar.gz"]).values(),
+        logs.url(make_build()),
+    ]
+
+
+def test_links_and_forms_are_for_the_host_of_the_region_and_signed_by_version_4(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    assert {"us-east-1", "me-south-1", "us-gov-west-1", "cn-north-1"} <= regions().keys()
+
+    for region, suffix in regions().items():
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        host = f"a-bucket.s3.{region}.{suffix}"
+        for link in map(urlsplit, signed_links("a-bucket")):
+            query = parse_qs(link.query)
+            assert (link.scheme, link.netloc) == ("https", host)
+            assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+            assert query["X-Amz-Credential"][0].split("/")[2:] == [region, "s3", "aws4_request"]
+        offer = S3Sources("a-bucket").offer(make_project(), 1_000, NOW)
+        assert offer.url == f"https://{host}/"
+        assert offer.fields["x-amz-algorithm"] == "AWS4-HMAC-SHA256"
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("host", ["127.0.0.1:4566", "localhost:4566"])
+def test_storage_elsewhere_has_its_buckets_in_the_path(
+    on_aws: None, monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+) -> None:
+    """A host like `a-bucket.localhost` need not exist."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(variable, f"http://{host}")
+
+    assert all(link.startswith(f"http://{host}/a-bucket/") for link in signed_links("a-bucket"))
+    assert S3Sources("a-bucket").offer(make_project(), 1_000, NOW).url == f"http://{host}/a-bucket"

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from chalice.local import LambdaContext
 from chalice.test import Client
 
-from app import app
+from app import ROUTES, app
+from chalicelib import openapi
 from chalicelib.domain.build import Token, token_sha256
 from tests.factories import NOW, after, make_project, make_user
 from tests.fakes import FakeServices
 
 DAYS = 24 * 3600
+EVENTS = Path(__file__).parents[1] / "events"
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Api:
-    """The API over the fakes; paths are below /api/v1. Callers are named by their tokens."""
+    """The API over the fakes; paths are below /api/v1. Callers are named by their tokens. What is answered
+    must have a status that the OpenAPI document names, unless `is_described` is false."""
 
     services: FakeServices
+    is_described: bool = True
 
     def __call__(
         self,
@@ -45,6 +53,8 @@ class Api:
             sent.setdefault("Content-Type", "application/json")
         body = fields if isinstance(fields, bytes) else b"" if fields is None else json.dumps(fields).encode()
         answer = Client(app).http.request(method, f"{'/api/v1' if root is None else root}{path}", sent, body)
+        if self.is_described and root is None and (statuses := described(method, path)):
+            assert answer.status_code in statuses, f"{method} {path}: {answer.status_code} is not described"
         text = answer.body.decode()
         is_json = answer.headers.get("Content-Type") == "application/json" and text
         return Answer(answer.status_code, answer.headers, json.loads(text) if is_json else text)
@@ -56,6 +66,32 @@ class Api:
         return answer.body
 
 
+def call(function: str, event: str) -> Any:
+    """Invokes a function with a recorded event."""
+    recorded = json.loads((EVENTS / f"{event}.json").read_text())
+    return app.handler_map[function](recorded, LambdaContext(function, 256, 60_000))
+
+
+@cache
+def described(method: str, path: str) -> frozenset[int]:
+    """The statuses that the OpenAPI document names for a request, and 500; none where no operation is."""
+    paths = {
+        template: re.sub(r"{\w+}", "[^/?]+", template) + r"/?(\?.*)?"
+        for template, operations in document()["paths"].items()
+        if method.lower() in operations
+    }
+    found = [template for template, pattern in paths.items() if re.fullmatch(pattern, path)]
+    if not found:
+        return frozenset()
+    responses = document()["paths"][min(found, key=lambda each: each.count("{"))][method.lower()]["responses"]
+    return frozenset({*map(int, responses), 500})
+
+
+@cache
+def document() -> dict[str, Any]:
+    return openapi.document(ROUTES, "http://api.test/api/v1")
+
+
 @pytest.fixture
 def api(installed: FakeServices) -> Api:
     """With ada, her public project `vision`, the private one `secret`; bob, and the superuser root. Each
@@ -63,6 +99,6 @@ def api(installed: FakeServices) -> Api:
     for name in ("ada", "bob", "root"):
         user = make_user(name, is_superuser=name == "root", email=f"{name}@example.com")
         installed.accounts.add_user(user, Token(token_sha256(name), name, NOW, after(30 * DAYS)))
-    installed.store.add_project(make_project())
-    installed.store.add_project(make_project(name="secret", is_public=False))
+    installed.projects.add(make_project())
+    installed.projects.add(make_project(name="secret", is_public=False))
     return Api(installed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import app
+from chalicelib.domain.build import Build, Project
 from tests.api.conftest import Api
 from tests.factories import SPEC, make_archive
 
@@ -186,6 +188,53 @@ def test_odd_paths_name_nothing(api: Api, part: str) -> None:
         assert api("GET", path).status == 404
 
 
+@pytest.mark.parametrize("escape", ["\\ud800", "\\uD800", "\\udc00\\ud800"])
+def test_half_a_character_is_refused_wherever_a_text_may_stand(api: Api, escape: str) -> None:
+    """It cannot be stored as UTF-8."""
+    api.ok("POST", BUILDS, {"is_managed": False})
+    for field in ("dockerfile", "description", "name", "anything"):
+        answer = api("PATCH", f"{BUILDS}/1", f'{{"{field}": "{escape}"}}'.encode())
+        assert (answer.status, "surrogate" in answer.body["detail"]) == (400, True)
+    assert api("PATCH", f"{BUILDS}/1", b'{"description": "\\ud83d\\udea2"}').body["description"] == "🚢"
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "", "%C2%B2", "1" * 13])
+def test_a_cursor_that_no_answer_gave_is_refused(api: Api, cursor: str) -> None:
+    api.ok("POST", BUILDS, {"is_managed": False})
+    answer = api("GET", f"{BUILDS}/1/logs?cursor={cursor}")
+    assert (answer.status, answer.body) == (
+        400,
+        ["`cursor` must be a position in bytes, as an answer gave it."],
+    )
+
+
+@pytest.mark.parametrize("number", ["1" * 13, "0" * 12 + "1", "-1", "%C2%B2", "1.0"])
+def test_what_is_no_number_of_a_build_names_none(api: Api, number: str) -> None:
+    """Ids have twelve digits at most: the table's keys could not hold more in their order."""
+    api.ok("POST", BUILDS, {"is_managed": False})
+    assert api("GET", f"{BUILDS}/{number}").status == 404
+
+
+def test_no_page_has_more_than_500_rows_and_no_store_is_asked_for_more(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    page = api.services.builds.list_builds
+
+    def noted(project: Project, offset: int, limit: int) -> Sequence[Build]:
+        asked.append(limit)
+        return page(project, offset, limit)
+
+    monkeypatch.setattr(api.services.builds, "list_builds", noted)
+    for limit in ("500", "501", "100000", "9" * 12, "9" * 13, "0", "-1", "x"):
+        api.ok("GET", f"{BUILDS}?limit={limit}")
+    assert asked == [500, 500, 500, 500, 20, 20, 20, 20]
+
+
+def test_a_path_may_be_percent_encoded(api: Api) -> None:
+    assert api.ok("GET", "/%61da/%76ision")["unique_name"] == "ada.vision"
+
+
 @pytest.mark.parametrize("route", WRITES, ids=" ".join)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=JSON | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
@@ -205,6 +254,6 @@ def test_a_body_that_the_gateway_encoded(api: Api) -> None:
     answer = app(recorded, LambdaContext("api", 256, 28_000))
 
     assert (answer["statusCode"], answer["body"]) == (200, "")
-    project = api.services.store.project("ada", "vision")
+    project = api.services.projects.get("ada", "vision")
     assert project is not None
     assert project.code is not None

@@ -109,10 +109,9 @@ def test_pages_turn_newest_change_first(api: Api) -> None:
 
 def test_next_leads_nowhere_that_is_refused(api: Api) -> None:
     api.ok("POST", BUILDS, {"content": CONTENT})
-    store = api.services.store
-    project = store.project("ada", "vision")
+    project = api.services.projects.get("ada", "vision")
     assert project is not None
-    store.places["ada", "vision"] = replace(project, live_builds=20_000)
+    api.services.records.projects["ada", "vision"] = replace(project, live_builds=20_000)
 
     last_turn = api.ok("GET", f"{BUILDS}?offset=9980")
     assert last_turn["next"].endswith("?offset=10000&limit=20")
@@ -198,11 +197,11 @@ def test_what_a_build_took_and_cost(api: Api) -> None:
     (key,) = api.services.queue.take()
     assert api.ok("GET", f"{BUILDS}/1")["billed_minutes"] is None
     execution.attend(api.services, key)
-    run = api.services.executor.run_of(key)
+    run = api.services.codebuild.run_of(key)
     api.services.clock.forward(minutes=10)  # in the queue
-    api.services.executor.enter(run, Status.BUILDING)
+    api.services.codebuild.enter(run, Status.BUILDING)
     api.services.clock.forward(seconds=90)
-    api.services.executor.end(run, Outcome.FAILED)
+    api.services.codebuild.end(run, Outcome.FAILED)
     execution.observe(api.services, CODEBUILD, [run.handle])
 
     build = api.ok("GET", f"{BUILDS}/1")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from chalice.local import LambdaContext
 
+from app import app
 from chalicelib.domain.build import token_sha256
 from chalicelib.usecases import throttle
 from tests.api.conftest import DAYS, Api
@@ -150,3 +153,39 @@ def test_too_many_requests_are_told_when_to_come_back(api: Api) -> None:
     assert answer.headers["Retry-After"] == "60"
     assert answer.body == {"detail": "Request was throttled. Expected available in 60 seconds."}
     throttle._taken.clear()
+
+
+def test_a_form_is_read_as_fields(api: Api) -> None:
+    """Published clients send some bodies as forms."""
+    form = b"username=eve&email=eve%40example.com&email=e%2Bve%40example.com"
+    created = api("POST", "/users", form, as_="root", Content_Type="application/x-www-form-urlencoded")
+    assert (created.status, created.body["email"]) == (201, "e+ve@example.com")
+
+
+def test_an_idempotency_key_is_the_callers_own(api: Api) -> None:
+    """Else one would be answered with what another has made."""
+    first = api.ok("POST", "/ada/vision/builds", FIELDS, Idempotency_Key="k")
+    assert api.ok("POST", "/ada/vision/builds", FIELDS, as_="root", Idempotency_Key="k")["id"] != first["id"]
+    assert api.ok("POST", "/ada/vision/builds", FIELDS, Idempotency_Key="k")["id"] == first["id"]
+
+
+def test_links_name_the_host_and_scheme_that_the_caller_used(api: Api) -> None:
+    """Behind the gateway a function is called by another name."""
+    recorded = json.loads((Path(__file__).parents[1] / "events" / "get_build.json").read_text())
+    address = "/api/v1/{owner}/{project}/builds"
+    recorded["requestContext"] |= {
+        "resourcePath": address,
+        "path": "/api/v1/ada/vision/builds",
+        "domainName": "builds.example.com",
+    }
+    recorded["pathParameters"] = {"owner": "ada", "project": "vision"}
+    recorded["multiValueQueryStringParameters"] = {"limit": ["1"]}
+    for _ in range(2):
+        api.ok("POST", "/ada/vision/builds", FIELDS)
+
+    page = json.loads(app(recorded, LambdaContext("api", 256, 28_000))["body"])
+    assert page["next"] == "https://builds.example.com/api/v1/ada/vision/builds?limit=1&offset=1"
+
+    offer = api.ok("POST", "/ada/vision/repo/upload/offers", Host="here.test", X_Forwarded_Proto="https")
+    assert offer["complete"].startswith("https://here.test/api/v1/ada/vision/repo/upload/offers/")
+    assert api.ok("GET", "/ada?limit=1", Host="here.test")["next"].startswith("http://here.test/api/v1/ada?")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
+import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app import app
-from tests.api.conftest import Api
+from chalicelib import schemas
+from chalicelib.domain.build import Status
+from tests.api.conftest import Api, document
 
 
 def test_the_document_is_valid_and_needs_no_token(api: Api) -> None:
@@ -72,3 +77,100 @@ def marked(document: Any) -> dict[tuple[str, str], str]:
             for field in schema.get("required", ()):
                 found[method.upper(), path] = field
     return found
+
+
+def fields(name: str) -> list[tuple[str, int]]:
+    """The fields of a body whose length the document bounds, with that bound."""
+    found = []
+    for field, schema in document()["components"]["schemas"][name]["properties"].items():
+        for option in schema.get("anyOf", [schema]):
+            if "maxLength" in option:
+                found.append((field, option["maxLength"]))
+    return found
+
+
+BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "NewProjectFields": ("POST", "/projects", {"name": "new"}),
+    "ProjectFields": ("PATCH", "/ada/vision", {}),
+    "BuildFields": ("POST", "/ada/vision/builds", {"is_managed": False}),
+    "BuildChanges": ("PATCH", "/ada/vision/builds/1", {}),
+    "StatusFields": ("POST", "/ada/vision/builds/1/statuses", {"status": "running"}),
+    "CodeReferenceFields": ("POST", "/ada/vision/builds/1/coderef", {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "bound"), [(body, *each) for body in BODIES for each in fields(body)], ids=str
+)
+def test_a_text_may_be_as_long_as_the_document_says_and_no_longer(
+    api: Api, body: str, field: str, bound: int
+) -> None:
+    api.ok("POST", "/ada/vision/builds", {"is_managed": False})
+    method, path, needed = BODIES[body]
+
+    api.ok(method, path, {**needed, field: "x" * bound})
+    refused = api(method, path, {**needed, field: "x" * (bound + 1)})
+
+    assert (refused.status, list(refused.body)) == (400, [field])
+
+
+def test_fields_of_a_body_have_no_defaults_and_those_of_an_answer_are_all_required() -> None:
+    components = document()["components"]["schemas"]
+    assert not [name for name in components if '"default"' in json.dumps(components[name])]
+    assert components["BuildFields"]["required"] == []
+    assert components["NewProjectFields"]["required"] == ["name"]
+    assert components["ProjectDetail"]["required"] == list(components["ProjectDetail"]["properties"])
+
+
+def test_times_statuses_and_numbers_are_typed() -> None:
+    build = document()["components"]["schemas"]["Build"]["properties"]
+    assert build["created_at"] == {"type": "string", "format": "date-time"}
+    assert build["last_status"] == {"$ref": "#/components/schemas/Status"}
+    assert document()["components"]["schemas"]["Status"]["enum"] == sorted(Status)
+    assert build["id"] == {"type": "integer", "minimum": 1}
+
+
+def test_parameters_are_typed_and_bounded_as_they_are_read(api: Api) -> None:
+    schema_of = {
+        (each["in"], each["name"]): each["schema"]
+        for operations in document()["paths"].values()
+        for operation in operations.values()
+        for each in operation["parameters"]
+    }
+    bounds = (schema_of["query", "limit"]["maximum"], schema_of["query", "offset"]["maximum"])
+    assert bounds == (schemas.MAX_LIMIT, schemas.MAX_OFFSET)
+    assert schema_of["path", "build_id"]["type"] == "integer"
+    create = document()["paths"]["/{owner}/{project}/builds"]["post"]["parameters"]
+    assert create[-1]["name"] == "Idempotency-Key"
+    body = {"is_managed": False}
+    for key, status in (("~" * 128, 201), ("~" * 129, 400), ("", 400), ("ü", 400)):
+        assert bool(re.search(create[-1]["schema"]["pattern"], key)) == (status == 201)
+        assert api("POST", "/ada/vision/builds", body, Idempotency_Key=key).status == status
+
+
+def test_every_operation_has_a_tag_and_only_refusals_that_fit_it() -> None:
+    for path, operations in document()["paths"].items():
+        for method, operation in operations.items():
+            assert operation["tags"], path
+            statuses = set(operation["responses"])
+            assert ("413" in statuses) == ("requestBody" in operation or "{offer_id}" in path), path
+            assert not (method == "get" and "409" in statuses), path
+            assert ("404" in statuses) == ("{" in path), path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/ada/vision/builds", {"name": "no spaces"}),
+        ("POST", "/ada/vision/builds", {"ttl": "soon"}),
+        ("POST", "/ada/vision/builds", b"{"),
+        ("GET", "/ada/vision/builds?query=nonsense", None),
+    ],
+    ids=str,
+)
+def test_a_400_is_as_its_schema_says(api: Api, method: str, path: str, body: Any) -> None:
+    answer = api(method, path, body)
+    content = document()["components"]["responses"]["BAD_REQUEST"]["content"]
+    schema = content["application/json"]["schema"] | {"components": document()["components"]}
+    assert answer.status == 400
+    Draft202012Validator(schema).validate(answer.body)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import app
-from tests.api.conftest import Api
+from tests.api.conftest import Api, described
 from tests.factories import SPEC, make_archive
 
 # What a route needs: read, write (owner or superuser), mark (as read), self (one's own, or superuser),
@@ -99,6 +99,13 @@ def expected(need: str, caller: str | None, project: str) -> int | None:
         "self": 403,
         "superuser": None if caller == "root" else 403,
     }.get(need)
+
+
+@pytest.mark.parametrize("route", [each for each in ROUTES if each != "GET /healthz"])
+def test_403_is_described_where_somebody_is_refused_and_nowhere_else(route: str) -> None:
+    method, _, path = route.partition(" ")
+    refuses = NEEDS[route] in ("read", "write", "mark", "self", "superuser")
+    assert (403 in described(method, path)) == refuses
 
 
 @pytest.mark.parametrize("project", ["vision", "secret"])

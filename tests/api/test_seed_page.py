@@ -44,16 +44,16 @@ def run(api: Api) -> None:
     services = api.services
     (key,) = services.queue.take()
     execution.attend(services, key)
-    now = services.executor.run_of(key)
+    now = services.codebuild.run_of(key)
     for status in (Status.SCHEDULED, Status.BUILDING, Status.RUNNING):
         services.clock.forward(seconds=1)
-        services.executor.enter(now, status)
-    stored = services.store.get(key)
+        services.codebuild.enter(now, status)
+    stored = services.builds.get(key)
     assert stored is not None
     end = f"slipway-end {stored.nonce}"
     services.logs.write(f"logs:{now.handle}", "Building: it", end, at=services.now())
     services.registry.push(stored.image)
-    services.executor.end(now, Outcome.SUCCEEDED)
+    services.codebuild.end(now, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [now.handle])
 
 

@@ -15,8 +15,7 @@ from chalicelib import telemetry
 from chalicelib.domain.build import Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy
-from tests.api.conftest import Api
-from tests.api.test_triggers import call
+from tests.api.conftest import Api, call
 from tests.factories import KEY, SPEC
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -77,7 +76,7 @@ def test_lines_of_one_request_are_not_about_the_build_of_another(api: Api, lines
 
 def test_a_build_is_measured_from_its_submission_to_its_end(api: Api, lines: Lines) -> None:
     api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
-    executor = api.services.executor
+    executor = api.services.codebuild
     executor.fail_next.append(Busy())
     call("dispatch", "dispatch")
     api.services.clock.forward(seconds=31)
@@ -108,7 +107,7 @@ def test_a_build_is_measured_from_its_submission_to_its_end(api: Api, lines: Lin
 def test_conflicts_overdue_builds_and_cleanups_are_counted(api: Api, lines: Lines) -> None:
     services = api.services
     api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
-    services.store.before_write.append(lambda: services.store.save(services.store.builds[KEY]))
+    services.records.before_write.append(lambda: services.builds.save(services.records.builds[KEY]))
     api.ok("PATCH", "/ada/vision/builds/1", {"description": "x"})
     assert metrics(lines()) == {"Conflicts": 1}
 
@@ -118,7 +117,10 @@ def test_conflicts_overdue_builds_and_cleanups_are_counted(api: Api, lines: Line
     assert metrics(lines())["GivenUp"] == 1
 
     services.clock.forward(minutes=6)
-    call("reconcile", "schedule")  # keeps the log
+    call("reconcile", "schedule")
+    call("keep_log", "keep_log")
+    services.clock.forward(minutes=6)
+    call("keep_log", "keep_log")
     api.ok("DELETE", "/ada/vision/builds/1")
     call("clean_up", "schedule")
     assert metrics(lines())["BuildsPurged"] == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +11,10 @@ from chalice.local import LambdaContext
 from app import app
 from chalicelib.domain.build import Status
 from chalicelib.domain.lifecycle import Outcome
-from tests.api.conftest import Api
+from tests.api.conftest import EVENTS, Api, call
 from tests.factories import KEY, SPEC
 
-EVENTS = Path(__file__).parents[1] / "events"
 CODEBUILD_ID = "slipway-builds:8745a7a9-c340-456a-9166-edf953571bEX"
-
-
-def call(function: str, event: str) -> Any:
-    """Invokes a function with a recorded event."""
-    recorded = json.loads((EVENTS / f"{event}.json").read_text())
-    return app.handler_map[function](recorded, LambdaContext(function, 256, 60_000))
 
 
 @pytest.fixture
@@ -41,7 +33,7 @@ def test_a_batch_is_answered_with_the_messages_that_failed(api: Api, build: Any)
 def test_an_event_only_says_where_to_look(api: Api, build: Any, event: str) -> None:
     """Both events are believed nothing: the executor says that the build has failed."""
     call("dispatch", "dispatch")
-    executor = api.services.executor
+    executor = api.services.codebuild
     run = executor.run_of(KEY)
     executor.forget(run)
     run.handle = CODEBUILD_ID
@@ -67,3 +59,25 @@ def test_a_cleanup_returns_its_counts(api: Api) -> None:
     api.ok("POST", "/ada/vision/builds", {"is_managed": False})
     api.ok("DELETE", "/ada/vision/builds/1")
     assert call("clean_up", "schedule") == {"builds": 1, "projects": 0, "uploads": 0}
+
+
+def test_the_last_try_to_keep_a_log_is_known_by_its_count(api: Api, build: Any) -> None:
+    """Lambda gives a message that failed again, and counts."""
+    call("dispatch", "dispatch")
+    services = api.services
+    services.codebuild.end(services.codebuild.run_of(KEY), Outcome.FAILED)
+    services.clock.forward(minutes=6)
+    call("reconcile", "schedule")
+    services.clock.forward(minutes=6)
+    services.logs.write(f"logs:{services.codebuild.run_of(KEY).handle}", "one")
+    services.logs.fails_after_lines = 0
+    recorded = json.loads((EVENTS / "keep_log.json").read_text())
+    answers = []
+    for count in (1, 2, 3):
+        recorded["Records"][0]["attributes"]["ApproximateReceiveCount"] = str(count)
+        answers.append(app.handler_map["keep_log"](recorded, LambdaContext("keep_log", 256, 60_000)))
+
+    again = {"batchItemFailures": [{"itemIdentifier": recorded["Records"][0]["messageId"]}]}
+    assert answers == [again, again, {"batchItemFailures": []}]
+    (text,) = services.log_archive.texts.values()
+    assert text.startswith("… cut here")

@@ -24,12 +24,20 @@ from chalicelib.ports import Services
 from chalicelib.usecases import accounts
 from chalicelib.wiring import AwsServices
 from infra.aws.package import MACHINES, ROOT, TEMPLATE
-from infra.aws.runtime import Lambda
+from infra.bench.runtime import Lambda
 from infra.local import aws
-from infra.local.codebuild import CodeBuild
+from infra.local.codebuild.api import CodeBuild
 from tests.aws import stack
 
-FUNCTIONS = ("api_handler", "dispatch", "on_request", "on_codebuild_event", "reconcile", "clean_up")
+FUNCTIONS = (
+    "api_handler",
+    "dispatch",
+    "keep_log",
+    "on_request",
+    "on_codebuild_event",
+    "reconcile",
+    "clean_up",
+)
 HERE, ELSEWHERE = sorted(MACHINES, key=lambda name: MACHINES[name] != platform.machine())
 
 
@@ -81,7 +89,7 @@ def transformed(packaged: Packaged) -> dict[str, Any]:
 def pack(folder: Path, architecture: str) -> None:
     """`make package`; apart, because routes are declared by the environment that `app` is imported in."""
     command = [sys.executable, "-m", "infra.aws", "package", "--arch", architecture, str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True)  # what it prints is shown when a test fails
 
 
 def policy(function: str) -> list[dict[str, Any]]:
@@ -136,7 +144,7 @@ class Deployed:
         return build
 
     def find(self, number: int) -> Build | None:
-        return self.services.store.get(replace(KEY, id=number))
+        return self.services.builds.get(replace(KEY, id=number))
 
 
 def recorded(name: str) -> Any:

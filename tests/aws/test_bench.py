@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def test_requests_are_counted_with_their_calls_and_units() -> None:
     """Without valgrind, which is not everywhere; how many instructions there are depends on the machine."""
-    command = [sys.executable, "-m", "infra.aws.bench_requests", "--many", "300"]
+    command = [sys.executable, "-m", "infra.bench.requests", "--many", "300"]
     done = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, check=True)
     sizes, _, *rows, note = done.stdout.splitlines()
     assert sizes == "few: 100 builds, many: 300"

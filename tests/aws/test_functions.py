@@ -32,7 +32,7 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     """From a project to the end of a build, each step by the function that does it in AWS."""
     answer = deployed.call("APIHandler", "app", recorded("create_project"))
     assert answer["statusCode"] == 201, answer
-    assert deployed.services.store.project("ada", "vision")
+    assert deployed.services.projects.get("ada", "vision")
 
     assert deployed.call("OnRequest", "on_request", recorded("requests")) == {"batchItemFailures": []}
     assert deployed.build().name == "nightly"
@@ -56,7 +56,7 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     assert ada is not None
     content = {"content": "{version: 1, kind: build, image: 'python:3.12-slim', build_steps: ['true']}"}
     lost = builds.create(services, ada, "ada", "vision", content).build
-    services.store.save(replace(lost, look_at=services.now() - timedelta(seconds=1)))
+    services.builds.save(replace(lost, look_at=services.now() - timedelta(seconds=1)))
     deployed.call("Reconcile", "reconcile", recorded("schedule"))
     assert deployed.build(2).handle is not None
 

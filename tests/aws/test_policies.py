@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,18 @@ import pytest
 from chalice.local import LambdaContext
 from chalice.test import Client
 from moto.eks.models import eks_backends
+from werkzeug import Request, Response
 
 from app import ROUTES, app
-from chalicelib import wiring
-from chalicelib.adapters.registry import EcrRegistry, login_policy
+from chalicelib import ports, wiring
+from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, login_policy
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.usecases import cleanup
-from infra.local.codebuild import CodeBuild
-from infra.local.kubernetes import FakeKubernetes
-from tests.adapters.clusters import kubernetes
-from tests.adapters.test_eks_executor import container, ended, running
+from infra.bench.serving import served
+from infra.local.cluster.api import FakeKubernetes
+from infra.local.codebuild.api import CodeBuild
+from tests.adapters.clusters import container, ended, kubernetes, running
 from tests.aws import stack
 from tests.aws.conftest import FUNCTIONS, Deployed, listed, recorded
 from tests.factories import DIGEST, make_archive
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.slow
 ROLES = dict(
     zip(
         FUNCTIONS,
-        ("ApiHandler", "Dispatch", "OnRequest", "OnCodebuildEvent", "Reconcile", "CleanUp"),
+        ("ApiHandler", "Dispatch", "KeepLog", "OnRequest", "OnCodebuildEvent", "Reconcile", "CleanUp"),
         strict=True,
     )
 )
@@ -86,8 +87,7 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
         case "dynamodb", "TransactWriteItems":
             for item in params["TransactItems"]:
                 for kind, each in item.items():
-                    action = kind if kind == "ConditionCheck" else f"{kind}Item"
-                    yield f"dynamodb:{action}", f"arn:aws:dynamodb:{here}:table/{each['TableName']}"
+                    yield f"dynamodb:{kind}Item", f"arn:aws:dynamodb:{here}:table/{each['TableName']}"
         case "dynamodb", "BatchGetItem":
             for table in params["RequestItems"]:
                 yield "dynamodb:BatchGetItem", f"arn:aws:dynamodb:{here}:table/{table}"
@@ -146,29 +146,25 @@ def registry(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]
     """ECR's HTTP API on loopback: the repositories in which it answers for any tag."""
     known: set[str] = set()
 
-    class Registry(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            repository = self.path.removeprefix("/v2/").rpartition("/manifests/")[0]
-            calls.add("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
-            self.send_response(200 if repository in known else 404)
-            self.send_header("Docker-Content-Digest", DIGEST)
-            self.end_headers()
+    def answer(request: Request) -> Response:
+        repository = request.path.removeprefix("/v2/").rpartition("/manifests/")[0]
+        calls.add("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
+        status = 200 if repository in known else 404
+        return Response(status=status, headers={"Docker-Content-Digest": DIGEST})
 
-        def log_message(self, *_: object) -> None:
-            """Requests are not logged."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(EcrRegistry, "scheme", "http")
-        monkeypatch.setenv("SLIPWAY_REGISTRY", f"127.0.0.1:{server.server_address[1]}/slipway")
+    with served(answer) as address:
+        monkeypatch.setenv("SLIPWAY_REGISTRY", f"{address}/slipway")
         yield known
-        server.shutdown()
 
 
 class Services(wiring.AwsServices):
-    """With a clock that can be ahead."""
+    """With a clock that can be ahead, and ECR over http."""
 
     ahead = timedelta()
+
+    @cached_property
+    def registry(self) -> ports.Registry:
+        return HttpRegistry("http", EcrCredentials())
 
     def now(self) -> datetime:
         return super().now() + self.ahead
@@ -306,8 +302,15 @@ class Story:
         """The schedule looks at a build now, which was changed behind its back."""
         services = self.deployed.services
         due = services.now() - timedelta(seconds=1)
-        services.store.save(replace(self.deployed.build(number), look_at=due, **changes))
+        services.builds.save(replace(self.deployed.build(number), look_at=due, **changes))
         self.call("reconcile", recorded("schedule"))
+
+    def keep(self, number: int) -> None:
+        """The schedule sends a build that has ended, and its log is kept."""
+        self.tick(number)
+        event = recorded("keep_log")
+        event["Records"][0]["body"] = f"ada/vision/{number}"
+        assert self.call("keep_log", event) == {"batchItemFailures": []}
 
     def ring(self, number: int) -> None:
         """CodeBuild tells that a build has ended, once it has."""
@@ -320,7 +323,7 @@ class Story:
 
 def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: set[str]) -> None:
     """All that can happen, by the function to which it happens."""
-    store, services = deployed.services.store, deployed.services
+    services = deployed.services
     story = Story(calls, deployed)
     api, call, create, dispatch, tick = story.api, story.call, story.create, story.dispatch, story.tick
 
@@ -359,7 +362,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     dispatch(1)
     story.ring(1)
     api("GET", f"{all_builds}/1/logs")
-    tick(1)  # keeps the log
+    story.keep(1)
     api("GET", f"{all_builds}/1/logs")
     api("GET", f"{all_builds}/1/logs/stream")
     api("GET", f"{all_builds}/1")
@@ -387,7 +390,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", f"{all_builds}/2/logs")
     api("POST", f"{all_builds}/2/_heartbeat")
     api("POST", f"{all_builds}/2/_reconcile", {"status": "succeeded"})
-    tick(2)  # keeps the reported log
+    story.keep(2)  # what was reported
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once
@@ -405,11 +408,11 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     # their claimer died long ago
     for look in (dispatch, tick):
         claimed = create()
-        store.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
+        services.builds.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
         look(claimed.key.id)
     # unknown to CodeBuild by now
     for wish in (None, services.now()):
-        gone = store.save(lifecycle.claim(create(), services.now()))
+        gone = services.builds.save(lifecycle.claim(create(), services.now()))
         tick(gone.key.id, handle=f"{stack.NAME}-builds:gone", stop_requested_at=wish)
     # ended, and nobody was told: a message is the first to see it
     failed = create().key.id
@@ -439,9 +442,9 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     for number in running:
         dispatch(number)
         deployed.until_ended(deployed.build(number).handle)
-    found = store.project("ada", "vision")
+    found = services.projects.get("ada", "vision")
     assert found is not None
-    store.save_project(replace(found, archived_at=services.now() - timedelta(days=8)))
+    services.projects.save(replace(found, archived_at=services.now() - timedelta(days=8)))
     dispatch(running[0])
     call("clean_up", recorded("schedule"))
     tick(running[1])
@@ -489,4 +492,5 @@ def run_on_eks(calls: Calls, deployed: Deployed, aws: Services, cluster: FakeKub
         running(cluster, handle, phase="Failed", **container(**ended(1)))
         look(number)
         assert deployed.build(number).last_status is Status.FAILED
+    story.keep(first)
     story.api("GET", f"/ada/vision/builds/{first}/logs", None, 404)

@@ -7,15 +7,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
 from chalicelib import settings, telemetry
-from chalicelib.adapters.dynamodb import Item
+from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import DONE
 from chalicelib.usecases.cleanup import Cleaned
 from infra.aws.package import ROOT, SERVICES
@@ -46,15 +46,60 @@ class Recording(Mapping[str, str]):
         return len(self._values)
 
 
+# Settings of the one-machine stack, and limits that follow from Lambda, DynamoDB and the command line.
+NOT_IN_AWS = {
+    f"SLIPWAY_{name}"
+    for name in (
+        *("REGISTRY_LOGIN", "ACCOUNT_MEMORY_SECONDS"),
+        *("MAX_ANSWER_BYTES", "MAX_UPLOAD_BYTES", "MAX_BODY_BYTES"),
+    )
+}
+
+
 def test_functions_get_exactly_the_settings_that_are_read(written: Any) -> None:
     given = written["Globals"]["Function"]["Environment"]["Variables"]
     config = json.loads((ROOT / ".chalice" / "config.json").read_text())
-    environment = Recording(dict.fromkeys(given, "") | {"SLIPWAY_EKS_CLUSTER": "builds"})
-    settings.read(environment)
+    environment = Recording({})
+    with pytest.raises(KeyError):
+        settings.read(environment)
     settings.stack(environment)
-    assert {*given, *config["environment_variables"]} == {
-        name for name in environment.asked if name.startswith("SLIPWAY_")
-    }, "say in infra/aws/template.yaml, under Globals, what each setting is in AWS"
+    settings.api_prefix(environment)
+    assert {*given, *config["environment_variables"]} == environment.asked - NOT_IN_AWS, (
+        "say in infra/aws/template.yaml, under Globals, what each setting is in AWS"
+    )
+
+
+def described_settings() -> Iterator[Any]:
+    """Variable, default, type and Meta of each setting."""
+    for prefix, kind in (("SLIPWAY_", settings.Settings), ("SLIPWAY_EKS_", settings.EksSettings)):
+        hints = get_type_hints(kind, include_extras=True)
+        for each in fields(kind):
+            if each.name != "eks":
+                default = None if each.default is MISSING else each.default
+                type_, meta = get_args(hints[each.name])
+                yield pytest.param(f"{prefix}{each.name.upper()}", default, type_, meta, id=each.name)
+
+
+@pytest.mark.parametrize(("variable", "default", "type_", "meta"), [*described_settings()])
+def test_a_parameter_has_the_default_and_the_bounds_of_its_setting(
+    written: Any, variable: str, default: Any, type_: Any, meta: Any
+) -> None:
+    value = written["Globals"]["Function"]["Environment"]["Variables"].get(variable)
+    name = meta.extra["parameter"]
+    if not name:
+        assert not isinstance(value, dict) or value.get("Ref") not in written["Parameters"]
+        assert not isinstance(value, str) or default is None or value == str(default)
+        return
+    assert value == {"Ref": name}
+    parameter = written["Parameters"][name]
+    if parameter["Type"] == "Number":
+        assert parameter["Default"] == default
+        assert (parameter.get("MinValue"), parameter.get("MaxValue")) == (meta.ge, meta.le)
+    elif variable == "SLIPWAY_AUTOMATION_USER":
+        assert (parameter["Default"], default) == ("automation", "")  # bootstrap makes that user
+    else:
+        assert parameter["Default"] in ("", default)  # empty: not set
+        assert parameter.get("AllowedValues", []) == list(get_args(type_) if default else ())
 
 
 def test_the_table_has_the_keys_and_indexes_of_the_model(written: Any) -> None:
@@ -96,6 +141,14 @@ def test_a_default_backend_that_is_not_there_is_refused_at_deployment(packaged: 
     assert assertion["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "EksCluster"}, ""]}]}
 
 
+def test_browsers_may_follow_links_and_send_the_form_of_an_upload(written: Any) -> None:
+    """Of any page: what counts is the signature, and a redirected request has the origin `null`."""
+    (rule,) = written["Resources"]["Bucket"]["Properties"]["CorsConfiguration"]["CorsRules"]
+    assert rule["AllowedOrigins"] == rule["AllowedHeaders"] == ["*"]
+    assert set(rule["AllowedMethods"]) == {"GET", "POST"}
+    assert {"Content-Disposition", "Content-Range", "ETag"} <= set(rule["ExposedHeaders"])
+
+
 def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> None:
     table, bucket = written["Resources"]["Table"], written["Resources"]["Bucket"]
     assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "Retain"
@@ -118,7 +171,11 @@ def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) ->
     functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
         "lambda_functions"
     ]
-    for queue, function in (("DispatchQueue", "dispatch"), ("RequestsQueue", "on_request")):
+    for queue, function in (
+        ("DispatchQueue", "dispatch"),
+        ("LogQueue", "keep_log"),
+        ("RequestsQueue", "on_request"),
+    ):
         properties = written["Resources"][queue]["Properties"]
         assert properties["VisibilityTimeout"] >= 6 * functions[function]["lambda_timeout"]
         assert properties["RedrivePolicy"]["maxReceiveCount"] == 5
@@ -246,7 +303,11 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
     for refusal in refusals.values():  # none repeats what was sent
         assert json.loads(refusal["responseTemplates"]["application/json"]).keys() == {"detail"}
         assert "$" not in json.dumps(refusal)
-    for name in ("DispatchDispatchSqsEventSource", "OnRequestOnRequestSqsEventSource"):
+    for name in (
+        "DispatchDispatchSqsEventSource",
+        "KeepLogKeepLogSqsEventSource",
+        "OnRequestOnRequestSqsEventSource",
+    ):
         assert resources[name]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     for resource in resources.values():
         if resource["Type"] == "AWS::Lambda::Function":

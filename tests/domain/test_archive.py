@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -75,6 +76,9 @@ def test_links_that_stay_inside_are_fine() -> None:
         ([("a", tarfile.LNKTYPE, "nothing")], "hard link"),
         ([link("a/b/c", "../../x"), ("d", tarfile.LNKTYPE, "a/b/c")], "hard link"),
         ([link("a", "b"), file("a"), ("d", tarfile.LNKTYPE, "a")], "hard link"),
+        ([("a", tarfile.DIRTYPE, ""), ("b", tarfile.LNKTYPE, "a")], "hard link"),
+        ([file("a/b"), ("c", tarfile.LNKTYPE, "a")], "hard link"),
+        ([file("a"), file("a/b")], "lies in a file"),
         ([("a", tarfile.CHRTYPE, "")], "neither"),
         ([("a", tarfile.BLKTYPE, "")], "neither"),
         ([("a", tarfile.FIFOTYPE, "")], "neither"),
@@ -184,6 +188,81 @@ def test_names_need_not_be_utf_8() -> None:
     with tarfile.open(fileobj=data, mode="w:gz", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         tar.addfile(tarfile.TarInfo("café"))
     assert listing(data.getvalue()).files == {"caf\\udce9"}  # which can be stored
+
+
+def test_a_deep_name_takes_no_memory_before_it_is_refused() -> None:
+    data = packed(file("d/" * 40_000 + "a"))
+    assert len(data) < 1_000
+    assert peak_bytes(data, "more than 4096 bytes") < 8 * 1024**2
+
+
+def test_many_deep_names_take_little_memory_before_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_NAMES_BYTES", 1024**2)
+    data = packed(*(file(f"{number:03}" + "/d" * 2_000) for number in range(50)))
+    assert peak_bytes(data, "names have more than 1 MiB") < 8 * 1024**2
+
+
+def peak_bytes(data: bytes, reason: str) -> int:
+    """How much memory it takes to refuse an archive for this reason."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(Invalid, match=reason):
+            listing(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["p" * 255, "é" * 127, "/".join(["p" * 255] * 15)])
+def test_names_that_linux_takes_are_listed(name: str) -> None:
+    assert listing(packed(file(name), link("l", name))).files == {name, "l"}
+
+
+@pytest.mark.parametrize("name", ["p" * 256, "é" * 128, "/".join(["p" * 255] * 17)])
+def test_names_that_linux_refuses_are_refused(name: str) -> None:
+    for member in (file(name), link("l", name), ("h", tarfile.LNKTYPE, name), (name, tarfile.DIRTYPE, "")):
+        with pytest.raises(Invalid, match=r"more than (255|4096) bytes"):
+            listing(packed(member))
+
+
+@pytest.mark.parametrize("name", [".", "", "a/", "a/."])
+def test_a_file_with_the_name_of_a_directory_is_refused(name: str) -> None:
+    block = bytearray(header(tarfile.REGTYPE))
+    block[:100] = name.encode().ljust(100, b"\0")
+    with pytest.raises(Invalid, match="no directory"):
+        listing(gzip.compress(signed(block) + b"\0" * 1024))
+
+
+def test_the_root_may_be_listed_as_a_directory() -> None:
+    assert listing(packed((".", tarfile.DIRTYPE, ""), file("./a"))) == Listing(frozenset({"a"}), frozenset())
+
+
+@pytest.mark.parametrize("hidden", [bytes(header(tarfile.REGTYPE)), b"x" * 512, b"x"])
+@pytest.mark.parametrize("zeros", [512, 1024, 10_240, 100_000])
+def test_data_after_the_end_is_refused(hidden: bytes, zeros: int) -> None:
+    """Busybox goes on after a lone block of zeros: it would unpack what nobody has checked."""
+    with pytest.raises(Invalid, match="data after its end"):
+        listing(gzip.compress(bytes(header(tarfile.REGTYPE)) + b"\0" * zeros + hidden))
+
+
+def test_a_broken_header_after_the_first_is_refused() -> None:
+    broken = header(tarfile.REGTYPE)
+    broken[0:1] = b"b"  # the checksum is of another name
+    with pytest.raises(Invalid, match="data after its end"):
+        listing(gzip.compress(bytes(header(tarfile.REGTYPE) + broken) + b"\0" * 1024))
+
+
+def test_zeros_after_the_end_are_fine() -> None:
+    assert listing(gzip.compress(bytes(header(tarfile.REGTYPE)) + b"\0" * 100_000)).files == {"a"}
+
+
+def test_what_does_not_match_its_checksum_is_refused() -> None:
+    data = bytearray(make_archive({"a": "b"}))
+    data[-8] ^= 1  # the CRC of the gzip format, four bytes before the length
+    with pytest.raises(Invalid, match="damaged"):
+        listing(bytes(data))
+    with pytest.raises(Invalid, match="damaged"):
+        listing(make_archive({"a": "b"}) + b"garbage")
 
 
 @given(st.binary(max_size=400), st.booleans())

@@ -1,9 +1,13 @@
 # ruff: noqa: E501 - logs are quoted as they are
 from __future__ import annotations
 
+import re
+from typing import cast
+
 import pytest
 
-from chalicelib.domain.failure import failure_reason
+from chalicelib.domain import failure
+from chalicelib.domain.failure import MAX_LINE, failure_reason
 
 BUILDKIT = r"""
 #7 [3/4] RUN pip install --no-cache-dir "flask==99" && echo "done"
@@ -95,3 +99,72 @@ def test_the_last_failing_step_counts() -> None:
     ]
 
     assert failure_reason(lines) == "Exit code 2: second"
+
+
+FORGED = 'process "x" did not complete successfully: exit code: 0'
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            f"""Error: building at STEP "RUN echo '{FORGED}'; exit 7": while running runtime: exit status 7""",
+            f"Exit code 7: echo '{FORGED}'; exit 7",
+        ),
+        (
+            f"""#7 ERROR: process "/bin/sh -c echo '{FORGED}'; exit 7" did not complete successfully: exit code: 7""",
+            f"Exit code 7: echo '{FORGED}'; exit 7",
+        ),
+        (
+            'ERROR: executor failed running [/bin/sh -c echo "]: exit code: 0"; exit 7]: exit code: 7',
+            'Exit code 7: echo "]: exit code: 0"; exit 7',
+        ),
+    ],
+    ids=["buildah", "BuildKit", "older BuildKit"],
+)
+def test_the_text_of_a_step_is_not_taken_for_its_end(line: str, reason: str) -> None:
+    assert failure_reason([line]) == reason
+
+
+def test_what_a_step_prints_is_not_taken_for_an_error_of_the_engine() -> None:
+    lines = [
+        f"#7 0.342 ERROR: {FORGED}",
+        "#7 0.343 ERROR: toomanyrequests",
+        FORGED,
+        "ERROR: failed to solve: no such file",
+    ]
+    assert failure_reason(lines) == "failed to solve: no such file"
+
+
+class OnlyParts:
+    """A line that can be cut, and cannot be searched as a whole."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.looked_at = 0
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, part: slice) -> str:
+        self.looked_at += len(self.text[part])
+        return self.text[part]
+
+
+def test_of_a_long_line_only_its_ends_are_read() -> None:
+    text = f'ERROR: process "{"p" * 1_000_000}" did not complete successfully: exit code: 3'
+    line = OnlyParts(text)
+    reason = failure_reason([cast(str, line)])
+    assert reason is not None
+    assert reason.startswith("Exit code 3: ppp")
+    assert line.looked_at == 2 * MAX_LINE
+
+
+def test_no_pattern_can_be_tried_at_many_lengths() -> None:
+    """`.*` between two texts takes time quadratic in a line that a step chooses."""
+    patterns = [value.pattern for value in vars(failure).values() if isinstance(value, re.Pattern)]
+    assert len(patterns) == 4
+    for pattern in patterns:
+        unbounded = re.findall(r"[*+]|,\}", re.sub(r"\\[.*+]", "", pattern))
+        assert len(unbounded) <= 1, pattern
+        assert not re.search(r"(?<!\\)\.", pattern), pattern

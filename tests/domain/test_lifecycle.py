@@ -3,14 +3,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import DONE, Build, Status
-from chalicelib.domain.lifecycle import MAX_HISTORY, Observation, Outcome, Trouble
+from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_HISTORY_BYTES, Observation, Outcome, Trouble
 from chalicelib.errors import Invalid
 from tests.factories import DIGEST, NOW, after, make_build, make_claimed, make_observation
 
@@ -104,6 +106,12 @@ def test_every_row_touches_the_build() -> None:
     assert lifecycle.advance(make_build(), Status.UNKNOWN, after(5)).updated_at == after(5)
 
 
+def test_a_clock_that_is_behind_does_not_take_the_last_change_back() -> None:
+    build = make_build(updated_at=after(10))
+
+    assert lifecycle.advance(build, SCHEDULED, after(5)).updated_at == after(10)
+
+
 @pytest.mark.parametrize(
     ("at", "recorded"),
     [(after(-30), NOW), (after(3), after(3)), (after(90), after(10)), (None, after(10))],
@@ -144,22 +152,96 @@ def test_the_history_is_bounded_and_a_build_can_always_end() -> None:
     assert len(lifecycle.advance(build, Status.FAILED, NOW).history) == MAX_HISTORY
 
 
+# What a status says, at worst: JSON has six bytes for each of these characters.
+WORST: dict[str, Any] = {"message": "\x01" * 256, "traceback": "\x01" * 4096, "details": {"d": "\x01" * 600}}
+
+
+def encoded_bytes(build: Build) -> int:
+    return len(msgspec.json.encode(build.history))
+
+
+def reported(statuses: Sequence[Status], **texts: Any) -> Build:
+    build = make_build(is_managed=False)
+    for status in statuses:
+        build = lifecycle.advance(build, status, NOW + timedelta(microseconds=1), **texts)
+    return build
+
+
+@pytest.mark.parametrize("last", sorted(DONE))
+def test_the_history_is_bounded_in_bytes_and_keeps_all_statuses(last: Status) -> None:
+    story = [Status.UNSCHEDULABLE] * (MAX_HISTORY - 2)
+    build = reported(story, **WORST)
+    done = lifecycle.advance(build, last, after(1), **WORST)
+
+    assert statuses(done) == [CREATED, *story, last]
+    assert encoded_bytes(done) <= MAX_HISTORY_BYTES
+    assert done.history[-1].message == WORST["message"], "the end can always say why"
+
+
+def test_texts_are_whole_until_they_are_too_many_and_then_cut_with_a_mark() -> None:
+    texts: dict[str, Any] = {"message": "m" * 256, "traceback": "t" * 2_000, "details": {"d": "d" * 1_000}}
+    build = reported([SCHEDULED, RUNNING, Status.WARNING, Status.FAILED], **texts)
+    first, second, third, last = build.history[1:]
+
+    assert (first.message, first.traceback, first.details) == tuple(texts.values())
+    assert second.message == texts["message"]
+    assert second.traceback is not None
+    assert second.traceback.startswith("t" * 500)
+    assert second.traceback.endswith("t… (cut)")
+    assert second.details == {"cut": True}
+    assert (third.message, third.traceback, third.details) == ("… (cut)", "… (cut)", {"cut": True})
+    assert (last.message, last.traceback, last.details) == tuple(texts.values()), "has room of its own"
+
+
+TEXTS = st.one_of(st.none(), st.text(max_size=256), st.just("\x01" * 256), st.just("\U0001f40d" * 256))
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS.map(lambda text: text and text * 16)), max_size=20), st.booleans())
+def test_a_bounded_history_stays_as_it_is(texts: list[tuple[str | None, str | None]], ends: bool) -> None:
+    build = make_build()
+    for message, traceback in texts:
+        build = lifecycle.advance(
+            build, Status.UNSCHEDULABLE, NOW, message=message, traceback=traceback, details={"m": message}
+        )
+    if ends:
+        build = lifecycle.advance(build, Status.FAILED, NOW, message="x" * 256, traceback="t" * 4096)
+
+    assert lifecycle.bounded(build.history) == build.history
+
+
+def test_a_history_from_before_the_bound_is_cut_and_keeps_its_statuses() -> None:
+    build = make_build(RUNNING)
+    rows = [replace(build.history[-1], id=number, traceback="t" * 4096) for number in range(2, 92)]
+    build = replace(build, history=(build.history[0], *rows))
+
+    ended = lifecycle.advance(build, Status.STOPPED, after(1), message="stopped")
+
+    assert len(ended.history) == len(build.history) + 1
+    assert encoded_bytes(ended) <= MAX_HISTORY_BYTES
+    assert ended.history[-1].message == "stopped"
+
+
 # Claims
 
 
-def test_a_claim_is_a_new_attempt_without_traces_of_the_one_before() -> None:
+def test_a_claim_is_a_new_attempt_that_shows_the_former_log_until_it_has_its_own() -> None:
     build = make_build(attempt=1, handle="run-1", log="logs:run-1")
 
     claimed = lifecycle.claim(build, after(1))
 
     assert (claimed.attempt, claimed.submitting_at) == (2, after(1))
-    assert (claimed.handle, claimed.log) == (None, None)
+    assert (claimed.handle, claimed.log) == (None, "logs:run-1")
+    seen = make_observation(attempt=2, handle="run-2", log="logs:run-2")
+    moved = lifecycle.follow(claimed, seen, after(2), digest=None, reason=None)
+    assert moved is not None
+    assert (moved.handle, moved.log) == ("run-2", "logs:run-2")
 
 
 def test_a_released_build_waits_unclaimed() -> None:
-    released = lifecycle.release(make_claimed(), after(30))
+    released = lifecycle.release(make_claimed(created_at=after(-9)), "no slot is free")
 
-    assert (released.submitting_at, released.look_at) == (None, after(30))
+    assert released.is_waiting
+    assert (released.submitting_at, released.look_at) == (None, after(-9)), "its place in the line"
 
 
 def test_a_submitted_build_is_scheduled() -> None:
@@ -198,6 +280,21 @@ def test_a_claimed_build_is_stopped_by_its_executor() -> None:
         after(1),
     )
     assert lifecycle.request_stop(stopping, after(2)) is None, "wishing twice is wishing once"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.STOPPED, Outcome.GONE])
+def test_a_build_that_is_archived_says_why_it_was_stopped(outcome: Outcome) -> None:
+    waiting = lifecycle.request_stop(make_build(archived_at=NOW), after(1))
+    running = lifecycle.request_stop(make_claimed(archived_at=NOW), after(1))
+    assert waiting is not None
+    assert running is not None
+    seen = make_observation(RUNNING, outcome=outcome)
+    stopped = lifecycle.follow(running, seen, after(200), digest=None, reason=None)
+    assert stopped is not None
+
+    for build in (waiting, stopped):
+        last = build.history[-1]
+        assert (last.status, last.message) == (Status.STOPPED, "Build is scheduled for deletion.")
 
 
 def test_an_unmanaged_build_is_stopped_at_once_whatever_it_reports() -> None:
@@ -374,23 +471,51 @@ def test_a_final_status_never_changes(
 # Deadlines
 
 
-QUEUE, RUN = timedelta(minutes=60), timedelta(minutes=30)
+NOT_ENDED = "The build did not end within 90 minutes of being started."
+WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minutes=30)
 
 
 @pytest.mark.parametrize(
     ("build", "minutes", "reason"),
     [
+        (make_build(waiting_reason="no slot is free"), 600, None),
+        (
+            make_build(waiting_reason="no slot is free"),
+            601,
+            "The build's turn did not come within 600 minutes.",
+        ),
         (make_build(), 70, None),
         (make_build(), 71, "The build could not be started within 60 minutes."),
-        (make_claimed(), 100, None),
-        (make_claimed(), 101, "The build did not end within 90 minutes of being started."),
-        (make_build(Status.FAILED), 1000, None),
-        (make_build(is_managed=False), 1000, None),
+        (make_claimed(), 71, "The build could not be started within 60 minutes."),
+        (make_build(created_at=after(-3_600), queued_at=NOW), 70, None),
+        (
+            make_build(created_at=after(-3_600), queued_at=NOW),
+            71,
+            "The build could not be started within 60 minutes.",
+        ),
+        (replace(make_claimed(), handle="run-1"), 100, None),
+        (
+            replace(make_claimed(), handle="run-1"),
+            101,
+            "The build did not end within 90 minutes of being started.",
+        ),
     ],
-    ids=["waiting", "never started", "running", "never ended", "done", "unmanaged"],
+    ids=[
+        "waiting for its turn",
+        "its turn never came",
+        "waiting",
+        "never started",
+        "claimed and never started",
+        "second attempt waiting",
+        "second attempt never started",
+        "running",
+        "never ended",
+    ],
 )
 def test_when_to_give_up(build: Build, minutes: float, reason: str | None) -> None:
-    assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), QUEUE, RUN) == reason
+    assert (
+        lifecycle.overdue(build, NOW + timedelta(minutes=minutes), wait=WAIT, queue=QUEUE, run=RUN) == reason
+    )
 
 
 def test_a_stage_of_many_phases_begins_with_the_first() -> None:
@@ -441,9 +566,39 @@ def test_trouble_of_changing_kinds_leaves_room_for_the_end() -> None:
     assert [entry.status for entry in done.history][-3:] == ["building", "running", "failed"]
 
 
+def test_trouble_leaves_room_for_one_more_attempt() -> None:
+    build = make_claimed(status=Status.SCHEDULED, handle="run-1")
+    for number in range(200):
+        kind = (Status.UNSCHEDULABLE, Status.UNKNOWN)[number % 2]
+        build = troubled(build, Status.SCHEDULED, trouble=kind)
+    build = followed(build, make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.FAULT))
+    assert build.last_status is Status.WARNING
+
+    build = lifecycle.claim(build, after(300))
+    seen = make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.SUCCEEDED, attempt=2)
+    build = followed(build, seen)
+
+    assert statuses(build)[-4:] == [SCHEDULED, BUILDING, RUNNING, Status.SUCCEEDED]
+    assert len(build.history) <= MAX_HISTORY
+
+
 def test_an_end_without_trace_can_say_more_than_that() -> None:
     build = make_claimed(status=Status.RUNNING, handle="run-1")
     seen = make_observation(outcome=Outcome.GONE, reason="The build's pod was removed while it ran.")
     done = lifecycle.follow(build, seen, after(900), digest=None, reason=None)
     assert done is not None
     assert done.history[-1].message == "The build's pod was removed while it ran."
+
+
+def test_only_one_fault_is_forgiven_and_trouble_is_none() -> None:
+    """A warning that an executor gave meanwhile is no attempt that was lost."""
+    build = troubled(make_claimed(), trouble=Status.WARNING)
+    assert build.last_status is Status.WARNING
+
+    for attempt, expected in ((1, Status.WARNING), (2, Status.FAILED)):
+        seen = make_observation(attempt=attempt, outcome=Outcome.FAULT)
+        after_fault = lifecycle.follow(build, seen, after(200), digest=None, reason=None)
+        assert after_fault is not None
+        assert after_fault.last_status is expected
+        build = lifecycle.claim(after_fault, after(201))
+    assert build.faults == 1

@@ -18,7 +18,7 @@ def test_a_submission_counts_when_its_handle_is_noted() -> None:
 
 def test_every_attempt_after_the_first_is_a_retry() -> None:
     first = lifecycle.claim(make_build(), after(1))
-    second = lifecycle.claim(lifecycle.release(first, after(30)), after(31))
+    second = lifecycle.claim(lifecycle.release(first, "wait"), after(31))
     assert of_change(first, second) == {"Retries": 1}
 
 

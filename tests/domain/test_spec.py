@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chalicelib.domain.environment import Environment
 from chalicelib.domain.spec import Spec, checked_tags, is_slug, parse_config, parse_content
 from chalicelib.errors import Invalid
 from tests.factories import SPEC
@@ -59,7 +60,9 @@ def test_a_whole_specification() -> None:
         branch="feature/x",
         backend="kaniko",
         tags=("a", "b"),
-        resources={"cpu": {"requests": 1, "limits": 2.5}, "memory": {}},
+        environment=Environment(
+            spec.document["environment"], {"cpu": {"requests": 1, "limits": 2.5}, "memory": {}}
+        ),
     )
 
 

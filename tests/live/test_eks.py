@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
-from chalicelib.adapters.eks import EksExecutor
-from chalicelib.adapters.kubernetes import KubernetesApi
+from chalicelib.adapters.eks.api import KubernetesApi
+from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.domain.build import Build
 from chalicelib.domain.lifecycle import Observation, Outcome
-from chalicelib.settings import EksSettings
+from chalicelib.settings import EksSettings, Profile
 from tests.factories import make_claimed
 
 PATIENCE_SECONDS = 600
@@ -57,13 +58,14 @@ def executor(endpoint: str, build_minutes: int = 10) -> EksExecutor:
     from chalicelib.adapters.registry import EcrLogin
     from chalicelib.adapters.s3 import S3Sources
 
-    eks = EksSettings("live", endpoint=endpoint, profile=os.environ.get("SLIPWAY_LIVE_PROFILE", "userns"))
+    profile = msgspec.convert(os.environ.get("SLIPWAY_LIVE_PROFILE", "userns"), Profile)
+    eks = EksSettings("live", endpoint=endpoint, profile=profile)
     return EksExecutor(
         KubernetesApi("live", endpoint, token=lambda: ""),
         eks,
         S3Sources(os.environ["SLIPWAY_LIVE_BUCKET"]),
         EcrLogin(os.environ["SLIPWAY_LIVE_ROLE"]).docker_config,
-        insecure=False,
+        plain_http=False,
         queue_minutes=5,
         build_minutes=build_minutes,
         now=lambda: datetime.now(UTC),

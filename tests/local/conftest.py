@@ -10,8 +10,10 @@ from typing import get_args
 
 import pytest
 
-from infra.local import registry
-from infra.local.engines import Engine, EngineName, running_engine
+from infra.local.machine import registry
+from infra.local.machine.engine import Engine, EngineName
+from infra.local.machine.engines import logged_in, running_engine
+from infra.local.machine.registry import Registry
 from tests.required_engines import skipped_without
 
 
@@ -23,7 +25,7 @@ def state() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", params=get_args(EngineName))
-def engine(request: pytest.FixtureRequest, state: Path) -> Iterator[Engine]:
+def bare_engine(request: pytest.FixtureRequest, state: Path) -> Iterator[Engine]:
     """Each engine that works here."""
     with ExitStack() as closing:
         with skipped_without(request.param):
@@ -32,6 +34,18 @@ def engine(request: pytest.FixtureRequest, state: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def registry_host(engine: Engine, state: Path) -> Iterator[str]:
-    with registry.serve(state, engine, print) as host:
-        yield host
+def images(bare_engine: Engine, state: Path) -> Iterator[Registry]:
+    with registry.serve(state, bare_engine, print) as images:
+        yield images
+
+
+@pytest.fixture(scope="session")
+def engine(bare_engine: Engine, images: Registry) -> Iterator[Engine]:
+    """The same, with the registry's login."""
+    with logged_in(bare_engine, images.host, images.login) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def registry_host(images: Registry) -> str:
+    return images.host

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters import codebuild
-from infra.local import buildspec
-from infra.local.buildspec import Ended, Phase
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.buildspec import Ended, Phase
 
 PATIENCE_SECONDS = 30.0
 Run = Callable[..., tuple[Ended | None, list[str]]]
@@ -34,7 +34,7 @@ def run(folder: Path) -> Run:
 
 
 def test_our_own_buildspec_is_understood() -> None:
-    assert buildspec.parse(codebuild.BUILDSPEC.read_text()).commands["build"]
+    assert buildspec.parse(codebuild.buildspec()).commands["build"]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_buildkit_is_taken_from_the_cache_repository_where_it_was_copied(
     folder: Path, has_copy: bool, used: str
 ) -> None:
     """Of the branch for AWS, which needs BuildKit's image to run whole: what it asks docker to do."""
-    commands = buildspec.parse(codebuild.BUILDSPEC.read_text()).commands["build"]
+    commands = buildspec.parse(codebuild.buildspec()).commands["build"]
     tools = folder.parent / "bin"
     tools.mkdir()
     docker = tools / "docker"

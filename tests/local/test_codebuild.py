@@ -16,7 +16,7 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from infra.local.codebuild import CodeBuild
+from infra.local.codebuild.api import CodeBuild
 
 pytestmark = pytest.mark.slow
 

@@ -9,23 +9,24 @@ import pytest
 import urllib3
 
 from infra.aws.bootstrap import copying_buildspec
-from infra.local import buildspec
-from infra.local.buildspec import Ended, Phase
-from infra.local.engines import Engine
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.buildspec import Ended, Phase
+from infra.local.machine.engine import Engine
+from infra.local.machine.registry import Registry
 
 pytestmark = pytest.mark.engine
 INDEX = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
 
 
-def test_a_copy_has_the_digest_of_the_original(engine: Engine, registry_host: str, tmp_path: Path) -> None:
+def test_a_copy_has_the_digest_of_the_original(engine: Engine, images: Registry, tmp_path: Path) -> None:
     if engine.name != "docker":
         pytest.skip("CodeBuild has docker")
-    original, cache = f"{registry_host}/moby/buildkit", f"{registry_host}/slipway-cache"
+    original, cache = f"{images.host}/moby/buildkit", f"{images.host}/slipway-cache"
     (tmp_path / "hello").write_text("hello")
     engine.build("FROM scratch\nCOPY hello /\n", tmp_path, f"{original}:one-platform")
     engine.run("push", f"{original}:one-platform")
     engine.run("buildx", "imagetools", "create", "--tag", f"{original}:v1", f"{original}:one-platform")
-    digest = index_digest(original, "v1")
+    digest = index_digest(images, original, "v1")
 
     spec = buildspec.parse(copying_buildspec())
     variables = {
@@ -38,15 +39,16 @@ def test_a_copy_has_the_digest_of_the_original(engine: Engine, registry_host: st
     said: list[str] = []
     phase = Phase(spec.commands["build"], tmp_path, variables, said.append)
     assert phase.wait(60) == Ended(0), said
-    assert index_digest(cache, digest) == digest
-    assert index_digest(cache, f"buildkit-{digest.removeprefix('sha256:')[:12]}") == digest
+    assert index_digest(images, cache, digest) == digest
+    assert index_digest(images, cache, f"buildkit-{digest.removeprefix('sha256:')[:12]}") == digest
 
 
-def index_digest(repository: str, reference: str) -> str:
+def index_digest(images: Registry, repository: str, reference: str) -> str:
     """As the registry answers for an index of platforms."""
     host, _, name = repository.partition("/")
     url = f"http://{host}/v2/{name}/manifests/{reference}"
-    answer = urllib3.request("HEAD", url, headers={"Accept": INDEX})
+    headers = {"Accept": INDEX, **urllib3.make_headers(basic_auth=images.login)}
+    answer = urllib3.request("HEAD", url, headers=headers)
     assert answer.status == 200, reference
     assert answer.headers["Content-Type"] in INDEX.split(", ")
     return answer.headers["Docker-Content-Digest"]

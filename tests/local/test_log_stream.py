@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.local.log_stream import MAX_EVENT_BYTES, LogStream
+from infra.local.codebuild.log_stream import MAX_EVENT_BYTES, LogStream
 
 
 class FakeCloudWatch:

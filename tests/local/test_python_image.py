@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import python_image
-from infra.local.engines import Engine
-from infra.local.python_image import NoImage, make_tar
+from infra.local.machine import python_image
+from infra.local.machine.engine import Engine
+from infra.local.machine.python_image import NoImage, make_tar
 
 pytestmark = pytest.mark.engine
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from infra.local import registry
-from infra.local.engines import Engine, NoEngine
+from infra.local.machine import registry
+from infra.local.machine.engine import Engine, NoEngine
+from infra.local.machine.registry import Registry
 
 pytestmark = pytest.mark.engine
 BUILDAH = Engine("buildah", {})
@@ -22,33 +23,73 @@ def needs_docker_registry(request: pytest.FixtureRequest) -> None:
         pytest.skip("docker-registry is not installed")
 
 
-def test_it_answers_until_the_block_is_left(tmp_path: Path) -> None:
-    with registry.serve(tmp_path, BUILDAH, print) as host:
-        answer = urllib3.request("GET", f"http://{host}/v2/")
+def status(images: Registry, path: str, login: str = "", method: str = "GET") -> int:
+    headers = urllib3.make_headers(basic_auth=login) if login else {}
+    return urllib3.request(method, f"http://{images.host}{path}", headers=headers, retries=False).status
+
+
+def test_it_answers_its_login_until_the_block_is_left(tmp_path: Path) -> None:
+    with registry.serve(tmp_path, BUILDAH, print) as images:
+        headers = urllib3.make_headers(basic_auth=images.login)
+        answer = urllib3.request("GET", f"http://{images.host}/v2/", headers=headers)
         assert answer.status == 200
         assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
 
-    address, port = host.split(":")
+    address, port = images.host.split(":")
     assert address == "127.0.0.1"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address, int(port)), timeout=5)
 
 
-def test_two_stand_side_by_side(tmp_path: Path) -> None:
+def test_variables_of_podman_are_not_taken_for_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    with registry.serve(tmp_path, BUILDAH, print) as images:
+        assert status(images, "/v2/", images.login) == 200
+
+
+def test_two_stand_side_by_side_with_logins_of_their_own(tmp_path: Path) -> None:
     with (
         registry.serve(tmp_path / "a", BUILDAH, print) as first,
         registry.serve(tmp_path / "b", BUILDAH, print) as second,
     ):
-        assert first != second
+        assert first.host != second.host
+        assert status(second, "/v2/", second.login) == 200
+        assert status(second, "/v2/", first.login) == 401
 
 
-def test_a_port_that_somebody_else_took_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = registry._free_port
-    with registry.serve(tmp_path / "a", BUILDAH, print) as taken:
-        ports = iter([int(taken.partition(":")[2]), choose()])
-        monkeypatch.setattr(registry, "_free_port", lambda: next(ports))
-        with registry.serve(tmp_path / "b", BUILDAH, print) as host:
-            assert host != taken
+def test_without_its_login_nothing_is_read_or_written(tmp_path: Path) -> None:
+    with registry.serve(tmp_path, BUILDAH, print) as images:
+        for login in ("", f"{registry.USER}:guessed", f"{registry.USER}:"):
+            assert status(images, "/v2/_catalog", login) == 401
+            assert status(images, "/v2/ann/app/tags/list", login) == 401
+            assert status(images, "/v2/ann/app/blobs/uploads/", login, "POST") == 401
+            assert status(images, "/v2/ann/app/manifests/1", login, "PUT") == 401
+        assert status(images, "/v2/_catalog", images.login) == 200
+
+
+def test_only_the_proxy_listens_on_a_port(tmp_path: Path) -> None:
+    """The registry itself has a socket in a folder that only this user may enter."""
+    with registry.serve(tmp_path, BUILDAH, print):
+        processes = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if is_ours(path, tmp_path)]
+        assert len(processes) == 1
+        (settings,) = processes[0].joinpath("cmdline").read_bytes().split(b"\0")[2:3]
+        folder = Path(settings.decode()).parent
+        assert folder.stat().st_mode & 0o077 == 0
+        assert (folder / "socket").is_socket()
+        own = {str(each.readlink()) for each in processes[0].joinpath("fd").iterdir()}
+        listening = [line.split() for line in processes[0].joinpath("net/tcp").read_text().splitlines()[1:]]
+        assert not [row for row in listening if row[3] == "0A" and f"socket:[{row[9]}]" in own]
+
+
+def is_ours(cmdline: Path, state: Path) -> bool:
+    """Whether it is the command line of the registry that keeps its images there."""
+    try:
+        words = cmdline.read_bytes().split(b"\0")
+        return words[0] == b"docker-registry" and str(state) in Path(words[2].decode()).read_text()
+    except OSError:
+        return False
 
 
 def test_without_any_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from infra.local.machine import STATE, Machine, machine
+from infra.local.machine.engine import Engine
+from infra.local.machine.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
 from tests.required_engines import skipped_without
 
@@ -101,9 +102,19 @@ def local_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @contextmanager
 def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
     """A stack with an empty project."""
-    with stack(machine.engine, machine.registry, folder, **options) as running:
+    login = machine.registry_login
+    with stack(machine.engine, machine.registry, folder, registry_login=login, **options) as running:
         client = Client(running, machine)
         assert client.call("POST", "/projects", {"name": "quick-start"})[0] == 201
+        yield client
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    """Unless a module has its own: no engine is needed, nothing listens where the images would go, so that
+    no build gets far."""
+    nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), "127.0.0.1:9", "", "scratch")
+    with serving(nothing, tmp_path / "stack") as client:
         yield client
 
 

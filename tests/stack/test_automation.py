@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import PROJECT, Client, serving, unique_sleep
 
 pytestmark = pytest.mark.engine

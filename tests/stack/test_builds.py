@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chalicelib.adapters.registry import PlainRegistry
-from infra.local.machine import Machine
+from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
 
 pytestmark = pytest.mark.engine
@@ -28,7 +28,8 @@ def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
     build = client.until_done(path)
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]
-    assert build["image_digest"] == PlainRegistry().digest(build["image"])
+    registry = HttpRegistry("http", FixedLogin(client.machine.registry_login))
+    assert build["image_digest"] == registry.digest(build["image"])
     assert client.machine.engine.run_in_image(build["image"], ["cat", "/colour"]) == "sea green\n"
     assert build["created_at"] <= build["started_at"] <= build["finished_at"] <= build["updated_at"]
     assert "finished-42" in client.log(path)

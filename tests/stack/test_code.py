@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.factories import make_archive
 from tests.stack.conftest import PROJECT, Client, serving
 

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import urllib3
 
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import processes, unique_sleep, wait_until
 
 pytestmark = pytest.mark.engine
@@ -83,6 +84,24 @@ def test_up_serves_until_it_is_ended_and_ends_what_runs(command: Start) -> None:
     assert (up.returncode, rest) == (0, "")
     assert said.rstrip().endswith("Stopped.")
     wait_until(lambda: not processes(nap))
+
+
+def test_the_line_that_up_prints_has_all_that_a_client_needs(command: Start) -> None:
+    up = command("up", "--port", "0")
+    assert up.stdout is not None
+    ready = json.loads(up.stdout.readline())
+
+    sqs = boto3.client(
+        "sqs",
+        endpoint_url=ready["aws_endpoint"],
+        region_name="us-east-1",
+        aws_access_key_id=ready["aws_access_key_id"],
+        aws_secret_access_key=ready["aws_secret_access_key"],
+    )
+    assert sqs.send_message(QueueUrl=ready["requests_queue"], MessageBody="{}")["MessageId"]
+    url, login = f"http://{ready['registry']}/v2/", urllib3.make_headers(basic_auth=ready["registry_login"])
+    assert urllib3.request("GET", url, headers=login).status == 200
+    assert urllib3.request("GET", url).status == 401
 
 
 def test_ending_make_ends_what_it_started(start: Start) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from chalicelib.adapters.registry import PlainRegistry
-from infra.local.kubernetes import FakeKubernetes
-from infra.local.machine import Machine
+from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from infra.local.cluster.api import FakeKubernetes
+from infra.local.machine.machine import Machine
 from tests.factories import make_archive
 from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
 
@@ -42,7 +42,8 @@ def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
     build = client.until_done(path)
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]
-    assert build["image_digest"] == PlainRegistry().digest(build["image"])
+    registry = HttpRegistry("http", FixedLogin(client.machine.registry_login))
+    assert build["image_digest"] == registry.digest(build["image"])
     assert client.machine.engine.run_in_image(build["image"], ["cat", "/colour"]) == "sea green\n"
     log = client.log(path)
     assert "finished-42" in log

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.machine import STATE, Machine
+from infra.local.machine.machine import STATE, Machine
 from tests.stack.conftest import Client, serving
 
 # One engine is enough: what differs between them is not what clients see.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import urllib3
 
-from infra.local.engines import Engine
-from infra.local.machine import Machine
-from tests.stack.conftest import Client, serving
+from tests.stack.conftest import Client
 
 pytestmark = pytest.mark.slow
 # What every path leads to; what would make it lead nowhere is left to other tests.
@@ -26,14 +23,6 @@ PARAMETERS = """
 """
 LEFT_OUT = ("revoke_tokens", "delete_project", "archive_project", "delete_build", "archive_build")
 CHECKS = "not_a_server_error,response_schema_conformance,status_code_conformance,content_type_conformance"
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    """No engine is needed: nothing listens where the images would go, so that no build gets far."""
-    nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), "127.0.0.1:9", "scratch")
-    with serving(nothing, tmp_path / "stack") as client:
-        yield client
 
 
 def test_pages_of_other_origins_may_ask_first(client: Client) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.local.machine import Machine
+from infra.local.machine.machine import Machine
 from tests.stack.conftest import Client, processes, serving, unique_sleep
 
 pytestmark = pytest.mark.engine

@@ -4,24 +4,45 @@ from collections.abc import Callable
 
 import pytest
 
-from chalicelib.domain.build import BuildKey
-from chalicelib.usecases import builds
-from tests.factories import SPEC, make_project, make_user
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.usecases import builds, code, logs, upkeep
+from tests.factories import SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
 
 Create = Callable[..., BuildKey]
+FILES = {"requirements.txt": "x", "app/setup.sh": "x", "app/Dockerfile": "FROM x\n"}
 
 
 @pytest.fixture
 def create(services: FakeServices) -> Create:
     """Has ada create a build in ada/vision, through the front door."""
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
 
     def create(**fields: object) -> BuildKey:
         created = builds.create(services, make_user(), "ada", "vision", {"config": NESTED, **fields})
         return created.build.key
 
     return create
+
+
+def stored(services: FakeServices, key: BuildKey) -> Build:
+    build = services.builds.get(key)
+    assert build is not None
+    return build
+
+
+def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
+    """Makes them the code of ada/vision; its SHA-256."""
+    project = code.upload(services, make_user(), "ada", "vision", make_archive(files))
+    assert project.code is not None
+    return project.code.sha256
+
+
+def tick(services: FakeServices) -> None:
+    """The schedule's function, and the function that keeps the logs it found."""
+    upkeep.reconcile(services)
+    for key in services.log_queue.take():
+        logs.keep(services, key)
 
 
 NESTED = {

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from chalicelib.domain.build import token_sha256
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from chalicelib.usecases import accounts
-from tests.factories import make_user
 from tests.fakes import FakeServices
 
-ROOT = make_user("root", is_superuser=True)
+ROOT = "token-of-root"
+
+
+@pytest.fixture
+def services(services: FakeServices) -> FakeServices:
+    """With a superuser, whose token is `ROOT`."""
+    accounts.ensure_superuser(services, "root", token=ROOT)
+    return services
 
 
 def test_who_holds_the_token_is_the_user(services: FakeServices) -> None:
@@ -22,7 +31,7 @@ def test_who_holds_the_token_is_the_user(services: FakeServices) -> None:
 def test_a_token_is_long_and_kept_as_a_hash_only(services: FakeServices) -> None:
     tokens = {accounts.register(services, name).token for name in ("ada", "bob")}
     assert {len(token) for token in tokens} == {64}
-    assert services.accounts.tokens.keys() == {token_sha256(token) for token in tokens}
+    assert services.accounts.tokens.keys() == {token_sha256(token) for token in (*tokens, ROOT)}
     assert not any(token in repr(services.written()) for token in tokens)
 
 
@@ -53,9 +62,9 @@ def test_a_token_whose_user_is_gone_is_not_taken(services: FakeServices) -> None
 
 def test_revoking_ends_all_tokens_until_now_and_none_made_later(services: FakeServices) -> None:
     first = accounts.register(services, "ada")
-    second = accounts.issue_token(services, first.user, "ada")
+    second = accounts.issue_token(services, first.token, "ada")
     services.clock.forward(seconds=1)
-    accounts.revoke_tokens(services, first.user, "ada")
+    accounts.revoke_tokens(services, first.token, "ada")
     services.clock.forward(seconds=1)
     third = accounts.issue_token(services, ROOT, "ada")
 
@@ -63,6 +72,78 @@ def test_revoking_ends_all_tokens_until_now_and_none_made_later(services: FakeSe
         with pytest.raises(Unauthenticated):
             accounts.authenticate(services, void.token)
     assert accounts.authenticate(services, third.token).name == "ada"
+
+
+def test_a_token_issued_right_after_a_revocation_is_good(services: FakeServices) -> None:
+    accounts.register(services, "ada")
+    accounts.revoke_tokens(services, ROOT, "ada")
+    services.clock.forward(seconds=-1)  # the other process's clock is behind
+    new = accounts.issue_token(services, ROOT, "ada")
+    assert accounts.authenticate(services, new.token).name == "ada"
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2], ids=["one more token", "revoking", "a new user"])
+@pytest.mark.parametrize("ending", ["revoked", "expired", "gone", "user gone"])
+def test_a_token_that_ends_meanwhile_gives_and_takes_no_rights(
+    services: FakeServices, asked: int, ending: str
+) -> None:
+    """The end comes between what is read and what is written."""
+    eve = accounts.register(services, "eve", is_superuser=True)
+    accounts.register(services, "ada")
+
+    def end() -> None:
+        known = services.accounts.tokens[token_sha256(eve.token)]
+        match ending:
+            case "revoked":
+                accounts.revoke_tokens(services, ROOT, "eve")
+            case "expired":
+                services.accounts.add_token(replace(known, expires_at=services.now()))
+            case "gone":
+                del services.accounts.tokens[known.sha256]
+            case _:
+                del services.accounts.users["eve"]
+        before.append(services.written())
+
+    before: list[object] = []
+    services.accounts.before_write.append(end)
+    actions: list[Callable[[], object]] = [
+        lambda: accounts.issue_token(services, eve.token, "ada"),
+        lambda: accounts.revoke_tokens(services, eve.token, "ada"),
+        lambda: accounts.create_user(services, eve.token, {"username": "mallory"}),
+    ]
+    with pytest.raises(Unauthenticated):
+        actions[asked]()
+    assert [services.written()] == before
+
+
+def test_a_token_that_is_issued_while_they_are_revoked_is_void_or_new(services: FakeServices) -> None:
+    ada = accounts.register(services, "ada")
+    services.clock.forward(seconds=1)
+
+    def revoke_by_a_clock_that_is_behind() -> None:
+        services.clock.forward(seconds=-1)
+        accounts.revoke_tokens(services, ROOT, "ada")
+        services.clock.forward(seconds=1)
+
+    issued: list[accounts.NewUser] = []
+    services.accounts.before_write.append(lambda: issued.append(accounts.issue_token(services, ROOT, "ada")))
+    services.accounts.before_write.append(revoke_by_a_clock_that_is_behind)
+    with pytest.raises(Unauthenticated):
+        accounts.issue_token(services, ada.token, "ada")
+
+    (inner,) = issued  # issued anew after the revocation, which came first
+    assert accounts.authenticate(services, inner.token).name == "ada"
+
+
+def test_a_token_that_was_just_issued_by_a_clock_ahead_is_revoked(services: FakeServices) -> None:
+    ada = accounts.register(services, "ada")
+    services.clock.forward(seconds=1)
+    newest = accounts.issue_token(services, ada.token, "ada")
+    services.clock.forward(seconds=-1)
+    accounts.revoke_tokens(services, ROOT, "ada")
+    services.clock.forward(seconds=10)
+    with pytest.raises(Unauthenticated):
+        accounts.authenticate(services, newest.token)
 
 
 def test_a_name_is_given_once_and_its_first_owner_keeps_everything(services: FakeServices) -> None:
@@ -89,12 +170,14 @@ def test_first_segments_of_paths_are_no_names(services: FakeServices, name: str)
 
 
 def test_users_manage_themselves_and_nobody_else(services: FakeServices) -> None:
-    ada, bob = (accounts.register(services, name).user for name in ("ada", "bob"))
+    ada, bob = (accounts.register(services, name).token for name in ("ada", "bob"))
     with pytest.raises(Forbidden):
         accounts.create_user(services, ada, {"username": "eve"})
     for manage in (accounts.issue_token, accounts.revoke_tokens):
-        manage(services, ada, "ada")
         manage(services, ROOT, "bob")
+        ada = accounts.issue_token(services, ROOT, "ada").token
+        bob = accounts.issue_token(services, ROOT, "bob").token
+        manage(services, ada, "ada")
         with pytest.raises(Forbidden):
             manage(services, bob, "ada")
         with pytest.raises(Forbidden):
@@ -115,6 +198,6 @@ def test_the_first_superuser_is_made_once_and_given_a_token_each_time(services: 
 
 
 def test_nobody_becomes_superuser_by_being_there_already(services: FakeServices) -> None:
-    accounts.register(services, "root")
+    accounts.register(services, "ada")
     with pytest.raises(Forbidden, match="no superuser"):
-        accounts.ensure_superuser(services, "root")
+        accounts.ensure_superuser(services, "ada")

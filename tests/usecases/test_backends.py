@@ -21,7 +21,7 @@ WITH_EKS = replace(SETTINGS, eks=EksSettings("lab"))
 
 def serving(**changes: Any) -> FakeServices:
     services = FakeServices(replace(WITH_EKS, **changes))
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     return services
 
 
@@ -46,7 +46,7 @@ def test_a_build_runs_where_its_backend_says_else_where_all_do(
     default: str, backend: str | None, executor: str, shown: str
 ) -> None:
     services = serving(backend=default)
-    build = services.store.builds[create(services, backend)]
+    build = services.records.builds[create(services, backend)]
     assert (build.executor, build.backend) == (executor, shown)
 
 
@@ -55,12 +55,12 @@ def test_a_backend_that_is_not_offered_is_refused() -> None:
     with pytest.raises(Invalid) as refusal:
         create(services, "eks")
     assert refusal.value.sentences() == ["Nothing runs on `eks` here; `backend` may be codebuild."]
-    assert services.store.builds == {}
+    assert services.records.builds == {}
 
 
 def test_a_build_that_runs_elsewhere_may_say_anything() -> None:
     services = serving(eks=None)
-    assert services.store.builds[create(services, "eks", is_managed=False)].backend == "eks"
+    assert services.records.builds[create(services, "eks", is_managed=False)].backend == "eks"
 
 
 def test_changing_the_backend_later_moves_nothing() -> None:
@@ -68,7 +68,7 @@ def test_changing_the_backend_later_moves_nothing() -> None:
     key = create(services, "eks")
     builds.update(services, make_user(), key, {"backend": "codebuild"})
     execution.attend(services, key)
-    assert (len(services.eks.runs), len(services.executor.runs)) == (1, 0)
+    assert (len(services.eks.runs), len(services.codebuild.runs)) == (1, 0)
 
 
 def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
@@ -76,13 +76,13 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
     keys = [create(services, backend) for backend in ("eks", "codebuild", "eks")]
     for key in keys:
         execution.attend(services, key)
-    for run in [*services.eks.runs.values(), *services.executor.runs.values()]:
-        (services.executor if run.build.executor == "codebuild" else services.eks).end(run, Outcome.FAILED)
+    for run in [*services.eks.runs.values(), *services.codebuild.runs.values()]:
+        (services.codebuild if run.build.executor == "codebuild" else services.eks).end(run, Outcome.FAILED)
     services.clock.forward(minutes=6)
 
     upkeep.reconcile(services)
 
-    assert [services.store.builds[key].last_status for key in keys] == ["failed"] * 3
+    assert [services.records.builds[key].last_status for key in keys] == ["failed"] * 3
 
 
 def test_a_default_that_is_not_offered_is_a_mistake_of_the_settings() -> None:
@@ -97,8 +97,8 @@ def test_what_a_build_asks_of_its_pod_is_only_checked_where_it_gets_one() -> Non
     with pytest.raises(Invalid) as refusal:
         create(services, "eks", config=config)
     assert refusal.value.sentences() == ["`environment.service_account` is refused for builds on EKS."]
-    assert services.store.builds == {}
-    assert services.store.builds[create(services, "codebuild", config=config)].placement is None
+    assert services.records.builds == {}
+    assert services.records.builds[create(services, "codebuild", config=config)].placement is None
 
 
 # Watching builds of which no events tell
@@ -129,13 +129,13 @@ def started(services: FakeServices, backend: str) -> BuildKey:
 def test_a_tick_watches_for_its_minute_so_that_an_end_shows_within_seconds() -> None:
     services = serving()
     key = started(services, "eks")
-    services.registry.push(services.store.builds[key].image)
+    services.registry.push(services.records.builds[key].image)
     minute = Minute(services)
     minute.happens[20] = lambda: services.eks.end(services.eks.run_of(key), Outcome.SUCCEEDED)
 
     upkeep.tick(services, minute.sleep)
 
-    build = services.store.builds[key]
+    build = services.records.builds[key]
     assert build.last_status == "succeeded"
     assert build.finished_at is not None
     assert (build.finished_at - minute.began_at).total_seconds() <= 30
@@ -149,7 +149,7 @@ def test_a_tick_ends_before_the_next_and_hands_over() -> None:
         upkeep.tick(services, minute.sleep)
         assert 40 <= minute.slept < 60
         services.clock.forward(seconds=60 - minute.slept)
-    assert services.store.builds[key].last_status == "scheduled"
+    assert services.records.builds[key].last_status == "scheduled"
 
 
 def test_a_tick_does_not_wait_where_events_tell_or_nothing_runs() -> None:
@@ -177,7 +177,7 @@ def test_a_stopped_build_is_stopped_once_its_executor_does_not_know_it_any_more(
 
     upkeep.reconcile(services)
 
-    assert services.store.builds[key].last_status == "stopped"
+    assert services.records.builds[key].last_status == "stopped"
 
 
 def test_trouble_shows_while_it_lasts() -> None:
@@ -185,7 +185,7 @@ def test_trouble_shows_while_it_lasts() -> None:
     key = started(services, "eks")
     services.eks.run_of(key).trouble = Trouble(Status.UNSCHEDULABLE, "No node takes the build: 0/3")
     upkeep.reconcile(services)
-    last = services.store.builds[key].history[-1]
+    last = services.records.builds[key].history[-1]
     assert (last.status, last.message) == ("unschedulable", "No node takes the build: 0/3")
 
 
@@ -195,12 +195,33 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     for key in (silent, other):
         execution.attend(services, key)
     services.eks.is_down = True
-    services.executor.end(services.executor.run_of(other), Outcome.FAILED)
+    services.codebuild.end(services.codebuild.run_of(other), Outcome.FAILED)
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
-    assert services.store.builds[other].last_status == "failed"
-    assert services.store.builds[silent].last_status == "scheduled"
+    assert services.records.builds[other].last_status == "failed"
+    assert services.records.builds[silent].last_status == "scheduled"
 
     services.clock.forward(minutes=130)
     upkeep.reconcile(services)
-    assert services.store.builds[silent].last_status == "failed"
+    assert services.records.builds[silent].last_status == "scheduled", "it may still answer"
+
+    services.clock.forward(minutes=60)
+    upkeep.reconcile(services)
+    assert services.records.builds[silent].last_status == "failed"
+
+
+def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_and_end() -> None:
+    services = serving()
+    orphan, other = create(services, "eks"), create(services, "codebuild")
+    execution.attend(services, orphan)
+    services.settings = replace(services.settings, eks=None)
+    del services.executors["eks"]
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+    assert services.records.builds[other].last_status == "scheduled"
+    assert not services.records.builds[orphan].is_done
+
+    services.clock.forward(minutes=200)
+    upkeep.reconcile(services)
+
+    assert services.records.builds[orphan].last_status == "failed"

@@ -16,13 +16,13 @@ ADA, BOB = make_user(), make_user("bob")
 
 
 def test_two_creators_at_once_get_two_builds(services: FakeServices, create: Create) -> None:
-    services.store.before_write.append(create)
+    services.records.before_write.append(create)
     late = create(name="late")
 
-    assert [key.id for key in services.store.builds] == [1, 2]
+    assert [key.id for key in services.records.builds] == [1, 2]
     assert late.id == 2
-    assert set(services.queue.take()) == set(services.store.builds)
-    project = services.store.project("ada", "vision")
+    assert set(services.queue.take()) == set(services.records.builds)
+    project = services.projects.get("ada", "vision")
     assert project is not None
     assert (project.last_build_id, project.live_builds) == (2, 2)
 
@@ -36,7 +36,7 @@ def test_a_build_is_saved_before_it_is_announced(services: FakeServices, create:
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
-    (build,) = services.store.builds.values()
+    (build,) = services.records.builds.values()
     assert build.last_status is Status.SCHEDULED
 
 
@@ -54,12 +54,12 @@ def test_the_same_request_again_is_the_same_build(services: FakeServices, create
 def test_a_change_and_a_status_at_once_are_both_kept(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
-    services.executor.enter(run, Status.SCHEDULED, Status.BUILDING)
-    services.store.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, Status.SCHEDULED, Status.BUILDING)
+    services.records.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
     builds.update(services, ADA, key, {"description": "mine", "tags": ["a"]})
 
-    build = services.store.builds[key]
+    build = services.records.builds[key]
     assert (build.description, build.tags) == ("mine", ("a",))
     assert build.last_status is Status.BUILDING
 
@@ -68,35 +68,35 @@ def test_a_change_beside_others_that_never_end_is_given_up(services: FakeService
     key, other = create(), "other"
 
     def others_write() -> None:
-        services.store.save(services.store.builds[key])
+        services.builds.save(services.records.builds[key])
 
     for _ in range(writing.ATTEMPTS):
-        services.store.before_write += [others_write, lambda: None]
+        services.records.before_write += [others_write, lambda: None]
     with pytest.raises(Conflict, match="try again"):
         builds.update(services, ADA, key, {"description": other})
-    assert services.store.builds[key].description != other
+    assert services.records.builds[key].description != other
 
 
 def test_a_stop_and_an_end_at_once_keep_the_end(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
-    services.executor.end(run, Outcome.FAILED, "no")
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.FAILED, "no")
     services.queue.take()
-    services.store.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
+    services.records.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
     builds.stop(services, ADA, key)
 
-    assert services.store.builds[key].last_status is Status.FAILED
+    assert services.records.builds[key].last_status is Status.FAILED
     assert services.queue.take() == []
 
 
 def test_a_claim_and_a_stop_at_once_start_nothing(services: FakeServices, create: Create) -> None:
     key = create()
-    services.store.before_write.append(lambda: builds.stop(services, ADA, key))
+    services.records.before_write.append(lambda: builds.stop(services, ADA, key))
     execution.attend(services, key)
 
-    assert services.executor.runs == {}
-    assert services.store.builds[key].last_status is Status.STOPPED
+    assert services.codebuild.runs == {}
+    assert services.records.builds[key].last_status is Status.STOPPED
 
 
 def test_a_build_deleted_before_it_was_started_never_starts(services: FakeServices, create: Create) -> None:
@@ -104,7 +104,7 @@ def test_a_build_deleted_before_it_was_started_never_starts(services: FakeServic
     builds.archive(services, ADA, key, delete=True)
     execution.attend(services, key)
 
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     with pytest.raises(NotFound):
         builds.get(services, ADA, key)
 
@@ -123,7 +123,7 @@ def test_a_change_of_a_build_that_is_deleted_meanwhile_finds_nothing(
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    services.store.before_write.append(lambda: builds.archive(services, ADA, key, delete=True))
+    services.records.before_write.append(lambda: builds.archive(services, ADA, key, delete=True))
     with pytest.raises(NotFound):
         builds.update(services, ADA, key, {"description": "late"})
 
@@ -131,7 +131,7 @@ def test_a_change_of_a_build_that_is_deleted_meanwhile_finds_nothing(
 def test_a_name_is_free_again_after_its_build_was_renamed(services: FakeServices, create: Create) -> None:
     key = create(name="it")
     builds.update(services, ADA, key, {"name": "other"})
-    assert services.store.builds[create(name="it")].name == "it"
+    assert services.records.builds[create(name="it")].name == "it"
 
 
 def test_bookmarks_are_each_readers_own(services: FakeServices, create: Create) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -11,11 +12,11 @@ import pytest
 
 from chalicelib.domain.build import BuildKey
 from chalicelib.errors import NotFound, Unavailable
-from chalicelib.usecases import builds, code, execution, projects, upkeep
+from chalicelib.usecases import builds, execution, projects, upkeep
 from chalicelib.usecases.cleanup import Cleaned, cleanup
-from tests.factories import make_archive, make_user
+from tests.factories import make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, tick, upload
 
 ADA = make_user()
 
@@ -28,7 +29,7 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     services: FakeServices, create: Create
 ) -> None:
     key, kept = create(name="it"), create()
-    services.store.bookmark("bob", key, services.now())
+    services.bookmarks.add("bob", key, services.now())
     archive(services, key)
 
     services.clock.forward(days=7, minutes=-1)
@@ -36,9 +37,24 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     services.clock.forward(minutes=2)
     assert cleanup(services) == Cleaned(builds=1)
 
-    assert list(services.store.builds) == list(services.store.bodies) == [kept]
-    assert (services.store.marks, services.store.names) == ({}, {})
+    assert list(services.records.builds) == list(services.records.bodies) == [kept]
+    assert (services.records.bookmarks, services.records.names) == ({}, {})
     assert cleanup(services) == Cleaned()
+
+
+def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(
+    services: FakeServices, create: Create
+) -> None:
+    keys = [create() for _ in range(3)]
+    for key in keys:
+        archive(services, key)
+    services.clock.forward(days=8)
+    first = services.records.builds[keys[0]]
+    services.records.before_write.append(lambda: services.builds.save(first))
+
+    assert cleanup(services) == Cleaned(builds=2)
+    assert list(services.records.builds) == keys[:1]
+    assert cleanup(services) == Cleaned(builds=1)
 
 
 def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
@@ -70,7 +86,7 @@ def test_a_hidden_build_is_stopped_though_who_hid_it_died(
     key = create()
     execution.attend(services, key)
     services.queue.is_down = True
-    interrupted(services.store, after)
+    interrupted([services.archive, services.builds], after)
     with suppress(Died, Unavailable):
         archive(services, key, delete=delete)
     services.queue.is_down = False
@@ -78,10 +94,10 @@ def test_a_hidden_build_is_stopped_though_who_hid_it_died(
     for _ in range(2):
         with suppress(Died):
             upkeep.reconcile(services)
-    build = services.store.get(key)
+    build = services.builds.get(key)
     assert build is not None
-    stopped = [services.executor.run_of(key).handle]
-    assert services.executor.stopped[:1] == (stopped if build.archived_at else [])
+    stopped = [services.codebuild.run_of(key).handle]
+    assert services.codebuild.stopped[:1] == (stopped if build.archived_at else [])
     assert (build.archived_at is None) == (after == 1)
 
 
@@ -93,9 +109,9 @@ def test_lists_do_not_show_builds_of_projects_that_are_private_by_now(
     builds.bookmark(services, bob, create())
     assert builds.bookmarked(services, bob, "bob", 0, 20).builds
 
-    project = services.store.project("ada", "vision")
+    project = services.projects.get("ada", "vision")
     assert project is not None
-    services.store.save_project(replace(project, is_public=False))
+    services.projects.save(replace(project, is_public=False))
     assert not builds.bookmarked(services, bob, "bob", 0, 20).builds
 
 
@@ -148,9 +164,9 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
         execution.attend(services, key)
     assert cleanup(services).projects == 0  # its log is being kept
     services.clock.forward(minutes=5)
-    upkeep.reconcile(services)
+    tick(services)
     cleanup(services)
-    assert (services.store.places, services.store.builds) == ({}, {})
+    assert (services.records.projects, services.records.builds) == ({}, {})
 
 
 def test_an_archived_project_hides_its_builds_until_it_is_restored(
@@ -178,13 +194,7 @@ def test_the_schedule_stops_builds_of_an_archived_project_that_nobody_announced(
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
-    assert services.executor.stopped == [services.executor.run_of(key).handle]
-
-
-def upload(services: FakeServices, text: str) -> str:
-    project = code.upload(services, ADA, "ada", "vision", make_archive({"a.txt": text}))
-    assert project.code is not None
-    return project.code.sha256
+    assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
 
 
 def sweep(services: FakeServices) -> int:
@@ -197,9 +207,9 @@ def sweep(services: FakeServices) -> int:
 
 
 def test_uploads_that_nobody_has_are_dropped_after_a_day(services: FakeServices, create: Create) -> None:
-    used_by_build = upload(services, "one")
+    used_by_build = upload(services, {"a.txt": "one"})
     create()
-    unused, current = upload(services, "two"), upload(services, "three")
+    unused, current = (upload(services, {"a.txt": text}) for text in ("two", "three"))
     assert sweep(services) == 0  # none is older than a day yet
 
     sweep(services)
@@ -208,8 +218,8 @@ def test_uploads_that_nobody_has_are_dropped_after_a_day(services: FakeServices,
     assert unused not in services.sources.archives
 
 
-def interrupted(port: Any, after: int) -> None:
-    """From now on, the port dies at its n-th call."""
+def interrupted(ports: Sequence[Any], after: int) -> None:
+    """From now on, the n-th write to any of the ports ends the function."""
     calls = [0]
 
     def counted(name: str, method: Any) -> Any:
@@ -221,15 +231,18 @@ def interrupted(port: Any, after: int) -> None:
 
         return call
 
-    for name in ("save", "purge", "save_project", "discard"):
-        if hasattr(port, name):
-            setattr(port, name, counted(name, getattr(port, name)))
+    for port in ports:
+        for name in ("save", "archive", "purge", "discard"):
+            if hasattr(port, name):
+                setattr(port, name, counted(name, getattr(port, name)))
 
 
 @pytest.mark.parametrize("after", range(1, 7))
-@pytest.mark.parametrize("where", ["store", "sources"])
+@pytest.mark.parametrize(
+    "where", [("projects", "builds", "archive"), ("sources",)], ids=["records", "sources"]
+)
 def test_a_cleanup_that_ends_anywhere_is_continued(
-    services: FakeServices, create: Create, where: str, after: int
+    services: FakeServices, create: Create, where: tuple[str, ...], after: int
 ) -> None:
     create()
     archive(services, create())
@@ -239,11 +252,11 @@ def test_a_cleanup_that_ends_anywhere_is_continued(
         execution.attend(services, key)
     services.clock.now += timedelta(days=8)
 
-    interrupted(getattr(services, where), after)
+    interrupted([getattr(services, name) for name in where], after)
     for _ in range(4):
         try:
             cleanup(services)
         except Died:
             continue
 
-    assert (services.store.builds, services.store.places) == ({}, {})
+    assert (services.records.builds, services.records.projects) == ({}, {})

@@ -13,26 +13,20 @@ from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.usecases import builds, code
 from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
+from tests.usecases.conftest import FILES, upload
 
 ADA = make_user()
-FILES = {"requirements.txt": "x", "app/setup.sh": "x", "app/Dockerfile": "FROM x\n"}
 URL = "https://git.test/x"
 
 
 @pytest.fixture
 def place(services: FakeServices) -> FakeServices:
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     return services
 
 
-def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
-    project = code.upload(services, ADA, "ada", "vision", make_archive(files))
-    assert project.code is not None
-    return project.code.sha256
-
-
 def source(services: FakeServices, **changes: Any) -> tuple[Source | None, str | None, str | None]:
-    project = services.store.project("ada", "vision")
+    project = services.projects.get("ada", "vision")
     assert project is not None
     spec = {name: value for name, value in {**SPEC, **changes}.items() if value is not None}
     return code.source_of(services, project, parse_content(spec))
@@ -114,7 +108,7 @@ def test_code_comes_from_one_place_only(place: FakeServices) -> None:
     with pytest.raises(Forbidden):
         code.use_git(place, ADA, "ada", "vision", {"git_url": URL})
 
-    place.store.add_project(make_project(name="other"))
+    place.projects.add(make_project(name="other"))
     code.use_git(place, ADA, "ada", "other", {"git_url": URL})
     with pytest.raises(Forbidden):
         code.upload(place, ADA, "ada", "other", make_archive(FILES))
@@ -151,7 +145,7 @@ def test_code_can_be_fetched_again(place: FakeServices) -> None:
     builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
     assert upload(place, {"a": "newer"}) != sha256
     assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])  # a build has it
-    place.store.add_project(make_project(name="other"))
+    place.projects.add(make_project(name="other"))
     with pytest.raises(NotFound):
         code.download_url(place, ADA, "ada", "other", sha256[:40])
     with pytest.raises(NotFound):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 
+from chalicelib.adapters.codebuild import CodeBuildExecutor
+from chalicelib.adapters.eks.executor import EksExecutor
+from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
-from chalicelib.usecases import builds, execution
+from chalicelib.ports import Executor
+from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import DIGEST, make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, stored
 
 RUNNING = (Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
-    assert build is not None
-    return build
 
 
 def statuses(services: FakeServices, key: BuildKey) -> list[str]:
@@ -27,10 +30,10 @@ def statuses(services: FakeServices, key: BuildKey) -> list[str]:
 
 def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
     """What CodeBuild does with a submitted build, and its last event."""
-    run = services.executor.run_of(key)
-    services.executor.enter(run, *RUNNING)
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, *RUNNING)
     services.registry.push(stored(services, key).image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
 
@@ -39,7 +42,7 @@ def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> Non
     assert services.queue.take() == [key]
 
     execution.attend(services, key)
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
     run_to_the_end(services, key)
 
     build = stored(services, key)
@@ -52,7 +55,7 @@ def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, creat
     key = create()
     execution.attend(services, key)
 
-    body = services.store.body(key)
+    body = services.builds.body(key)
     assert body is not None
     assert services.sources.staged[stored(services, key).uuid] == (body.dockerfile, None)
 
@@ -62,27 +65,27 @@ def test_a_message_delivered_twice_starts_one_build(services: FakeServices, crea
     execution.attend(services, key)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
     assert stored(services, key).attempt == 1
 
 
 def test_two_handlers_at_once_start_one_build(services: FakeServices, create: Create) -> None:
     key = create()
-    services.store.before_write.append(lambda: execution.attend(services, key))
+    services.records.before_write.append(lambda: execution.attend(services, key))
 
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
-@pytest.mark.parametrize("later_seconds", [1, 239, 241, 3_600], ids=str)
+@pytest.mark.parametrize("later_seconds", [1, 149, 151, 3_600], ids=str)
 def test_a_handler_that_dies_after_the_start_leaves_one_build(
     services: FakeServices, create: Create, later_seconds: int
 ) -> None:
     """Within the life of the idempotency token the start is repeated, later the build is searched for."""
     key = create()
-    services.executor.dies_after_start = True
+    services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)
     assert stored(services, key).handle is None
@@ -90,8 +93,8 @@ def test_a_handler_that_dies_after_the_start_leaves_one_build(
     services.clock.forward(seconds=later_seconds)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 @pytest.mark.parametrize("later_seconds", [1, 3_600], ids=str)
@@ -99,50 +102,174 @@ def test_a_handler_that_dies_before_the_start_is_continued(
     services: FakeServices, create: Create, later_seconds: int
 ) -> None:
     key = create()
-    services.executor.fail_next.append(Died())
+    services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
         execution.attend(services, key)
 
     services.clock.forward(seconds=later_seconds)
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
+    # Only a new claim, a conditional write, keeps two late handlers apart.
+    build = stored(services, key)
+    claimed_again = later_seconds >= services.codebuild.replay_seconds
+    assert build.attempt == (2 if claimed_again else 1)
+    assert build.submitting_at == (services.now() if claimed_again else build.created_at)
     run_to_the_end(services, key)
     assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_build_that_runs_elsewhere_is_never_started(services: FakeServices, create: Create) -> None:
+    key = create(is_managed=False)
+    execution.attend(services, key)
+    assert services.codebuild.runs == {}
+    assert stored(services, key).attempt == 0
+
+
+def test_a_build_whose_project_is_gone_is_stopped_and_never_started(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.archive.purge(services.records.projects["ada", "vision"])
+    execution.attend(services, key)
+    assert services.codebuild.runs == {}
+    assert stored(services, key).last_status is Status.STOPPED
 
 
 def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServices, create: Create) -> None:
     key = create()
 
     def event() -> None:
-        run = services.executor.run_of(key)
-        services.executor.enter(run, *RUNNING)
+        run = services.codebuild.run_of(key)
+        services.codebuild.enter(run, *RUNNING)
         execution.observe(services, CODEBUILD, [run.handle])
 
-    services.executor.after_start = event
+    services.codebuild.after_start = event
     execution.attend(services, key)
 
     assert statuses(services, key) == ["created", "scheduled", "building", "running"]
-    assert stored(services, key).handle == services.executor.run_of(key).handle
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeServices, create: Create) -> None:
     key = create()
-    services.executor.fail_next.append(Busy("CodeBuild asks us to wait."))
+    services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait."))
     execution.attend(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.submitting_at, build.handle) == (Status.CREATED, None, None)
-    assert build.look_at is not None
-    assert build.look_at > services.now()
+    assert (build.is_waiting, build.waiting_reason) == (True, "CodeBuild asks us to wait.")
 
     execution.attend(services, key)
-    assert len(services.executor.runs) == 1
+    assert len(services.codebuild.runs) == 1
+
+
+# Another handler repeats a start whose answer it does not know
+
+
+def started_unheard(services: FakeServices, create: Create) -> BuildKey:
+    """The executor has started the build; the handler that asked for it died before it could note that."""
+    key = create()
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    return key
+
+
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch"), Unavailable("no")], ids=repr)
+def test_what_is_answered_to_a_repeated_start_does_not_give_the_claim_away(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    key = started_unheard(services, create)
+    services.clock.forward(seconds=10)
+    services.codebuild.fail_next.append(answer)
+    with suppress(Unavailable):
+        execution.attend(services, key)
+
+    for _ in range(3):  # later handlers, some of them after the executor forgot the attempt
+        services.clock.forward(seconds=150)
+        execution.attend(services, key)
+    run_to_the_end(services, key)
+
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_first_start_that_is_told_to_wait_gives_no_claim_away_that_another_repeats(
+    services: FakeServices, create: Create
+) -> None:
+    """Two messages side by side: the second handler starts the claimed attempt, the first is told to wait."""
+    key = create()
+
+    def another_starts_it() -> None:
+        services.codebuild.fail_next.clear()
+        execution.attend(services, key)
+        services.codebuild.fail_next.append(Busy("wait"))
+
+    submit = services.codebuild.submit
+
+    def slow_submit(build: Build) -> str:
+        services.codebuild.submit = submit  # type: ignore[method-assign]
+        another_starts_it()
+        return submit(build)
+
+    services.codebuild.submit = slow_submit  # type: ignore[method-assign]
+    execution.attend(services, key)
+
+    run_to_the_end(services, key)
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
+def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    key = started_unheard(services, create)
+    services.codebuild.fail_next.append(answer)
+    execution.attend(services, key)
+
+    stop(services, key)
+    execution.attend(services, key)
+
+    assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
+    assert stored(services, key).last_status is Status.STOPPED
+
+
+def test_the_age_of_a_claim_is_checked_directly_before_the_start(
+    services: FakeServices, create: Create
+) -> None:
+    key = started_unheard(services, create)
+    services.clock.forward(seconds=services.codebuild.replay_seconds - 1)
+    stage = services.sources.stage
+
+    def slow_stage(build: Build, dockerfile: str | None) -> None:
+        stage(build, dockerfile)
+        services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
+
+    services.sources.stage = slow_stage  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="in time"):
+        execution.attend(services, key)
+    execution.attend(services, key)
+
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
+
+
+@pytest.mark.parametrize("executor", [CodeBuildExecutor, EksExecutor])
+def test_a_repeated_start_ends_before_the_executor_forgets_the_attempt(executor: type[Executor]) -> None:
+    """CodeBuild keeps an idempotency token for five minutes."""
+    config = json.loads(Path(".chalice/config.json").read_text())
+    functions = config["stages"]["aws"]["lambda_functions"]
+    longest = max(
+        functions[name]["lambda_timeout"] for name in ("dispatch", "reconcile", "on_codebuild_event")
+    )
+    assert executor.replay_seconds + longest < 300
 
 
 def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, create: Create) -> None:
     key = create()
-    services.executor.fail_next.append(ExecutorRefused("CodeBuild refused the build: no such project"))
+    services.codebuild.fail_next.append(ExecutorRefused("CodeBuild refused the build: no such project"))
     execution.attend(services, key)
 
     build = stored(services, key)
@@ -153,8 +280,8 @@ def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, 
 def test_no_success_without_an_image(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
     build = stored(services, key)
@@ -164,9 +291,9 @@ def test_no_success_without_an_image(services: FakeServices, create: Create) -> 
 def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     services.registry.is_down = True
     with pytest.raises(Unavailable):
         execution.observe(services, CODEBUILD, [run.handle])
@@ -180,12 +307,12 @@ def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, c
 def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.write(
         f"logs:{run.handle}",
         'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
     )
-    services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1")
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "Exit code 1: pip install nope"
@@ -196,12 +323,47 @@ def test_a_failure_without_a_readable_log_has_the_executors_words(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.logs.is_down = True
-    services.executor.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1")
     execution.observe(services, CODEBUILD, [run.handle])
 
     assert stored(services, key).history[-1].message == "BUILD: exit status 1"
+
+
+def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.logs.write(f"logs:{run.handle}", "ERROR: something else")
+    services.codebuild.end(run, Outcome.FAILED, "The build needed more memory.", has_own_reason=True)
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    assert stored(services, key).history[-1].message == "The build needed more memory."
+
+
+@pytest.mark.parametrize("happens", ["another attempt", "the end"])
+def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
+    services: FakeServices, create: Create, happens: str
+) -> None:
+    key = create()
+    after: list[Build] = []
+
+    def meanwhile() -> None:
+        services.codebuild.after_start = lambda: None
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT if happens == "another attempt" else Outcome.FAILED)
+        execution.observe(services, CODEBUILD, [run.handle])
+        if happens == "another attempt":
+            services.builds.save(lifecycle.claim(stored(services, key), services.now()))
+        after.append(stored(services, key))
+
+    services.codebuild.after_start = meanwhile
+    execution.attend(services, key)
+
+    assert stored(services, key).history == after[0].history
+    assert stored(services, key).attempt == after[0].attempt
+    assert stored(services, key).handle in (None, after[0].handle)
 
 
 def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> None:
@@ -209,30 +371,127 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     services.queue.take()
     for expected in (Status.WARNING, Status.FAILED):
         execution.attend(services, key)
-        run = services.executor.run_of(key)
-        services.executor.end(run, Outcome.FAULT)
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT)
         execution.observe(services, CODEBUILD, [run.handle])
         assert stored(services, key).last_status is expected
 
-    assert len(services.executor.runs) == 2
+    assert len(services.codebuild.runs) == 2
     assert services.queue.take() == [key]  # announced for the second attempt, not after it
 
 
-def test_a_second_attempt_finds_the_image_of_the_first(services: FakeServices, create: Create) -> None:
-    """Its end got lost: tags cannot be overwritten, and need not be."""
+def test_a_second_attempt_finds_the_image_of_the_first_and_keeps_its_evidence(
+    services: FakeServices, create: Create
+) -> None:
+    """The executor had a fault after the push: tags cannot be overwritten, and need not be."""
     key = create()
     execution.attend(services, key)
-    services.executor.end(services.executor.run_of(key), Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [services.executor.run_of(key).handle])
+    first = services.codebuild.run_of(key)
+    services.codebuild.enter(first, *RUNNING)
+    execution.observe(services, CODEBUILD, [first.handle])
     services.registry.push(stored(services, key).image)
+    services.clock.forward(seconds=100)
+    services.codebuild.end(first, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [first.handle])
 
     execution.attend(services, key)
 
-    assert len(services.executor.runs) == 1
-    assert (stored(services, key).last_status, stored(services, key).image_digest) == (
+    build = stored(services, key)
+    assert len(services.codebuild.runs) == 1
+    assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
+    assert (build.handle, build.log, build.billed_minutes) == (first.handle, f"logs:{first.handle}", 2)
+    assert statuses(services, key) == ["created", "scheduled", "building", "running", "warning", "succeeded"]
+
+
+def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
+    services: FakeServices, create: Create
+) -> None:
+    """Its start was not heard of, and when it is searched for, the search fails once."""
+    key = started_unheard(services, create)
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, *RUNNING)
+    services.registry.push(stored(services, key).image)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
+    services.builds.save(lifecycle.claim(stored(services, key), services.now()))
+    services.clock.forward(seconds=60)
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.handle, build.log) == (
         Status.SUCCEEDED,
-        DIGEST,
+        run.handle,
+        f"logs:{run.handle}",
     )
+    assert statuses(services, key) == ["created", "scheduled", "building", "running", "succeeded"]
+    assert len(services.codebuild.runs) == 1
+
+
+# Builds that wait for their turn
+
+
+def test_when_a_build_ends_the_one_that_waited_longest_is_announced(
+    services: FakeServices, create: Create
+) -> None:
+    running = create()
+    execution.attend(services, running)
+    waiting = []
+    for _ in range(3):
+        services.clock.forward(seconds=1)
+        waiting.append(create())
+    for key in reversed(waiting):
+        services.codebuild.fail_next.append(Busy("no slot is free"))
+        execution.attend(services, key)
+    services.queue.take()
+
+    run_to_the_end(services, running)
+
+    assert services.queue.take() == [waiting[0]]
+
+
+def test_a_build_whose_turn_has_come_brings_those_behind_it_along(
+    services: FakeServices, create: Create
+) -> None:
+    """Two slots became free, and one message told of it."""
+    keys = [create() for _ in range(4)]
+    for key in keys:
+        services.codebuild.fail_next.append(Busy("no slot is free"))
+        execution.attend(services, key)
+    services.codebuild.slots = 2
+
+    execution.attend(services, keys[0])
+
+    started = [not stored(services, key).is_waiting for key in keys]
+    assert started == [True, True, False, False]
+
+
+def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
+    services: FakeServices, create: Create
+) -> None:
+    """200 builds of one second on two slots; messages arrive within the second, ticks each minute."""
+    services.codebuild.slots = 2
+    keys = [create() for _ in range(200)]
+    idle_seconds = 0
+    for second in range(400):
+        for key in services.queue.take():
+            execution.attend(services, key)
+        if second % 60 == 59:
+            upkeep.reconcile(services)
+        going = [run for run in services.codebuild.runs.values() if run.outcome is None]
+        if len(going) < 2 and any(stored(services, key).is_waiting for key in keys):
+            idle_seconds += 1
+        services.clock.forward(seconds=1)
+        for run in going:
+            services.registry.push(run.build.image)
+            services.codebuild.end(run, Outcome.SUCCEEDED)
+            execution.observe(services, CODEBUILD, [run.handle])
+        if all(stored(services, key).is_done for key in keys):
+            break
+
+    assert {stored(services, key).last_status for key in keys} == {Status.SUCCEEDED}
+    assert idle_seconds <= 2
+    assert second <= 102
+    assert max(stored(services, key).attempt for key in keys) <= 5
 
 
 # Stopping, in every state
@@ -248,7 +507,7 @@ def test_a_build_stopped_before_it_was_submitted_never_starts(services: FakeServ
     assert stored(services, key).last_status is Status.STOPPED
 
     execution.attend(services, key)  # the message was on its way
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
 
 
 def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create: Create) -> None:
@@ -260,16 +519,16 @@ def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create
     assert services.queue.take() == [key]
 
     execution.attend(services, key)
-    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
     assert stored(services, key).last_status is Status.STOPPED
 
 
 def test_a_stop_while_the_build_is_being_submitted_reaches_it(services: FakeServices, create: Create) -> None:
     key = create()
-    services.executor.after_start = lambda: stop(services, key)
+    services.codebuild.after_start = lambda: stop(services, key)
     execution.attend(services, key)
 
-    assert services.executor.stopped == [services.executor.run_of(key).handle]
+    assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
     assert stored(services, key).last_status is Status.STOPPED
 
 
@@ -278,20 +537,24 @@ def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
     services: FakeServices, create: Create, was_started: bool
 ) -> None:
     key = create()
-    services.executor.dies_after_start = was_started
+    services.codebuild.dies_after_start = was_started
     if not was_started:
-        services.executor.fail_next.append(Died())
+        services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
         execution.attend(services, key)
     stop(services, key)
 
     execution.attend(services, key)
-    services.clock.forward(seconds=services.executor.replay_seconds)
+    build = stored(services, key)
+    if not was_started:  # whoever claimed it may start it yet
+        assert (build.last_status, build.submitting_at) == (Status.CREATED, services.now())
+        assert build.look_at == services.now() + timedelta(seconds=services.codebuild.replay_seconds)
+    services.clock.forward(seconds=services.codebuild.replay_seconds)
     execution.attend(services, key)
 
     assert stored(services, key).last_status is Status.STOPPED
-    assert len(services.executor.runs) == (1 if was_started else 0)
-    assert all(run.outcome is Outcome.STOPPED for run in services.executor.runs.values())
+    assert len(services.codebuild.runs) == (1 if was_started else 0)
+    assert all(run.outcome is Outcome.STOPPED for run in services.codebuild.runs.values())
 
 
 def test_stopping_what_has_ended_changes_nothing(services: FakeServices, create: Create) -> None:
@@ -310,9 +573,9 @@ def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     stop(services, key)
 
     execution.attend(services, key)
@@ -329,14 +592,14 @@ def test_a_deleted_build_is_stopped_where_it_runs(services: FakeServices, create
     for announced in services.queue.take():
         execution.attend(services, announced)
 
-    assert services.executor.run_of(key).outcome is Outcome.STOPPED
+    assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
     assert stored(services, key).last_status is Status.STOPPED
 
 
 def test_late_and_repeated_news_change_nothing(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.executor.run_of(key)
+    run = services.codebuild.run_of(key)
     early = run.observation()
     run_to_the_end(services, key)
     before = services.written()

@@ -11,7 +11,7 @@ from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.usecases import builds, execution, upkeep
 from tests.factories import DIGEST, make_user
-from tests.fakes import Died, FakeServices
+from tests.fakes import RECORDS, Died, FakeServices
 from tests.usecases.conftest import Create
 
 MORE_THAN_ANY_HANDLER_MAKES = 40
@@ -46,9 +46,9 @@ def dying(services: FakeServices, calls: int) -> Any:
         left[0] -= 1
 
     mortal = Mortal(services, lambda: None)
-    for name in ("store", "queue", "sources", "registry", "logs", "kept_logs"):
+    for name in (*RECORDS, "queue", "sources", "registry", "logs", "log_archive"):
         vars(mortal)[name] = Mortal(getattr(services, name), count)
-    vars(mortal)["executors"] = {name: Mortal(each, count) for name, each in services.executors.items()}
+    vars(mortal)["executor"] = lambda name: Mortal(services.executor(name), count)
     return mortal
 
 
@@ -71,9 +71,9 @@ def dies(handle: Callable[[], object]) -> bool:
 
 def finish(services: FakeServices, key: BuildKey) -> None:
     """The executor ends what it was given, and its last event arrives."""
-    run = services.executor.run_of(key)
-    services.registry.push(services.store.builds[key].image)
-    services.executor.end(run, Outcome.SUCCEEDED)
+    run = services.codebuild.run_of(key)
+    services.registry.push(services.records.builds[key].image)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
 
@@ -87,9 +87,9 @@ def test_a_start_that_is_cut_off_anywhere_becomes_one_build(
         services.clock.forward(seconds=later_seconds)
         execution.attend(services, key)
 
-        assert [run.build.key for run in services.executor.runs.values()].count(key) == 1
+        assert [run.build.key for run in services.codebuild.runs.values()].count(key) == 1
         finish(services, key)
-        build = services.store.builds[key]
+        build = services.records.builds[key]
         assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
         return died
 
@@ -102,13 +102,13 @@ def test_a_record_that_is_cut_off_anywhere_is_completed_by_the_same_event(
     def story(calls: int) -> bool:
         key = create()
         execution.attend(services, key)
-        run = services.executor.run_of(key)
-        services.registry.push(services.store.builds[key].image)
-        services.executor.end(run, Outcome.SUCCEEDED)
+        run = services.codebuild.run_of(key)
+        services.registry.push(services.records.builds[key].image)
+        services.codebuild.end(run, Outcome.SUCCEEDED)
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
         execution.observe(services, CODEBUILD, [run.handle])
 
-        assert [str(entry.status) for entry in services.store.builds[key].history].count("succeeded") == 1
+        assert [str(entry.status) for entry in services.records.builds[key].history].count("succeeded") == 1
         return died
 
     ends_at_every_call(story)
@@ -120,16 +120,16 @@ def test_a_second_attempt_whose_announcement_got_lost_is_started_by_the_schedule
     def story(calls: int) -> bool:
         key = create()
         execution.attend(services, key)
-        run = services.executor.run_of(key)
-        services.executor.end(run, Outcome.FAULT)
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT)
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
         for _ in range(2):  # one looks at the first attempt, if that was not recorded; one starts the second
             services.clock.forward(minutes=6)
             upkeep.reconcile(services)
 
         finish(services, key)
-        assert services.store.builds[key].last_status is Status.SUCCEEDED
-        assert services.store.builds[key].attempt == 2
+        assert services.records.builds[key].last_status is Status.SUCCEEDED
+        assert services.records.builds[key].attempt == 2
         return died
 
     ends_at_every_call(story)
@@ -150,14 +150,14 @@ def test_a_stop_that_is_cut_off_anywhere_reaches_the_build_once_it_is_recorded(
                 else builds.stop(mortal, make_user(), key)
             )
         )
-        is_recorded = services.store.builds[key].stop_requested_at is not None
+        is_recorded = services.records.builds[key].stop_requested_at is not None
         services.clock.forward(minutes=6)
         upkeep.reconcile(services)
 
-        is_stopped = services.executor.run_of(key).outcome is Outcome.STOPPED
+        is_stopped = services.codebuild.run_of(key).outcome is Outcome.STOPPED
         assert is_stopped is is_recorded
         assert is_recorded or died
-        assert (services.store.builds[key].last_status is Status.STOPPED) is is_recorded
+        assert (services.records.builds[key].last_status is Status.STOPPED) is is_recorded
         return died
 
     ends_at_every_call(story)
@@ -175,8 +175,8 @@ def test_a_handler_that_stops_a_build_may_end_anywhere(
         services.clock.forward(seconds=later_seconds)
         execution.attend(services, key)
 
-        assert services.executor.run_of(key).outcome is Outcome.STOPPED
-        assert services.store.builds[key].last_status is Status.STOPPED
+        assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
+        assert services.records.builds[key].last_status is Status.STOPPED
         return died
 
     ends_at_every_call(story)
@@ -185,17 +185,17 @@ def test_a_handler_that_stops_a_build_may_end_anywhere(
 def test_a_creation_that_is_cut_off_leaves_a_build_that_starts_or_nothing(
     services: FakeServices, create: Create
 ) -> None:
-    config = services.store.bodies[create()].config
+    config = services.records.bodies[create()].config
 
     def story(calls: int) -> bool:
-        before = set(services.store.builds)
+        before = set(services.records.builds)
         died = dies(
             lambda: builds.create(
                 dying(services, calls), make_user(), "ada", "vision", {"config": config}, once=f"key {calls}"
             )
         )
         builds.create(services, make_user(), "ada", "vision", {"config": config}, once=f"key {calls}")
-        (key,) = set(services.store.builds) - before
+        (key,) = set(services.records.builds) - before
 
         assert key in services.queue.take()
         return died

@@ -6,26 +6,20 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.build import BuildKey, Status
 from chalicelib.errors import Invalid
-from chalicelib.usecases import builds, logs, reports, upkeep
+from chalicelib.usecases import builds, logs, reports
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import Create
+from tests.usecases.conftest import Create, stored, tick
 
 ADA = make_user()
 
 
 @pytest.fixture
 def elsewhere(services: FakeServices) -> BuildKey:
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     return builds.create(services, ADA, "ada", "vision", {"is_managed": False}).build.key
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
-    assert build is not None
-    return build
 
 
 def test_statuses_follow_the_table(services: FakeServices, elsewhere: BuildKey) -> None:
@@ -76,14 +70,14 @@ def test_silence_for_half_an_hour_is_the_end_in_every_state(
     if status:
         reports.report_status(services, ADA, elsewhere, {"status": status})
     services.clock.forward(minutes=29)
-    upkeep.reconcile(services)
+    tick(services)
     reports.heartbeat(services, ADA, elsewhere)
     services.clock.forward(minutes=29)
-    upkeep.reconcile(services)
+    tick(services)
     assert not stored(services, elsewhere).is_done
 
     services.clock.forward(minutes=2)
-    upkeep.reconcile(services)
+    tick(services)
     last = stored(services, elsewhere).history[-1]
     assert (last.status, last.message) == (
         Status.FAILED,
@@ -103,18 +97,18 @@ def test_its_log_is_kept_after_its_end(services: FakeServices, elsewhere: BuildK
     reports.report_status(services, ADA, elsewhere, {"status": "failed"})
     for _ in range(3):
         services.clock.forward(minutes=1)
-        upkeep.reconcile(services)
-    assert list(services.kept_logs.texts) == [stored(services, elsewhere).uuid]
+        tick(services)
+    assert list(services.log_archive.texts) == [stored(services, elsewhere).uuid]
 
 
 def test_lines_after_its_end_are_kept_as_well(services: FakeServices, elsewhere: BuildKey) -> None:
     reports.report_status(services, ADA, elsewhere, {"status": "failed"})
-    upkeep.reconcile(services)
+    tick(services)
     reports.report_lines(services, ADA, elsewhere, "late")
     for _ in range(4):
         services.clock.forward(minutes=1)
-        upkeep.reconcile(services)
-    (text,) = services.kept_logs.texts.values()
+        tick(services)
+    (text,) = services.log_archive.texts.values()
     assert text.endswith(" UTC -- late\n")
 
 
@@ -123,7 +117,7 @@ def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: Build
     reports.report_status(services, ADA, elsewhere, {"status": "failed"})
     for _ in range(3):
         services.clock.forward(minutes=1)
-        upkeep.reconcile(services)
+        tick(services)
     before = logs.read(services, ADA, elsewhere)
     with pytest.raises(Invalid, match="takes no more lines"):
         reports.report_lines(services, ADA, elsewhere, "too late")
@@ -133,8 +127,8 @@ def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: Build
 def test_settling_adds_a_status_where_the_table_allows_it(
     services: FakeServices, elsewhere: BuildKey
 ) -> None:
-    reports.settle(services, ADA, elsewhere, {"status": "failed"})
-    reports.settle(services, ADA, elsewhere, {"status": "running"})
+    reports.report_reconciled(services, ADA, elsewhere, {"status": "failed"})
+    reports.report_reconciled(services, ADA, elsewhere, {"status": "running"})
     build = stored(services, elsewhere)
     assert (build.last_status, build.history[-1].message) == (Status.FAILED, "Status was reconciled.")
 
@@ -143,7 +137,7 @@ def test_settling_without_a_status_says_that_one_is_needed(
     services: FakeServices, elsewhere: BuildKey
 ) -> None:
     with pytest.raises(Invalid, match="This field is required"):
-        reports.settle(services, ADA, elsewhere, {})
+        reports.report_reconciled(services, ADA, elsewhere, {})
 
 
 def test_a_code_reference_is_replaced(services: FakeServices, elsewhere: BuildKey) -> None:

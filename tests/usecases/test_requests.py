@@ -22,7 +22,7 @@ def automated(services: FakeServices) -> FakeServices:
 
     robot = make_user("robot", is_superuser=True)
     services.accounts.add_user(robot, Token(token_sha256("r"), "robot", NOW, after(60)))
-    services.store.add_project(make_project())
+    services.projects.add(make_project())
     return services
 
 
@@ -33,7 +33,7 @@ def send(services: FakeServices, message_id: str = "m-1", **fields: Any) -> None
 def test_a_build_is_created_as_the_automation_user(automated: FakeServices) -> None:
     send(automated, user="eve", tags=["nightly"])
 
-    (build,) = automated.store.builds.values()
+    (build,) = automated.records.builds.values()
     assert (build.user, build.on_behalf_of, build.tags) == ("robot", "eve", ("nightly",))
     assert automated.queue.take() == [build.key]
 
@@ -43,7 +43,7 @@ def test_a_message_delivered_twice_creates_one_build_and_announces_it_again(auto
     send(automated)
     send(automated)
 
-    assert len(automated.store.builds) == 1
+    assert len(automated.records.builds) == 1
     assert automated.queue.take() == [BuildKey("ada", "vision", 1)] * 2
 
 
@@ -51,27 +51,27 @@ def test_a_key_of_the_senders_holds_over_messages(automated: FakeServices) -> No
     send(automated, "m-1", idempotency_key="nightly-2024-03-01")
     send(automated, "m-2", idempotency_key="nightly-2024-03-01")
     send(automated, "m-3", idempotency_key="nightly-2024-03-02")
-    assert len(automated.store.builds) == 2
+    assert len(automated.records.builds) == 2
 
 
 def test_a_key_is_forgotten_after_two_weeks(automated: FakeServices) -> None:
     send(automated)
     automated.clock.forward(days=14)
     send(automated)
-    assert len(automated.store.builds) == 2
+    assert len(automated.records.builds) == 2
 
 
 def test_two_deliveries_at_once_create_one_build(automated: FakeServices) -> None:
-    automated.store.before_write.append(lambda: send(automated))
+    automated.records.before_write.append(lambda: send(automated))
     send(automated)
-    assert len(automated.store.builds) == 1
+    assert len(automated.records.builds) == 1
 
 
 def test_a_build_is_stopped(automated: FakeServices) -> None:
     send(automated)
     send(automated, "m-2", action="stop", build=1)
     send(automated, "m-2", action="stop", build=1)
-    (build,) = automated.store.builds.values()
+    (build,) = automated.records.builds.values()
     assert build.last_status is Status.STOPPED
 
 
@@ -104,7 +104,7 @@ def test_what_can_never_succeed_is_put_aside_with_its_reason(
     ((letter, reasons),) = automated.dead_letters.letters
     assert letter == text
     assert reasons[0].startswith(reason)
-    assert automated.store.builds == {}
+    assert automated.records.builds == {}
 
 
 def test_what_may_succeed_later_comes_again(automated: FakeServices) -> None:
@@ -115,7 +115,7 @@ def test_what_may_succeed_later_comes_again(automated: FakeServices) -> None:
 
     automated.queue.is_down = False
     send(automated)
-    assert len(automated.store.builds) == 1
+    assert len(automated.records.builds) == 1
     assert len(automated.queue.take()) == 1
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from chalicelib.domain.build import Build, BuildKey, Status
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Unavailable
-from chalicelib.usecases import execution, upkeep
-from tests.fakes import FakeServices
-from tests.usecases.conftest import Create
-
-
-def stored(services: FakeServices, key: BuildKey) -> Build:
-    build = services.store.get(key)
-    assert build is not None
-    return build
+from chalicelib.usecases import builds, execution, upkeep
+from tests.factories import make_user
+from tests.fakes import Died, FakeServices
+from tests.usecases.conftest import Create, stored
 
 
 def test_a_build_whose_message_got_lost_is_started(services: FakeServices, create: Create) -> None:
-    services.queue.is_down = False
     key = create()
     services.queue.take()
 
@@ -32,7 +31,7 @@ def test_a_build_whose_last_event_got_lost_is_ended(services: FakeServices, crea
     key = create()
     execution.attend(services, key)
     services.registry.push(stored(services, key).image)
-    services.executor.end(services.executor.run_of(key), Outcome.SUCCEEDED)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
 
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
@@ -55,7 +54,7 @@ def test_a_build_that_goes_on_is_looked_at_again_later(services: FakeServices, c
 def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    services.executor.forget(services.executor.run_of(key))
+    services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -70,7 +69,7 @@ def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(
     key = create()
     execution.attend(services, key)
     services.registry.push(stored(services, key).image)
-    services.executor.forget(services.executor.run_of(key))
+    services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -82,12 +81,12 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    handle = services.executor.run_of(key).handle
+    handle = services.codebuild.run_of(key).handle
     services.clock.forward(minutes=131)
     upkeep.reconcile(services)
 
     build = stored(services, key)
-    assert services.executor.stopped == [handle]
+    assert services.codebuild.stopped == [handle]
     assert build.last_status is Status.FAILED
     assert build.history[-1].message == "The build did not end within 120 minutes of being started."
 
@@ -98,14 +97,14 @@ def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices
     upkeep.reconcile(services)
 
     build = stored(services, key)
-    assert services.executor.runs == {}
+    assert services.codebuild.runs == {}
     assert build.last_status is Status.FAILED
     assert build.history[-1].message == "The build could not be started within 60 minutes."
 
 
 def test_trouble_with_one_build_does_not_keep_others_waiting(services: FakeServices, create: Create) -> None:
     troubled, other = create(), create()
-    services.executor.fail_next.append(Unavailable("CodeBuild did not answer."))
+    services.codebuild.fail_next.append(Unavailable("CodeBuild did not answer."))
     services.clock.forward(minutes=6)
     upkeep.reconcile(services)
 
@@ -123,3 +122,162 @@ def test_one_tick_is_bounded_and_the_next_continues(services: FakeServices, crea
     assert upkeep.reconcile(services) == upkeep.MAX_BUILDS
     assert upkeep.reconcile(services) == 1
     assert {stored(services, key).last_status for key in keys} == {Status.SCHEDULED}
+
+
+# A tick that ends half way
+
+
+class OutOfMemory(BaseException):
+    """Lambda ends the function: nothing in it can catch that."""
+
+
+@pytest.mark.parametrize("state", ["not started", "running", "stopping", "ended"])
+def test_a_build_that_ends_every_tick_keeps_no_other_waiting(
+    services: FakeServices, create: Create, state: str
+) -> None:
+    deadly, other = create(), create()
+    if state != "not started":
+        execution.attend(services, deadly)
+    if state == "stopping":
+        builds.stop(services, make_user(), deadly)
+    if state == "ended":
+        services.codebuild.end(services.codebuild.run_of(deadly), Outcome.FAILED, "no", has_own_reason=True)
+        execution.observe(services, CODEBUILD, [services.codebuild.run_of(deadly).handle])
+    services.queue.take()
+    dies_for(services, deadly)
+
+    deaths = 0
+    for _ in range(5):
+        services.clock.forward(minutes=6)
+        try:
+            upkeep.reconcile(services)
+        except OutOfMemory:
+            deaths += 1
+
+    assert deaths > 0
+    assert stored(services, other).last_status is Status.SCHEDULED
+
+
+def dies_for(services: FakeServices, deadly: BuildKey) -> None:
+    """Whatever is done for this build ends the function, except for its lease."""
+    build = stored(services, deadly)
+    words = (build.uuid, str(deadly), repr(deadly), build.handle or build.uuid)
+
+    def deadly_for(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **more: Any) -> Any:
+            about = repr((args, more))
+            if any(word in about for word in words):
+                raise OutOfMemory
+            return call(*args, **more)
+
+        return called
+
+    for port, names in {
+        services.builds: ("get", "save", "body"),
+        services.codebuild: ("submit", "find_handle", "observe", "stop"),
+        services.log_queue: ("announce",),
+        services.logs: ("lines", "tail"),
+    }.items():
+        for name in names:
+            setattr(port, name, deadly_for(getattr(port, name)))
+
+
+@pytest.mark.parametrize("trouble", [Unavailable("no"), ValueError("a bug"), MemoryError()], ids=repr)
+def test_any_exception_of_one_build_stays_with_it(
+    services: FakeServices, create: Create, trouble: Exception
+) -> None:
+    troubled, other = create(), create()
+    services.codebuild.fail_next.append(trouble)
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+
+    assert stored(services, troubled).last_status is Status.CREATED
+    assert stored(services, other).last_status is Status.SCHEDULED
+
+
+def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
+    services: FakeServices, create: Create
+) -> None:
+    keys = [create() for _ in range(3)]
+    for key in keys:
+        execution.attend(services, key)
+    odd = services.codebuild.run_of(keys[1])
+    odd.observation = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    for key in (keys[0], keys[2]):
+        services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no", has_own_reason=True)
+    services.clock.forward(minutes=6)
+    upkeep.reconcile(services)
+
+    assert [stored(services, key).last_status for key in keys] == ["failed", "scheduled", "failed"]
+
+
+def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(
+    services: FakeServices, create: Create
+) -> None:
+    """More of them than one tick looks at, and a build behind them."""
+    for _ in range(upkeep.MAX_BUILDS):
+        create()
+    services.clock.forward(seconds=1)
+    last = create()
+    services.codebuild.fail_next.extend([Unavailable("no")] * upkeep.MAX_BUILDS)
+    services.clock.forward(minutes=6)
+
+    upkeep.reconcile(services)
+    upkeep.reconcile(services)
+
+    assert stored(services, last).last_status is Status.SCHEDULED
+
+
+def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServices, create: Create) -> None:
+    """Its last event and all ticks were lost, as on a machine that slept."""
+    key = create()
+    execution.attend(services, key)
+    services.registry.push(stored(services, key).image)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
+    services.clock.forward(minutes=300)
+
+    upkeep.reconcile(services)
+
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.registry.push(stored(services, key).image)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
+    services.clock.forward(minutes=300)
+
+    upkeep.reconcile(services)
+
+    assert stored(services, key).last_status is Status.SUCCEEDED
+    assert len(services.codebuild.runs) == 1
+
+
+def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Create) -> None:
+    for key in [create() for _ in range(upkeep.MAX_BUILDS)]:
+        execution.attend(services, key)
+    services.clock.forward(minutes=6)
+    calls: list[str] = []
+    for port, names in {
+        services.builds: ("get", "save", "due", "lease", "body", "open"),
+        services.projects: ("get", "save"),
+    }.items():
+        for name in names:
+            setattr(port, name, counted(calls, name, getattr(port, name)))
+
+    upkeep.reconcile(services)
+
+    assert len(calls) == 1 + upkeep.MAX_BUILDS + 1  # due, the leases, and the one project
+
+
+def counted(calls: list[str], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, **more: Any) -> Any:
+        calls.append(name)
+        return call(*args, **more)
+
+    return called

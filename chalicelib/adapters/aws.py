@@ -1,0 +1,31 @@
+"""Errors of the AWS SDK, translated in one place for all adapters that call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chalicelib.errors import SlipwayError, Unavailable
+
+_MISSING = ("NoSuchKey", "404", "NotFound", "ResourceNotFoundException")
+
+
+@contextmanager
+def answered(
+    service: str,
+    missing: type[SlipwayError] | None = None,
+    refusal: Callable[[str, str], SlipwayError | None] = lambda code, words: None,
+) -> Iterator[None]:
+    """Calls to AWS in here raise `missing` when what they ask for does not exist, what `refusal` makes of an
+    error's code and words, and Unavailable for other trouble."""
+    try:
+        yield
+    except BotoCoreError as exc:
+        raise Unavailable(f"{service} did not answer; try again.") from exc
+    except ClientError as exc:
+        code = exc.response["Error"]["Code"]
+        if missing is not None and code in _MISSING:
+            raise missing from exc
+        raise refusal(code, str(exc)) or Unavailable(f"{service} did not answer; try again.") from exc

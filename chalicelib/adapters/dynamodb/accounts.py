@@ -1,0 +1,91 @@
+"""`Accounts` on DynamoDB."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from pynamodb.expressions.condition import Condition
+
+from chalicelib.adapters.dynamodb import keys, records
+from chalicelib.adapters.dynamodb.keys import Key
+from chalicelib.adapters.dynamodb.records import Account
+from chalicelib.adapters.dynamodb.table import Item, answered, get, transaction
+from chalicelib.domain.build import Token, User
+from chalicelib.errors import AlreadyExists, Conflict
+from chalicelib.ports import Fresh, Given
+
+CACHE_SIZE = 1_000  # users and tokens that a process remembers at once
+
+
+class DynamoAccounts:
+    """`Accounts` on DynamoDB, remembered in the process for a while, refusals too."""
+
+    def __init__(self, remember_seconds: float) -> None:
+        self._remember_seconds = remember_seconds
+        self._remembered: dict[Key, tuple[float, Any]] = {}
+
+    def user(self, name: str) -> User | None:
+        return self._recall(keys.user_key(name), User)
+
+    def token(self, sha256: str) -> Token | None:
+        return self._recall(keys.token_key(sha256), Token)
+
+    def fresh_user(self, name: str) -> Fresh[User] | None:
+        return self._read(keys.user_key(name), User)
+
+    def fresh_token(self, sha256: str) -> Fresh[Token] | None:
+        return self._read(keys.token_key(sha256), Token)
+
+    def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        try:
+            self._write(
+                [(records.encode_user(user), Item.pk.does_not_exist()), (records.encode_token(token), None)],
+                given,
+            )
+        except Conflict as exc:
+            if get(keys.user_key(user.name)):
+                raise AlreadyExists from exc
+            raise
+
+    def add_token(self, token: Token, given: Given = ()) -> None:
+        self._write([(records.encode_token(token), None)], given)
+
+    def save_user(self, user: User, given: Given = ()) -> None:
+        self._write([(records.encode_user(user), None)], given)
+
+    def count_requests(self, name: str, minute: datetime, requests: int) -> int:
+        item = Item(*keys.request_count_key(name, minute))
+        expires_at = int(minute.timestamp()) + 3_600
+        with answered():
+            item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
+        return int(item.requests or 0)
+
+    def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given) -> None:
+        """All items, if their conditions hold and what is given is still stored as it was read."""
+        texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
+        with transaction() as write:
+            for item, condition in items:
+                text = texts.pop((item.pk, item.sk), None)
+                write.save(item, condition if text is None else Item.data == text)
+            for key, text in texts.items():
+                write.condition_check(Item, *key, condition=Item.data == text)
+        self._remembered.clear()
+
+    def _recall(self, key: Key, kind: type[Account]) -> Account | None:
+        until, remembered = self._remembered.get(key, (0.0, None))
+        if time.monotonic() < until:
+            return cast("Account | None", remembered)
+        fresh = self._read(key, kind)
+        return fresh.record if fresh else None
+
+    def _read(self, key: Key, kind: type[Account]) -> Fresh[Account] | None:
+        item, until = get(key), time.monotonic() + self._remember_seconds
+        text = item.data or "" if item else ""
+        known = records.decode_account(text, kind) if item else None
+        if len(self._remembered) >= CACHE_SIZE:
+            self._remembered.clear()
+        self._remembered[key] = (until, known)
+        return Fresh(known, (*key, text)) if known else None

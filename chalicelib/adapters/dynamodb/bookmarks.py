@@ -1,0 +1,74 @@
+"""`Bookmarks` on DynamoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from chalicelib.adapters.dynamodb import keys, records
+from chalicelib.adapters.dynamodb.table import Item, answered, get_all, list_and_count, transaction
+from chalicelib.domain.build import Build, BuildKey, Project
+from chalicelib.errors import NotFound
+from chalicelib.ports import Bookmarkable
+
+NEAR = 200  # ids apart: bookmarks of such builds are read as one range
+
+
+class DynamoBookmarks:
+    def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
+        if not candidates:
+            return frozenset()
+        pairs = [keys.bookmark_key(user, key) for key in candidates]
+        first, last = min(candidates), max(candidates)
+        with answered():
+            if isinstance(first, BuildKey) and isinstance(last, BuildKey) and last.id - first.id <= NEAR:
+                (pk, low), (_, high) = keys.bookmark_key(user, first), keys.bookmark_key(user, last)
+                rows = list(Item.query(pk, Item.sk.between(low, high)))
+            else:  # a range could hold any number of other bookmarks
+                rows = list(Item.batch_get(pairs))
+        found = {(row.pk, row.sk) for row in rows if row.is_bookmarked}
+        return frozenset(key for key, pair in zip(candidates, pairs, strict=True) if pair in found)
+
+    def add(self, user: str, key: Bookmarkable, now: datetime) -> None:
+        pk, sk = keys.bookmark_key(user, key)
+        with transaction() as write:
+            write.save(Item(*keys.reverse_bookmark_key(key, user)))
+            write.update(
+                Item(pk, sk),
+                [
+                    Item.is_bookmarked.set(1),
+                    Item.recent.set(keys.bookmarks(sk[:3], user)),
+                    Item.updated_at.set(f"{keys.format_instant(now)}#{sk}"),
+                ],
+            )
+
+    def remove(self, user: str, key: Bookmarkable) -> bool:
+        try:
+            with answered(refused=NotFound):
+                Item(*keys.bookmark_key(user, key)).update(
+                    [Item.is_bookmarked.set(0), Item.recent.remove()], Item.pk.exists()
+                )
+        except NotFound:
+            return False
+        return True
+
+    def list_builds(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Build], int]:
+        rows, count = _bookmarked(keys.BUILD_BOOKMARK, user, offset, limit, oldest_first)
+        builds = [records.decode_build(row) for row in rows]
+        return [build for build in builds if build.deleted_at is None], count
+
+    def list_projects(
+        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
+    ) -> tuple[Sequence[Project], int]:
+        rows, count = _bookmarked(keys.PROJECT_BOOKMARK, user, offset, limit, oldest_first)
+        return [records.decode_project(row) for row in rows], count
+
+
+def _bookmarked(kind: str, user: str, offset: int, limit: int, oldest_first: bool) -> tuple[list[Item], int]:
+    """Rows of what a user bookmarked, latest bookmark first, and how many bookmarks there are."""
+    items, count = list_and_count(keys.bookmarks(kind, user), offset, limit, oldest_first=oldest_first)
+    pairs = [keys.record_key(keys.parse_bookmark_key(item.sk)) for item in items]
+    found = get_all(pairs)
+    return [found[pair] for pair in pairs if pair in found], count

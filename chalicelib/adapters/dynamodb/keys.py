@@ -1,0 +1,140 @@
+"""Keys of rows: `…_key` makes one of each kind, `parse_…` is its inverse where a row's key is read.
+
+Owners, names of projects and names of users contain neither `/` nor `#`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from chalicelib.domain.build import ID_DIGITS, BuildKey, ProjectKey
+
+Key = tuple[str, str]  # pk and sk
+BUILD_BOOKMARK, PROJECT_BOOKMARK, REVERSE_BOOKMARK = "BM#", "BP#", "BM#"
+
+
+def record_key(key: BuildKey | ProjectKey) -> Key:
+    """Where the record of a build or a project is."""
+    if isinstance(key, BuildKey):
+        return builds(key.project_key), f"{key.id:0{ID_DIGITS}}"
+    return f"P#{key}", "P"
+
+
+def parse_record_key(pk: str, sk: str) -> BuildKey | ProjectKey:
+    return parse_ref(pk[2:] if sk == "P" else f"{pk[2:]}#{sk}")
+
+
+def body_key(key: BuildKey) -> Key:
+    return f"D#{key.project_key}#{key.id}", "D"
+
+
+def name_key(key: BuildKey, name: str) -> Key:
+    """Of a name in the project of `key`."""
+    return f"N#{key.project_key}#{name}", "N"
+
+
+def user_key(name: str) -> Key:
+    return f"U#{name}", "U"
+
+
+def token_key(sha256: str) -> Key:
+    return f"T#{sha256}", "T"
+
+
+def idempotency_key(project: ProjectKey, key: str) -> Key:
+    return f"I#{project}#{key}", "I"
+
+
+def request_count_key(user: str, minute: datetime) -> Key:
+    return f"R#{user}#{format_instant(minute)}", "R"
+
+
+def bookmark_key(user: str, key: BuildKey | ProjectKey) -> Key:
+    kind = BUILD_BOOKMARK if isinstance(key, BuildKey) else PROJECT_BOOKMARK
+    return f"U#{user}", kind + format_ref(key)
+
+
+def parse_bookmark_key(sk: str) -> BuildKey | ProjectKey:
+    """What is bookmarked."""
+    return parse_ref(sk[3:])
+
+
+def reverse_bookmark_key(key: BuildKey | ProjectKey, user: str) -> Key:
+    pk, _ = body_key(key) if isinstance(key, BuildKey) else record_key(key)
+    return pk, REVERSE_BOOKMARK + user
+
+
+def parse_reverse_bookmark_key(sk: str) -> str:
+    """Who bookmarked it."""
+    return sk[3:]
+
+
+def code_reference_key(sha256: str, key: BuildKey | ProjectKey) -> Key:
+    kind = "B#" if isinstance(key, BuildKey) else "P#"
+    return code_references(sha256), kind + format_ref(key)
+
+
+def code_reference_of_builds(project: ProjectKey) -> str:
+    """How the sk of such a row begins if it is of any build of the project."""
+    return f"B#{project}#"
+
+
+def parse_code_reference_key(sk: str) -> BuildKey | ProjectKey:
+    """What has the code."""
+    return parse_ref(sk[2:])
+
+
+def format_ref(key: BuildKey | ProjectKey) -> str:
+    """A build or a project within a key; builds of a project are in the order of their ids."""
+    if isinstance(key, BuildKey):
+        return f"{key.project_key}#{key.id:0{ID_DIGITS}}"
+    return str(key)
+
+
+def parse_ref(text: str) -> BuildKey | ProjectKey:
+    project, is_build, number = text.partition("#")
+    owner, name = project.split("/")
+    return BuildKey(owner, name, int(number)) if is_build else ProjectKey(owner, name)
+
+
+# Partitions with many rows: of the table, then of the index `recent`
+
+
+def builds(project: ProjectKey) -> str:
+    return f"B#{project}"
+
+
+def code_references(sha256: str) -> str:
+    return f"C#{sha256}"
+
+
+def live_builds(project: ProjectKey) -> str:
+    return f"B#{project}"
+
+
+def archived_builds(creator: str) -> str:
+    return f"A#{creator}"
+
+
+def live_projects(owner: str) -> str:
+    return f"P#{owner}"
+
+
+def bookmarks(kind: str, user: str) -> str:
+    """`kind` is BUILD_BOOKMARK or PROJECT_BOOKMARK."""
+    return kind + user
+
+
+# Partitions of the index `active`, beside `deleted` and `archived`
+
+UNFINISHED = "1"
+
+
+def waiting_builds(executor: str) -> str:
+    """Builds that wait for their turn."""
+    return f"W#{executor}"
+
+
+def format_instant(at: datetime) -> str:
+    """Text whose order is the order of time."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,144 @@
+"""Records as rows: `encode_…` makes the row, `decode_…` is its inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from pynamodb.expressions.condition import Condition
+
+from chalicelib.adapters.dynamodb import keys
+from chalicelib.adapters.dynamodb.keys import format_instant
+from chalicelib.adapters.dynamodb.table import Item
+from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey, Project, Token, User
+from chalicelib.domain.lifecycle import bounded
+
+Record = TypeVar("Record", Build, Project)
+Account = TypeVar("Account", User, Token)
+LISTED = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
+
+
+def encode_build(build: Build) -> Item:
+    return Item(*keys.record_key(build.key), **build_columns(build))
+
+
+def decode_build(item: Item) -> Build:
+    is_unfinished = item.active not in (None, "deleted", "archived")
+    look_at = f'"{item.look_at}"' if is_unfinished else "null"  # else it is the time of a purge
+    return _from_json(item.data, Build, history=item.history, version=item.version, look_at=look_at)
+
+
+def decode_listed_build(item: Item) -> Build:
+    """The build with the newest row of its history alone, from the attributes `LISTED`."""
+    return _from_json(item.data, Build, history=f"[{item.last}]", version=item.version)
+
+
+def build_columns(build: Build) -> dict[str, Any]:
+    """All attributes of a build beside its key; None for one that must not be there."""
+    listed: str | None = keys.live_builds(build.key.project_key)
+    if build.archived_at is not None:
+        listed = keys.archived_builds(build.user) if build.deleted_at is None else None
+    return {
+        "data": _to_json(build, "history", "version", "look_at"),
+        "version": build.version,
+        "history": msgspec.json.encode(build.history).decode(),
+        "last": msgspec.json.encode(build.history[-1]).decode(),
+        "recent": listed,
+        "updated_at": f"{format_instant(build.updated_at)}#{build.key.id:0{ID_DIGITS}}",
+        **_activity(
+            build.look_at,
+            build.archived_at,
+            build.deleted_at,
+            keys.waiting_builds(build.executor) if build.is_waiting else keys.UNFINISHED,
+        ),
+    }
+
+
+def next_version(build: Build) -> tuple[Build, list[Any], Condition]:
+    """The build with its next version, and the update that writes it if nobody was faster. A history that
+    an older version let grow is cut, or the item could exceed the 400 KB of DynamoDB."""
+    new = replace(build, version=build.version + 1, history=bounded(build.history))
+    return new, set_columns(build_columns(new)), Item.version == build.version
+
+
+def encode_body(key: BuildKey, body: BuildBody) -> Item:
+    """Without the reported Dockerfile, which has an attribute of its own."""
+    return Item(*keys.body_key(key), data=_to_json(body))
+
+
+def decode_body(item: Item) -> BuildBody:
+    body = msgspec.json.decode(item.data or "", type=BuildBody)
+    return replace(body, reported_dockerfile=item.reported_dockerfile)
+
+
+def encode_project(project: Project) -> Item:
+    counters = {"last_build_id": project.last_build_id, "live_builds": project.live_builds}
+    return Item(*keys.record_key(project.key), **{**project_columns(project), **counters})
+
+
+def decode_project(item: Item) -> Project:
+    counters = {"last_build_id": item.last_build_id, "live_builds": item.live_builds}
+    return _from_json(item.data, Project, **counters)
+
+
+def project_columns(project: Project) -> dict[str, Any]:
+    """All attributes of a project beside its key and its counters; None for one that must not be there."""
+    return {
+        "data": _to_json(project, "last_build_id", "live_builds"),
+        "version": project.version,
+        "public": int(project.is_public),
+        "recent": keys.live_projects(project.owner) if project.archived_at is None else None,
+        "updated_at": f"{format_instant(project.updated_at)}#{project.name}",
+        **_activity(None, project.archived_at, project.deleted_at),
+    }
+
+
+def encode_user(user: User) -> Item:
+    return Item(*keys.user_key(user.name), data=_to_json(user))
+
+
+def encode_token(token: Token) -> Item:
+    return Item(*keys.token_key(token.sha256), data=_to_json(token))
+
+
+def decode_account(data: str, kind: type[Account]) -> Account:
+    """The user or token of a row's `data`."""
+    return msgspec.json.decode(data, type=kind)
+
+
+def set_columns(columns: Mapping[str, Any]) -> list[Any]:
+    """An update's actions; None removes the attribute."""
+    return [
+        getattr(Item, name).remove() if value is None else getattr(Item, name).set(value)
+        for name, value in columns.items()
+    ]
+
+
+def _activity(
+    look_at: datetime | None,
+    archived_at: datetime | None,
+    deleted_at: datetime | None,
+    unfinished: str = keys.UNFINISHED,
+) -> dict[str, str | None]:
+    """Why and when a row is due: an unfinished build until its end, then for the purge."""
+    for reason, at in ((unfinished, look_at), ("deleted", deleted_at), ("archived", archived_at)):
+        if at is not None:
+            return {"active": reason, "look_at": format_instant(at)}
+    return {"active": None, "look_at": None}
+
+
+def _to_json(record: Any, *apart: str) -> str:
+    """JSON of a record, without the fields `apart`, which have an attribute of their own, and without None
+    values: all such fields default to it."""
+    values = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in apart}
+    return msgspec.json.encode({name: value for name, value in values.items() if value is not None}).decode()
+
+
+def _from_json(data: str | None, kind: type[Record], **apart: str | float | None) -> Record:
+    """Inverse of `_to_json`. The values of `apart` are JSON and join the text before it is parsed: to replace
+    fields of the parsed record takes twice as long."""
+    joined = ",".join(f'"{name}":{text}' for name, text in apart.items())
+    return msgspec.json.decode(f"{(data or '')[:-1]},{joined}}}", type=kind)

@@ -1,0 +1,179 @@
+"""The table, its two indexes, and the calls that are made to it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+from pynamodb.connection import Connection
+from pynamodb.exceptions import DoesNotExist, PynamoDBException, TransactWriteError
+from pynamodb.expressions.condition import Condition
+from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyProjection
+from pynamodb.models import Model
+from pynamodb.transactions import TransactWrite
+
+from chalicelib.adapters.dynamodb.keys import Key
+from chalicelib.errors import Conflict, SlipwayError, Unavailable
+
+_REFUSED = {
+    "ConditionalCheckFailed",
+    "ConditionalCheckFailedException",
+    "TransactionConflict",
+    "TransactionConflictException",
+}
+
+
+class Item(Model):
+    """Any row of the table.
+
+    A record is one JSON text, because nothing looks into it on the server and DynamoDB's typed maps cost
+    ten times its parsing. What conditions, counters and indexes need stands beside it.
+    """
+
+    class Meta:
+        table_name = ""  # set by `use_table`
+        max_retry_attempts = 3
+        connect_timeout_seconds = 2
+        read_timeout_seconds = 5
+
+    class Recent(GlobalSecondaryIndex["Item"]):  # type: ignore[no-untyped-call]
+        """Lists, by the last change of what is in them."""
+
+        class Meta:
+            index_name = "recent"
+            projection = IncludeProjection(
+                ["data", "last", "version", "last_build_id", "live_builds", "public"]
+            )
+
+        recent = UnicodeAttribute(hash_key=True)
+        updated_at = UnicodeAttribute(range_key=True)
+
+    class Active(GlobalSecondaryIndex["Item"]):  # type: ignore[no-untyped-call]
+        """Unfinished and purgeable rows, by the time at which they are due."""
+
+        class Meta:
+            index_name = "active"
+            projection = KeysOnlyProjection()
+
+        active = UnicodeAttribute(hash_key=True)
+        look_at = UnicodeAttribute(range_key=True)
+
+    pk = UnicodeAttribute(hash_key=True)
+    sk = UnicodeAttribute(range_key=True)
+    data = UnicodeAttribute(null=True)
+    version = NumberAttribute(null=True)
+    history = UnicodeAttribute(null=True)
+    last = UnicodeAttribute(null=True)  # the newest row of history, for lists
+    recent = UnicodeAttribute(null=True)
+    updated_at = UnicodeAttribute(null=True)
+    active = UnicodeAttribute(null=True)
+    look_at = UnicodeAttribute(null=True)
+    reported_dockerfile = UnicodeAttribute(null=True)
+    last_build_id = NumberAttribute(null=True)
+    live_builds = NumberAttribute(null=True)
+    suffixes = NumberAttribute(null=True)  # of a name: how many `-<k>` were given
+    is_bookmarked = NumberAttribute(null=True, attr_name="kept")  # of a bookmark: 0 once it was removed
+    public = NumberAttribute(null=True)  # of a project: 1 if it is
+    requests = NumberAttribute(null=True, attr_name="taken")  # of a request count
+    ttl = NumberAttribute(null=True)  # seconds since 1970; DynamoDB deletes the item some time after
+
+    by_recent = Recent()
+    by_active = Active()
+
+
+def use_table(name: str) -> None:
+    """Names the table of this process."""
+    Item.Meta.table_name = name
+    Item._connection = None
+
+
+def client() -> Any:
+    """The SDK's client. The first call of a process makes it, which takes a while."""
+    return _connection().client
+
+
+def get(key: Key) -> Item | None:
+    """The row, by a consistent read."""
+    with answered():
+        try:
+            return Item.get(*key, consistent_read=True)
+        except DoesNotExist:
+            return None
+
+
+def get_all(keys: Sequence[Key]) -> dict[Key, Item]:
+    """Those of the rows that there are, by consistent reads."""
+    with answered():
+        return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
+
+
+def list_rows(
+    partition: str,
+    offset: int,
+    limit: int,
+    shown: Condition | None = None,
+    *,
+    oldest_first: bool = False,
+    attributes: list[str] | None = None,
+) -> list[Item]:
+    """Rows of a list, after skipping `offset` of them; with these attributes alone, if they are named."""
+    with answered():
+        items = Item.by_recent.query(
+            partition,
+            filter_condition=shown,
+            scan_index_forward=oldest_first,
+            limit=offset + limit,
+            attributes_to_get=attributes,
+        )
+        return list(islice(items, offset, None))
+
+
+def list_and_count(
+    partition: str,
+    offset: int,
+    limit: int,
+    shown: Condition | None = None,
+    *,
+    oldest_first: bool = False,
+) -> tuple[list[Item], int]:
+    """Rows of a list, and how many it has in all."""
+    items = list_rows(partition, offset, limit, shown, oldest_first=oldest_first)
+    if len(items) < limit and (items or offset == 0):
+        return items, offset + len(items)
+    with answered():
+        return items, Item.by_recent.count(partition, filter_condition=shown)
+
+
+@contextmanager
+def transaction() -> Iterator[TransactWrite]:
+    """A write of several items, all or none. Raises Conflict when a condition fails. Its token makes retries
+    of the SDK harmless."""
+    with (
+        answered(),
+        TransactWrite(connection=_connection(), client_request_token=uuid.uuid4().hex) as write,
+    ):
+        yield write
+
+
+def _connection() -> Connection:
+    """The one of the model, for transactions as well: a client of their own would be made once more."""
+    assert Item.Meta.table_name, "use_table comes first"
+    return Item._get_connection().connection
+
+
+@contextmanager
+def answered(refused: type[SlipwayError] = Conflict) -> Iterator[None]:
+    """Calls to DynamoDB in here raise `refused` when a condition fails and Unavailable for other trouble."""
+    try:
+        yield
+    except PynamoDBException as exc:
+        codes = {exc.cause_response_code}
+        if isinstance(exc, TransactWriteError):
+            codes = {reason.code for reason in exc.cancellation_reasons if reason}
+        if codes & _REFUSED:
+            raise refused from exc
+        raise Unavailable("The database did not answer; try again.") from exc

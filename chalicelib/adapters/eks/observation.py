@@ -1,0 +1,203 @@
+"""What a Job and its pod say of a build, as Kubernetes describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from chalicelib.adapters.eks.job import ATTEMPT, BUILD, LINKED
+from chalicelib.domain.build import Status
+from chalicelib.domain.failure import failure_reason
+from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
+
+Json = dict[str, Any]
+
+JOB_NAME = "batch.kubernetes.io/job-name"  # the label by which a pod names its Job
+LINK_AFTER = timedelta(minutes=10)  # links to the source are renewed until the source is fetched,
+LINK_AFTER_IN_USE = timedelta(seconds=30)  # and sooner if the pod has tried to fetch it for so long
+
+
+def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observation | None:
+    """What a Job and its pod say; None when both are gone, or the Job is being deleted and has no pod.
+
+    `job` may be None while `pod_is_enough`. `log_group` is CloudWatch's, which takes the containers' logs.
+    """
+    described = job or pod
+    if described is None:
+        return None
+    metadata = described["metadata"]
+    is_deleted = job is not None and _is_deleted(job)
+    if pod is None and is_deleted:
+        return None
+    handle = metadata["name"] if job else metadata["labels"][JOB_NAME]
+    end = _end(job, pod, is_deleted)
+    return Observation(
+        key=metadata["annotations"][BUILD],
+        attempt=int(metadata["labels"][ATTEMPT]),
+        handle=handle,
+        log=_log(pod, log_group),
+        steps=steps_of(_stages(metadata, pod)),
+        outcome=end.outcome,
+        ended_at=end.at,
+        reason=end.reason,
+        has_own_reason=end.has_own_reason,
+        trouble=_trouble(pod) if end.outcome is None and pod else None,
+    )
+
+
+def _stages(metadata: Json, pod: Json | None) -> Iterator[tuple[Status, datetime]]:
+    yield Status.SCHEDULED, _time(metadata["creationTimestamp"])
+    if pod is None:
+        return
+    for condition in pod.get("status", {}).get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "True":
+            yield Status.BUILDING, _time(condition["lastTransitionTime"])
+    state = _container(pod, "containerStatuses", "build").get("state", {})
+    if started := (state.get("running") or state.get("terminated") or {}).get("startedAt"):
+        yield Status.RUNNING, _time(started)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    outcome: Outcome | None = None
+    reason: str | None = None
+    at: datetime | None = None
+    has_own_reason: bool = True
+
+
+def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
+    status = (pod or {}).get("status", {})
+    if status.get("phase") == "Succeeded" or _condition(job, "Complete"):
+        state = _container(pod, "containerStatuses", "build").get("state", {})
+        at = (state.get("terminated") or {}).get("finishedAt")
+        return _End(Outcome.SUCCEEDED, at=at and _time(at))
+    failed = _condition(job, "Failed") or _condition(job, "FailureTarget")
+    if is_deleted:
+        return _End()  # it was stopped; the build ends when its pod is gone
+    if failed.get("reason") == "DeadlineExceeded":
+        minutes = (job or {})["spec"]["activeDeadlineSeconds"] // 60
+        words = f"The build did not end within {minutes} minutes, waiting for a node included."
+        return _End(Outcome.TIMED_OUT, words, _time(failed["lastTransitionTime"]))
+    has_failed = status.get("phase") == "Failed"
+    was_removed = (pod is None and failed) or (pod is not None and has_failed and _is_deleted(pod))
+    if was_removed and not _condition(pod, "DisruptionTarget"):
+        return _End(Outcome.GONE, "The build's pod was removed while it ran.")
+    if pod is not None and has_failed:
+        return _pod_failure(pod)
+    return _End()
+
+
+def _pod_failure(pod: Json) -> _End:
+    status, spec = pod["status"], pod["spec"]
+    disruption = _condition(pod, "DisruptionTarget")
+    kinds = (("initContainerStatuses", "fetch"), ("containerStatuses", "build"))
+    ended = [
+        (name, terminated)
+        for kind, name in kinds
+        if (terminated := _container(pod, kind, name).get("state", {}).get("terminated"))
+    ]
+    at = max((_time(each["finishedAt"]) for _, each in ended if each.get("finishedAt")), default=None)
+    if status.get("reason") == "DeadlineExceeded":
+        minutes = spec["activeDeadlineSeconds"] // 60
+        return _End(Outcome.TIMED_OUT, f"The build took longer than {minutes} minutes.", at)
+    if status.get("reason") == "Evicted":
+        words = f"The node evicted the build: {status.get('message', 'no reason given')}"
+        return _End(Outcome.FAILED, words, at)
+    if disruption:
+        words = f"The build lost its node ({disruption.get('reason')}): {disruption.get('message', '')}"
+        return _End(Outcome.FAILED, words, at)
+    if status.get("reason") in ("NodeLost", "NodeShutdown", "Terminated", "Shutdown"):
+        return _End(Outcome.FAILED, "The node on which the build ran went away.", at)
+    for name, terminated in ended:
+        if terminated.get("reason") == "OOMKilled":
+            (container,) = [c for c in (*spec["initContainers"], *spec["containers"]) if c["name"] == name]
+            limit = container["resources"]["limits"]["memory"]
+            words = f"The build needed more memory than its limit of {limit}; raise `environment.resources`."
+            return _End(Outcome.FAILED, words, at)
+        if terminated.get("exitCode"):
+            # the last lines of its log, which reach CloudWatch only later
+            cause = failure_reason(terminated.get("message", "").splitlines())
+            words = cause or f"The container `{name}` ended with exit code {terminated['exitCode']}."
+            return _End(Outcome.FAILED, words, at, has_own_reason=cause is not None)
+    return _End(Outcome.FAILED, status.get("message"), at, has_own_reason=False)
+
+
+def _trouble(pod: Json) -> Trouble | None:
+    """Why a pod makes no progress, if that may still change."""
+    status = pod.get("status", {})
+    scheduled = _condition(pod, "PodScheduled", "False")
+    if scheduled.get("reason") == "Unschedulable":
+        return Trouble(Status.UNSCHEDULABLE, f"No node takes the build: {scheduled.get('message', '')}")
+    if status.get("reason") == "NodeLost" or status.get("phase") == "Unknown":
+        return Trouble(Status.UNKNOWN, "The node on which the build runs does not answer.")
+    for kind, name in (("initContainerStatuses", "fetch"), ("containerStatuses", "build")):
+        waiting = _container(pod, kind, name).get("state", {}).get("waiting") or {}
+        if waiting.get("reason") in _WAITS:
+            words = f"{_WAITS[waiting['reason']]}: {waiting.get('message', waiting['reason'])}"
+            return Trouble(Status.WARNING, words)
+    return None
+
+
+_WAITS = {
+    "ErrImagePull": "BuildKit's image cannot be pulled",
+    "ImagePullBackOff": "BuildKit's image cannot be pulled",
+    "InvalidImageName": "BuildKit's image has no valid name",
+    "CreateContainerConfigError": "The container cannot be made",
+    "CreateContainerError": "The container cannot be made",
+    "RunContainerError": "The container cannot be started",
+}
+
+
+def _log(pod: Json | None, group: str) -> str | None:
+    """`group:stream` of the container `build`, and of `fetch` until that runs."""
+    if pod is None:
+        return None
+    for kind, name in (("containerStatuses", "build"), ("initContainerStatuses", "fetch")):
+        container_id = _container(pod, kind, name).get("containerID", "").rpartition("//")[2]
+        if container_id:
+            file = f"{pod['metadata']['name']}_{pod['metadata']['namespace']}_{name}-{container_id}.log"
+            return f"{group}:{pod['spec']['nodeName']}-application.var.log.containers.{file}"
+    return None
+
+
+def _is_deleted(described: Json) -> bool:
+    """Whether its deletion was asked for; it stays until its pods and containers have ended."""
+    return "deletionTimestamp" in described["metadata"]
+
+
+def _is_fetched(pod: Json | None) -> bool:
+    fetched = _container(pod, "initContainerStatuses", "fetch").get("state", {}) if pod else {}
+    return "terminated" in fetched
+
+
+def needs_links(job: Json, pod: Json | None, now: datetime) -> bool:
+    """Whether the Job's pod has not fetched its source yet, and the links may have expired or are missing."""
+    is_over = _condition(job, "Failed") or _condition(job, "Complete")
+    if is_over or _is_fetched(pod) or _is_deleted(job):
+        return False
+    linked_at = job["metadata"]["annotations"].get(LINKED)
+    in_use = "running" in (_container(pod, "initContainerStatuses", "fetch").get("state", {}) if pod else {})
+    return linked_at is None or now - _time(linked_at) > (LINK_AFTER_IN_USE if in_use else LINK_AFTER)
+
+
+def pod_is_enough(pod: Json) -> bool:
+    """Whether the pod alone says how the build is, so that its Job need not be read."""
+    return _is_fetched(pod) and pod.get("status", {}).get("phase") != "Failed" and not _is_deleted(pod)
+
+
+def _container(pod: Json | None, kind: str, name: str) -> Json:
+    found = [each for each in (pod or {}).get("status", {}).get(kind, ()) if each["name"] == name]
+    return found[0] if found else {}
+
+
+def _condition(described: Json | None, kind: str, status: str = "True") -> Json:
+    for condition in (described or {}).get("status", {}).get("conditions", ()):
+        if condition["type"] == kind and condition["status"] == status:
+            return dict(condition)
+    return {}
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,21 @@
+#!/bin/sh
+# complete_dockerfile: the special files of a git repository are only known now
+(
+  set -e
+  for setup in build/polyaxon_setup.sh build/setup.sh; do
+    # chmod would follow a link, out of the code as well
+    if [ -f "$setup" ] && [ ! -L "$setup" ]; then chmod +x "$setup"; fi
+  done
+  if grep -qx "$SLIPWAY_SPECIAL_FILES_MARK" Dockerfile; then
+    for group in $SLIPWAY_SPECIAL_FILES; do
+      for name in $(printf '%s' "$group" | tr : ' '); do
+        if [ -f "build/$name" ]; then printf 'COPY build/%s /code\n' "$name"; break; fi
+      done
+    done > special-files
+    sed -i -e "/^$SLIPWAY_SPECIAL_FILES_MARK\$/{r special-files" -e 'd}' Dockerfile
+    rm special-files
+  fi
+  if [ -n "$SLIPWAY_GIT_URL" ]; then
+    printf 'slipway-dockerfile %s %s\n' "$SLIPWAY_NONCE" "$(base64 < Dockerfile | tr -d '\n')"
+  fi
+)

@@ -1,0 +1,100 @@
+"""Texts of specifications, in JSON or YAML, read within bounds into JSON's types."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from chalicelib.errors import Invalid
+
+MAX_YAML_BYTES = 64 * 1024
+MAX_NODES = 5_000  # YAML aliases can make a small text expand without end
+MAX_DEPTH = 20
+
+
+def read(text: str) -> object:
+    """The value of a text in JSON or YAML. Raises Invalid.
+
+    YAML is bounded before and while it is read: PyYAML takes seconds for some 100 KB, and copies what a
+    merge key names.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as exc:
+        raise Invalid(["The specification is nested too deeply."]) from exc
+    except ValueError:
+        pass  # most likely YAML
+    if len(text.encode()) > MAX_YAML_BYTES:
+        raise Invalid([f"A specification in YAML can have {MAX_YAML_BYTES} bytes; send larger ones as JSON."])
+    import yaml  # loaded only here: the published command line sends JSON
+
+    class PlainLoader(yaml.SafeLoader):
+        """YAML of bounded size, without merge keys and dates: a value that looks like a date is text."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+        nodes = depth = 0  # aliases count as nodes
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            self.nodes += 1
+            self.depth += 1
+            if self.nodes > MAX_NODES:
+                raise Invalid(["The specification is too large."])
+            if self.depth > MAX_DEPTH:
+                raise Invalid(["The specification is nested too deeply."])
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise Invalid(
+                    ["The specification has a merge key (`<<`): write out the fields it stands for."]
+                )
+            super().flatten_mapping(node)
+
+    try:
+        return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+        # PyYAML lets through what its constructors trip over, such as the KeyError of `!!bool x`.
+        where = getattr(exc, "problem_mark", None)
+        place = f" near line {where.line + 1}" if where else ""
+        raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc
+
+
+def check(document: Any) -> None:
+    """Raises Invalid when the document is too deep or large to work on, or holds what JSON cannot."""
+    nodes = 0
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        nodes += len(level)
+        if nodes > MAX_NODES:
+            _refuse("The specification is too large.")
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, Mapping):
+                below += [*node.keys(), *node.values()]
+            elif isinstance(node, list | tuple):
+                below += node
+            elif isinstance(node, str) and any("\ud800" <= char <= "\udfff" for char in node):
+                _refuse("The specification contains text that is not valid UTF-8.")
+            elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+                _refuse("The specification contains a number that is too large.")
+            elif isinstance(node, float) and not math.isfinite(node):
+                _refuse("The specification contains a number that is not finite.")
+            elif not isinstance(node, str | int | float | None):
+                _refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
+            if len(below) > MAX_NODES:
+                _refuse("The specification is too large.")
+        if not below:
+            return
+        level = below
+    _refuse("The specification is nested too deeply.")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise Invalid([sentence])

@@ -1,0 +1,206 @@
+"""What a spec's `environment` may say: resources, and where a build on a shared cluster gets its pod.
+
+Labels and annotations get a prefix of their own, so that they cannot be taken for anybody else's; nodes
+are chosen by keys that the deployment allows; what would reach other people's secrets is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from chalicelib.errors import Invalid
+
+PREFIX = "user.slipway/"
+MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
+MAX_ANNOTATION = 200  # characters
+_RESOURCES = ("cpu", "memory", "gpu", "tpu")
+_NAMES = [
+    "resources",
+    "labels",
+    "annotations",
+    "node_selector",
+    "affinity",
+    "tolerations",
+    "service_account",
+    "image_pull_secrets",
+    "max_restarts",
+    "secret_refs",
+    "config_map_refs",
+    "data_refs",
+    "artifact_refs",
+    "index",
+    "configmap_refs",
+    "persistence",
+    "outputs",
+]
+_IGNORED = ("max_restarts", "index")
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_OPERATORS = ("Exists", "Equal")
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What of it goes into the pod, as Kubernetes names it."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    node_selector: dict[str, str] = field(default_factory=dict)
+    tolerations: tuple[dict[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A spec's environment: as it was given, and its resources by kind (cores, memory in MiB)."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] | None = None
+
+
+def parse_environment(name: str, value: Any) -> Environment:
+    """The environment of a spec, which calls it `name`: its resources are checked here, and the names of the
+    rest. Raises Invalid."""
+    if not isinstance(value, Mapping):
+        _refuse(f"`{name}` must be a mapping.")
+    if unknown := [str(key) for key in value if key not in _NAMES]:
+        _refuse(f"`{name}` has no {_quoted(unknown)}.")
+    resources = value.get("resources")
+    if resources is None:
+        return Environment(dict(value))
+    if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
+        _refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
+    kept: dict[str, Any] = {}
+    for kind, amounts in resources.items():
+        if amounts is None:
+            continue
+        if not isinstance(amounts, Mapping) or set(amounts) - {"requests", "limits"}:
+            _refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
+        for which, amount in amounts.items():
+            if amount is not None and (
+                isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
+            ):
+                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory in MiB).")
+        kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
+    return Environment(dict(value), kept or None)
+
+
+def placement(environment: Environment, node_keys: Collection[str]) -> Placement | None:
+    """The Placement of an environment; None when it asks for nothing. `node_keys` are those that
+    selectors and tolerations may name. Raises Invalid with one sentence per fault."""
+    faults: list[str] = []
+
+    def check(name: str, rule: Callable[[str, Any], Any], default: Any) -> Any:
+        value = environment.document.get(name)
+        if not value:
+            return default
+        try:
+            return rule(f"environment.{name}", value)
+        except Invalid as fault:
+            faults.extend(fault.sentences())
+            return default
+
+    wanted = Placement(
+        labels=check("labels", _labels, {}),
+        annotations=check("annotations", _annotations, {}),
+        node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys), {}),
+        tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys), ()),
+    )
+    faults += _resource_faults(environment.resources or {})
+    understood = (*Placement.__slots__, "resources", *_IGNORED)
+    faults += [
+        f"`environment.{name}` is refused for builds on EKS."
+        for name, value in environment.document.items()
+        if name not in understood and value
+    ]
+    if faults:
+        raise Invalid(faults)
+    return None if wanted == Placement() else wanted
+
+
+def _resource_faults(resources: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for kind in ("gpu", "tpu"):
+        if any((resources.get(kind) or {}).values()):
+            faults.append(f"`environment.resources.{kind}`: builds on EKS have no {kind.upper()}s.")
+    for kind in ("cpu", "memory"):
+        amounts = resources.get(kind) or {}
+        if (amounts.get("limits") or 0) and (amounts.get("requests") or 0) > amounts["limits"]:
+            faults.append(f"`environment.resources.{kind}`: `requests` must not exceed `limits`.")
+    return faults
+
+
+def _labels(name: str, value: Any) -> dict[str, str]:
+    texts = _texts(name, value)
+    for text in texts.values():
+        if text and not _NAME.fullmatch(text):
+            _refuse(f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
+    return {PREFIX + key: text for key, text in texts.items()}
+
+
+def _annotations(name: str, value: Any) -> dict[str, str]:
+    texts = _texts(name, value)
+    if any(len(text) > MAX_ANNOTATION for text in texts.values()):
+        _refuse(f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
+    return {PREFIX + key: text for key, text in texts.items()}
+
+
+def _texts(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
+        _refuse(f"`{name}` must be a mapping of at most {MAX_ENTRIES} names to texts.")
+    for key, text in value.items():
+        if not isinstance(key, str) or not _NAME.fullmatch(key):
+            _refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
+        if not isinstance(text, str):
+            _refuse(f"`{name}.{key}` must be a text.")
+    return dict(value)
+
+
+def _selector(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        _refuse(f"`{name}` must be a mapping.")
+    for key, text in value.items():
+        _check_key(name, key, node_keys)
+        if not isinstance(text, str) or not _NAME.fullmatch(text):
+            _refuse(f"`{name}.{key}` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+    return dict(value)
+
+
+def _tolerations(name: str, value: Any, node_keys: Collection[str]) -> tuple[dict[str, str], ...]:
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        _refuse(f"`{name}` must be a list of at most {MAX_ENTRIES} tolerations.")
+    return tuple(_toleration(f"{name}[{i}]", each, node_keys) for i, each in enumerate(value))
+
+
+def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
+    if not isinstance(value, Mapping) or set(value) - {"key", "operator", "value", "effect"}:
+        _refuse(f"`{name}` may have `key`, `operator`, `value` and `effect`.")
+    kept = {part: text for part, text in value.items() if text is not None}
+    _check_key(name, kept.get("key"), node_keys)  # without a key it would tolerate everything
+    operator = kept.setdefault("operator", "Equal")
+    if operator not in _OPERATORS:
+        _refuse(f"`{name}.operator` must be one of {', '.join(_OPERATORS)}.")
+    if kept.get("effect", _EFFECTS[0]) not in _EFFECTS:
+        _refuse(f"`{name}.effect` must be one of {', '.join(_EFFECTS)}.")
+    text = kept.get("value", "")
+    if not isinstance(text, str) or (text and not _NAME.fullmatch(text)):
+        _refuse(f"`{name}.value` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+    if operator == "Exists" and text:
+        _refuse(f"`{name}.value` must be left out where `operator` is Exists.")
+    return kept
+
+
+def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:
+    if key not in node_keys:
+        allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
+        _refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name[:64]}`" for name in names[:10])
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise Invalid([sentence])

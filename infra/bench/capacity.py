@@ -1,0 +1,88 @@
+"""What calls to DynamoDB consume.
+
+Write units are as the emulator answers them. Read units are computed here by DynamoDB's rules (4 KB each,
+half for reads that may lag) from what was answered: no emulator has them right.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from chalicelib.adapters.dynamodb.table import client
+
+_KB4 = 4096
+_WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems")
+
+
+@dataclass
+class Meter:
+    """Every call of the store's to DynamoDB within a `with` block, with what it consumed."""
+
+    calls: list[tuple[str, float, float]] = field(default_factory=list)  # operation, read and write units
+    _asked: dict[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Meter:
+        events = client().meta.events
+        events.register("provide-client-params.dynamodb", self._ask)
+        events.register("after-call.dynamodb", self._answered)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        events = client().meta.events
+        events.unregister("provide-client-params.dynamodb", self._ask)
+        events.unregister("after-call.dynamodb", self._answered)
+
+    def _ask(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
+        """Asks for whole rows: that is what a read costs, however few attributes are wanted of them."""
+        whole = {name: value for name, value in params.items() if name != "ProjectionExpression"}
+        if wanted := params.get("ProjectionExpression"):
+            names: dict[str, str] = params["ExpressionAttributeNames"]
+            whole["ExpressionAttributeNames"] = {
+                short: name for short, name in names.items() if short not in wanted.split(", ")
+            }
+        self._asked = whole
+        return {**whole, "ReturnConsumedCapacity": "TOTAL"}
+
+    def _answered(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+        consumed = parsed.get("ConsumedCapacity", [])
+        totals = consumed if isinstance(consumed, list) else [consumed]
+        written = sum(each["CapacityUnits"] for each in totals) if model.name in _WRITES else 0
+        self.calls.append((model.name, read_units(model.name, self._asked, parsed), written))
+
+    @property
+    def operations(self) -> list[str]:
+        return [operation for operation, _, _ in self.calls]
+
+    @property
+    def read(self) -> float:
+        return sum(units for _, units, _ in self.calls)
+
+    @property
+    def written(self) -> float:
+        return sum(units for _, _, units in self.calls)
+
+
+def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) -> float:
+    """What reading has cost, by the parameters of a call and its answer."""
+    if operation == "GetItem":
+        return max(math.ceil(_size(answer.get("Item", {})) / _KB4), 1) * (
+            1 if asked.get("ConsistentRead") else 0.5
+        )
+    if operation == "BatchGetItem":
+        (table,) = asked["RequestItems"].values()
+        found = [item for items in answer["Responses"].values() for item in items]
+        missing = len(table["Keys"]) - len(found)
+        units = sum(math.ceil(_size(item) / _KB4) for item in found) + missing
+        return units * (1 if table.get("ConsistentRead") else 0.5)
+    if operation == "Query":
+        read = sum(_size(item) for item in answer.get("Items", []))
+        return max(math.ceil(read / _KB4), 1) * (1 if asked.get("ConsistentRead") else 0.5)
+    return 0
+
+
+def _size(item: dict[str, Any]) -> int:
+    return sum(
+        len(name.encode()) + len(str(next(iter(value.values()))).encode()) for name, value in item.items()
+    )

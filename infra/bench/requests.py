@@ -1,0 +1,256 @@
+"""What requests cost: instructions, calls to DynamoDB and the capacity they consume: `make bench-requests`.
+
+Instructions are counted by valgrind, where it is installed. A process loads `app` and does everything once,
+as a warm function has; then forks do each thing a few times and some times more, and the difference, divided,
+is one. It repeats within a percent, whatever else the machine does. Signing, JSON, HTTP and the log are in
+it; the emulator's work is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property, partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import boto3
+from awslambdaric.lambda_runtime_log_utils import JsonFormatter
+from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
+
+from app import app
+from chalicelib import settings, telemetry, wiring
+from chalicelib.adapters.dynamodb.keys import record_key
+from chalicelib.adapters.dynamodb.records import encode_build
+from chalicelib.adapters.dynamodb.table import Item, use_table
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import Build, BuildKey, Project, Status
+from chalicelib.domain.lifecycle import Observation, Step
+from chalicelib.settings import Settings
+from chalicelib.usecases import accounts, builds, execution, projects
+from infra.bench import ministack
+from infra.bench.capacity import Meter
+from infra.local import aws
+from infra.local.machine.machine import STATE
+
+FEW, MANY = 100, 100_000  # builds, in the projects of these names
+FEWER, MORE = 2, 12  # times that a fork does something
+CONTENT = {
+    "version": 1,
+    "kind": "build",
+    "image": "python:3.12-slim",
+    "build_steps": ["pip install --no-cache-dir -r requirements.txt", "python -m compileall /code"],
+    "env_vars": [["APP_MODE", "prod"], ["RETRIES", 3]],
+    "tags": ["nightly", "gpu"],
+}
+TOKEN = "ada"  # noqa: S105 - of an emulator
+Thing = Callable[[], None]
+
+
+class WarmServices(wiring.AwsServices):
+    """As in a function that has just served the same user: that memory is too short for valgrind."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        return replace(settings.read(), account_memory_seconds=3_600)
+
+
+class Things:
+    """What is measured, by name; each name makes things to do, no two of them on the same build where the
+    second would find less to do."""
+
+    def __init__(self, first_build: int) -> None:
+        self._builds = count(first_build)
+        self.made: Mapping[str, Callable[[], Thing]] = {
+            "GET of a build": partial(self._request, "GET", "/ada/few/builds/1"),
+            "page of 20, of few": partial(self._request, "GET", "/ada/few/builds"),
+            "page of 20, of many": partial(self._request, "GET", "/ada/many/builds"),
+            "GET of statuses": partial(self._request, "GET", "/ada/few/builds/1/statuses"),
+            "PATCH": lambda: self._request(
+                "PATCH", "/ada/few/builds/1", {"description": f"number {next(self._builds)}"}
+            ),
+            "create": partial(self._request, "POST", "/ada/new/builds", {"content": json.dumps(CONTENT)}),
+            "bookmark": partial(self._request, "POST", "/ada/few/builds/1/bookmark"),
+            "status change": self._observation,
+        }
+
+    def _request(self, method: str, path: str, fields: Any = None) -> Thing:
+        converter = LambdaEventConverter(RouteMatcher(list(app.routes)), app.api.binary_types)
+        headers = {"authorization": f"token {TOKEN}", "content-type": "application/json"}
+        body = b"" if fields is None else json.dumps(fields).encode()
+        event = converter.create_lambda_event(method, settings.api_prefix() + path, headers, body)
+        context = LambdaContext("api_handler", 1024, 60_000)
+
+        def send() -> None:
+            answer = app(event, context)
+            assert answer["statusCode"] < 300, answer
+
+        return send
+
+    def _observation(self) -> Thing:
+        key = BuildKey("ada", "few", next(self._builds))
+        building = Step(Status.BUILDING, wiring.services().now())
+        seen = Observation(str(key), 1, f"builds:{key.id}", None, (building,))
+
+        def record() -> None:
+            execution.record(wiring.services(), seen)
+
+        return record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--many", type=int, default=MANY, help="builds of the larger project (%(default)s)")
+    parser.add_argument("--forks", type=int, metavar="FIRST_BUILD", help="this program itself says so")
+    arguments = parser.parse_args()
+    if arguments.forks:
+        wiring.install(WarmServices())
+        log_as_lambda_does()
+        fork(Things(arguments.forks))
+        return
+    with ministack.serve(STATE) as url:
+        os.environ.update(environment(url))
+        boto3.client("sqs").create_queue(QueueName="dispatch")
+        wiring.install(WarmServices())
+        say(f"Writing {FEW + arguments.many:,} builds …")
+        seed({"few": FEW, "many": arguments.many})
+        things = Things(first_build=1)
+        consumed = {name: costs(make) for name, make in things.made.items()}
+        say("Counting instructions, which takes a minute or two …")
+        instructions = instructions_of(things.made, first_build=20)
+    print(f"few: {FEW:,} builds, many: {arguments.many:,}")
+    print(f"{'':<24}{'instructions':>13}{'read units':>12}{'write units':>13}   calls")
+    for name, (operations, read, written) in consumed.items():
+        counted = f"{instructions[name] / 1e6:.1f} M" if instructions else "-"
+        print(f"{name:<24}{counted:>13}{read:>12}{written:>13}   {', '.join(operations)}")
+    if not instructions:
+        print("Instructions are counted where valgrind is found.")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def environment(url: str) -> dict[str, str]:
+    return {
+        **aws.ENVIRONMENT,
+        "AWS_LAMBDA_FUNCTION_NAME": "api_handler",
+        "PYTHONHASHSEED": "0",  # of the forks: sets and their costs are the same in every run
+        "AWS_ENDPOINT_URL": url,
+        "SLIPWAY_TABLE": "slipway",
+        "SLIPWAY_DISPATCH_QUEUE_URL": f"{url}/000000000000/dispatch",
+        "SLIPWAY_LOG_QUEUE_URL": f"{url}/000000000000/logs",
+        "SLIPWAY_DEAD_LETTER_QUEUE_URL": f"{url}/000000000000/dead",
+        "SLIPWAY_CODEBUILD_PROJECT": "builds",
+        "SLIPWAY_BUCKET": "bucket",
+        "SLIPWAY_REGISTRY": "registry.test/slipway",
+        "SLIPWAY_REGISTRY_KIND": "ecr",
+    }
+
+
+def seed(rows: Mapping[str, int]) -> None:
+    """A user, and projects with so many copies of a build that CodeBuild has."""
+    services = wiring.services()
+    use_table(services.settings.table)
+    Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
+    accounts.ensure_superuser(services, "ada", token=TOKEN)
+    ada = services.accounts.user("ada")
+    assert ada is not None
+    for name in (*rows, "new"):
+        projects.create(services, ada, {"name": name})
+    for name, number_of_builds in rows.items():
+        fields = {"content": json.dumps(CONTENT), "name": "trainer", "description": "the nightly image"}
+        opened = builds.create(services, ada, "ada", name, fields)
+        claimed = lifecycle.claim(opened.build, services.now())
+        with Item.batch_write() as batch:
+            for number in range(1, number_of_builds + 1):
+                batch.save(encode_build(_copy(claimed, number)))
+        _set_counters(opened.project, number_of_builds)
+
+
+def _copy(claimed: Build, number: int) -> Build:
+    build = replace(claimed, key=replace(claimed.key, id=number))
+    later = claimed.created_at + timedelta(seconds=number)
+    return lifecycle.submitted(build, f"builds:{number}", later, later)
+
+
+def _set_counters(project: Project, number_of_builds: int) -> None:
+    item = Item(*record_key(project.key))
+    counters = (Item.last_build_id, Item.live_builds)
+    item.update([counter.set(number_of_builds) for counter in counters])
+
+
+def costs(make: Callable[[], Thing]) -> tuple[Sequence[str], float, float]:
+    """Of doing it once, the caller being known already: calls to DynamoDB, read and write units."""
+    make()()
+    thing = make()
+    with Meter() as meter:
+        thing()
+    return meter.operations, meter.read, meter.written
+
+
+def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) -> dict[str, float]:
+    """By name; none without valgrind."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [valgrind, "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/%p"]
+        program = [sys.executable, "-m", "infra.bench.requests", "--forks", str(first_build)]
+        done = subprocess.run([*command, *program], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"Instructions could not be counted:\n{done.stderr}")
+        forks: dict[str, list[int]] = json.loads(done.stdout)
+        counts = {name: [_count(Path(folder) / str(pid)) for pid in forks[name]] for name in names}
+    return {name: (more - fewer) / (MORE - FEWER) for name, (fewer, more) in counts.items()}
+
+
+def _count(path: Path) -> int:
+    """All instructions of a process, from what cachegrind wrote of it."""
+    summary = next(line for line in path.read_text().splitlines() if line.startswith("summary:"))
+    return int(summary.split()[1])
+
+
+def log_as_lambda_does() -> None:
+    """Lines of JSON, which nobody reads here."""
+    handler = logging.FileHandler(os.devnull)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+    telemetry.start()
+
+
+def fork(things: Things) -> None:
+    """Prints which processes did each thing `FEWER` and `MORE` times."""
+    for make in things.made.values():
+        make()()
+    forks = {
+        name: [_forked([make() for _ in range(n)]) for n in (FEWER, MORE)]
+        for name, make in things.made.items()
+    }
+    print(json.dumps(forks))
+
+
+def _forked(work: Sequence[Thing]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        for thing in work:
+            thing()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+    return pid
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""An HTTP server on loopback that is one function, in the place of a service of AWS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from werkzeug import Request, Response
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+
+class _Handler(WSGIRequestHandler):
+    def log_request(self, *_: Any) -> None:
+        """Requests are not logged."""
+
+
+@contextmanager
+def served(answer: Callable[[Request], Response]) -> Iterator[str]:
+    """Its address, host:port, until the block is left. Requests run side by side; each has a connection of
+    its own."""
+    application = Request.application(answer)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,1 @@
+"""AWS CodeBuild: its API, and builds that run as processes of this machine."""

@@ -1,0 +1,521 @@
+"""AWS CodeBuild on loopback: the wire protocol of four operations, and builds that really run.
+
+What is kept of the real service: phases and their contexts, the concurrency limit with its queue, build and
+queue timeouts, idempotency tokens and their five minutes, StopBuild, log events, and the two kinds of events.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from infra.local import signatures
+from infra.local.codebuild import buildspec
+from infra.local.codebuild.log_stream import LogStream
+
+log = logging.getLogger(__name__)
+
+REGION, ACCOUNT = "us-east-1", "000000000000"
+TOKEN_SECONDS = 300
+QUEUE_PER_SLOT = 5  # builds may wait, for each that may run (CodeBuild's quota)
+PAGE = 100
+MAX_BUILDSPEC_CHARACTERS = 25_600
+BUILD_MINUTES, QUEUE_MINUTES = (5, 2160, 60), (5, 480, 480)  # least, most, default
+WATCH_SECONDS = 0.05
+
+
+class Refused(Exception):
+    """An error of the API, by its code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Ended(Exception):
+    """The build ends now with this status."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+
+@dataclass(eq=False)
+class _Build:
+    """One build: what was asked for, and what became of it. Changed by its own thread only."""
+
+    id: str
+    number: int
+    request: Mapping[str, Any]
+    spec: buildspec.Buildspec
+    start_time: float
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    status: str = "IN_PROGRESS"
+    end_time: float | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def arn(self) -> str:
+        return f"arn:aws:codebuild:{REGION}:{ACCOUNT}:build/{self.id}"
+
+    @property
+    def project(self) -> str:
+        return self.id.partition(":")[0]
+
+    @property
+    def log_names(self) -> tuple[str, str]:
+        """Group and stream."""
+        project, _, stream = self.id.partition(":")
+        return f"/aws/codebuild/{project}", stream
+
+
+class CodeBuild:
+    """The service. `projects` maps names to the environment variables of their builds.
+
+    `ring` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
+    `clean_up` is called after a build had to be killed.
+    """
+
+    def __init__(
+        self,
+        projects: Mapping[str, Mapping[str, str]],
+        *,
+        s3: Any,
+        logs: Any,
+        ring: Callable[[dict[str, Any]], None],
+        state: Path,
+        concurrency: int = 2,
+        seconds_per_minute: float = 60,
+        clock: Callable[[], float] = time.time,
+        clean_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._projects, self._s3, self._logs, self._ring = projects, s3, logs, ring
+        self._state, self._concurrency = state, concurrency
+        self._seconds_per_minute, self._clock, self._clean_up = seconds_per_minute, clock, clean_up
+        self._changed = threading.Condition()  # guards everything below
+        self._builds: dict[str, _Build] = {}
+        self._waiting: list[_Build] = []
+        self._running: set[_Build] = set()
+        self._tokens: dict[str, tuple[float, Mapping[str, Any], _Build]] = {}
+        self._refusals: list[str] = []
+        self._threads: list[threading.Thread] = []
+        self._events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._ringer = threading.Thread(target=self._ring_events, daemon=True, name="codebuild-events")
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self, port: int = 0) -> str:
+        """Serves on loopback and returns the endpoint's URL."""
+        self._server = _server(self._answer, port)
+        threading.Thread(target=self._server.serve_forever, daemon=True, name="codebuild").start()
+        self._ringer.start()
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        """Stops what runs, delivers the last events, and ends."""
+        for build in list(self._builds.values()):
+            build.stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._events.put(None)
+        self._ringer.join()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def refuse_next(self, code: str, times: int = 1) -> None:
+        """For tests: the next calls are answered with this error."""
+        with self._changed:
+            self._refusals += [code] * times
+
+    # The API
+
+    def _answer(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        with self._changed:
+            if self._refusals:
+                raise Refused(self._refusals.pop(0), "Asked for by a test.")
+        operations = {
+            "StartBuild": self._start_build,
+            "BatchGetBuilds": self._batch_get_builds,
+            "StopBuild": self._stop_build,
+            "ListBuildsForProject": self._list_builds_for_project,
+        }
+        if operation not in operations:
+            raise Refused("UnknownOperationException", f"{operation} is not offered here.")
+        return operations[operation](request)
+
+    def _start_build(self, request: dict[str, Any]) -> dict[str, Any]:
+        project = request.get("projectName", "")
+        if project not in self._projects:
+            raise Refused("ResourceNotFoundException", f"Project {project} does not exist.")
+        _minutes(request, "timeoutInMinutesOverride", BUILD_MINUTES)
+        _minutes(request, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES)
+        text = request.get("buildspecOverride", "")
+        if len(text) > MAX_BUILDSPEC_CHARACTERS:
+            raise Refused(
+                "InvalidInputException", f"A buildspec has at most {MAX_BUILDSPEC_CHARACTERS} characters."
+            )
+        try:
+            spec = buildspec.parse(text)
+        except ValueError as error:
+            raise Refused("InvalidInputException", str(error)) from error
+        with self._changed:
+            token, now = request.get("idempotencyToken"), self._clock()
+            used_at, used_for, build = self._tokens.get(token or "", (0.0, {}, None))
+            if build is not None and now - used_at < TOKEN_SECONDS:
+                if used_for != request:
+                    raise Refused(
+                        "InvalidInputException", "The idempotency token was used with other parameters."
+                    )
+                return {"build": self._describe(build)}
+            if len(self._waiting) >= QUEUE_PER_SLOT * self._concurrency:
+                raise Refused("AccountLimitExceededException", "Too many builds wait already.")
+            build = _Build(f"{project}:{uuid.uuid4()}", len(self._builds) + 1, request, spec, now)
+            self._builds[build.id] = build
+            self._waiting.append(build)
+            if token:
+                self._tokens[token] = (now, request, build)
+            thread = threading.Thread(target=self._run, args=(build,), daemon=True, name=build.id)
+            self._threads.append(thread)
+        thread.start()
+        return {"build": self._describe(build)}
+
+    def _batch_get_builds(self, request: dict[str, Any]) -> dict[str, Any]:
+        ids = request.get("ids") or []
+        if not 1 <= len(ids) <= PAGE:
+            raise Refused("InvalidInputException", f"Give 1 to {PAGE} ids.")
+        with self._changed:
+            known = [self._describe(self._builds[each]) for each in ids if each in self._builds]
+        return {"builds": known, "buildsNotFound": [each for each in ids if each not in self._builds]}
+
+    def _stop_build(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._changed:
+            build = self._builds.get(request.get("id", ""))
+            if build is None:
+                raise Refused("ResourceNotFoundException", "There is no such build.")
+            build.stopping.set()
+            self._changed.notify_all()
+            return {"build": self._describe(build)}
+
+    def _list_builds_for_project(self, request: dict[str, Any]) -> dict[str, Any]:
+        project = request.get("projectName", "")
+        if project not in self._projects:
+            raise Refused("ResourceNotFoundException", f"Project {project} does not exist.")
+        with self._changed:
+            ids = [build.id for build in self._builds.values() if build.project == project]
+        if request.get("sortOrder", "DESCENDING") == "DESCENDING":
+            ids.reverse()
+        at = int(request.get("nextToken") or 0)
+        more = {"nextToken": str(at + PAGE)} if len(ids) > at + PAGE else {}
+        return {"ids": ids[at : at + PAGE]} | more
+
+    # A build, in its own thread
+
+    def _run(self, build: _Build) -> None:
+        lines = LogStream(self._logs, *build.log_names)
+        work = self._state / build.log_names[1]
+        try:
+            status = self._go_through(build, lines, work / "src")
+        except Exception:
+            log.exception("build %s", build.id)
+            status = "FAULT"
+        lines.close()
+        shutil.rmtree(work, ignore_errors=True)
+        with self._changed:
+            build.end_time, build.status = self._clock(), status
+            build.phases.append({"phaseType": "COMPLETED", "startTime": build.end_time})
+            self._running.discard(build)
+            self._changed.notify_all()
+        self._announce("CodeBuild Build State Change", build, {"build-status": status})
+
+    def _go_through(self, build: _Build, lines: LogStream, folder: Path) -> str:
+        """All phases; returns the build's status."""
+        self._announce("CodeBuild Build State Change", build, {"build-status": "IN_PROGRESS"})
+        try:
+            self._phase(build, lines, "SUBMITTED", lambda: None)
+            self._phase(build, lines, "QUEUED", lambda: self._wait_for_slot(build))
+            deadline = time.monotonic() + self._seconds(build, "timeoutInMinutesOverride", BUILD_MINUTES)
+            folder.mkdir(parents=True)
+            self._phase(build, lines, "PROVISIONING", lambda: None)
+            self._phase(build, lines, "DOWNLOAD_SOURCE", lambda: self._download(build, folder))
+            failed: Refused | None = None
+            for name in ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD"):
+                try:
+                    commands = partial(self._commands, build, lines, folder, name, deadline)
+                    self._phase(build, lines, name, commands)
+                except Refused as error:
+                    failed = failed or error
+                    if name != "BUILD":  # only after BUILD, POST_BUILD runs in any case
+                        break
+            if failed is None:
+                self._phase(build, lines, "UPLOAD_ARTIFACTS", lambda: None)
+            self._phase(build, lines, "FINALIZING", lambda: None)
+        except _Ended as end:
+            return end.status
+        except Refused:
+            return "FAILED"
+        return "FAILED" if failed else "SUCCEEDED"
+
+    def _phase(self, build: _Build, lines: LogStream, name: str, work: Callable[[], None]) -> None:
+        """One phase: recorded, logged and announced, whatever `work` raises."""
+        phase: dict[str, Any] = {"phaseType": name, "startTime": self._clock()}
+        with self._changed:
+            build.phases.append(phase)
+        status, contexts = "SUCCEEDED", [{"statusCode": "", "message": ""}]
+        try:
+            work()
+        except _Ended as end:
+            status = end.status
+            raise
+        except Refused as error:
+            status, contexts = "FAILED", [{"statusCode": error.code, "message": str(error)}]
+            raise
+        finally:
+            ended = self._clock()
+            with self._changed:
+                phase |= {"phaseStatus": status, "endTime": ended, "contexts": contexts}
+                phase["durationInSeconds"] = int(ended - phase["startTime"])
+            if name in _LOGGED:
+                now = f"{datetime.now(UTC):%Y/%m/%d %H:%M:%S.%f}"
+                lines.say(f"[Container] {now} Phase complete: {name} State: {status}")
+            lines.flush()
+            self._announce("CodeBuild Build Phase Change", build, _phase_detail(phase))
+
+    def _wait_for_slot(self, build: _Build) -> None:
+        """Until the build is the first to wait and a slot is free."""
+        deadline = time.monotonic() + self._seconds(build, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES)
+        with self._changed:
+            try:
+                while self._waiting[0] is not build or len(self._running) >= self._concurrency:
+                    if build.stopping.is_set():
+                        raise _Ended("STOPPED")
+                    if (left := deadline - time.monotonic()) <= 0:
+                        raise _Ended("TIMED_OUT")
+                    self._changed.wait(left)
+                if build.stopping.is_set():
+                    raise _Ended("STOPPED")
+                self._running.add(build)
+            finally:
+                self._waiting.remove(build)
+                self._changed.notify_all()
+
+    def _download(self, build: _Build, folder: Path) -> None:
+        if build.request.get("sourceTypeOverride", "NO_SOURCE") == "NO_SOURCE":
+            return
+        bucket, _, prefix = build.request.get("sourceLocationOverride", "").partition("/")
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
+        if not prefix.endswith("/") or not keys:
+            raise Refused("CLIENT_ERROR", f"There is nothing under {bucket}/{prefix}.")
+        for key in keys:
+            target = (folder / key.removeprefix(prefix)).resolve()
+            if not target.is_relative_to(folder.resolve()):
+                raise Refused("CLIENT_ERROR", f"{key} would leave the source folder.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._s3.download_file(bucket, key, str(target))
+
+    def _commands(self, build: _Build, lines: LogStream, folder: Path, name: str, deadline: float) -> None:
+        commands = build.spec.commands.get(name.lower(), ())
+        if not commands:
+            return
+        phase = buildspec.Phase(commands, folder, self._variables(build), lines.say)
+        while (ended := phase.wait(WATCH_SECONDS)) is None:
+            if build.stopping.is_set() or time.monotonic() > deadline:
+                if not phase.end():
+                    self._clean_up()
+                raise _Ended("STOPPED" if build.stopping.is_set() else "TIMED_OUT")
+        if ended.exit_code:
+            why = f"Error while executing command: {ended.command}. Reason: exit status {ended.exit_code}"
+            raise Refused("COMMAND_EXECUTION_ERROR", why)
+
+    def _variables(self, build: _Build) -> dict[str, str]:
+        """A build sees what it was given and a minimum, not the variables of this process."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        own = {"CODEBUILD_BUILD_ID": build.id, "CODEBUILD_BUILD_ARN": build.arn}
+        given = {
+            each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
+        }
+        return {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
+
+    def _seconds(self, build: _Build, name: str, bounds: tuple[int, int, int]) -> float:
+        return _minutes(build.request, name, bounds) * self._seconds_per_minute
+
+    # How a build is told to others
+
+    def _describe(self, build: _Build) -> dict[str, Any]:
+        """The build as BatchGetBuilds answers it; times are seconds since 1970."""
+        group, stream = build.log_names
+        described = {
+            "id": build.id,
+            "arn": build.arn,
+            "buildNumber": build.number,
+            "projectName": build.project,
+            "startTime": build.start_time,
+            "currentPhase": build.phases[-1]["phaseType"] if build.phases else "SUBMITTED",
+            "buildStatus": build.status,
+            "buildComplete": build.end_time is not None,
+            "phases": [dict(phase) for phase in build.phases],
+            "source": {
+                "type": build.request.get("sourceTypeOverride", "NO_SOURCE"),
+                "location": build.request.get("sourceLocationOverride", ""),
+                "buildspec": build.request.get("buildspecOverride", ""),
+            },
+            "environment": {
+                "type": "LINUX_CONTAINER",
+                "image": "local",
+                "computeType": "BUILD_GENERAL1_SMALL",
+                "privilegedMode": True,
+                "environmentVariables": build.request.get("environmentVariablesOverride", []),
+            },
+            "logs": {"groupName": group, "streamName": stream, "cloudWatchLogs": {"status": "ENABLED"}},
+            "timeoutInMinutes": _minutes(build.request, "timeoutInMinutesOverride", BUILD_MINUTES),
+            "queuedTimeoutInMinutes": _minutes(
+                build.request, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES
+            ),
+            "initiator": "slipway",
+        }
+        return described | ({"endTime": build.end_time} if build.end_time else {})
+
+    def _announce(self, kind: str, build: _Build, detail: dict[str, Any]) -> None:
+        """An EventBridge event about the build."""
+        with self._changed:
+            described = self._describe(build)
+        more = {
+            "build-complete": described["buildComplete"],
+            "initiator": described["initiator"],
+            "build-start-time": _event_time(build.start_time),
+            "source": described["source"],
+            "environment": {
+                "type": described["environment"]["type"],
+                "image": described["environment"]["image"],
+                "compute-type": described["environment"]["computeType"],
+                "privileged-mode": True,
+                "environment-variables": described["environment"]["environmentVariables"],
+            },
+            "logs": {"group-name": build.log_names[0], "stream-name": build.log_names[1]},
+            "phases": [_phase_event(phase) for phase in described["phases"]],
+            "timeout-in-minutes": described["timeoutInMinutes"],
+        }
+        self._events.put(
+            {
+                "version": "0",
+                "id": str(uuid.uuid4()),
+                "detail-type": kind,
+                "source": "aws.codebuild",
+                "account": ACCOUNT,
+                "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "region": REGION,
+                "resources": [build.arn],
+                "detail": {
+                    **detail,
+                    "build-id": build.arn,
+                    "project-name": build.project,
+                    "current-phase": described["currentPhase"],
+                    "additional-information": more,
+                    "version": "1",
+                },
+            }
+        )
+
+    def _ring_events(self) -> None:
+        while (event := self._events.get()) is not None:
+            try:
+                self._ring(event)
+            except Exception:
+                log.exception("an event was not taken")
+
+
+_LOGGED = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")
+
+
+def _minutes(request: Mapping[str, Any], name: str, bounds: tuple[int, int, int]) -> int:
+    least, most, default = bounds
+    minutes = request.get(name, default)
+    if not isinstance(minutes, int) or not least <= minutes <= most:
+        raise Refused("InvalidInputException", f"{name} must be {least} to {most}.")
+    return minutes
+
+
+def _phase_detail(phase: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "completed-phase": phase["phaseType"],
+        "completed-phase-status": phase["phaseStatus"],
+        "completed-phase-duration-seconds": phase["durationInSeconds"],
+        "completed-phase-start": _event_time(phase["startTime"]),
+        "completed-phase-end": _event_time(phase["endTime"]),
+        "completed-phase-context": _contexts(phase),
+    }
+
+
+def _phase_event(phase: Mapping[str, Any]) -> dict[str, Any]:
+    told = {"phase-type": phase["phaseType"], "start-time": _event_time(phase["startTime"])}
+    if "endTime" not in phase:
+        return told
+    return told | {
+        "end-time": _event_time(phase["endTime"]),
+        "duration-in-seconds": phase["durationInSeconds"],
+        "phase-status": phase["phaseStatus"],
+        "phase-context": _contexts(phase),
+    }
+
+
+def _contexts(phase: Mapping[str, Any]) -> list[str]:
+    return [f"{context['statusCode']}: {context['message']}" for context in phase["contexts"]]
+
+
+def _event_time(seconds: float) -> str:
+    """Times inside of CodeBuild's events look like `Sep 1, 2017 4:12:29 PM`."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    return f"{at:%b} {at.day}, {at.year} {at.hour % 12 or 12}:{at:%M:%S %p}"
+
+
+def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) -> ThreadingHTTPServer:
+    # werkzeug's server closes the connection after each answer; clients of AWS keep theirs
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            operation = headers.get("x-amz-target", "").rpartition(".")[2]
+            try:
+                raw = signatures.verified("POST", self.path, headers, self.rfile).read()
+                status, body = 200, answer(operation, json.loads(raw or b"{}"))
+            except signatures.Refused as error:
+                self.close_connection = True  # what was not read must not be taken for another request
+                status, body = 403, {"__type": error.code, "message": str(error)}
+            except Refused as error:
+                status, body = 400, {"__type": error.code, "message": str(error)}
+            except Exception:
+                log.exception("%s", operation)
+                status, body = 500, {"__type": "InternalFailure", "message": "see the log"}
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(text)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests are not logged."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+    return Server(("127.0.0.1", port), Handler)

@@ -1,0 +1,163 @@
+"""A container engine: what the stack and its tests ask of docker, podman or buildah."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+EngineName = Literal["docker", "podman", "buildah"]
+NETWORK = "host"  # of RUN steps: neither a bridge nor plug-ins need to be there
+READER = "slipway-reader-"  # names of containers that only look into an image
+# podman would raise limits by itself, which not every root may
+PODMAN_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+
+
+class NoEngine(Exception):
+    """No container engine works here; the message says why not, and what to install."""
+
+
+class EngineFailed(Exception):
+    """A command of an engine failed or took too long; the message ends with what it printed last."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine and all variables, beside PATH, HOME and LANG, that its commands need."""
+
+    name: EngineName
+    environment: Mapping[str, str]
+
+    @property
+    def isolates_steps(self) -> bool:
+        """Whether a step sees neither the processes nor the files of this machine."""
+        return self.environment.get("BUILDAH_ISOLATION") != "chroot"
+
+    def build(self, dockerfile: str, context: Path, reference: str) -> None:
+        """Builds into the engine's own store. Raises EngineFailed."""
+        buildx = ("buildx", "build", "--provenance=false")
+        command = buildx if self.name == "docker" else ("build", "--layers")
+        with tempfile.NamedTemporaryFile("w", prefix="slipway-", suffix=".Dockerfile") as file:
+            file.write(dockerfile)
+            file.flush()
+            self.run(*command, "--network", NETWORK, "--tag", reference, "--file", file.name, str(context))
+
+    def import_tar(self, tar: Path, reference: str, *instructions: str) -> None:
+        """Makes an image of a root filesystem alone in its folder, and more of a Dockerfile's instructions.
+        Raises EngineFailed."""
+        self.build("\n".join(("FROM scratch", f"ADD {tar.name} /", *instructions, "")), tar.parent, reference)
+
+    def has_image(self, reference: str) -> bool:
+        """Whether the image is in the engine's own store."""
+        inspect = ("inspect", "--type", "image") if self.name == "buildah" else ("image", "inspect")
+        return self.succeeds(*inspect, reference)
+
+    def pull(self, reference: str, timeout_seconds: float) -> bool:
+        """Whether the image is in the store afterwards."""
+        return self.succeeds("pull", reference, timeout_seconds=timeout_seconds)
+
+    def run_in_image(self, reference: str, command: list[str]) -> str:
+        """Standard output of a command in a container of an image as its registry has it now. Raises
+        EngineFailed."""
+        name = READER + uuid4().hex
+        if self.name == "buildah":
+            try:
+                self.run("from", "--pull-always", "--name", name, reference)
+                return self.run("run", "--network", NETWORK, name, "--", *command)
+            finally:
+                self.succeeds("rm", name)
+        self.run("pull", reference)
+        limits = PODMAN_LIMITS if self.name == "podman" else ()
+        return self.run("run", "--rm", "--name", name, "--network", NETWORK, *limits, reference, *command)
+
+    def clean_up(self) -> None:
+        """Removes what killed builds left: steps that run on, working containers, mounts, files.
+
+        Builds that still run, in another stack on this machine as well, are left alone; then containers and
+        files wait for the next call. Raises EngineFailed.
+        """
+        if self.name == "docker":
+            return  # its daemon ends what belonged to a client that is gone
+        temporary = Path(self.environment["TMPDIR"])
+        left = [*self._containers()]
+        files = [*temporary.iterdir()]
+        for bundle in temporary.glob("buildah*/pid"):
+            self._end_step_without_build(bundle)
+        if not self._is_working():
+            for container in left:
+                self.succeeds("rm", *(["--force"] if self.name == "podman" else []), container)
+            for file in files:
+                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+
+    def run(self, *arguments: str, timeout_seconds: float = 300) -> str:
+        """Standard output of one of the engine's commands. Raises EngineFailed."""
+        return _run([self.name, *arguments], self.environment, timeout_seconds)
+
+    def succeeds(self, *arguments: str, timeout_seconds: float = 60) -> bool:
+        """Whether one of the engine's commands does what it shall."""
+        try:
+            self.run(*arguments, timeout_seconds=timeout_seconds)
+        except EngineFailed:
+            return False
+        return True
+
+    def _containers(self) -> Iterator[str]:
+        """Ids of all containers that builds work in."""
+        if self.name == "buildah":
+            for container in json.loads(self.run("containers", "--json") or "null") or ():
+                if not container["containername"].startswith(READER):
+                    yield container["id"]
+        else:
+            for container in json.loads(self.run("ps", "--all", "--external", "--format", "json")):
+                if not container["Names"][0].startswith(READER):
+                    yield container["Id"]
+
+    def _is_working(self) -> bool:
+        """Whether any process, of a build or of the engine, was started with our settings."""
+        return any(self._is_ours(process) for process in Path("/proc").glob("[0-9]*"))
+
+    def _is_ours(self, process: Path) -> bool:
+        ours = f"CONTAINERS_STORAGE_CONF={self.environment['CONTAINERS_STORAGE_CONF']}".encode()
+        try:
+            return ours in (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile, or is another user's
+            return False
+
+    def _end_step_without_build(self, pid_file: Path) -> None:
+        """A step's first process is a child of the engine, which waits for it: unless that was killed."""
+        with suppress(OSError, ValueError, EngineFailed):
+            process = Path("/proc") / str(int(pid_file.read_text()))
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if not self._is_ours(process.parent / parent):
+                step = f"buildah-{pid_file.parent.name}"
+                _run([self.environment["BUILDAH_RUNTIME"], "delete", "--force", step], self.environment)
+
+
+def _run(command: list[str], environment: Mapping[str, str], timeout_seconds: float = 60) -> str:
+    """Standard output of a command. Raises EngineFailed."""
+    what = " ".join(command[:3])
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineFailed(f"`{what}` took over {timeout_seconds:g} seconds") from error
+    except OSError as error:
+        raise EngineFailed(f"there is no `{command[0]}` to run ({error.strerror})") from error
+    if done.returncode:
+        raise EngineFailed(f"`{what}` failed: {done.stderr.strip()[-500:]}")
+    return done.stdout

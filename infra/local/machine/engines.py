@@ -1,0 +1,286 @@
+"""Container engines: finding one that really builds here, and what the stack asks of it.
+
+All settings travel in the environment and in files that an engine reads by itself, so that the buildspec's
+plain commands work: `docker buildx build --push …`, `buildah build …`, `buildah push …`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, get_args
+
+from infra.local.machine.engine import NETWORK, Engine, EngineFailed, EngineName, NoEngine
+from infra.local.machine.python_image import NoImage, python_image
+
+STORAGE_DRIVERS = ("overlay", "vfs")  # of podman and buildah, the quicker one first
+INSTALLER = Path(__file__).parents[1] / "install_engines.sh"
+ADVICE = (
+    "Install one of: docker with the buildx plugin, and start it (https://docs.docker.com/engine/install/); "
+    "podman or buildah, with runc and docker-registry. On Debian and Ubuntu, as root:\n"
+    "  apt-get install --no-install-recommends buildah runc docker-registry"
+)
+NOT_ISOLATED = """\
+WARNING: build steps are not isolated here. No container runtime works, so steps run in a chroot: with the
+rights of this user they can see all processes of this machine, read their environment and with it the keys
+of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
+To isolate steps, run as root where `runc` works, or use docker."""
+# of steps: podman's own since version 5. Older defaults have NET_RAW: with it and this machine's network a
+# step would read what passes on loopback, passwords among it
+CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE"),
+    *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+)
+# what people set for engines on their machine: builds do not see other variables of this process
+INHERITED = (
+    *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+
+
+def find_engine(
+    state: Path, say: Callable[[str], None], *, only: str | None = None, docker_host: str | None = None
+) -> Engine:
+    """The first engine that really builds here, of docker, podman and buildah.
+
+    `state` is a folder for their stores. `only` (or else the variable SLIPWAY_ENGINE) names the one to
+    take; `docker_host` is the daemon's address where it is not the usual one. An image to build upon is in
+    the engine's store afterwards. Raises NoEngine.
+    """
+    only = only or os.environ.get("SLIPWAY_ENGINE")
+    reasons = []
+    for name in get_args(EngineName):
+        if only not in (None, "", name):
+            continue
+        if not shutil.which(name):
+            reasons.append(f"{name}: not installed")
+            continue
+        for engine in _candidates(name, state.absolute(), docker_host):
+            try:
+                _probe(engine, state, say)
+            except EngineFailed as error:
+                reasons.append(f"{_describe(engine)}: {error}")
+            except NoImage as error:
+                reasons.append(f"{name}: {error}")
+                break
+            else:
+                say(f"Building with {_describe(engine)}.")
+                if not engine.isolates_steps:
+                    say(NOT_ISOLATED)
+                return engine
+    if not reasons:
+        raise NoEngine(f'SLIPWAY_ENGINE is "{only}"; expected docker, podman or buildah.')
+    raise NoEngine("\n- ".join(("No container engine works here.", *reasons)) + f"\n{ADVICE}")
+
+
+def _candidates(name: EngineName, state: Path, docker_host: str | None) -> Iterator[Engine]:
+    """The ways to use an engine, best first."""
+    if name == "docker":
+        yield _docker(docker_host)
+        return
+    # Debian's runc is not in everybody's PATH; crun comes second because it refuses hybrid cgroups
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+    runtime = shutil.which("runc", path=path) or shutil.which("crun", path=path)
+    for isolation in ("oci", "chroot") if runtime else ("chroot",):
+        for driver in STORAGE_DRIVERS:
+            yield _containers_engine(name, state / f"{name}-{driver}", driver, isolation, runtime or "runc")
+
+
+def _docker(host: str | None) -> Engine:
+    variables = _inherited() | {"SLIPWAY_ENGINE": "docker", "SLIPWAY_NETWORK": NETWORK}
+    if host:
+        variables |= {"DOCKER_HOST": host}
+    with suppress(EngineFailed):
+        # the daemon's own builder: another would see neither its images nor our registry
+        context = Engine("docker", variables).run("context", "inspect", "--format", "{{.Name}}")
+        variables |= {"BUILDX_BUILDER": context.strip()}
+    return Engine("docker", variables)
+
+
+def _containers_engine(
+    name: Literal["podman", "buildah"], folder: Path, driver: str, isolation: str, runtime: str
+) -> Engine:
+    """podman or buildah with a store, settings and temporary files that are all ours to remove."""
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "CONTAINERS_STORAGE_CONF": (
+            folder / "storage.conf",
+            f'[storage]\ndriver = "{driver}"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+            # no mount of the store upon itself, which would outlive us and stand in the way of removing it
+            '[storage.options.overlay]\nskip_mount_home = "true"\n',
+        ),
+        "CONTAINERS_REGISTRIES_CONF": (
+            folder / "registries.conf",
+            # every port of this machine, as docker does by itself
+            'unqualified-search-registries = ["docker.io"]\n'
+            '[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n',
+        ),
+        "CONTAINERS_CONF": (
+            folder / "containers.conf",
+            # cgroups and logs as they are without systemd
+            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            f"[containers]\ndefault_capabilities = {json.dumps(CAPABILITIES)}\n",
+        ),
+    }
+    for path, text in settings.values():
+        path.write_text(text)
+    return Engine(
+        name,
+        {
+            **_inherited(),
+            **{variable: str(path) for variable, (path, _) in settings.items()},
+            "BUILDAH_ISOLATION": isolation,
+            "BUILDAH_RUNTIME": runtime,
+            "TMPDIR": str(temporary),
+            "SLIPWAY_ENGINE": name,
+            "SLIPWAY_NETWORK": NETWORK,
+        },
+    )
+
+
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+def _probe(engine: Engine, state: Path, say: Callable[[str], None]) -> None:
+    """Runs a step. Later the layer cache answers, until the engine or our settings change."""
+    if engine.name == "docker":
+        version = engine.run("version", "--format", "{{.Server.Version}}", timeout_seconds=20)
+        engine.run("buildx", "version", timeout_seconds=20)
+    else:
+        version = engine.run("--version", timeout_seconds=20)
+    setting = sha256(repr((version, sorted(engine.environment.items()))).encode()).hexdigest()
+    image = python_image(engine, state, say)
+    with tempfile.TemporaryDirectory() as empty:
+        probe = f"FROM {image}\nRUN : {setting}\n"
+        engine.build(probe, Path(empty), "localhost/slipway/probe:local")
+
+
+def _describe(engine: Engine) -> str:
+    if engine.name == "docker":
+        return "docker"
+    storage = Path(engine.environment["CONTAINERS_STORAGE_CONF"]).parent.name.partition("-")[2]
+    return f"{engine.name} ({storage} storage, {engine.environment['BUILDAH_ISOLATION']} isolation)"
+
+
+def install_missing(say: Callable[[str], None]) -> None:
+    """Installs buildah and docker-registry, as root on Debian and Ubuntu. Raises NoEngine elsewhere."""
+    say("Installing buildah and docker-registry (10 to 20 s) …")
+    done = subprocess.run(["sh", INSTALLER, "buildah"], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise NoEngine(f"{done.stderr.strip()[-1000:]}\n{ADVICE}")
+
+
+@contextmanager
+def running_engine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Engine]:
+    """As `find_engine`, and cleans up behind the builds. A docker daemon of our own runs meanwhile where
+    docker is asked for by name and has none. Raises NoEngine."""
+    with ExitStack() as closing:
+        try:
+            engine = find_engine(state, say, only=only)
+        except NoEngine:
+            if "docker" not in (only, os.environ.get("SLIPWAY_ENGINE")) or not shutil.which("dockerd"):
+                raise
+            host = closing.enter_context(private_docker(state, say))
+            engine = find_engine(state, say, only="docker", docker_host=host)
+        closing.callback(engine.clean_up)
+        yield engine
+
+
+@contextmanager
+def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
+    """The engine with a login, user:password, for the registry `host`, until the block is left.
+
+    It is in a file that the engine reads, which no step of a build sees where steps are isolated. Logins that
+    this machine's user has for other registries stay.
+    """
+    entry = {"auth": base64.b64encode(login.encode()).decode()}
+    with tempfile.TemporaryDirectory(prefix="slipway-login-") as name:  # only this user may enter it
+        folder = Path(name)
+        own = Path(engine.environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        if engine.name == "docker":
+            file, kept, variables = folder / "config.json", own / "config.json", {"DOCKER_CONFIG": name}
+            for other in own.iterdir() if own.is_dir() else ():  # contexts, plug-ins
+                if other.name != file.name:
+                    (folder / other.name).symlink_to(other)
+        else:
+            file, variables = folder / "auth.json", {"REGISTRY_AUTH_FILE": f"{name}/auth.json"}
+            places = (
+                Path(os.environ.get("REGISTRY_AUTH_FILE") or "/none"),
+                Path(os.environ.get("XDG_RUNTIME_DIR") or "/none", "containers/auth.json"),
+                Path(f"/run/containers/{os.getuid()}/auth.json"),
+                Path.home() / ".config/containers/auth.json",
+                own / "config.json",
+            )
+            kept = next((place for place in places if place.is_file()), places[0])
+        config = json.loads(kept.read_text()) if kept.is_file() else {}
+        config["auths"] = {**config.get("auths", {}), host: entry}
+        if "credsStore" in config:  # which would be asked for our registry as well
+            config["credHelpers"] = {**config.get("credHelpers", {}), host: ""}
+        file.write_text(json.dumps(config))
+        file.chmod(0o600)
+        yield replace(engine, environment={**engine.environment, **variables})
+
+
+@contextmanager
+def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
+    """Runs a docker daemon of our own, as root on Linux, and gives its address, a value for DOCKER_HOST.
+
+    Images and layers are kept in `state`. Raises NoEngine when it does not come up.
+    """
+    if not shutil.which("dockerd"):
+        raise NoEngine("There is no `dockerd`. On Debian and Ubuntu, as root: apt-get install docker.io")
+    with ExitStack() as closing:
+        # sockets have short paths, at most 108 bytes; a mount for steps may be left in it
+        run = Path(tempfile.mkdtemp(prefix="slipway-docker-"))
+        closing.callback(_remove_with_mounts, run)
+        host = f"unix://{run}/docker.sock"
+        log = closing.enter_context((run / "log").open("w+"))
+        say("Starting a docker daemon …")
+        folders = ("--data-root", state.absolute() / "docker", "--exec-root", run, "--pidfile", run / "pid")
+        command = ("dockerd", "--host", host, *folders, "--iptables=false", "--bridge=none")
+        daemon = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+        )
+        closing.callback(_stop, daemon)
+        engine = Engine("docker", {"DOCKER_HOST": host})
+        deadline = time.monotonic() + 60
+        while not engine.succeeds("version", timeout_seconds=5):
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise NoEngine(f"dockerd did not start:\n{log.read()[-1000:]}")
+            time.sleep(0.1)
+        yield host
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _remove_with_mounts(folder: Path) -> None:
+    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for path in reversed([path for path in mounted if Path(path).is_relative_to(folder)]):
+        subprocess.run(["umount", path], check=False)
+    shutil.rmtree(folder, ignore_errors=True)

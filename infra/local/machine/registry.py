@@ -1,0 +1,147 @@
+"""An image registry on this machine, on loopback. It asks for a login that is new with every start."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from infra.local.machine import registry_proxy
+from infra.local.machine.engine import Engine, EngineFailed, NoEngine
+from infra.local.machine.python_image import python_image
+from infra.local.machine.registry_proxy import Proxy, UnixConnection
+
+PUBLIC = "docker.io/library/registry:2"
+PATIENCE_SECONDS = 30
+USER = "AWS"  # as ECR calls whoever logs in
+ADVICE = "There is no registry to push to. On Debian and Ubuntu, as root: apt-get install docker-registry"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """`host` is 127.0.0.1:port, `login` is user:password."""
+
+    host: str
+    login: str
+
+
+@contextmanager
+def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[Registry]:
+    """Runs a registry until the block is left. Images are kept in `state`.
+
+    Only the proxy before it can be reached. Where docker's daemon runs in a virtual machine, as on macOS, and
+    where there is no `docker-registry`, both are containers of docker's. Raises NoEngine when neither can be
+    had.
+    """
+    login = f"{USER}:{secrets.token_urlsafe(30)}"
+    with ExitStack() as closing:
+        if sys.platform == "linux" and shutil.which("docker-registry"):
+            host = closing.enter_context(_process(state, login))
+        elif engine.name == "docker":
+            host = closing.enter_context(_containers(engine, state, login, say))
+        else:
+            raise NoEngine(ADVICE)
+        say(f"A registry listens on {host}.")
+        yield Registry(host, login)
+
+
+@contextmanager
+def _process(state: Path, login: str) -> Iterator[str]:
+    """The registry listens on a socket in a folder that only this user may enter."""
+    with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
+        settings, log, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
+        Path(settings).write_text(
+            "version: 0.1\n"
+            "log: {level: error, accesslog: {disabled: true}}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
+            f"http: {{net: unix, addr: '{socket}', secret: '{secrets.token_hex()}'}}\n"
+        )
+        with Path(log).open("w") as output:
+            process = subprocess.Popen(
+                ["docker-registry", "serve", settings],
+                # it takes such variables for settings, among them podman's REGISTRY_AUTH_FILE
+                env={name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+            )
+        try:
+            if not _answers(lambda: UnixConnection(socket), {}, lambda: process.poll() is None):
+                raise NoEngine(f"docker-registry did not start:\n{Path(log).read_text()[-1000:]}")
+            proxy = Proxy(lambda: UnixConnection(socket), {login: registry_proxy.everything})
+            proxy.start()
+            try:
+                yield proxy.host
+            finally:
+                proxy.close()
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], None]) -> Iterator[str]:
+    """The registry listens on the loopback of its own network, where the proxy's container joins it."""
+    say(f"Starting {PUBLIC} …")
+    engine = replace(
+        engine,
+        environment={
+            **engine.environment,
+            "REGISTRY_HTTP_ADDR": "127.0.0.1:5000",
+            "LISTEN": "0.0.0.0:5001",
+            "REGISTRY": "127.0.0.1:5000",
+            "LOGIN": login,
+        },
+    )
+    run = ("run", "--detach", "--rm")
+    with ExitStack() as closing:
+
+        def start(*arguments: str) -> str:
+            container = engine.run(*run, *arguments).strip()
+            closing.callback(engine.run, "rm", "--force", "--volumes", container)
+            return container
+
+        try:
+            published = ("--publish", "127.0.0.1::5001", "--env", "REGISTRY_HTTP_ADDR")
+            registry = start(*published, PUBLIC)
+            variables = ("--env", "LISTEN", "--env", "REGISTRY", "--env", "LOGIN")
+            program = Path(registry_proxy.__file__).read_text()
+            image = python_image(engine, state, say)
+            start("--network", f"container:{registry}", *variables, image, "python3", "-c", program)
+            host = engine.run("port", registry, "5001/tcp").strip()
+        except EngineFailed as error:
+            raise NoEngine(f"{ADVICE}\n({error})") from error
+        entry = base64.b64encode(login.encode()).decode()
+        if not _answers(lambda: HTTPConnection(host, timeout=2), {"Authorization": f"Basic {entry}"}):
+            raise NoEngine(f"{PUBLIC} runs in docker but does not answer on {host}.")
+        yield host
+
+
+def _answers(
+    connect: Callable[[], HTTPConnection], headers: dict[str, str], runs: Callable[[], bool] = lambda: True
+) -> bool:
+    """Waits until the registry answers, no longer than its process runs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and runs():
+        connection = connect()
+        try:
+            connection.request("GET", "/v2/", headers=headers)
+            if connection.getresponse().status == 200:
+                return True
+        except (OSError, HTTPException):
+            pass  # not yet
+        finally:
+            connection.close()
+        time.sleep(0.05)
+    return False

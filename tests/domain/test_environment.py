@@ -1,0 +1,97 @@
+"""What an environment may say about a pod on a shared cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chalicelib.domain.environment import Placement, parse_environment, placement
+from chalicelib.errors import Invalid
+
+KEYS = ("disk",)
+
+
+def asked(environment: dict[str, Any]) -> Placement | None:
+    return placement(parse_environment("environment", environment), KEYS)
+
+
+def test_what_is_allowed_is_kept_and_labels_get_a_prefix_of_their_own() -> None:
+    environment = {
+        "resources": {"cpu": {"requests": 1, "limits": 2}},
+        "labels": {"team": "vision"},
+        "annotations": {"note": "any text, with spaces"},
+        "node_selector": {"disk": "ssd"},
+        "tolerations": [
+            {"key": "disk", "value": "ssd", "effect": "NoSchedule"},
+            {"key": "disk", "operator": "Exists"},
+        ],
+        "max_restarts": 3,
+        "affinity": None,
+        "secret_refs": [],
+    }
+    assert asked(environment) == Placement(
+        labels={"user.slipway/team": "vision"},
+        annotations={"user.slipway/note": "any text, with spaces"},
+        node_selector={"disk": "ssd"},
+        tolerations=(
+            {"key": "disk", "value": "ssd", "effect": "NoSchedule", "operator": "Equal"},
+            {"key": "disk", "operator": "Exists"},
+        ),
+    )
+
+
+def test_nothing_asked_is_nothing() -> None:
+    assert asked({}) is None
+    assert asked({"resources": {"cpu": {"requests": 1}}}) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"service_account": "admin"}, "`environment.service_account` is refused for builds on EKS."),
+        ({"secret_refs": ["aws"]}, "`environment.secret_refs` is refused for builds on EKS."),
+        ({"config_map_refs": ["a"]}, "`environment.config_map_refs` is refused for builds on EKS."),
+        ({"configmap_refs": ["a"]}, "`environment.configmap_refs` is refused for builds on EKS."),
+        ({"image_pull_secrets": ["a"]}, "`environment.image_pull_secrets` is refused for builds on EKS."),
+        ({"affinity": {"nodeAffinity": {}}}, "`environment.affinity` is refused for builds on EKS."),
+        ({"persistence": {"data": "x"}}, "`environment.persistence` is refused for builds on EKS."),
+        (
+            {"node_selector": {"zone": "a"}},
+            "`environment.node_selector` may not name this key; this deployment allows only disk.",
+        ),
+        ({"node_selector": {"disk": 1}}, "`environment.node_selector.disk` must be a text of at most 63"),
+        ({"node_selector": ["disk"]}, "`environment.node_selector` must be a mapping."),
+        ({"tolerations": [{"operator": "Exists"}]}, "`environment.tolerations[0]` may not name this key"),
+        ({"tolerations": [{"key": ["disk"]}]}, "`environment.tolerations[0]` may not name this key"),
+        (
+            {"tolerations": [{"key": "disk", "operator": "Exists", "value": "a"}]},
+            "`environment.tolerations[0].value` must be left out",
+        ),
+        (
+            {"tolerations": [{"key": "disk", "effect": "X"}]},
+            "`environment.tolerations[0].effect` must be one of",
+        ),
+        ({"tolerations": [{"key": "disk", "x": 1}]}, "`environment.tolerations[0]` may have `key`"),
+        ({"tolerations": "disk"}, "`environment.tolerations` must be a list"),
+        ({"labels": {"kubernetes.io/x": "a"}}, "Names in `environment.labels` are at most 63"),
+        ({"labels": {"a": "b c"}}, "Values of `environment.labels` are at most 63"),
+        ({"labels": {"a": 1}}, "`environment.labels.a` must be a text."),
+        (
+            {"labels": {str(n): "a" for n in range(11)}},
+            "`environment.labels` must be a mapping of at most 10",
+        ),
+        ({"annotations": {"a": "x" * 201}}, "Values of `environment.annotations` have at most 200"),
+        ({"resources": {"gpu": {"limits": 1}}}, "`environment.resources.gpu`: builds on EKS have no GPUs."),
+        (
+            {"resources": {"memory": {"requests": 2, "limits": 1}}},
+            "`environment.resources.memory`: `requests` must not exceed `limits`.",
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_refused_is_refused_in_a_sentence(environment: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        asked(environment)
+    (told,) = refusal.value.sentences()
+    assert told.startswith(sentence)

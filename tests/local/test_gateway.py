@@ -1,0 +1,52 @@
+"""The gateway on this machine keeps a limit of Lambda's that Chalice's local server does not have."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+import urllib3
+from chalice.app import Chalice, Response
+
+from infra.local.gateway import MAX_ANSWER_BYTES, Gateway
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    app = Chalice("texts")
+
+    @app.route("/text/{character}/{count}")
+    def text(character: str, count: str) -> Response:
+        content = {"escape": "\x1b", "letter": "x", "umlaut": "ü"}[character] * int(count)
+        return Response(content, headers={"Content-Type": "text/plain"})
+
+    gateway = Gateway(app, 0)
+    gateway.start()
+    yield gateway.url
+    gateway.close()
+
+
+def answer(url: str, character: str, count: int) -> tuple[int, int]:
+    """Status and length."""
+    got = urllib3.request("GET", f"{url}/text/{character}/{count}", retries=False)
+    if got.status == 502:
+        assert got.json() == {"message": "Internal server error"}
+    return got.status, len(got.data)
+
+
+def test_an_answer_up_to_the_limit_passes_and_a_larger_one_is_lost(url: str) -> None:
+    assert answer(url, "letter", MAX_ANSWER_BYTES - 500) == (200, MAX_ANSWER_BYTES - 500)
+    assert answer(url, "letter", MAX_ANSWER_BYTES)[0] == 502
+
+
+def test_what_counts_is_its_size_as_json(url: str) -> None:
+    sixth = MAX_ANSWER_BYTES // 6  # an escape is six characters of JSON
+    assert answer(url, "escape", sixth - 500) == (200, sixth - 500)
+    assert answer(url, "escape", sixth)[0] == 502
+
+
+def test_other_characters_than_ascii_count_as_the_runtime_writes_them(url: str) -> None:
+    size = 2 if sys.version_info >= (3, 12) else 6
+    assert answer(url, "umlaut", MAX_ANSWER_BYTES // size - 500)[0] == 200
+    assert answer(url, "umlaut", MAX_ANSWER_BYTES // size)[0] == 502

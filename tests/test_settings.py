@@ -1,0 +1,63 @@
+"""Settings are read from variables, and an error says which one and what is wrong with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from chalicelib.settings import BUILDKIT, EksSettings, read
+
+NEEDED = {
+    f"SLIPWAY_{name}": "x"
+    for name in (
+        *("TABLE", "DISPATCH_QUEUE_URL", "LOG_QUEUE_URL", "DEAD_LETTER_QUEUE_URL"),
+        *("CODEBUILD_PROJECT", "BUCKET", "REGISTRY"),
+    )
+} | {"SLIPWAY_REGISTRY_KIND": "ecr"}
+CLUSTER = {"SLIPWAY_EKS_CLUSTER": "lab"}
+
+
+def test_texts_become_numbers() -> None:
+    settings = read({**NEEDED, "SLIPWAY_PURGE_AFTER_DAYS": "3", "SLIPWAY_PRICE_PER_MINUTE": "0.005"})
+    assert (settings.purge_after_days, settings.price_per_minute) == (3, 0.005)
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    settings = read({**NEEDED, "SLIPWAY_BUILDKIT_IMAGE": "", "SLIPWAY_EKS_CLUSTER": ""})
+    assert settings.buildkit_image == BUILDKIT["userns"]
+    assert settings.eks is None
+
+
+def test_all_that_is_missing_is_named_at_once() -> None:
+    with pytest.raises(KeyError, match=r"Set SLIPWAY_TABLE, SLIPWAY_BUCKET in the environment\."):
+        read({**NEEDED, "SLIPWAY_TABLE": "", "SLIPWAY_BUCKET": ""})
+
+
+def test_a_cluster_has_lists_and_pairs() -> None:
+    more = {"SLIPWAY_EKS_NODE_KEYS": "disk, pool", "SLIPWAY_EKS_NODE_SELECTOR": "a=b, c="}
+    assert read({**NEEDED, **CLUSTER, **more}).eks == EksSettings(
+        "lab", node_keys=("disk", "pool"), node_selector={"a": "b", "c": ""}
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("SLIPWAY_REQUESTS_PER_MINUTE", "many", "Expected `int`, got `str`"),
+        ("SLIPWAY_BUILD_TIMEOUT_MINUTES", "3", "Expected `int` >= 5"),
+        ("SLIPWAY_QUEUE_TIMEOUT_MINUTES", "481", "Expected `int` <= 480"),
+        ("SLIPWAY_REGISTRY_KIND", "docker", "Invalid enum value 'docker'"),
+        ("SLIPWAY_BACKEND", "gke", "Invalid enum value 'gke'"),
+        ("SLIPWAY_EKS_PROFILE", "root", "Invalid enum value 'root'"),
+        ("SLIPWAY_EKS_NODE_SELECTOR", "disk", "Expected `key=value,…`"),
+    ],
+)
+def test_an_error_names_the_variable_and_what_is_wrong(variable: str, value: str, why: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        read({**NEEDED, **CLUSTER, variable: value})
+    assert str(raised.value) == f"{variable} is {value!r}: {why}."
+
+
+def test_the_backend_eks_needs_a_cluster() -> None:
+    with pytest.raises(ValueError, match=r"^SLIPWAY_BACKEND is eks; offered: codebuild\.$"):
+        read({**NEEDED, "SLIPWAY_BACKEND": "eks"})
+    assert read({**NEEDED, **CLUSTER, "SLIPWAY_BACKEND": "eks"}).executors == ("codebuild", "eks")

@@ -1,7 +1,7 @@
 """The fakes as the use cases see them: each call takes its time, and may go wrong.
 
-What a method may raise, and whether it may lag behind, is read from the docstrings of `chalicelib.ports`:
-they are the promises that callers rely on, and nothing here has to know a port or a method by name.
+Which special faults a method may have is read from the docstrings of `chalicelib.ports`: they are the
+promises that callers rely on. `test_simulation.py` lists what is found there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import copy
 import inspect
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from io import IOBase
-from typing import Any
+from typing import Any, get_type_hints
 
 from chalicelib import ports
 from chalicelib.domain.archive import Listing
@@ -26,6 +27,7 @@ from tests.simulation.scheduler import Ended, Function, Scheduler, current
 MAX_LAG_SECONDS = 10
 SLOW_SECONDS = 60  # at most: longer than most functions may take
 Trace = Callable[[str, str], None]
+Call = Callable[..., Any]
 
 
 class SeenThroughFaults:
@@ -38,10 +40,11 @@ class SeenThroughFaults:
         found = getattr(self._services, name)
         if name in ("settings", "now"):
             return found
-        if isinstance(found, Mapping):
-            return {key: Port(f"{name}[{key}]", each, self._calls) for key, each in found.items()}
         port = vars(self)[name] = Port(name, found, self._calls)
         return port
+
+    def executor(self, name: str) -> Any:
+        return Port("executor", self._services.executor(name), self._calls)
 
 
 class Port:
@@ -49,9 +52,8 @@ class Port:
         self._name, self._real, self._calls = name, real, calls
 
     def __getattr__(self, method: str) -> Any:
-        found = getattr(self._real, method)
-        if not callable(found):
-            return found
+        if not callable(getattr(self._real, method)):
+            return getattr(self._real, method)
 
         def call(*args: Any, **more: Any) -> Any:
             return self._calls.make(self._name, self._real, method, args, more)
@@ -64,17 +66,13 @@ class Calls:
     """Makes calls to the fakes, with the faults that are due."""
 
     def __init__(
-        self,
-        scheduler: Scheduler,
-        faults: Faults,
-        fatal: Set[str],
-        look: Callable[[], None],
-        trace: Trace | None,
+        self, scheduler: Scheduler, faults: Faults, records: Any, fatal: Set[str], trace: Trace | None
     ) -> None:
-        """Who reads something `fatal` is ended. `look` is called after each change of a store."""
-        self.count, self._fatal = 0, fatal
-        self._scheduler, self._faults, self._look, self._trace = scheduler, faults, look, trace
-        self._past: dict[int, Past] = {}
+        """A function that reads something `fatal` is ended."""
+        self.count = 0
+        self.after_change: Callable[[], None] = lambda: None  # called after each change of the records
+        self._scheduler, self._faults, self._fatal, self._trace = scheduler, faults, fatal, trace
+        self._past = Past(records)
 
     def make(self, port: str, real: Any, method: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
         """One call of the current function; outside of any, a plain one."""
@@ -83,34 +81,37 @@ class Calls:
             return getattr(real, method)(*args, **more)
         self.count += 1
         caller.calls += 1
-        promised = promises(method)
-        key = f"{caller.name} call {caller.calls}"
-        fault, seconds, number = self._faults.of_call(f"{port}.{method}", key, promised, caller.is_spared)
-        if self._trace is None:
-            return self._make(caller, fault, seconds, number, real, method, args, more)
-        given = ", ".join([*map(shown, args), *(f"{name}={shown(each)}" for name, each in more.items())])
-        words = f"{port}.{method}({given})" + ("" if fault is None else f" !! {fault}")
+        fault, seconds, number = self._faults.of_call(
+            f"{port}.{method}",
+            f"{caller.name} call {caller.calls}",
+            special_faults(port, method),
+            caller.is_spared,
+        )
+        if fault is Fault.LAG:
+            real = self._past.at(real, self._scheduler.seconds - number * MAX_LAG_SECONDS)
+        result = None
         try:
-            result = self._make(caller, fault, seconds, number, real, method, args, more)
+            self._before(caller, fault, seconds, number, args)
+            with self._after(caller, fault, seconds, number):
+                result = getattr(real, method)(*args, **more)
+            if fault is Fault.OWN_CONFLICT:
+                is_new = "AlreadyExists" in documented(port, method)
+                raise (AlreadyExists if is_new else Conflict)("It was this call's own.")
+            return result
         except BaseException as error:
-            self._trace(caller.name, f"{words} -> {type(error).__name__} {error}".rstrip())
+            result = f"{type(error).__name__} {error}".rstrip()
             raise
-        self._trace(caller.name, f"{words} -> {shown(result)}")
-        return result
+        finally:
+            if self._trace is not None:
+                given = [*map(shown, args), *(f"{name}={shown(each)}" for name, each in more.items())]
+                went_wrong = "" if fault is None else f" !! {fault}"
+                words = f"{port}.{method}({', '.join(given)}){went_wrong} -> {shown(result)}"
+                self._trace(caller.name, words)
 
-    def _make(
-        self,
-        caller: Function,
-        fault: Fault | None,
-        seconds: float,
-        number: float,
-        real: Any,
-        method: str,
-        args: tuple[Any, ...],
-        more: dict[str, Any],
-    ) -> Any:
-        late = number * SLOW_SECONDS
-        caller.pause(seconds / 2 + (late if fault is Fault.SLOW and number < 0.5 else 0))
+    def _before(
+        self, caller: Function, fault: Fault | None, seconds: float, number: float, args: tuple[Any, ...]
+    ) -> None:
+        caller.pause(seconds / 2 + (number * SLOW_SECONDS if fault is Fault.SLOW and number < 0.5 else 0))
         if self._fatal and any(isinstance(given, str) and given in self._fatal for given in args):
             raise Ended
         match fault:
@@ -122,33 +123,27 @@ class Calls:
                 raise Busy("Wait.")
             case Fault.NEVER:
                 raise ExecutorRefused("This will never run.")
-        past = self._past.get(id(real)) or self._past.setdefault(id(real), Past(real))
+
+    @contextmanager
+    def _after(self, caller: Function, fault: Fault | None, seconds: float, number: float) -> Iterator[None]:
         try:
-            if fault is Fault.LAG:
-                since = self._scheduler.seconds - number * MAX_LAG_SECONDS
-                return getattr(past.at(since), method)(*args, **more)
-            result = getattr(real, method)(*args, **more)
+            yield
         finally:
-            if past.is_read_late and past.note(self._scheduler.seconds):
-                self._look()
-            caller.pause(seconds / 2 + (late if fault in (Fault.SLOW, Fault.SLOW_LOST) else 0))
+            if self._past.note(self._scheduler.seconds):
+                self.after_change()
+            is_late = fault in (Fault.SLOW, Fault.SLOW_LOST)
+            caller.pause(seconds / 2 + (number * SLOW_SECONDS if is_late else 0))
             if fault is Fault.ENDS_AFTER:
                 raise Ended
             if fault in (Fault.LOST, Fault.SLOW_LOST):
                 raise Unavailable("The answer did not come.")
-        if fault is Fault.OWN_CONFLICT:
-            raise (AlreadyExists if "AlreadyExists" in documented(method) else Conflict)(
-                "It was this call's own."
-            )
-        return result
 
 
 class Past:
-    """What a fake had in its collections at former times, for reads that lag behind."""
+    """What the records were at former times, for reads that lag behind."""
 
-    def __init__(self, real: Any) -> None:
-        self._real = real
-        self.is_read_late = any(Fault.LAG in promises(method) for method in vars(type(real)))
+    def __init__(self, records: Any) -> None:
+        self._records = records
         self._states: deque[tuple[float, dict[str, Any]]] = deque([(0.0, self._state())])
 
     def note(self, seconds: float) -> bool:
@@ -161,80 +156,75 @@ class Past:
             self._states.popleft()
         return True
 
-    def at(self, seconds: float) -> Any:
-        """The fake as it was then."""
-        state = self._states[0][1]
-        for since, each in self._states:
-            if since <= seconds:
-                state = each
-        former = copy.copy(self._real)
-        vars(former).update(state)
-        return former
+    def at(self, port: Any, seconds: float) -> Any:
+        """A port of the table as it was then."""
+        former_port, former = copy.copy(port), copy.copy(self._records)
+        vars(former).update(next((each for since, each in reversed(self._states) if since <= seconds), {}))
+        former_port._records = former
+        return former_port
 
     def _state(self) -> dict[str, Any]:
-        return {name: each.copy() for name, each in vars(self._real).items() if isinstance(each, dict)}
+        return {name: each.copy() for name, each in vars(self._records).items() if isinstance(each, dict)}
 
 
 @cache
-def documented(method: str) -> str:
-    """What the ports promise of a method, with what it refers to by "Like `other`"."""
-    texts = [
-        inspect.getdoc(vars(protocol)[method]) or ""
-        for protocol in vars(ports).values()
-        if isinstance(protocol, type) and protocol.__module__ == ports.__name__ and method in vars(protocol)
-    ]
-    text = "\n".join(texts)
-    return "\n".join([text, *(documented(other) for other in re.findall(r"(?:Like|As) `(\w+)`", text))])
+def _protocol(port: str) -> type:
+    """The class in `chalicelib.ports` of an attribute of Services."""
+    declared = vars(ports.Services)[port]
+    found: type = get_type_hints(getattr(declared, "fget", declared))["return"]
+    return found
 
 
 @cache
-def promises(method: str) -> tuple[Fault, ...]:
-    """What may go wrong with a method beside what may go wrong with every call."""
-    text = documented(method)
-    special = [
-        (Fault.OWN_CONFLICT, r"Conflict|AlreadyExists"),
-        (Fault.LAG, r"\blags?\b"),
-        (Fault.NEVER, r"ExecutorRefused"),
-    ]
-    found = [fault for fault, pattern in special if re.search(pattern, text)]
-    return (*found, Fault.BUSY) if method in throttled() else tuple(found)
+def documented(port: str | type, method: str) -> str:
+    """What a port promises of a method, with what it refers to by "Like `other`"."""
+    protocol = _protocol(port) if isinstance(port, str) else port
+    text = inspect.getdoc(vars(protocol)[method]) or ""
+    for other, name in re.findall(r"(?:[Ll]ike|[Aa]s) `(?:(\w+)\.)?(\w+)`", text):
+        text += "\n" + documented(getattr(ports, other) if other else protocol, name)
+    return text
 
 
 @cache
-def throttled() -> frozenset[str]:
-    """Methods of the ports that may say Busy: of all methods of a port of which one is said to."""
-    found: set[str] = set()
-    for protocol in vars(ports).values():
-        if isinstance(protocol, type) and protocol.__module__ == ports.__name__:
-            methods = [name for name, each in vars(protocol).items() if inspect.isfunction(each)]
-            if any("Busy" in (inspect.getdoc(vars(protocol)[name]) or "") for name in methods):
-                found.update(methods)
-    return frozenset(found)
+def special_faults(port: str, method: str) -> tuple[Fault, ...]:
+    """What may go wrong with a method beside what may go wrong with every call. If one method of a port may
+    say Busy, all of them may."""
+    text = documented(port, method)
+    methods = [name for name, each in vars(_protocol(port)).items() if inspect.isfunction(each)]
+    is_throttled = any("Busy" in documented(port, name) for name in methods if name[0] != "_")
+    return tuple(
+        fault
+        for fault, is_due in (
+            (Fault.OWN_CONFLICT, re.search(r"Conflict|AlreadyExists", text)),
+            (Fault.LAG, re.search(r"\blags?\b", text)),
+            (Fault.NEVER, "ExecutorRefused" in text),
+            (Fault.BUSY, is_throttled),
+        )
+        if is_due
+    )
 
 
 def shown(value: Any) -> str:
     """A value in the words of a story: short."""
-    if isinstance(value, Build):
-        claimed = (
-            f" attempt {value.attempt}" + ("" if value.submitting_at else " (no claim)")
-            if value.attempt
-            else ""
-        )
-        handle = f" {value.handle}" if value.handle else ""
-        stop = " to be stopped" if value.stop_requested_at else ""
-        return f"<{value.key} v{value.version} {value.last_status}{claimed}{handle}{stop}>"
-    if isinstance(value, Project):
-        deleted = " deleted" if value.deleted_at else ""
-        return f"<{value.key} {value.uuid[:4]} v{value.version} last {value.last_build_id}{deleted}>"
-    if isinstance(value, timedelta):
-        return f"{value.total_seconds():g} s"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, BuildKey):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(shown, value))}]"
-    if isinstance(value, (IOBase, Listing, frozenset)):
-        return type(value).__name__  # their texts differ from process to process
+    match value:
+        case Build():
+            attempt = f" attempt {value.attempt}" if value.attempt else ""
+            claim = " (no claim)" if value.attempt and value.submitting_at is None else ""
+            handle = f" {value.handle}" if value.handle else ""
+            flags = (" waits" if value.is_waiting else "") + (" to be stopped" if value.stop_requested_at else "")
+            return f"<{value.key} v{value.version} {value.last_status}{attempt}{claim}{handle}{flags}>"
+        case Project():
+            deleted = " deleted" if value.deleted_at else ""
+            return f"<{value.key} {value.uuid[:4]} v{value.version} last {value.last_build_id}{deleted}>"
+        case timedelta():
+            return f"{value.total_seconds():g} s"
+        case Mapping():
+            return "{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}"
+        case BuildKey():
+            return str(value)
+        case list() | tuple():
+            return f"[{', '.join(map(shown, value))}]"
+        case IOBase() | Listing() | frozenset():
+            return type(value).__name__  # their texts differ from process to process
     text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -15,10 +15,10 @@ from chalicelib.usecases import logs
 from tests.factories import make_user
 from tests.fakes import Run
 from tests.simulation.story import Story
-from tests.simulation.world import QUEUE_MINUTES, RUN_MINUTES, Known, World
+from tests.simulation.world import QUEUE_MINUTES, RUN_MINUTES, WAIT_MINUTES, Known, World
 
 ADA = make_user()
-DEADLINE_SECONDS = 60 * (QUEUE_MINUTES + QUEUE_MINUTES + RUN_MINUTES) + 2 * GRACE.total_seconds()
+DEADLINE_SECONDS = 2 * 60 * (WAIT_MINUTES + QUEUE_MINUTES + RUN_MINUTES) + 2 * GRACE.total_seconds()
 SLACK_SECONDS = 600  # two looks of the schedule
 AT_ONCE_SECONDS = 60
 
@@ -52,22 +52,22 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
 
 def cleaned(world: World) -> Iterator[Broken]:
     """Days later, when all that is to be purged was purged."""
-    store = world.services.store
+    store = world.services.records
     live = {build.uuid for build in store.builds.values()}
     for build in store.builds.values():
         if build.archived_at is not None and build.log not in world.fatal:
             yield Broken("what was deleted is purged", f"{build.key} is still there")
-        if (build.key.owner, build.key.project) not in store.places:
+        if (build.key.owner, build.key.project) not in store.projects:
             yield Broken("a project's builds go with it", f"{build.key} is left")
-    for project in store.places.values():
+    for project in store.projects.values():
         if project.archived_at is not None:
             yield Broken("what was deleted is purged", f"project {project.key} is still there")
-    for what, uuids in (("log", world.services.kept_logs.texts), ("code", world.services.sources.staged)):
+    for what, uuids in (("log", world.services.log_archive.texts), ("code", world.services.sources.staged)):
         for uuid in uuids:
             if uuid not in live:
                 yield Broken("what was deleted is purged", f"the {what} of {world.known[uuid].build.key}")
     for sha256 in world.services.sources.archives:
-        if not store.is_referenced(sha256):
+        if not world.services.code_references.is_referenced(sha256):
             yield Broken("unused code is dropped", sha256[:8])
     names = {
         (build.key.owner, build.key.project, build.name) for build in store.builds.values() if build.name
@@ -197,7 +197,7 @@ def _may_fail(build: Build, runs: list[Run], world: World) -> bool:
 def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     """The log that is answered in the end: of the last run that counts, whole and in order."""
     build = known.build
-    project = world.services.store.places.get((build.key.owner, build.key.project))
+    project = world.services.records.projects.get((build.key.owner, build.key.project))
     if build.archived_at is not None or project is None or project.archived_at is not None:
         return
     got = _read(world, build)
@@ -266,14 +266,14 @@ def _dead_letters(world: World) -> Iterator[Broken]:
 
 def _whole(world: World) -> Iterator[Broken]:
     """No half writes, and counts that are right."""
-    store = world.services.store
+    store = world.services.records
     if store.builds.keys() != store.bodies.keys():
         yield Broken("no half write", f"{store.builds.keys() ^ store.bodies.keys()}")
-    for project in store.places.values():
+    for project in store.projects.values():
         live = [
             build
             for build in store.builds.values()
-            if build.key.place == project.key and not build.archived_at
+            if build.key.project_key == project.key and not build.archived_at
         ]
         if project.archived_at is None and project.live_builds != len(live):
             yield Broken("counts are right", f"{project.key} says {project.live_builds} of {len(live)}")

@@ -51,7 +51,7 @@ def simulate(
             lines.append(f"{world.scheduler.seconds:10.3f}  {who}: {what}")
 
     faults = Faults(chance, plan.fault_rates, only, trace=trace)
-    world = World(chance, faults, trace, traced, plan.start_at, plan.on_eks)
+    world = World(chance, faults, trace, traced, plan.start_at, plan.on_eks, plan.slots)
     with _in_place(world, seed):
         story.prepare(world, plan)
         _with_faults(world, plan.heals_at_minute)

@@ -50,6 +50,7 @@ class Story:
     requests: tuple[Request, ...]
     start_at: datetime
     on_eks: bool
+    slots: int  # builds that run at once
     fault_rates: FaultRates
     heals_at_minute: int
     has_fatal_log: bool  # whoever reads the log of the first run runs out of memory
@@ -76,6 +77,7 @@ def make(seed: int) -> Story:
         requests=tuple(requests),
         start_at=start_at,
         on_eks=rng.random() < 0.2,
+        slots=rng.choice((1, 2, 100)),
         fault_rates=_fault_rates(rng, any(each.kind == "delete project" for each in requests)),
         heals_at_minute=rng.choice((20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,
@@ -182,7 +184,7 @@ def _project(rng: random.Random, at: float) -> list[Request]:
 def prepare(world: World, story: Story) -> None:
     """What was there before, and all requests, to be sent at their time."""
     for name in ("vision", "other"):
-        world.services.store.add_project(make_project(name=name, created_at=story.start_at))
+        world.services.projects.add(make_project(name=name, created_at=story.start_at))
     if any(request.about == "old" for request in story.requests):
         listing = archive.listing(io.BytesIO(CODE["old"]), len(CODE["old"]))
         world.services.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)
@@ -217,7 +219,7 @@ def send(world: World, request: Request, name: str, repeated: int) -> None:
     def settle(function: Function) -> None:
         error = function.error
         uuid = function.answer.build.uuid if request.kind == "post" and error is None else None
-        place = world.services.store.places.get(("ada", request.project))
+        place = world.services.records.projects.get(("ada", request.project))
         is_alive = place is not None and place.archived_at is None
         answer = Answer(function.started_at, error, uuid, was_made, is_alive)
         world.answers.setdefault(request.name, []).append(answer)

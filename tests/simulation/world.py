@@ -1,7 +1,7 @@
 """What surrounds Slipway: queues, events and schedules that wake it, and the executor with registry and log.
 
 Everything here behaves as documented by AWS, not better: messages come at least once and events perhaps, the
-executor forgets what it was asked after five minutes, a tag cannot be pushed twice.
+executor forgets what it was asked after five minutes and has few slots, a tag cannot be pushed twice.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ LIMIT_SECONDS = {
     "dispatch": 60,
     "on_request": 60,
     "on_codebuild_event": 60,
+    "keep_log": 300,
     "reconcile": 120,
     "clean_up": 240,
 }
 API_LIMIT_SECONDS = 28
 QUEUE_MINUTES = RUN_MINUTES = 20  # of a build, as the executor and the service have it
-TOKEN_SECONDS = 300  # so long the executor knows what it was asked
-VISIBILITY_SECONDS, RECEIVES, SPARED_AFTER, BATCH = 360, 5, 3, 10
+WAIT_MINUTES = 60  # for its turn
+RECEIVES, SPARED_AFTER = 5, 3
 DAY = 24 * 3600
 MINUTE = timedelta(minutes=1)
 
@@ -54,7 +55,7 @@ SCHEDULE: dict[str, Any] = {
 
 
 class SimulatedQueue(FakeBuildQueue):
-    """Announcements become messages of the dispatch queue."""
+    """Announcements become messages."""
 
     def __init__(self, send: Callable[[str, float], None]) -> None:
         super().__init__()
@@ -68,17 +69,12 @@ class SimulatedQueue(FakeBuildQueue):
 class SimulatedExecutor(FakeExecutor):
     """Builds run by themselves here, as the seed says, and push, log and send events."""
 
-    def __init__(self, world: World, services: FakeServices, tells: bool) -> None:
-        super().__init__(services.clock, services.sources, tells)
+    def __init__(self, world: World, services: FakeServices, emits_events: bool) -> None:
+        super().__init__(services.clock, services.sources, emits_events)
         self._world, self._services = world, services
-
-    def _remembered(self, build: Build) -> Run | None:
-        for run in self.runs.values():
-            is_asked_again = (run.build.uuid, run.build.attempt) == (build.uuid, build.attempt)
-            age = self._clock.now - run.started_at
-            if is_asked_again and (not self.tells or age < timedelta(seconds=TOKEN_SECONDS)):
-                return run
-        return None
+        self.slots = world.slots
+        if not emits_events:
+            self.forgets_after_seconds = 365 * DAY  # a Job's name is taken as long as there is the Job
 
     def _started(self, build: Build) -> Run:
         handle = f"slipway-builds:run-{len(self._world.every_run) + 1}"
@@ -121,7 +117,7 @@ class _Life:
         for number in range(count):
             after(waits + lasts * (number + 1) / (count + 1), partial(self.log, f"line {number}"))
         after(waits + lasts, self.push)
-        if not self.executor.tells and self.world.faults.happens("run", f"{self.key} is removed"):
+        if not self.executor.emits_events and self.world.faults.happens("run", f"{self.key} is removed"):
             after((waits + lasts) * chance.between(f"{self.key} is removed at", 0, 1.2), self.remove)
 
     def remove(self) -> None:
@@ -197,8 +193,11 @@ class Message:
 class Queue:
     """One of SQS: a message comes at least once, and again when its function failed."""
 
-    def __init__(self, world: World, function: str, may_lose: bool) -> None:
+    def __init__(
+        self, world: World, function: str, *, may_lose: bool, batch: int = 10, visible_after: int = 360
+    ) -> None:
         self._world, self._function, self._may_lose = world, function, may_lose
+        self._batch, self._visible_after = batch, visible_after
         self.messages: list[Message] = []
         self._ready: list[Message] = []
 
@@ -224,14 +223,22 @@ class Queue:
             self._world.scheduler.after(waits, self._take)
 
     def _take(self) -> None:
-        batch, self._ready = self._ready[:BATCH], self._ready[BATCH:]
+        batch, self._ready = self._ready[: self._batch], self._ready[self._batch :]
         if self._ready:
             self._world.scheduler.after(0, self._take)
         first = batch[0]
         name = f"{self._function} of {first.id}"
         name += f" #{first.receives}" if first.receives > 1 else ""
         name += f" and {len(batch) - 1} more" if len(batch) > 1 else ""
-        records = [{"messageId": each.id, "body": each.body, "receiptHandle": "-"} for each in batch]
+        records = [
+            {
+                "messageId": each.id,
+                "body": each.body,
+                "receiptHandle": "-",
+                "attributes": {"ApproximateReceiveCount": str(each.receives)},
+            }
+            for each in batch
+        ]
         function = self._world.start(
             name, self._function, {"Records": records}, lambda function: self._settle(batch, function)
         )
@@ -245,7 +252,7 @@ class Queue:
             if failed is not None and message.id not in failed:
                 message.is_done = True
             elif message.receives < RECEIVES:
-                seconds = VISIBILITY_SECONDS - (self._world.scheduler.seconds - function.started_at)
+                seconds = self._visible_after - (self._world.scheduler.seconds - function.started_at)
                 self._world.scheduler.after(seconds, partial(self._deliver, message))
             else:
                 message.is_dead = True
@@ -270,6 +277,7 @@ class World:
     is_traced: bool
     start_at: Any
     on_eks: bool
+    slots: int  # builds that an executor runs at once
     every_run: list[Run] = field(default_factory=list)  # also those that the executor has forgotten
     lines: dict[str, list[str]] = field(default_factory=dict)  # what each log has to have in the end
     known: dict[str, Known] = field(default_factory=dict)  # builds by uuid
@@ -287,7 +295,8 @@ class World:
             SETTINGS,
             build_timeout_minutes=RUN_MINUTES,
             queue_timeout_minutes=QUEUE_MINUTES,
-            max_log_bytes=200,
+            wait_timeout_minutes=WAIT_MINUTES,
+            max_answer_bytes=200,
             backend=EKS if self.on_eks else CODEBUILD,
             eks=EksSettings("lab") if self.on_eks else None,
         )
@@ -296,17 +305,24 @@ class World:
         clock.now = self.start_at
         self.scheduler = Scheduler(clock)
         self.dispatch = Queue(self, "dispatch", may_lose=True)
+        self.logs = Queue(self, "keep_log", may_lose=True, batch=1, visible_after=1800)
         self.requests = Queue(self, "on_request", may_lose=False)
         self._sent: dict[str, int] = {}
-        self.services.queue = SimulatedQueue(self._send)
-        self.services.executor = SimulatedExecutor(self, self.services, tells=True)
-        self.services.eks = SimulatedExecutor(self, self.services, tells=False)
-        self.services.executors = {CODEBUILD: self.services.executor, EKS: self.services.eks}
+        self.services.queue = SimulatedQueue(partial(self._send, self.dispatch, "m"))
+        self.services.log_queue = SimulatedQueue(partial(self._send, self.logs, "log m"))
+        self.services.codebuild = SimulatedExecutor(self, self.services, emits_events=True)
+        self.services.eks = SimulatedExecutor(self, self.services, emits_events=False)
+        self.services.executors = {CODEBUILD: self.services.codebuild, EKS: self.services.eks}
         self._drop = self.services.sources.drop
         vars(self.services.sources)["drop"] = self._dropped
         self.calls = Calls(
-            self.scheduler, self.faults, self.fatal, self.look, self.trace if self.is_traced else None
+            self.scheduler,
+            self.faults,
+            self.services.records,
+            self.fatal,
+            self.trace if self.is_traced else None,
         )
+        self.calls.after_change = self.look
         self.seen = SeenThroughFaults(self.services, self.calls)
         self._changed_at = 0.0
         self._builds: dict[BuildKey, Build] = {}
@@ -373,12 +389,12 @@ class World:
 
     def _finds_nothing(self, function: str) -> bool:
         """Whether a tick has nothing to do, also if what it reads is a little old."""
-        store, now = self.services.store, self.services.now()
+        store, now = self.services.records, self.services.now()
         if self.scheduler.seconds - self._changed_at < 2 * MAX_LAG_SECONDS:
             return False
         if function == "reconcile":
             return not any(build.look_at and build.look_at <= now + MINUTE for build in store.builds.values())
-        everything: list[Build | Project] = [*store.builds.values(), *store.places.values()]
+        everything: list[Build | Project] = [*store.builds.values(), *store.projects.values()]
         return not self.services.sources.archives and not any(each.archived_at for each in everything)
 
     def event(self, run: Run) -> None:
@@ -407,19 +423,20 @@ class World:
         event = {**self.schedule, "detail": {"build-id": f"arn:aws:codebuild:eu:1:build/{handle}"}}
         self.start(called, "on_codebuild_event", event, settle)
 
-    def _send(self, body: str, after_seconds: float) -> None:
-        count = self._sent[body] = self._sent.get(body, 0) + 1
-        self.dispatch.send(body, f"{body} m{count}", after_seconds)
+    def _send(self, queue: Queue, mark: str, body: str, after_seconds: float) -> None:
+        name = f"{body} {mark}"
+        count = self._sent[name] = self._sent.get(name, 0) + 1
+        queue.send(body, f"{name}{count}", after_seconds)
 
     # Watching what is stored
 
     def look(self) -> None:
         """After each change: what may never happen, not even for a moment."""
-        store, now = self.services.store, self.scheduler.seconds
+        store, now = self.services.records, self.scheduler.seconds
         self._changed_at = now
-        if store.places != self._places:
-            self._look_at_projects(store.places, now)
-            self._places = store.places.copy()
+        if store.projects != self._places:
+            self._look_at_projects(store.projects, now)
+            self._places = store.projects.copy()
         if store.builds != self._builds:
             for key, build in store.builds.items():
                 if build is not self._builds.get(key):
@@ -441,7 +458,7 @@ class World:
     def _look_at_build(self, build: Build, now: float) -> None:
         known = self.known.get(build.uuid)
         if known is None:
-            place = self.services.store.places.get((build.key.owner, build.key.project))
+            place = self.services.records.projects.get((build.key.owner, build.key.project))
             known = self.known[build.uuid] = Known(build, place.uuid if place else "?")
         before, known.build = known.build, build
         if before.is_done and (build.last_status, build.image_digest) != (
@@ -466,14 +483,14 @@ class World:
             self.broken.append(("only what was deleted is purged", f"{build.key} was {build.last_status}"))
 
     def _dropped(self, sha256: str) -> None:
-        if self.services.store.is_referenced(sha256):
+        if self.services.code_references.is_referenced(sha256):
             self.broken.append(("code in use is kept", f"{sha256[:8]} was dropped"))
         self._drop(sha256)
 
     def is_quiet(self) -> bool:
         """Whether nothing will happen any more."""
         return self.scheduler.is_empty and not any(
-            build.look_at for build in self.services.store.builds.values()
+            build.look_at for build in self.services.records.builds.values()
         )
 
     def runs(self, uuid: str) -> list[Run]:

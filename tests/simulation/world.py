@@ -15,7 +15,7 @@ from typing import Any
 
 import app as entry
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Project, Status, Token
-from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import LogLine
 from chalicelib.settings import EksSettings
@@ -66,6 +66,14 @@ class SimulatedQueue(FakeBuildQueue):
         self._send(str(key), after_seconds)
 
 
+class SimulatedRun(Run):
+    """Its log has a name only once it has begun to work."""
+
+    def observation(self) -> Observation:
+        seen = super().observation()
+        return seen if self.steps else replace(seen, log=None)
+
+
 class SimulatedExecutor(FakeExecutor):
     """Builds run by themselves here, as the seed says, and push, log and send events."""
 
@@ -78,7 +86,7 @@ class SimulatedExecutor(FakeExecutor):
 
     def _started(self, build: Build) -> Run:
         handle = f"slipway-builds:run-{len(self._world.every_run) + 1}"
-        run = self.runs[handle] = Run(handle, build, self._clock.now)
+        run = self.runs[handle] = SimulatedRun(handle, build, self._clock.now)
         self._world.every_run.append(run)
         self._world.lines[f"logs:{handle}"] = []
         if self._world.has_fatal_log and len(self._world.every_run) == 1:

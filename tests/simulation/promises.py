@@ -170,7 +170,7 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
             )
         case Status.FAILED if digest is not None and is_wanted:
             yield Broken("an image means success", f"{build.key} failed: {build.history[-1].message}")
-        case Status.FAILED if is_wanted and not _may_fail(build, runs, world):
+        case Status.FAILED if is_wanted and not _may_fail(known, runs):
             outcomes = [str(run.outcome) for run in runs]
             yield Broken(
                 "a final status is right", f"{build.key} failed: {build.history[-1].message} ({outcomes})"
@@ -181,13 +181,17 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
         yield Broken("a final status is right", f"{build.key} is {build.last_status} and names an image")
 
 
-def _may_fail(build: Build, runs: list[Run], world: World) -> bool:
+def _may_fail(known: Known, runs: list[Run]) -> bool:
+    build = known.build
     message = build.history[-1].message or ""
-    if not runs:
-        assert build.finished_at is not None
-        is_late = build.finished_at - build.created_at > timedelta(minutes=QUEUE_MINUTES)
-        return is_late or message == "This will never run."
-    last = runs[-1].outcome
+    assert build.finished_at is not None
+    assert known.final_at is not None
+    if "turn did not come" in message:
+        waited = build.finished_at - (build.queued_at or build.created_at)
+        return waited > timedelta(minutes=WAIT_MINUTES)
+    if "could not be started" in message:
+        return known.final_at - known.turn_at > 60 * QUEUE_MINUTES
+    last = runs[-1].outcome if runs else None
     is_second_fault = last is Outcome.FAULT and (len(runs) > 1 or "started within" in message)
     return (
         last in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.GONE) or is_second_fault or "never run" in message
@@ -214,8 +218,11 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
         return
     if build.last_status not in (Status.SUCCEEDED, Status.FAILED):
         return
-    whole = [world.lines[f"logs:{run.handle}"] for run in world.runs(build.uuid) if run.steps]
+    runs = [run for run in world.runs(build.uuid) if run.steps]
+    whole = [world.lines[f"logs:{run.handle}"] for run in runs]
     if not whole or not whole[-1]:
+        return
+    if build.log is None and runs[-1].outcome is Outcome.GONE:  # before anybody saw the log's name
         return
     messages = [each for each in world.logs.messages if each.body == str(build.key)]
     had_last_try = any(each.receives >= logs.TRIES for each in messages)

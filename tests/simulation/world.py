@@ -272,6 +272,7 @@ class Known:
 
     build: Build  # as it was stored last
     project_uuid: str
+    turn_at: float  # when it was made, had a fault, or had its turn, whichever was last
     final_at: float | None = None
     gone_at: float | None = None
     stop_at: float | None = None  # when it was first wished stopped, deleted or hidden with its project
@@ -467,7 +468,7 @@ class World:
         known = self.known.get(build.uuid)
         if known is None:
             place = self.services.records.projects.get((build.key.owner, build.key.project))
-            known = self.known[build.uuid] = Known(build, place.uuid if place else "?")
+            known = self.known[build.uuid] = Known(build, place.uuid if place else "?", now)
         before, known.build = known.build, build
         if before.is_done and (build.last_status, build.image_digest) != (
             before.last_status,
@@ -477,6 +478,8 @@ class World:
             self.broken.append(("a final status stays", words))
         if build.history[: len(before.history)] != before.history:
             self.broken.append(("a history only grows", str(build.key)))
+        if before.queued_at != build.queued_at or (before.is_waiting and not build.is_waiting):
+            known.turn_at = now
         if build.is_done and known.final_at is None:
             known.final_at = now
         if build.stop_requested_at is not None and known.stop_at is None:

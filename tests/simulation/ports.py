@@ -175,6 +175,18 @@ def _protocol(port: str) -> type:
     return found
 
 
+PORTS = [
+    name for name in vars(ports.Services) if name[0] != "_" and name not in ("settings", "now")
+]  # attributes of Services
+
+
+def methods_of(port: str) -> list[str]:
+    """Those that make a call: properties do not."""
+    return [
+        name for name, each in vars(_protocol(port)).items() if inspect.isfunction(each) and name[0] != "_"
+    ]
+
+
 @cache
 def documented(port: str | type, method: str) -> str:
     """What a port promises of a method, with what it refers to by "Like `other`"."""
@@ -190,8 +202,7 @@ def special_faults(port: str, method: str) -> tuple[Fault, ...]:
     """What may go wrong with a method beside what may go wrong with every call. If one method of a port may
     say Busy, all of them may."""
     text = documented(port, method)
-    methods = [name for name, each in vars(_protocol(port)).items() if inspect.isfunction(each)]
-    is_throttled = any("Busy" in documented(port, name) for name in methods if name[0] != "_")
+    is_throttled = any("Busy" in documented(port, each) for each in methods_of(port))
     return tuple(
         fault
         for fault, is_due in (
@@ -211,7 +222,9 @@ def shown(value: Any) -> str:
             attempt = f" attempt {value.attempt}" if value.attempt else ""
             claim = " (no claim)" if value.attempt and value.submitting_at is None else ""
             handle = f" {value.handle}" if value.handle else ""
-            flags = (" waits" if value.is_waiting else "") + (" to be stopped" if value.stop_requested_at else "")
+            flags = (" waits" if value.is_waiting else "") + (
+                " to be stopped" if value.stop_requested_at else ""
+            )
             return f"<{value.key} v{value.version} {value.last_status}{attempt}{claim}{handle}{flags}>"
         case Project():
             deleted = " deleted" if value.deleted_at else ""
@@ -224,7 +237,7 @@ def shown(value: Any) -> str:
             return str(value)
         case list() | tuple():
             return f"[{', '.join(map(shown, value))}]"
-        case IOBase() | Listing() | frozenset():
+        case IOBase() | Listing() | frozenset() | Iterator():
             return type(value).__name__  # their texts differ from process to process
     text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -24,10 +23,11 @@ from unittest import mock
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Project, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
-from chalicelib.errors import Busy, ExecutorRefused
-from chalicelib.usecases import builds, cleanup, execution, logs, upkeep
-from chalicelib.usecases.writing import told
-from tests.fakes import FakeBuildStore
+from chalicelib.errors import Busy
+from chalicelib.usecases import builds, cleanup, execution, logs
+from chalicelib.usecases.writing import isolated, told
+from tests.fakes import FakeArchive
+from tests.simulation.faults import Fault
 from tests.simulation.run import simulate
 from tests.simulation.story import Story, make
 from tests.simulation.world import SimulatedExecutor
@@ -41,41 +41,20 @@ LOST = "NOT FOUND"
 class KnownFault:
     name: str
     promises: tuple[str, ...]  # of which it must break one
-    functions: Mapping[str, Callable[..., Any]]  # by dotted name
+    functions: Mapping[str, Any]  # by dotted name; or a constant
     needs: Callable[[Story], bool] = lambda story: True  # other stories cannot find it, and are not run
 
 
-# As they were: a repeated submit that is told to wait gives away the claim of the first
+# What the executor answers to a repeated submit gives the claim of the first one away
+
+_start = execution._start
 
 
-def start_and_release(services: Any, build: Build) -> None:
-    if build.attempt > 1 and (digest := services.registry.digest(build.image)):
-        seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
-        if done := lifecycle.follow(build, seen, services.now(), digest=digest, reason=None):
-            told(build, services.store.save(done))
-        return
-    body = services.store.body(build.key)
-    if body is None:
-        return
-    try:
-        services.registry.prepare(build.image)
-        services.sources.stage(build, body.dockerfile)
-        handle = services.executors[build.executor].submit(build)
-    except Busy:
-        later = services.now() + timedelta(seconds=30)
-        services.store.save(replace(build, submitting_at=None, look_at=later))
-    except ExecutorRefused as refusal:
-        failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
-        told(build, services.store.save(failed))
-    else:
-        execution._note(services, build, handle)
+def start_and_release(services: Any, build: Build, *, is_repeat: bool) -> Build | None:
+    return _start(services, build, is_repeat=False)
 
 
-def claim_without_log(build: Build, now: Any) -> Build:
-    return replace(build, attempt=build.attempt + 1, submitting_at=now, handle=None, log=None)
-
-
-# The executor says that nothing was started, though it was
+# The executor says that this call made nothing, though it did
 
 _submit = SimulatedExecutor.submit
 
@@ -90,37 +69,32 @@ def submit_then_busy(self: SimulatedExecutor, build: Build) -> str:
 # Given up by the clock alone
 
 
-def give_up_unseen(services: Any, build: Build) -> bool:
-    queue = timedelta(minutes=services.settings.queue_timeout_minutes)
-    run = timedelta(minutes=services.settings.build_timeout_minutes)
-    reason = lifecycle.overdue(build, services.now(), queue, run)
-    if reason is None:
-        return False
+def give_up_unasked(services: Any, build: Build) -> None:
+    reason = execution._why_overdue(services, build)
+    if reason is None or build.is_done:
+        return
     if build.handle is not None:
-        with upkeep._apart(build):
-            services.executors[build.executor].stop(build.handle)
-    told(build, services.store.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason)))
-    return True
+        with isolated(build):
+            services.executor(build.executor).stop(build.handle)
+    told(build, services.builds.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason)))
 
 
 # Decided long before it is done: whether the executor still knows what it was asked
 
+_may_repeat = execution._may_repeat
 
-def complete_by_old_age(services: Any, build: Build, claimed_at: Any) -> None:
-    executor = services.executors[build.executor]
-    replayable = services.now() - claimed_at < timedelta(seconds=executor.replay_seconds)
-    wanted = build.stop_requested_at is None
-    if replayable and wanted:
-        execution._start(services, build)
-    elif handle := executor.find(build):
-        execution._note(services, build, handle)
-    elif wanted:
-        execution._start(services, execution._claimed(services, build))
-    elif replayable:
-        look_at = claimed_at + timedelta(seconds=executor.replay_seconds)
-        services.store.save(replace(build, look_at=look_at))
-    else:
-        told(build, services.store.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+
+def may_repeat_once_decided(services: Any, build: Build) -> bool:
+    return sys._getframe(1).f_code.co_name == "_start" or _may_repeat(services, build)
+
+
+# An image in the registry ends a build without the log and the handle of the attempt that made it
+
+
+def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -> Build | None:
+    seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
+    done = lifecycle.follow(build, seen, services.now(), digest=digest, reason=None)
+    return done and told(build, services.builds.save(done))
 
 
 # A request that was done is answered by what became of its build
@@ -136,15 +110,16 @@ def announce_what_is_shown(services: Any, caller: Any, key: BuildKey) -> Any:
 # Purged by name, whatever is there by now
 
 
-def purge_by_name(self: FakeBuildStore, doomed: Build | Project, *_: Any, **__: Any) -> None:
-    self.marks = {mark: at for mark, at in self.marks.items() if mark[1] != doomed.key}
-    if isinstance(doomed, Project):
-        self.places.pop((doomed.owner, doomed.name), None)
+def purge_by_name(self: FakeArchive, record: Build | Project, *_: Any, **__: Any) -> None:
+    records = self._records
+    records.bookmarks = {mark: at for mark, at in records.bookmarks.items() if mark[1] != record.key}
+    if isinstance(record, Project):
+        records.projects.pop((record.owner, record.name), None)
         return
-    if doomed.name is not None and doomed.key in self.builds:
-        self.names.pop((doomed.key.owner, doomed.key.project, doomed.name), None)
-    self.bodies.pop(doomed.key, None)
-    self.builds.pop(doomed.key, None)
+    if record.name is not None and record.key in records.builds:
+        records.names.pop((record.key.owner, record.key.project, record.name), None)
+    records.bodies.pop(record.key, None)
+    records.builds.pop(record.key, None)
 
 
 def purge_project_seen_before(
@@ -153,10 +128,10 @@ def purge_project_seen_before(
     if project.deleted_at is None and (project.archived_at is None or project.archived_at > before):
         return
     if project.deleted_at is None:
-        project = services.store.save_project(replace(project, deleted_at=services.now()))
+        project = services.projects.save(replace(project, deleted_at=services.now()))
     remaining = False
-    for key in services.store.builds_of(project.key, 200):
-        build = services.store.get(key)
+    for key in services.archive.builds_of(project.key, 200):
+        build = services.builds.get(key)
         if build is None:
             continue
         if not build.is_done or build.look_at is not None:
@@ -164,29 +139,28 @@ def purge_project_seen_before(
             builds.request_stop(services, key)
             continue
         services.sources.discard(build)
-        services.store.purge(build)
+        services.archive.purge(build)
     if not remaining:
-        services.store.purge(project)
+        services.archive.purge(project)
 
 
-# The schedule does its work before it says when to look again
+# The schedule does its work, a long one too, before it says when to look again
 
 
 def reconcile_without_lease(services: Any) -> int:
-    due = [build for key in services.store.due(services.now(), 500) if (build := services.store.get(key))]
+    due = services.builds.due(services.now(), 500)
     for build in due:
-        with upkeep._apart(build):
-            if build.look_at is None or build.look_at > services.now():
-                continue
+        with isolated(build):
             if build.is_done:
-                logs.keep(services, build)
-            elif not give_up_unseen(services, build):
+                logs.keep(services, build.key)
+            else:
                 execution.attend(services, build.key)
+                execution.give_up_if_overdue(services, services.builds.get(build.key))
     for build in due:
-        with upkeep._apart(build):
-            now = services.store.get(build.key)
+        with isolated(build):
+            now = services.builds.get(build.key)
             if now is not None and now.look_at is not None and now.look_at <= services.now():
-                services.store.save(replace(now, look_at=execution.next_look(services, now)))
+                services.builds.lease(now, execution.next_look(services, now))
     return len(due)
 
 
@@ -208,29 +182,50 @@ UNANNOUNCED = KnownFault(
         "chalicelib.usecases.upkeep.reconcile": reconcile_nothing,
     },
 )
+
+
+def _has(story: Story, *kinds: Fault) -> bool:
+    rates = story.fault_rates
+    return rates.frequent in kinds or not rates.kinds.isdisjoint(kinds)
+
+
 _STARTED_TWICE = ("a build is started once", "no compute after the end")
-_OLD_START = {
-    "chalicelib.usecases.execution._start": start_and_release,
-    "chalicelib.domain.lifecycle.claim": claim_without_log,
-}
 FAULTS = (
-    KnownFault("busy releases the claim", _STARTED_TWICE, _OLD_START),
+    KnownFault(
+        "busy releases the claim",
+        _STARTED_TWICE,
+        {"chalicelib.usecases.execution._start": start_and_release},
+        lambda story: _has(story, Fault.BUSY) or story.slots < 100,
+    ),
     KnownFault(
         "busy after the start",
         _STARTED_TWICE,
-        {**_OLD_START, "tests.simulation.world.SimulatedExecutor.submit": submit_then_busy},
+        {"tests.simulation.world.SimulatedExecutor.submit": submit_then_busy},
     ),
     KnownFault(
-        "given up unseen",
+        "given up without being asked",
         ("an image means success",),
-        {"chalicelib.usecases.upkeep._given_up": give_up_unseen},
+        {"chalicelib.usecases.execution.give_up_if_overdue": give_up_unasked},
     ),
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        {"chalicelib.usecases.execution._complete": complete_by_old_age},
+        {
+            "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
+            "tests.fakes.FakeExecutor.replay_seconds": 240,
+        },
+        lambda story: (
+            not story.on_eks
+            and _has(story, Fault.SLOW, Fault.SLOW_LOST)
+            and _has(story, Fault.LOST, Fault.SLOW_LOST, Fault.ENDS_AFTER)
+        ),
     ),
-    KnownFault("success without a log", ("a log is kept",), _OLD_START),
+    KnownFault(
+        "success without a log",
+        ("a log is kept",),
+        {"chalicelib.usecases.execution._finished_before": finish_without_evidence},
+        lambda story: story.fault_rates.rates["run"] > 0,
+    ),
     KnownFault(
         "repeats are not found",
         ("a repeated request has the same answer", "what was done is no dead letter"),
@@ -240,7 +235,7 @@ FAULTS = (
         "purge by name",
         ("only what was deleted is purged", "a project's builds go with it"),
         {
-            "tests.fakes.FakeBuildStore.purge": purge_by_name,
+            "tests.fakes.FakeArchive.purge": purge_by_name,
             "chalicelib.usecases.cleanup._purge_project": purge_project_seen_before,
         },
         lambda story: any(request.kind == "delete project" for request in story.requests),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import recall
+from tests.simulation.faults import Fault
+from tests.simulation.ports import PORTS, methods_of, special_faults
 from tests.simulation.run import simulate
 from tests.simulation.shrink import rendered, shrink
 
-QUICK, SLOW = range(1, 16), range(16, 416)
+QUICK, SLOW = range(1, 16), range(16, 316)
+HALVES = [SLOW[::2], SLOW[1::2]]  # for two workers
 
 
 def broken(seeds: range) -> dict[int, list[str]]:
@@ -22,8 +25,41 @@ def test_all_promises_are_kept_in_a_few_stories() -> None:
 
 
 @pytest.mark.slow
-def test_all_promises_are_kept_in_hundreds_of_stories() -> None:
-    assert broken(SLOW) == {}
+@pytest.mark.parametrize("seeds", HALVES, ids=str)
+def test_all_promises_are_kept_in_hundreds_of_stories(seeds: range) -> None:
+    assert broken(seeds) == {}
+
+
+CONFLICTING = {
+    "projects": "add save",
+    "builds": "add save rename lease",
+    "archive": "archive restore",
+    "accounts": "add_user add_token save_user",
+}
+LAGGING = {"projects": "list_projects", "builds": "list_builds", "archive": "purgeable"}
+SUBMIT, THROTTLED = {"executor": "submit"}, {"executor": "submit find_handle observe stop"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "methods"),
+    [
+        (Fault.OWN_CONFLICT, CONFLICTING),
+        (Fault.LAG, LAGGING),
+        (Fault.NEVER, SUBMIT),
+        (Fault.BUSY, THROTTLED),
+    ],
+)
+def test_the_docstrings_of_the_ports_say_which_faults_a_method_has(
+    fault: Fault, methods: dict[str, str]
+) -> None:
+    """A word that is lost there would switch its fault off."""
+    found = {
+        (port, method)
+        for port in PORTS
+        for method in methods_of(port)
+        if fault in special_faults(port, method)
+    }
+    assert found == {(port, method) for port, names in methods.items() for method in names.split()}
 
 
 def test_stories_are_full_of_faults() -> None:

@@ -302,11 +302,11 @@ class World:
     def __post_init__(self) -> None:
         settings = replace(
             SETTINGS,
+            backend="eks" if self.on_eks else "codebuild",
             build_timeout_minutes=RUN_MINUTES,
             queue_timeout_minutes=QUEUE_MINUTES,
             wait_timeout_minutes=WAIT_MINUTES,
             max_answer_bytes=200,
-            backend=EKS if self.on_eks else CODEBUILD,
             eks=EksSettings("lab") if self.on_eks else None,
         )
         self.services = FakeServices(settings)

@@ -245,12 +245,20 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
     return serializers.page(paging, results, page.count)
 
 
-@route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",))
-def create_build(call: web.Call, owner: str, project: str) -> schemas.BuildDetail:
+@route(
+    BUILDS,
+    "POST",
+    status=CREATED,
+    body=schemas.BuildFields,
+    headers=("Idempotency-Key",),
+    refusals=(HTTPStatus.UNPROCESSABLE_ENTITY,),
+)
+def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
     created = builds.create(
         call.services, call.user, owner, project, call.fields(), once=call.idempotency_key()
     )
-    return serializers.build_detail(created, call.services.settings.price_per_minute)
+    detail = serializers.build_detail(created.view, call.services.settings.price_per_minute)
+    return schemas.Created(detail, created.is_replay)
 
 
 @route(BUILDS + "/invalidate", "POST")

@@ -53,6 +53,10 @@ class Conflict(SlipwayError):
     """Somebody else wrote first: read again and decide again."""
 
 
+class KeyReused(SlipwayError):
+    """An idempotency key came with another request before."""
+
+
 class AlreadyExists(SlipwayError):
     """The thing to be made is there already."""
 

@@ -21,6 +21,7 @@ _REFUSALS = {
     HTTPStatus.NOT_FOUND: "There is no such thing.",
     HTTPStatus.CONFLICT: "Too many others are changing the same thing; try again.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "The idempotency key came with another request before; use a new one.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too many requests; `Retry-After` says when to come back.",
     HTTPStatus.SERVICE_UNAVAILABLE: "A service behind does not answer; try again.",
 }

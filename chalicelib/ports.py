@@ -35,11 +35,21 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A caller's key for one request: repetitions before `expires_at` create nothing new."""
+    """A caller's key for a request: repeats before `expires_at` create nothing new. `body_sha256` is of the
+    request, so that a key with another request is found out."""
 
     key: str
+    body_sha256: str
     now: datetime
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The build that was made with an idempotency key, and the request it was made from."""
+
+    build: BuildKey
+    body_sha256: str  # empty for one that an older version has stored
 
 
 Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
@@ -64,28 +74,32 @@ class Projects(Protocol):
         """The owner's live projects, newest change first, after skipping `offset`, and how many there are in
         all; the public ones alone if asked for. May lag about a second behind."""
 
+    def miscounted(self, now: datetime, limit: int) -> Sequence[ProjectKey]:
+        """Live projects whose number of live builds is to be counted again. May lag behind."""
+
+    def recount(self, project: ProjectKey) -> None:
+        """Counts the live builds of a project. Raises Conflict when it gained or lost one meanwhile."""
+
 
 class Builds(Protocol):
     """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a
     condition."""
 
-    def add(
-        self,
-        project: Project,
-        build: Build,
-        body: BuildBody,
-        wanted_name: str | None,
-        once: IdempotencyKey | None = None,
-    ) -> Build:
-        """Stores a new build whole or not at all, as `project.last_build_id + 1`.
+    def next_id(self, project: ProjectKey, now: datetime) -> int:
+        """Takes the next id of a project's builds and counts one more live build. No id is given twice; an
+        `add` that fails afterwards leaves a gap. Raises NotFound without a project, or when it is deleted."""
 
-        A `wanted_name` that is taken gets the first free suffix `-<k>`; the build is returned with the
-        name it was given. Raises Conflict when the project changed since it was read, or when `once` was
-        used already.
+    def add(
+        self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None
+    ) -> Build:
+        """Stores a new build whole or not at all.
+
+        A `wanted_name` that is taken gets the next free suffix `-<k>`; the build is returned with the name it
+        was given. Raises Conflict when `once` was used already, or when others write the same at this moment.
         """
 
-    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
-        """The build that was added with this idempotency key, until the key expires."""
+    def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
+        """What was made with this idempotency key, until the key expires."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
@@ -104,8 +118,8 @@ class Builds(Protocol):
     def save_dockerfile(self, key: BuildKey, dockerfile: str | None) -> None:
         """Replaces the reported Dockerfile. Raises NotFound when the build is gone."""
 
-    def rename(self, build: Build, wanted_name: str) -> Build:
-        """Like `save`, and takes a free name as `add` does."""
+    def rename(self, build: Build, wanted_name: str | None) -> Build:
+        """Like `save`, and takes a free name as `add` does; None frees the one it has."""
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Of its
@@ -129,8 +143,8 @@ class Archive(Protocol):
     """Builds that are archived or deleted, and the end of builds and projects."""
 
     def archive(self, build: Build) -> Build:
-        """Like `Builds.save`, and takes the build out of the project's list and count; it is listed as
-        archived by its creator then, unless it is deleted. Raises Conflict."""
+        """Like `Builds.save`, and takes the build out of the project's list and then out of its count; it is
+        listed as archived by its creator then, unless it is deleted. Raises Conflict."""
 
     def restore(self, build: Build) -> Build:
         """The inverse of `archive`. Raises Conflict."""
@@ -139,16 +153,20 @@ class Archive(Protocol):
         """Archived builds that `user` created, newest change first, and how many there are in all. Of its
         history, each has the newest row only."""
 
-    def purgeable(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
-        """What may be purged: deleted, or archived before that time; no build with a `look_at`. May lag
+    def purgeable(
+        self, deleted_before: datetime, archived_before: datetime
+    ) -> Iterator[BuildKey | ProjectKey]:
+        """What may be purged, longest due first, found as it is taken; no build with a `look_at`. May lag
         behind, so read again."""
 
-    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
-        """Any builds of a project, archived or not, oldest first."""
+    def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
+        """Any builds of a project, archived or not, oldest first, found as they are taken."""
 
     def purge(self, record: Build | Project) -> None:
         """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
-        Ended half way, a repetition completes it."""
+
+        Raises Conflict unless the stored one has the uuid and version of `record`, for a project also when an
+        id was taken since. Ended half way, a repetition completes it."""
 
 
 class Bookmarks(Protocol):
@@ -180,8 +198,21 @@ class CodeReferences(Protocol):
     def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
         """Whether the project or one of its builds has this code; former code of the project may count."""
 
-    def is_referenced(self, code_sha256: str) -> bool:
-        """Whether any project or build has this code. What a project had until lately may still count."""
+    def is_referenced(self, code_sha256: str, now: datetime) -> bool:
+        """Whether any project or build has this code, or was noted to have it within the last hour."""
+
+    def note(self, code_sha256: str, project: ProjectKey, now: datetime) -> None:
+        """Says that a project is about to have this code."""
+
+    def begin_drop(self, code_sha256: str, now: datetime) -> None:
+        """Marks an archive before it is checked for references and dropped: an upload that kept the same
+        content at that moment sees the mark, and the check sees the note of an upload that does not."""
+
+    def end_drop(self, code_sha256: str) -> None:
+        """Removes the mark. Idempotent."""
+
+    def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
+        """Whether such a mark was made within the last hour."""
 
 
 Account = TypeVar("Account", User, Token)

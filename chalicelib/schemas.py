@@ -65,9 +65,11 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Created(Generic[Body]):
-    """201, of a route that also answers 200."""
+    """201, where a route also answers 200, or answers a repeated request with what was made before: then with
+    the header Idempotent-Replay."""
 
     body: Body
+    is_replay: bool = False
 
 
 # What is answered

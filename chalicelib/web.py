@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 CORS = CORSConfig(
     allow_origin="*",
     allow_headers=["Content-Type", "Idempotency-Key"],
-    expose_headers=["Retry-After", "X-Slipway-Next-Cursor"],
+    expose_headers=["Retry-After", "Idempotent-Replay", "X-Slipway-Next-Cursor"],
     max_age=600,
 )
 
@@ -49,6 +49,7 @@ _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.NoLog: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.AlreadyExists: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
@@ -250,8 +251,8 @@ def _response(answer: Any, status: HTTPStatus) -> Response:
             return Response(text, {**headers, "Content-Type": "text/plain; charset=utf-8"})
         case schemas.Redirect(url):
             return Response("", {"Location": url}, HTTPStatus.FOUND.value)
-        case schemas.Created(body):
-            return reply(body, HTTPStatus.CREATED)
+        case schemas.Created(body, is_replay):
+            return reply(body, HTTPStatus.CREATED, {"Idempotent-Replay": "true"} if is_replay else None)
     return reply(answer, status)
 
 

@@ -93,6 +93,7 @@ def make_observation(
     steps = tuple(Step(status, after(10 * (i + 1))) for i, status in enumerate(statuses))
     seen = Observation(
         key=str(KEY),
+        uuid="",
         attempt=attempt,
         handle=f"run-{attempt}",
         log=None,

@@ -28,7 +28,7 @@ from chalicelib.domain.build import (
 )
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer
+from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer, Replay
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
@@ -56,7 +56,10 @@ class FakeRecords:
         self.bodies: dict[BuildKey, BuildBody] = {}
         self.names: dict[tuple[str, str, str], int] = {}  # to how many `-<k>` were given of it
         self.bookmarks: dict[tuple[str, BuildKey | ProjectKey], datetime | None] = {}  # None: removed
-        self.once: dict[tuple[ProjectKey, str], tuple[BuildKey, datetime]] = {}
+        self.once: dict[tuple[ProjectKey, str], tuple[Replay, datetime]] = {}
+        self.noted: dict[tuple[str, ProjectKey], datetime] = {}  # code that a project is about to have
+        self.dropping: dict[str, datetime] = {}
+        self.miscounted: dict[ProjectKey, datetime] = {}
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def others_go_first(self) -> None:
@@ -127,39 +130,49 @@ class FakeProjects:
         shown.sort(key=lambda project: (project.updated_at, project.name), reverse=True)
         return shown[offset : offset + limit], len(shown)
 
+    def miscounted(self, now: datetime, limit: int) -> Sequence[ProjectKey]:
+        return [key for key, at in self._records.miscounted.items() if at <= now][:limit]
+
+    def recount(self, project: ProjectKey) -> None:
+        self._records.miscounted.pop(project, None)
+        stored = self._records.projects.get((project.owner, project.name))
+        if stored is not None:
+            builds = self._records.builds.values()
+            live = [each for each in builds if each.key.project_key == project and not each.archived_at]
+            self._records.projects[project.owner, project.name] = replace(stored, live_builds=len(live))
+
 
 class FakeBuilds:
     def __init__(self, records: FakeRecords) -> None:
         self._records = records
 
+    def next_id(self, project: ProjectKey, now: datetime) -> int:
+        stored = self._records.projects.get((project.owner, project.name))
+        if stored is None or stored.deleted_at is not None:
+            raise NotFound
+        new = replace(stored, last_build_id=stored.last_build_id + 1, live_builds=stored.live_builds + 1)
+        self._records.projects[project.owner, project.name] = new
+        self._records.miscounted.setdefault(project, now + timedelta(days=1))
+        return new.last_build_id
+
     def add(
-        self,
-        project: Project,
-        build: Build,
-        body: BuildBody,
-        wanted_name: str | None,
-        once: IdempotencyKey | None = None,
+        self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None
     ) -> Build:
         records = self._records
         records.others_go_first()
-        stored = records.projects.get((project.owner, project.name))
-        if stored is None or stored.last_build_id != project.last_build_id or build.key in records.builds:
-            raise Conflict
-        if once is not None and self.build_for_key(project.key, once.key, once.now):
+        project = build.key.project_key
+        if build.key in records.builds or (once and self.replay(project, once.key, once.now)):
             raise Conflict
         build = replace(build, name=records.take_name(build.key, wanted_name))
-        records.projects[project.owner, project.name] = replace(
-            stored, last_build_id=build.key.id, live_builds=stored.live_builds + 1
-        )
         if once is not None:
-            records.once[project.key, once.key] = (build.key, once.expires_at)
+            records.once[project, once.key] = (Replay(build.key, once.body_sha256), once.expires_at)
         records.builds[build.key] = build
         records.bodies[build.key] = body
         return build
 
-    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
-        key, expires_at = self._records.once.get((project, once), (None, now))
-        return key if expires_at > now else None
+    def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
+        made, expires_at = self._records.once.get((project, once), (None, now))
+        return made if expires_at > now else None
 
     def get(self, key: BuildKey) -> Build | None:
         return self._records.builds.get(key)
@@ -183,7 +196,7 @@ class FakeBuilds:
             raise NotFound
         bodies[key] = replace(bodies[key], reported_dockerfile=dockerfile)
 
-    def rename(self, build: Build, wanted_name: str) -> Build:
+    def rename(self, build: Build, wanted_name: str | None) -> Build:
         records = self._records
         records.others_go_first()
         current = records.expect_unchanged(build).name
@@ -241,6 +254,7 @@ class FakeArchive:
         build, projects = self._records.save(build), self._records.projects
         project = projects[build.key.owner, build.key.project]
         projects[project.owner, project.name] = replace(project, live_builds=project.live_builds + live)
+        self._records.miscounted.setdefault(project.key, build.updated_at + timedelta(days=1))
         return build
 
     def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
@@ -252,36 +266,42 @@ class FakeArchive:
         shown.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
         return shown[offset : offset + limit], len(shown)
 
-    def purgeable(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
-        deleted: list[BuildKey | ProjectKey] = []
-        archived: list[BuildKey | ProjectKey] = []
-        everything: list[Build | Project] = [
-            *self._records.builds.values(),
-            *self._records.projects.values(),
-        ]
-        for each in everything:
-            if isinstance(each, Build) and each.look_at:
-                continue
-            if each.deleted_at:
-                deleted.append(each.key)
-            elif each.archived_at and each.archived_at <= archived_before:
-                archived.append(each.key)
-        return [*deleted, *archived][:limit]
+    def purgeable(
+        self, deleted_before: datetime, archived_before: datetime
+    ) -> Iterator[BuildKey | ProjectKey]:
+        records: list[Build | Project] = [*self._records.builds.values(), *self._records.projects.values()]
+        idle = [each for each in records if not (isinstance(each, Build) and each.look_at)]
+        deleted = [(each.deleted_at, each) for each in idle if each.deleted_at]
+        archived = [(each.archived_at, each) for each in idle if each.archived_at and not each.deleted_at]
+        for due, before in ((deleted, deleted_before), (archived, archived_before)):
+            yield from [each.key for at, each in sorted(due, key=lambda one: one[0]) if at <= before]
 
-    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
-        return sorted(key for key in self._records.builds if key.project_key == project)[:limit]
+    def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
+        yield from sorted(key for key in self._records.builds if key.project_key == project)
 
     def purge(self, record: Build | Project) -> None:
         records = self._records
+        if isinstance(record, Project):
+            stored = records.projects.get((record.owner, record.name))
+            if stored is None or _identity(stored) != _identity(record):
+                raise Conflict
+            if stored.last_build_id != record.last_build_id:
+                raise Conflict
+            del records.projects[record.owner, record.name]
+        else:
+            kept = records.builds.get(record.key)
+            if kept is None or _identity(kept) != _identity(record):
+                raise Conflict
+            if record.name is not None:
+                records.names.pop((record.key.owner, record.key.project, record.name), None)
+            records.bodies.pop(record.key, None)
+            del records.builds[record.key]
         for mark in [mark for mark in records.bookmarks if mark[1] == record.key]:
             del records.bookmarks[mark]
-        if isinstance(record, Project):
-            records.projects.pop((record.owner, record.name), None)
-            return
-        if record.name is not None and record.key in records.builds:
-            records.names.pop((record.key.owner, record.key.project, record.name), None)
-        records.bodies.pop(record.key, None)
-        records.builds.pop(record.key, None)
+
+
+def _identity(record: Build | Project) -> tuple[str, int]:
+    return record.uuid, record.version
 
 
 class FakeBookmarks:
@@ -327,8 +347,25 @@ class FakeCodeReferences:
     def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
         return project in self._references(code_sha256)
 
-    def is_referenced(self, code_sha256: str) -> bool:
-        return bool(self._references(code_sha256))
+    def is_referenced(self, code_sha256: str, now: datetime) -> bool:
+        noted = any(
+            sha256 == code_sha256 and at > now - timedelta(hours=1)
+            for (sha256, _), at in self._records.noted.items()
+        )
+        return noted or bool(self._references(code_sha256))
+
+    def note(self, code_sha256: str, project: ProjectKey, now: datetime) -> None:
+        self._records.noted[code_sha256, project] = now
+
+    def begin_drop(self, code_sha256: str, now: datetime) -> None:
+        self._records.dropping[code_sha256] = now
+
+    def end_drop(self, code_sha256: str) -> None:
+        self._records.dropping.pop(code_sha256, None)
+
+    def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
+        at = self._records.dropping.get(code_sha256)
+        return at is not None and at > now - timedelta(hours=1)
 
     def _references(self, code_sha256: str) -> set[ProjectKey]:
         """Projects that have the code, or a build with it."""
@@ -348,6 +385,9 @@ class FakeAccounts:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.taken: dict[tuple[str, datetime], int] = {}
+        self.noted: dict[tuple[str, ProjectKey], datetime] = {}  # code that a project is about to have
+        self.dropping: dict[str, datetime] = {}
+        self.miscounted: dict[ProjectKey, datetime] = {}
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def user(self, name: str) -> User | None:
@@ -516,6 +556,7 @@ class Run:
     def observation(self) -> Observation:
         return Observation(
             key=str(self.build.key),
+            uuid=self.build.uuid,
             attempt=self.build.attempt,
             handle=self.handle,
             log=f"logs:{self.handle}",

@@ -58,6 +58,7 @@ def start_build_request(
     source = build.source or Source()
     variables = {
         "SLIPWAY_BUILD": str(build.key),
+        "SLIPWAY_UUID": build.uuid,
         "SLIPWAY_ATTEMPT": str(build.attempt),
         "SLIPWAY_IMAGE": build.image,
         "SLIPWAY_NONCE": build.nonce,
@@ -152,7 +153,8 @@ class CodeBuildExecutor:
             ):
                 found = self._describe(page["ids"])
                 for described in found:
-                    if _identity(described) == (str(build.key), build.attempt):
+                    key, uuid, attempt = _identity(described)
+                    if (key, attempt) == (str(build.key), build.attempt) and uuid in ("", build.uuid):
                         return str(described["id"])
                 if found and min(described["startTime"] for described in found) < since:
                     return None
@@ -178,7 +180,7 @@ class CodeBuildExecutor:
 
 def observation_of(described: Mapping[str, Any]) -> Observation:
     """What one element of BatchGetBuilds' answer says."""
-    key, attempt = _identity(described)
+    key, uuid, attempt = _identity(described)
     phases = described.get("phases", [])
     stages = [
         (_STATUS_OF_PHASE[phase["phaseType"]], phase["startTime"].astimezone(UTC))
@@ -191,6 +193,7 @@ def observation_of(described: Mapping[str, Any]) -> Observation:
     ended: datetime | None = described.get("endTime")
     return Observation(
         key=key,
+        uuid=uuid,
         attempt=attempt,
         handle=str(described["id"]),
         log=f"{group}:{stream}" if group and stream else None,
@@ -217,10 +220,11 @@ def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -
     return None
 
 
-def _identity(described: Mapping[str, Any]) -> tuple[str, int]:
+def _identity(described: Mapping[str, Any]) -> tuple[str, str, int]:
     """Which attempt of which build this is; an empty key for a build that is not ours."""
     variables = {each["name"]: each["value"] for each in described["environment"]["environmentVariables"]}
-    return variables.get("SLIPWAY_BUILD", ""), int(variables.get("SLIPWAY_ATTEMPT", "0"))
+    uuid = variables.get("SLIPWAY_UUID", "")  # an older version did not give it
+    return variables.get("SLIPWAY_BUILD", ""), uuid, int(variables.get("SLIPWAY_ATTEMPT", "0"))
 
 
 def _refusal(code: str, words: str) -> SlipwayError | None:

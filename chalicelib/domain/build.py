@@ -160,7 +160,6 @@ class Build:
     kept_log_bytes: int | None = None  # the whole log is kept as a text of this size
     on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded
     code_reference: dict[str, Any] | None = None  # what somebody said of its code
-    is_valid: bool = True  # False: nobody shall take its image for a new one
     version: int = 1  # every write asserts the version it read
 
     @property
@@ -245,7 +244,8 @@ class Project:
     deleted_at: datetime | None = None  # to be purged; implies archived_at
     code: Code | None = None  # the newest upload
     git_url: str | None = None  # or where the code is kept; never both
-    valid_after_build: int = 0  # nobody shall take the image of this build or an earlier one for a new one
+    valid_after_build: int = 0  # layers of this build and of earlier ones are not to be used
+    fresh_build: int = 0  # the last one that succeeded without layers of others
     version: int = 1
     last_build_id: int = 0
     live_builds: int = 0  # builds that are neither archived nor deleted
@@ -253,6 +253,11 @@ class Project:
     @property
     def key(self) -> ProjectKey:
         return ProjectKey(self.owner, self.name)
+
+    @property
+    def must_build_afresh(self) -> bool:
+        """Whether the cache may still hold layers that were invalidated."""
+        return self.valid_after_build > self.fresh_build
 
     @property
     def unique_name(self) -> str:

@@ -87,6 +87,7 @@ class Observation:
     """
 
     key: str
+    uuid: str  # of the build, whose key may be given again; empty where the executor was not given it
     attempt: int
     handle: str
     log: str | None
@@ -252,6 +253,8 @@ def follow(
     """
     if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
         return None  # without a claim, the attempt is over: the next one counts
+    if seen.uuid not in ("", build.uuid):
+        return None  # of a build that was purged, whose project was made anew
     new = replace(build, handle=build.handle or seen.handle, log=seen.log or build.log)
     for step in seen.steps:
         if _RANK[step.status] > _reached(new, build.handle is not None) and may_follow(
@@ -287,7 +290,7 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
         return advance(build, status, now, at=seen.ended_at, message=message)
 
     match seen.outcome:
-        case Outcome.SUCCEEDED | Outcome.GONE if digest is not None:
+        case Outcome.SUCCEEDED | Outcome.GONE | Outcome.FAULT if digest is not None:
             return replace(end(Status.SUCCEEDED, "Completed"), image_digest=digest)
         case Outcome.SUCCEEDED:
             return end(

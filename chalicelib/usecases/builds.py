@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from chalicelib.domain.build import (
     Build,
     BuildBody,
     BuildKey,
+    Project,
     ProjectKey,
     StatusEntry,
     User,
@@ -26,8 +29,8 @@ from chalicelib.domain.build import (
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
 from chalicelib.domain.environment import Placement, placement
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
-from chalicelib.errors import Forbidden, Invalid, NotFound
-from chalicelib.ports import BuildView, IdempotencyKey, Services
+from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
+from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
 from chalicelib.usecases import projects
 from chalicelib.usecases.code import source_of
 from chalicelib.usecases.projects import may_list, open_project
@@ -46,6 +49,18 @@ class BuildPage:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A build that was made by this request, or by an earlier one with the same idempotency key."""
+
+    view: BuildView
+    is_replay: bool = False
+
+    @property
+    def build(self) -> Build:
+        return self.view.build
+
+
 def create(
     services: Services,
     caller: User,
@@ -55,15 +70,17 @@ def create(
     *,
     once: str | None = None,
     on_behalf_of: str | None = None,
-) -> BuildView:
+) -> Created:
     """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then.
 
     `once` is a key of the caller's for this request: asked again with it within `REMEMBERED`, the build that
-    was made is answered, and announced again if it may not have been.
+    was made is answered as it is now, and announced again if it may not have been. Raises KeyReused when the
+    key came with another request before.
     """
     project = projects.writable(services, caller, owner, project_name)
-    if once is not None:
-        once = f"{project.uuid}:{once}"  # a project of the same name, later, is another
+    mark = _idempotency_key(services, project, once, fields)
+    if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
+        return _replayed(services, caller, project, mark, replay)
     asked = parse_request(fields)
     source, commit, dockerfile = None, None, None
     if asked.spec is not None:
@@ -72,53 +89,67 @@ def create(
     if body.is_too_large:
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
     executor = _executor(services, asked)
+    now = services.now()
+    number = services.builds.next_id(project.key, now)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
+    build = Build(
+        key=BuildKey(owner, project_name, number),
+        uuid=uuid.uuid4().hex,
+        user=caller.name,
+        created_at=now,
+        updated_at=now,
+        backend=asked.backend,
+        executor=executor,
+        nonce=uuid.uuid4().hex,
+        image=image_reference(services.settings.registry, project, number),
+        history=(lifecycle.first_entry(now),),
+        description=asked.description,
+        tags=asked.tags,
+        is_managed=asked.is_managed,
+        nocache=(asked.spec is not None and asked.spec.nocache) or project.must_build_afresh,
+        resources=asked.spec.environment.resources if asked.spec else None,
+        placement=_placement(services, asked, executor),
+        commit=commit if asked.is_managed else None,
+        source=source,
+        on_behalf_of=on_behalf_of,
+        look_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
+    )
 
-    known = [project]  # the first attempt goes by what was just read
-
-    def add() -> BuildView:
-        now = services.now()
-        project = known.pop() if known else open_project(services, caller, owner, project_name)
-        if once is not None and (made := services.builds.build_for_key(project.key, once, now)):
-            return _announced(services, caller, made)
-        key = BuildKey(owner, project_name, project.last_build_id + 1)
-        build = Build(
-            key=key,
-            uuid=uuid.uuid4().hex,
-            user=caller.name,
-            created_at=now,
-            updated_at=now,
-            backend=asked.backend,
-            executor=executor,
-            nonce=uuid.uuid4().hex,
-            image=image_reference(services.settings.registry, project, key.id),
-            history=(lifecycle.first_entry(now),),
-            description=asked.description,
-            tags=asked.tags,
-            is_managed=asked.is_managed,
-            nocache=asked.spec is not None and asked.spec.nocache,
-            resources=asked.spec.environment.resources if asked.spec else None,
-            placement=_placement(services, asked, executor),
-            commit=commit if asked.is_managed else None,
-            source=source,
-            on_behalf_of=on_behalf_of,
-            look_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
-        )
-        mark = IdempotencyKey(once, now, now + REMEMBERED) if once is not None else None
-        build = services.builds.add(project, build, body, asked.name, mark)
-        if build.is_managed:
-            services.queue.announce(build.key)
-        return BuildView(build, body, project, bookmarked=False)
+    def add() -> Created:
+        if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
+            return _replayed(services, caller, project, mark, replay)
+        added = services.builds.add(build, body, asked.name, mark)
+        if added.is_managed:
+            services.queue.announce(added.key)
+        return Created(BuildView(added, body, project, bookmarked=False))
 
     return until_written(add)
 
 
-def _announced(services: Services, caller: User, key: BuildKey) -> BuildView:
-    """A build that was made before, whose maker may have died before announcing it."""
-    opened = get(services, caller, key)
-    if opened.build.is_managed and opened.build.attempt == 0 and not opened.build.is_done:
-        services.queue.announce(key)
-    return opened
+def _idempotency_key(
+    services: Services, project: Project, once: str | None, fields: dict[str, Any]
+) -> IdempotencyKey | None:
+    if once is None:
+        return None
+    now = services.now()
+    request = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    # A project of the same name, later, is another.
+    return IdempotencyKey(f"{project.uuid}:{once}", request, now, now + REMEMBERED)
+
+
+def _replayed(
+    services: Services, caller: User, project: Project, mark: IdempotencyKey, replay: Replay
+) -> Created:
+    """What was made before, whatever became of it. Its maker may have ended before announcing it. Raises
+    KeyReused for another request, and NotFound when it was purged."""
+    if replay.body_sha256 not in ("", mark.body_sha256):
+        raise KeyReused("This idempotency key came with another request before; use a new one.")
+    view = services.builds.open(replay.build, caller.name)
+    if view is None:
+        raise NotFound(f"Build {replay.build} was made with this idempotency key, and was purged since.")
+    if view.build.is_managed and view.build.attempt == 0 and not view.build.is_done:
+        services.queue.announce(replay.build)
+    return Created(view, is_replay=True)
 
 
 def page(
@@ -185,7 +216,7 @@ def update(
         build = changed(opened.build, fields)
         if build != opened.build:
             build = replace(build, updated_at=max(services.now(), build.updated_at))
-            if build.name is not None and build.name != opened.build.name:
+            if build.name != opened.build.name:
                 build = services.builds.rename(build, build.name)
             else:
                 build = services.builds.save(build)
@@ -282,14 +313,10 @@ def _places(builds: Sequence[Build]) -> set[ProjectKey]:
 
 
 def invalidate(services: Services, caller: User, key: BuildKey) -> None:
-    """Marks the build's image as not to be taken for a new one. Raises NotFound, Forbidden."""
-
-    def write() -> None:
-        build = writable(services, caller, key).build
-        if build.is_valid:
-            services.builds.save(replace(build, is_valid=False))
-
-    until_written(write)
+    """Marks the build's layers as not to be used: the project's builds are made without cached layers until
+    one of them has succeeded. Raises NotFound, Forbidden."""
+    project = writable(services, caller, key).project
+    _invalidate(services, project, key.id)
 
 
 def bookmark(services: Services, caller: User, key: BuildKey) -> None:
@@ -306,10 +333,16 @@ def unbookmark(services: Services, caller: User, key: BuildKey) -> None:
 
 
 def invalidate_all(services: Services, caller: User, owner: str, project_name: str) -> None:
-    """Marks the images of all builds until now. Raises NotFound, Forbidden."""
+    """`invalidate` for all builds until now. Raises NotFound, Forbidden."""
     project = projects.writable(services, caller, owner, project_name)
-    last = project.last_build_id
-    projects.save(services, project, lambda project: replace(project, valid_after_build=last))
+    _invalidate(services, project, project.last_build_id)
+
+
+def _invalidate(services: Services, project: Project, last: int) -> None:
+    def change(project: Project) -> Project:
+        return replace(project, valid_after_build=max(project.valid_after_build, last))
+
+    projects.save(services, project, change)
 
 
 def request_stop(services: Services, key: BuildKey) -> None:

@@ -10,13 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from chalicelib.domain.build import Build, BuildKey, Project
-from chalicelib.errors import Conflict, SlipwayError
+from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
+from chalicelib.usecases.writing import isolated
 
 log = logging.getLogger(__name__)
-MAX_PURGED = 200  # builds, and as many uploads, of one tick; the next one continues
-UNUSED_FOR = timedelta(days=1)  # an upload is kept first and used then
+MAX_SECONDS = 200  # of one cleanup; the function has 240, and the next one continues
+SETTLES = timedelta(hours=1)  # from a deletion to its purge: whatever handles it just now has ended by then
+MAX_UPLOADS = 200  # of one cleanup
+MAX_RECOUNTS = 100
+UNUSED_FOR = timedelta(days=1)  # an upload is stored first and used then
 SWEEP_SECONDS = 300  # a tick looks at the uploads whose hash begins with its number: 256 ticks see them all
 
 
@@ -30,24 +34,26 @@ class Cleaned:
 
 
 def cleanup(services: Services, *, dry_run: bool = False) -> Cleaned:
-    """Purges archived builds and projects `purge_after_days` after they were archived and deleted ones once
-    they have stopped; drops uploads that no project and no build has. Images stay in the registry."""
+    """Purges archived builds and projects `purge_after_days` after they were archived, and deleted ones an
+    hour after that, once they have stopped; drops uploads that no project and no build has. It works until
+    `MAX_SECONDS` have passed. Images stay in the registry."""
     done = Cleaned()
-    before = services.now() - timedelta(days=services.settings.purge_after_days)
-    for key in services.archive.purgeable(before, MAX_PURGED):
-        try:
+    limits = _Limits.at(services)
+    for key in services.archive.purgeable(limits.deleted_before, limits.archived_before):
+        if services.now() >= limits.until:
+            break
+        with isolated(str(key)):
             if isinstance(key, BuildKey):
                 build = services.builds.get(key)
                 if build is not None:
-                    done.builds += _purge_build(services, build, before, dry_run)
+                    done.builds += _purge_build(services, build, limits, dry_run)
             else:
                 project = services.projects.get(key.owner, key.name)
                 if project is not None:
-                    _purge_project(services, project, before, dry_run, done)
-        except Conflict:
-            pass  # somebody else is at it; the next tick looks again
-        except SlipwayError as error:
-            log.warning("%s could not be purged: %s", key, error or type(error).__name__)
+                    _purge_project(services, project, limits, dry_run, done)
+    for place in services.projects.miscounted(services.now(), MAX_RECOUNTS) if not dry_run else ():
+        with isolated(str(place)):
+            services.projects.recount(place)
     done.uploads = _sweep(services, dry_run)
     counted = {f"{name.title()}Purged": number for name, number in asdict(done).items()}
     log.info(
@@ -61,42 +67,65 @@ def cleanup(services: Services, *, dry_run: bool = False) -> Cleaned:
     return done
 
 
-def _purge_build(services: Services, build: Build, before: datetime, dry_run: bool) -> bool:
-    """Whether it was purged. It is marked as deleted first, so that nobody restores half of it."""
-    if build.deleted_at is None and (build.archived_at is None or build.archived_at > before):
-        return False  # restored meanwhile: the index was behind
-    if build.look_at is not None:
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Of one cleanup: what was deleted or archived before these times may be purged."""
+
+    deleted_before: datetime
+    archived_before: datetime
+    until: datetime
+
+    @classmethod
+    def at(cls, services: Services) -> _Limits:
+        now = services.now()
+        archived = now - timedelta(days=services.settings.purge_after_days)
+        return cls(now - SETTLES, archived, now + timedelta(seconds=MAX_SECONDS))
+
+    def allow(self, record: Build | Project) -> bool:
+        """Whether it is purgeable: the index may be behind, and the record restored meanwhile."""
+        if record.deleted_at is not None:
+            return record.deleted_at <= self.deleted_before
+        return record.archived_at is not None and record.archived_at <= self.archived_before
+
+
+def _purge_build(services: Services, build: Build, limits: _Limits, dry_run: bool) -> bool:
+    """Whether it was purged."""
+    if not limits.allow(build) or build.look_at is not None:
         return False
     if not dry_run:
-        if build.deleted_at is None:
-            build = services.builds.save(replace(build, deleted_at=services.now()))
         _forget(services, build)
     return True
 
 
 def _purge_project(
-    services: Services, project: Project, before: datetime, dry_run: bool, done: Cleaned
+    services: Services, project: Project, limits: _Limits, dry_run: bool, done: Cleaned
 ) -> None:
     """Purges the project's builds and, once there are none, the project."""
-    if project.deleted_at is None and (project.archived_at is None or project.archived_at > before):
+    if not limits.allow(project):
         return
-    if not dry_run and project.deleted_at is None:
-        project = services.projects.save(replace(project, deleted_at=services.now()))
-    room = max(MAX_PURGED - done.builds, 0)
-    keys = services.archive.builds_of(project.key, room + 1)
-    remaining = len(keys) > room
-    for key in keys[:room]:
+    if project.deleted_at is None:
+        # It is marked first, so that nobody restores half of it, and purged an hour later.
+        if not dry_run:
+            services.projects.save(replace(project, deleted_at=services.now()))
+        return
+    remaining = False
+    for key in services.archive.builds_of(project.key):
         build = services.builds.get(key)
+        if services.now() >= limits.until:
+            return
         if build is None or (dry_run and build.deleted_at is not None):
             continue  # that one is found by itself
         if not build.is_done or build.look_at is not None:
-            remaining = True  # it runs, or its log is being kept
+            remaining = True  # it runs, or its log is being archived
             if not dry_run:
                 request_stop(services, key)
             continue
-        if not dry_run:
-            _forget(services, build)
-        done.builds += 1
+        with isolated(build):
+            if not dry_run:
+                _forget(services, build)
+            done.builds += 1
+            continue
+        remaining = True
     if not remaining:
         if not dry_run:
             services.archive.purge(project)
@@ -104,7 +133,10 @@ def _purge_project(
 
 
 def _forget(services: Services, build: Build) -> None:
-    """Files first: the record is what the next tick would find them by."""
+    """Files first: the record is what the next cleanup finds them by. It is marked as deleted before, so that
+    nobody restores half of it. Raises Conflict when it was changed meanwhile."""
+    if build.deleted_at is None:
+        build = services.builds.save(replace(build, deleted_at=services.now()))
     services.sources.discard(build)
     services.archive.purge(build)
 
@@ -115,12 +147,15 @@ def _sweep(services: Services, dry_run: bool) -> int:
     prefix = f"{int(now.timestamp()) // SWEEP_SECONDS % 256:02x}"
     count = 0
     try:
-        for sha256 in services.sources.stale(now - UNUSED_FOR, prefix, MAX_PURGED):
-            if services.code_references.is_referenced(sha256):
-                continue
+        for sha256 in services.sources.stale(now - UNUSED_FOR, prefix, MAX_UPLOADS):
             if not dry_run:
-                services.sources.drop(sha256)
-            count += 1
+                services.code_references.begin_drop(sha256, services.now())
+            if not services.code_references.is_referenced(sha256, services.now()):
+                count += 1
+                if not dry_run:
+                    services.sources.drop(sha256)
+            if not dry_run:
+                services.code_references.end_drop(sha256)
     except SlipwayError as error:
         log.warning("unused uploads could not be dropped: %s", error or type(error).__name__)
     return count

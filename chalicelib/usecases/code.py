@@ -14,7 +14,7 @@ from chalicelib.domain import archive
 from chalicelib.domain.build import Code, Project, Source, User
 from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.spec import Spec, has_control_characters, is_slug
-from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
+from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.ports import Offer, Services
 from chalicelib.usecases import projects
 
@@ -124,8 +124,11 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
     packed.seek(0)
     sha256 = hashlib.file_digest(packed, "sha256").hexdigest()  # type: ignore[arg-type]
     packed.seek(0)
-    services.sources.keep(packed, sha256, listing)
     now = services.now()
+    services.code_references.note(sha256, project.key, now)
+    services.sources.keep(packed, sha256, listing)
+    if services.code_references.is_being_dropped(sha256, services.now()):
+        raise Conflict("The same code, unused for long, is being removed at this moment; upload it again.")
     new = Code(sha256, size, now)
     return projects.save(services, project, lambda project: replace(project, code=new, updated_at=now))
 

@@ -92,7 +92,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             return None
         digest = reason = None
         if seen.attempt == build.attempt:
-            if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE):
+            if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT):
                 digest = services.registry.digest(build.image)
             elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
                 reason = _reason(services, seen)
@@ -104,7 +104,21 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         services.queue.announce(key)
     if new is not None and new.is_done:
         _announce_next(services, new.executor)
+        if new.nocache and new.image_digest is not None:
+            _note_fresh(services, new)
     return key
+
+
+def _note_fresh(services: Services, build: Build) -> None:
+    """The build has replaced the project's cached layers. If this is lost, the next build does it again."""
+
+    def write() -> None:
+        project = services.projects.get(build.key.owner, build.key.project)
+        if project is not None and project.must_build_afresh and project.fresh_build < build.key.id:
+            services.projects.save(replace(project, fresh_build=build.key.id))
+
+    with isolated(build):
+        until_written(write)
 
 
 def _announce_next(services: Services, executor: str) -> None:
@@ -131,10 +145,15 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         return
     try:
         build = _asked_once_more(services, build)
+        digest = services.registry.digest(known.image) if known.attempt > 0 else None
     except (Busy, Unavailable):
+        digest = None
         if _why_overdue(services, known, LAST_WORD) is None:
             raise
     if build is None or build.is_done or (reason := _why_overdue(services, build)) is None:
+        return
+    if digest is not None:
+        _finished_before(services, build, digest)
         return
     if build.handle is not None:
         try:  # where it runs has its own deadline; the record must not wait for an answer
@@ -182,7 +201,7 @@ def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, O
     seen = executor.observe([build.handle for build in builds if build.handle])
     return {
         build.key: seen.get(build.handle or "")
-        or Observation(str(build.key), build.attempt, build.handle or "", None, (), Outcome.GONE)
+        or Observation(str(build.key), build.uuid, build.attempt, build.handle or "", None, (), Outcome.GONE)
         for build in builds
     }
 
@@ -271,14 +290,14 @@ def _finished_before(services: Services, build: Build, digest: str) -> Build | N
     """Records the success of an earlier attempt, whose image is in the registry: tags cannot be overwritten,
     nor need they be. Its handle, log and times are recorded if the executor still knows it."""
     executor = services.executor(build.executor)
-    seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
-    made = build
+    seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
+    made = replace(build, submitting_at=build.submitting_at or build.created_at)
     for attempt in reversed(build.unsure_attempts):
         earlier = replace(build, attempt=attempt, submitting_at=build.created_at)
         handle = executor.find_handle(earlier)
         if handle and (found := executor.observe([handle]).get(handle)):
             steps = () if build.worked_since else found.steps  # else they were recorded while it ran
-            made = replace(build, attempt=attempt)
+            made = replace(made, attempt=attempt)
             seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED, trouble=None)
             break
     done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
@@ -292,7 +311,11 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
     def write() -> Build | None:
         nonlocal is_new
         build = services.builds.get(claimed.key)
-        if build is None or build.is_done or build.handle is not None or build.attempt != claimed.attempt:
+        is_claimed = build is not None and build.submitting_at is not None and not build.is_done
+        is_unwanted = build is None or not is_claimed or build.attempt != claimed.attempt
+        if is_unwanted and (build is None or build.handle != handle):
+            services.executor(claimed.executor).stop(handle)  # nobody else knows of it
+        if build is None or is_unwanted or build.handle is not None:
             return build
         submitted = lifecycle.submitted(build, handle, services.now(), next_look(services, build))
         saved = told(build, services.builds.save(submitted))

@@ -8,11 +8,11 @@ from typing import Any
 from chalicelib.domain.build import BuildKey, User
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import has_control_characters, is_slug
-from chalicelib.errors import Forbidden, Invalid, Malformed, NotFound, SlipwayError, Unavailable
+from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
-_HOPELESS = (Invalid, Malformed, NotFound, Forbidden)  # however often it is tried
+_HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however often it is tried
 
 
 def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
@@ -25,8 +25,26 @@ def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
     try:
         return _do(services, caller, _fields(body), message_id)
     except _HOPELESS as error:
+        if isinstance(error, NotFound) and (key := _done_before(services, _fields(body), message_id)):
+            return key
         services.dead_letters.put(body, _reasons(error))
         return None
+
+
+def _done_before(services: Services, fields: dict[str, Any], message_id: str) -> BuildKey | None:
+    """The build for which a request was done whose message came again after the build or its project was
+    archived or deleted. Both stay for an hour at least, which is longer than a message comes again."""
+    owner, name, number = str(fields.get("owner")), str(fields.get("project")), fields.get("build")
+    if fields.get("action") == "stop":
+        build = services.builds.get(BuildKey(owner, name, number)) if isinstance(number, int) else None
+        is_stopped = build is not None and (build.is_done or build.stop_requested_at is not None)
+        return build.key if build is not None and is_stopped else None
+    project = services.projects.get(owner, name)
+    if project is None:
+        return None
+    once = f"{project.uuid}:{fields.get('idempotency_key') or message_id}"
+    replay = services.builds.replay(project.key, once, services.now())
+    return replay.build if replay is not None else None
 
 
 def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
@@ -47,7 +65,7 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
                 once=checked_key(key),
                 on_behalf_of=_on_behalf_of(fields.get("user")),
             )
-            return created.build.key
+            return created.view.build.key
         case "stop":
             number = fields.get("build")
             if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**12:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,12 +16,15 @@ from chalicelib.errors import Conflict, SlipwayError
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 ATTEMPTS = 8
+SLOT_SECONDS = 0.005  # the longest pause is 0.64 s
 
 
 def until_written(write: Callable[[], Result]) -> Result:
-    """Reads, decides and writes by `write`, and again as long as others write in between. Raises Conflict
-    after some attempts, and whatever else `write` raises."""
-    for _ in range(ATTEMPTS):
+    """Reads, decides and writes by `write`, and again while others write in between: at once, then after
+    pauses that grow. Raises Conflict after `ATTEMPTS`, and whatever else `write` raises."""
+    for attempt in range(ATTEMPTS):
+        if attempt > 1:
+            time.sleep(random.uniform(0, SLOT_SECONDS * 2**attempt))  # noqa: S311 - only spreads writers
         try:
             return write()
         except Conflict as exc:
@@ -59,7 +64,7 @@ def isolated(one: Build | str) -> Iterator[None]:
         is_bug = not isinstance(error, SlipwayError)
         log.log(
             logging.ERROR if is_bug else logging.WARNING,
-            "Could not look at %s: %s",
+            "%s could not be handled: %s",
             name,
             error or type(error).__name__,
             extra=fields,

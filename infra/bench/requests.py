@@ -100,7 +100,7 @@ class Things:
     def _observation(self) -> Thing:
         key = BuildKey("ada", "few", next(self._builds))
         building = Step(Status.BUILDING, wiring.services().now())
-        seen = Observation(str(key), 1, f"builds:{key.id}", None, (building,))
+        seen = Observation(str(key), "", 1, f"builds:{key.id}", None, (building,))
 
         def record() -> None:
             execution.record(wiring.services(), seen)
@@ -175,7 +175,7 @@ def seed(rows: Mapping[str, int]) -> None:
         with Item.batch_write() as batch:
             for number in range(1, number_of_builds + 1):
                 batch.save(encode_build(_copy(claimed, number)))
-        _set_counters(opened.project, number_of_builds)
+        _set_counters(opened.view.project, number_of_builds)
 
 
 def _copy(claimed: Build, number: int) -> Build:

@@ -191,6 +191,7 @@ def test_the_request_is_a_function_of_build_and_attempt() -> None:
     variables = {each["name"]: each["value"] for each in request.pop("environmentVariablesOverride")}
     assert variables == {
         "SLIPWAY_BUILD": "ada/vision/1",
+        "SLIPWAY_UUID": build.uuid,
         "SLIPWAY_ATTEMPT": "2",
         "SLIPWAY_IMAGE": "registry.test:5000/ada/vision-0000:1",
         "SLIPWAY_NONCE": build.nonce,

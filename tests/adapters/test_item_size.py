@@ -91,7 +91,7 @@ def test_the_largest_record_takes_every_status_and_its_end(
     build = largest_build()
     for number in range(MAX_HISTORY - 2):
         build = lifecycle.advance(build, (Status.UNSCHEDULABLE, Status.WARNING)[number % 2], NOW, **fields)
-    services.builds.add(make_project(), build, make_body(), None)
+    services.builds.add(build, make_body(), None)
     sent: list[int] = []
 
     def note(params: dict[str, Any], **_: Any) -> None:
@@ -138,7 +138,7 @@ def stored_before_the_bound(number: int, services: FakeServices) -> Build:
     """The emulator counts what a change replaces, so that a full record could never be changed there."""
     small = largest_build()
     small = replace(small, key=replace(small.key, id=number), look_at=after(60))
-    services.builds.add(make_project(last_build_id=number - 1), small, make_body(), None)
+    services.builds.add(small, make_body(), None)
     build = grown(small, 300_000)
     encode_build(build).save()
     assert services.builds.get(build.key) == build
@@ -165,5 +165,6 @@ def test_a_record_that_is_too_large_by_now_can_be_used_to_its_end(services: Fake
     upkeep.reconcile(services)
     assert builds.get(services, ADA, overdue.key).build.last_status is Status.FAILED
 
+    services.clock.forward(minutes=61)
     cleanup.cleanup(services)
     assert services.builds.get(archived.key) is None

@@ -15,9 +15,9 @@ from chalice.local import LambdaContext
 
 from app import app
 from chalicelib.domain.answer import MAX_ANSWER_BYTES
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, ProjectKey
 from tests.api.conftest import EVENTS, Api
-from tests.factories import KEY, after, make_body, make_build
+from tests.factories import KEY, NOW, after, make_body, make_build
 
 LINES = {
     "progress bars": "   ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 12.3/45.6 MB 9.9 MB/s eta 0:00:04",
@@ -68,10 +68,8 @@ BUILD = "/api/v1/{owner}/{project}/builds/{build_id}"
 
 
 def add_build(api: Api, **changes: Any) -> Build:
-    project = api.services.projects.get("ada", "vision")
-    assert project is not None
-    build = make_build(number=project.last_build_id + 1, **changes)
-    return api.services.builds.add(project, build, make_body(), None)
+    number = api.services.builds.next_id(ProjectKey("ada", "vision"), NOW)
+    return api.services.builds.add(make_build(number=number, **changes), make_body(), None)
 
 
 def keep(api: Api, text: str) -> Build:

@@ -25,6 +25,7 @@ ANSWERS: dict[type[errors.SlipwayError], tuple[int, dict[str, str]]] = {
     errors.TooLarge: (413, {}),
     errors.Conflict: (409, {"Retry-After": "1"}),
     errors.AlreadyExists: (409, {}),
+    errors.KeyReused: (422, {}),
     errors.Throttled: (429, {"Retry-After": "7"}),
     errors.ExecutorRefused: (502, {}),
     errors.Busy: (503, {"Retry-After": "5"}),

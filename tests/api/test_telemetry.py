@@ -122,6 +122,7 @@ def test_conflicts_overdue_builds_and_cleanups_are_counted(api: Api, lines: Line
     services.clock.forward(minutes=6)
     call("keep_log", "keep_log")
     api.ok("DELETE", "/ada/vision/builds/1")
+    services.clock.forward(minutes=61)
     call("clean_up", "schedule")
     assert metrics(lines())["BuildsPurged"] == 1
 

@@ -58,6 +58,7 @@ def test_the_schedule_starts_what_got_lost(api: Api, build: Any) -> None:
 def test_a_cleanup_returns_its_counts(api: Api) -> None:
     api.ok("POST", "/ada/vision/builds", {"is_managed": False})
     api.ok("DELETE", "/ada/vision/builds/1")
+    api.services.clock.forward(minutes=61)
     assert call("clean_up", "schedule") == {"builds": 1, "projects": 0, "uploads": 0}
 
 

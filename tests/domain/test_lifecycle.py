@@ -398,13 +398,13 @@ def test_how_an_attempt_ends(
 
 
 def test_a_fault_leaves_the_build_to_be_claimed_once_more() -> None:
-    warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT))
+    warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT), digest=None)
 
     assert (warned.submitting_at, warned.handle, warned.look_at) == (None, None, after(200))
 
 
 def test_a_second_fault_fails() -> None:
-    warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT))
+    warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT), digest=None)
     seen = make_observation(SCHEDULED, outcome=Outcome.FAULT, attempt=2, reason="BUILD: no disk")
 
     build = lifecycle.follow(lifecycle.claim(warned, after(250)), seen, after(300), digest=None, reason=None)
@@ -415,7 +415,7 @@ def test_a_second_fault_fails() -> None:
 
 def test_a_repeated_fault_changes_nothing_until_the_next_attempt() -> None:
     seen = make_observation(SCHEDULED, BUILDING, outcome=Outcome.FAULT)
-    warned = followed(make_claimed(), seen)
+    warned = followed(make_claimed(), seen, digest=None)
 
     assert follow(warned, seen) is None
     assert follow(warned, make_observation(SCHEDULED, BUILDING, RUNNING)) is None
@@ -571,7 +571,9 @@ def test_trouble_leaves_room_for_one_more_attempt() -> None:
     for number in range(200):
         kind = (Status.UNSCHEDULABLE, Status.UNKNOWN)[number % 2]
         build = troubled(build, Status.SCHEDULED, trouble=kind)
-    build = followed(build, make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.FAULT))
+    build = followed(
+        build, make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.FAULT), digest=None
+    )
     assert build.last_status is Status.WARNING
 
     build = lifecycle.claim(build, after(300))

@@ -6,21 +6,22 @@ import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
-from chalicelib.errors import Conflict, Forbidden, NotFound, Unavailable
+from chalicelib.errors import Conflict, Forbidden, KeyReused, NotFound, Unavailable
 from chalicelib.usecases import builds, execution, upkeep, writing
-from tests.factories import make_user
+from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import NESTED, Create
 
 ADA, BOB = make_user(), make_user("bob")
+REQUEST = {"config": NESTED}
 
 
 def test_two_creators_at_once_get_two_builds(services: FakeServices, create: Create) -> None:
     services.records.before_write.append(create)
     late = create(name="late")
 
-    assert [key.id for key in services.records.builds] == [1, 2]
-    assert late.id == 2
+    assert {key.id for key in services.records.builds} == {1, 2}
+    assert late.id == 1, "it took its number first"
     assert set(services.queue.take()) == set(services.records.builds)
     project = services.projects.get("ada", "vision")
     assert project is not None
@@ -169,3 +170,72 @@ def test_pages_are_cut_from_the_newest_change(services: FakeServices, create: Cr
     pages = [builds.page(services, ADA, "ada", "vision", offset, 2) for offset in (0, 2, 4, 6)]
     assert [[build.key.id for build in page.builds] for page in pages] == [[2, 5], [4, 3], [1], []]
     assert {page.count for page in pages} == {5}
+
+
+# Repeated requests
+
+
+@pytest.mark.parametrize("fate", ["it waits", "it ended", "archived", "deleted"])
+def test_a_repeated_request_is_answered_with_its_build_whatever_became_of_it(
+    services: FakeServices, fate: str
+) -> None:
+    services.projects.add(make_project())
+    made = builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
+    if fate == "it ended":
+        builds.stop(services, ADA, made.build.key)
+    if fate in ("archived", "deleted"):
+        builds.archive(services, ADA, made.build.key, delete=fate == "deleted")
+
+    again = builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
+
+    assert (again.is_replay, again.build) == (True, services.builds.get(made.build.key))
+    assert len(services.records.builds) == 1
+
+
+def test_a_key_with_another_request_is_refused(services: FakeServices) -> None:
+    services.projects.add(make_project())
+    builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
+    with pytest.raises(KeyReused):
+        builds.create(services, ADA, "ada", "vision", {**REQUEST, "description": "another"}, once="k")
+    assert len(services.records.builds) == 1
+
+
+def test_a_repeat_that_comes_while_the_first_is_at_work_makes_one_build(services: FakeServices) -> None:
+    services.projects.add(make_project())
+
+    def create() -> builds.Created:
+        return builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
+
+    services.records.before_write.append(create)
+    late = create()
+    assert late.is_replay
+    assert list(services.records.builds) == [late.build.key]
+
+
+# Invalidated layers
+
+
+def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
+    services: FakeServices, create: Create
+) -> None:
+    first = create()
+    builds.invalidate(services, ADA, first)
+    failing, fresh = create(), create()
+    execution.attend(services, failing)
+    services.codebuild.end(services.codebuild.run_of(failing), Outcome.FAILED, "no")
+    execution.observe(services, CODEBUILD, [services.codebuild.run_of(failing).handle])
+    assert services.records.builds[create()].nocache
+
+    execution.attend(services, fresh)
+    services.registry.push(services.records.builds[fresh].image)
+    services.codebuild.end(services.codebuild.run_of(fresh), Outcome.SUCCEEDED)
+    execution.observe(services, CODEBUILD, [services.codebuild.run_of(fresh).handle])
+
+    made = [services.records.builds[key].nocache for key in (first, failing, fresh, create())]
+    assert made == [False, True, True, False]
+
+
+def test_a_name_that_is_taken_away_is_free_again(services: FakeServices, create: Create) -> None:
+    key = create(name="it")
+    builds.update(services, ADA, key, {"name": None})
+    assert services.records.builds[create(name="it")].name == "it"

@@ -17,7 +17,7 @@ from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from chalicelib.usecases import builds, execution, upkeep
-from tests.factories import DIGEST, make_user
+from tests.factories import DIGEST, make_project, make_user
 from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create, stored
 
@@ -380,7 +380,7 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     assert services.queue.take() == [key]  # announced for the second attempt, not after it
 
 
-def test_a_second_attempt_finds_the_image_of_the_first_and_keeps_its_evidence(
+def test_a_fault_after_the_push_is_a_success_with_its_evidence(
     services: FakeServices, create: Create
 ) -> None:
     """The executor had a fault after the push: tags cannot be overwritten, and need not be."""
@@ -394,13 +394,101 @@ def test_a_second_attempt_finds_the_image_of_the_first_and_keeps_its_evidence(
     services.codebuild.end(first, Outcome.FAULT)
     execution.observe(services, CODEBUILD, [first.handle])
 
+    build = stored(services, key)
+    assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
+    assert (build.handle, build.log, build.billed_minutes) == (first.handle, f"logs:{first.handle}", 2)
+    assert statuses(services, key) == ["created", "scheduled", "building", "running", "succeeded"]
+
+
+def test_an_image_that_appears_after_a_fault_is_a_success_of_that_attempt(
+    services: FakeServices, create: Create
+) -> None:
+    """The registry answered late: tags cannot be overwritten, and need not be."""
+    key = create()
+    execution.attend(services, key)
+    first = services.codebuild.run_of(key)
+    services.codebuild.enter(first, *RUNNING)
+    execution.observe(services, CODEBUILD, [first.handle])
+    services.codebuild.end(first, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [first.handle])
+    services.registry.push(stored(services, key).image)
+
     execution.attend(services, key)
 
     build = stored(services, key)
     assert len(services.codebuild.runs) == 1
     assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
-    assert (build.handle, build.log, build.billed_minutes) == (first.handle, f"logs:{first.handle}", 2)
+    assert (build.handle, build.log) == (first.handle, f"logs:{first.handle}")
     assert statuses(services, key) == ["created", "scheduled", "building", "running", "warning", "succeeded"]
+
+
+def test_a_late_event_of_a_purged_build_says_nothing_about_the_new_one_of_its_key(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    former = services.codebuild.run_of(key)
+    services.archive.purge(stored(services, key))
+    services.archive.purge(services.records.projects["ada", "vision"])
+    services.projects.add(make_project(uuid="f" * 32))
+    assert create() == key
+    execution.attend(services, key)
+
+    services.codebuild.end(former, Outcome.STOPPED)
+    execution.observe(services, CODEBUILD, [former.handle])
+
+    assert stored(services, key).last_status is Status.SCHEDULED
+
+
+def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+
+    def fault() -> None:
+        services.codebuild.after_start = lambda: None
+        run = services.codebuild.run_of(key)
+        services.codebuild.end(run, Outcome.FAULT)
+        execution.observe(services, CODEBUILD, [run.handle])
+
+    services.codebuild.after_start = fault
+    execution.attend(services, key)
+    assert (stored(services, key).handle, stored(services, key).faults) == (None, 1)
+
+    execution.attend(services, key)
+    run_to_the_end(services, key)
+    assert (stored(services, key).last_status, stored(services, key).attempt) == (Status.SUCCEEDED, 2)
+
+
+def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices, create: Create) -> None:
+    """Its first attempt pushed and had a fault, and the second could never be started."""
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [run.handle])
+    services.registry.push(stored(services, key).image)
+    services.clock.forward(minutes=200)
+
+    upkeep.reconcile(services)
+
+    build = stored(services, key)
+    assert (build.last_status, build.image_digest, build.handle) == (Status.SUCCEEDED, DIGEST, run.handle)
+
+
+def test_a_run_that_nobody_can_note_any_more_is_stopped(services: FakeServices, create: Create) -> None:
+    """The build was given up while its start was under way."""
+    key = create()
+
+    def give_up() -> None:
+        failed = lifecycle.advance(stored(services, key), Status.FAILED, services.now(), message="late")
+        services.builds.save(failed)
+
+    services.codebuild.after_start = give_up
+    execution.attend(services, key)
+
+    assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
+    assert stored(services, key).last_status is Status.FAILED
 
 
 def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(

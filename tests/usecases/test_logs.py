@@ -133,7 +133,7 @@ def test_pages_by_cursor_give_every_byte_once(texts: list[str], is_kept: bool) -
     project = services.projects.get("ada", "vision")
     assert project is not None
     build = make_build(log="logs:x")
-    services.builds.add(project, build, BuildBody(), None)
+    services.builds.add(build, BuildBody(), None)
     services.logs.write("logs:x", *texts)
     whole = logs.render(services.logs.lines("logs:x"), build.nonce)
     if is_kept:

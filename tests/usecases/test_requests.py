@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.domain.build import BuildKey, Status
 from chalicelib.errors import Unavailable
-from chalicelib.usecases import requests
+from chalicelib.usecases import builds, projects, requests
 from tests.factories import NOW, SPEC, after, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -123,3 +123,30 @@ def test_without_an_automation_user_requests_wait(services: FakeServices) -> Non
     with pytest.raises(Unavailable):
         send(services)
     assert services.dead_letters.letters == []
+
+
+@pytest.mark.parametrize("fate", ["archived", "deleted", "its project was deleted"])
+@pytest.mark.parametrize("action", ["create", "stop"])
+def test_a_message_that_comes_again_after_it_was_done_is_no_dead_letter(
+    automated: FakeServices, action: str, fate: str
+) -> None:
+    send(automated)
+    message = {"action": action, "build": 1} if action == "stop" else {}
+    send(automated, message_id="m-2" if message else "m-1", **message)
+    robot = automated.accounts.users["robot"]
+    if fate == "its project was deleted":
+        projects.archive(automated, robot, "ada", "vision", delete=True)
+    else:
+        builds.archive(automated, robot, BuildKey("ada", "vision", 1), delete=fate == "deleted")
+
+    send(automated, message_id="m-2" if message else "m-1", **message)
+
+    assert automated.dead_letters.letters == []
+    assert len(automated.records.builds) == 1
+
+
+def test_a_key_with_another_request_is_a_dead_letter(automated: FakeServices) -> None:
+    send(automated, idempotency_key="k")
+    send(automated, message_id="m-2", idempotency_key="k", description="another")
+    ((_, reasons),) = automated.dead_letters.letters
+    assert reasons == ["This idempotency key came with another request before; use a new one."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -23,42 +23,56 @@ class DynamoArchive:
         items, count = list_and_count(keys.archived_builds(user), offset, limit)
         return [records.decode_listed_build(item) for item in items], count
 
-    def purgeable(self, archived_before: datetime, limit: int) -> Sequence[BuildKey | ProjectKey]:
-        with answered():
-            found = list(Item.by_active.query("deleted", limit=limit))
-            if len(found) < limit:
-                before = Item.look_at <= keys.format_instant(archived_before)
-                found += Item.by_active.query("archived", before, limit=limit - len(found))
-        return [keys.parse_record_key(item.pk, item.sk) for item in found]
+    def purgeable(
+        self, deleted_before: datetime, archived_before: datetime
+    ) -> Iterator[BuildKey | ProjectKey]:
+        for partition, before in ((keys.DELETED, deleted_before), (keys.ARCHIVED, archived_before)):
+            with answered():
+                for item in Item.by_active.query(partition, Item.look_at <= keys.format_instant(before)):
+                    yield keys.parse_record_key(item.pk, item.sk)
 
-    def builds_of(self, project: ProjectKey, limit: int) -> Sequence[BuildKey]:
+    def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         with answered():
-            rows = list(Item.query(keys.builds(project), consistent_read=True, limit=limit))
-        return [BuildKey(project.owner, project.name, int(row.sk)) for row in rows]
+            for row in Item.query(keys.builds(project), consistent_read=True):
+                yield BuildKey(project.owner, project.name, int(row.sk))
 
     def purge(self, record: Build | Project) -> None:
-        """The record goes last: the next attempt finds the rest by it."""
+        """The record goes last: the next attempt finds the rest by it. What goes before goes in transactions
+        that check the record."""
+        item = Item(*keys.record_key(record.key))
+        is_same = Item.data.contains(f'"uuid":"{record.uuid}"')
+        stored = (Item.version == record.version) & is_same
         around, reverse = keys.reverse_bookmark_key(record.key, "")
         with answered():
-            for row in Item.query(around, Item.sk.startswith(reverse), consistent_read=True):
-                user = keys.parse_reverse_bookmark_key(row.sk)
-                Item(*keys.bookmark_key(user, record.key)).delete()
-                row.delete()
-        if isinstance(record, Build):
-            if record.name is not None:
-                with suppress(Conflict), answered():  # another build may be called so by now
-                    name = Item(*keys.name_key(record.key, record.name))
-                    name.delete(Item.data == str(record.key))
+            rows = list(Item.query(around, Item.sk.startswith(reverse), consistent_read=True))
+        for row in rows:
+            user = keys.parse_reverse_bookmark_key(row.sk)
+            with transaction() as write:
+                write.condition_check(Item, item.pk, item.sk, stored)
+                write.delete(Item(*keys.bookmark_key(user, record.key)))
+                write.delete(row)
+        if isinstance(record, Project):
             with answered():
-                Item(*keys.body_key(record.key)).delete()
-        with answered():
-            Item(*keys.record_key(record.key)).delete()
+                item.delete(stored & (Item.last_build_id == record.last_build_id))
+            return
+        if record.name is not None:
+            name = Item(*keys.name_key(record.key, record.name))
+            with suppress(Conflict), transaction() as write:  # another build may be called so by now
+                write.condition_check(Item, item.pk, item.sk, stored)
+                write.delete(name, Item.data == str(record.key))
+        with transaction() as write:
+            write.delete(item, stored)
+            write.delete(Item(*keys.body_key(record.key)))
 
 
 def _save_and_count(build: Build, live: int) -> Build:
-    """Saves the build and adds `live` to its project's count of live builds."""
+    """Saves the build, then adds `live` to its project's count of live builds, which is only shown: what ends
+    in between is healed by `recount`."""
     build, actions, condition = records.next_version(build)
-    with transaction() as write:
-        write.update(Item(*keys.record_key(build.key)), actions, condition)
-        write.update(Item(*keys.record_key(build.key.project_key)), [Item.live_builds.add(live)])
+    with answered():
+        Item(*keys.record_key(build.key)).update(actions, condition)
+    with suppress(Conflict), answered():
+        Item(*keys.record_key(build.key.project_key)).update(
+            records.counted(live, build.updated_at), Item.pk.exists()
+        )
     return build

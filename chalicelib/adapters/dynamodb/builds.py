@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,55 +17,54 @@ from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, list_rows, transaction
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey
 from chalicelib.errors import Conflict, NotFound
-from chalicelib.ports import BuildView, IdempotencyKey
+from chalicelib.ports import BuildView, IdempotencyKey, Replay
 
 log = logging.getLogger(__name__)
 Reserve = Callable[[TransactWrite], None]  # adds to a transaction what fails when a name is taken
 
 
 class DynamoBuilds:
+    def next_id(self, project: ProjectKey, now: datetime) -> int:
+        """One update that nothing else waits for: a transaction with the project would cancel those of all
+        who create a build in it at the same time."""
+        item = Item(*keys.record_key(project))
+        with answered(refused=NotFound):
+            item.update(
+                [Item.last_build_id.add(1), *records.counted(1, now)],
+                Item.pk.exists() & (Item.active.does_not_exist() | (Item.active != keys.DELETED)),
+            )
+        return int(item.last_build_id or 0)
+
     def add(
-        self,
-        project: Project,
-        build: Build,
-        body: BuildBody,
-        wanted_name: str | None,
-        once: IdempotencyKey | None = None,
+        self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None
     ) -> Build:
         if build.source is not None and build.source.code_sha256 is not None:
-            refer(build.source.code_sha256, build.key)
-        for name, reserve in _names(build.key, wanted_name):
-            build = replace(build, name=name)
-            try:
-                with transaction() as write:
-                    write.update(
-                        Item(*keys.record_key(project.key)),
-                        [Item.last_build_id.set(build.key.id), Item.live_builds.add(1)],
-                        Item.last_build_id == project.last_build_id,
-                    )
-                    write.save(records.encode_build(build), Item.pk.does_not_exist())
-                    write.save(records.encode_body(build.key, body), Item.pk.does_not_exist())
-                    reserve(write)
-                    if once is not None:
-                        write.save(
-                            Item(
-                                *keys.idempotency_key(project.key, once.key),
-                                data=str(build.key),
-                                ttl=int(once.expires_at.timestamp()),
-                            ),
-                            Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())),
-                        )
-                return build
-            except Conflict:
-                if not _is_taken(build.key, name):
-                    raise
-        raise Conflict(f"No free name like {wanted_name} was found; choose another.")
+            refer(build.source.code_sha256, build.key, build.created_at)
 
-    def build_for_key(self, project: ProjectKey, once: str, now: datetime) -> BuildKey | None:
+        def write(named: Build, reserve: Reserve) -> Build:
+            with transaction() as write:
+                write.save(records.encode_build(named), Item.pk.does_not_exist())
+                write.save(records.encode_body(named.key, body), Item.pk.does_not_exist())
+                reserve(write)
+                if once is not None:
+                    write.save(
+                        Item(
+                            *keys.idempotency_key(named.key.project_key, once.key),
+                            data=str(named.key),
+                            body_sha256=once.body_sha256,
+                            ttl=int(once.expires_at.timestamp()),
+                        ),
+                        Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())),
+                    )
+            return named
+
+        return _named(build, wanted_name, write)
+
+    def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
         item = get(keys.idempotency_key(project, once))
         if item is None or int(item.ttl or 0) <= now.timestamp():
             return None  # DynamoDB deletes up to days after the time
-        return BuildKey.parse(item.data or "")
+        return Replay(BuildKey.parse(item.data or ""), item.body_sha256 or "")
 
     def get(self, key: BuildKey) -> Build | None:
         item = get(keys.record_key(key))
@@ -104,21 +103,19 @@ class DynamoBuilds:
             columns = {"reported_dockerfile": dockerfile}
             Item(*keys.body_key(key)).update(records.set_columns(columns), Item.pk.exists())
 
-    def rename(self, build: Build, wanted_name: str) -> Build:
+    def rename(self, build: Build, wanted_name: str | None) -> Build:
         current = self.get(build.key)
-        for name, reserve in _names(build.key, wanted_name):
-            renamed, actions, condition = records.next_version(replace(build, name=name))
-            try:
-                with transaction() as write:
-                    write.update(Item(*keys.record_key(build.key)), actions, condition)
-                    reserve(write)
-                    if current and current.name and current.name != name:
-                        write.delete(Item(*keys.name_key(build.key, current.name)))
-                return renamed
-            except Conflict:
-                if not _is_taken(build.key, name):
-                    raise
-        raise Conflict(f"No free name like {wanted_name} was found; choose another.")
+
+        def write(named: Build, reserve: Reserve) -> Build:
+            renamed, actions, condition = records.next_version(named)
+            with transaction() as write:
+                write.update(Item(*keys.record_key(named.key)), actions, condition)
+                reserve(write)
+                if current and current.name and current.name != named.name:
+                    write.delete(Item(*keys.name_key(named.key, current.name)))
+            return renamed
+
+        return _named(build, wanted_name, write)
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         rows = list_rows(keys.live_builds(project.key), offset, limit, attributes=records.LISTED)
@@ -163,29 +160,30 @@ def _move(key: keys.Key, look_at: str | None, until: str) -> None:
         Item(*key).update([Item.look_at.set(until)], is_unfinished & (Item.look_at == look_at))
 
 
-def _names(key: BuildKey, wanted: str | None) -> Iterator[tuple[str | None, Reserve]]:
-    """Names to try, each with what reserves it."""
+def _named(build: Build, wanted: str | None, write: Callable[[Build, Reserve], Build]) -> Build:
+    """Writes the build under the wanted name, or under that with the next free suffix: each suffix is counted
+    by an update of its own, so that many who want one name do not wait for each other."""
     if wanted is None:
-        yield None, lambda write: None
-        return
-    row = get(keys.name_key(key, wanted))
-    if row is None:
-        yield wanted, _reserve(key, wanted)
-        row = get(keys.name_key(key, wanted))
-    given = int(row.suffixes or 0) if row else 0
-    for k in range(given + 1, given + 51):
-        name = f"{wanted[: 128 - 13]}-{k}"
-        yield name, _reserve(key, name, counted_by=wanted, k=k)
+        return write(replace(build, name=None), lambda transaction: None)
+    name = wanted
+    for _ in range(50):
+        if name == wanted and get(keys.name_key(build.key, name)) is not None:
+            name = _next_name(build.key, wanted)
+        try:
+            return write(replace(build, name=name), _reserve(build.key, name))
+        except Conflict:
+            if get(keys.name_key(build.key, name)) is None:
+                raise
+            name = _next_name(build.key, wanted)
+    raise Conflict(f"No free name like {wanted} was found; choose another.")
 
 
-def _is_taken(key: BuildKey, name: str | None) -> bool:
-    return name is not None and get(keys.name_key(key, name)) is not None
+def _next_name(key: BuildKey, wanted: str) -> str:
+    item = Item(*keys.name_key(key, wanted))
+    with answered():
+        item.update([Item.suffixes.add(1)])
+    return f"{wanted[: 128 - 13]}-{int(item.suffixes or 0)}"
 
 
-def _reserve(key: BuildKey, name: str, counted_by: str | None = None, k: int = 0) -> Reserve:
-    def add_to(write: TransactWrite) -> None:
-        write.save(Item(*keys.name_key(key, name), data=str(key)), Item.pk.does_not_exist())
-        if counted_by is not None:
-            write.update(Item(*keys.name_key(key, counted_by)), [Item.suffixes.set(k)])
-
-    return add_to
+def _reserve(key: BuildKey, name: str) -> Reserve:
+    return lambda write: write.save(Item(*keys.name_key(key, name), data=str(key)), Item.pk.does_not_exist())

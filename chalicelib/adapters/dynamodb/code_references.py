@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from chalicelib.adapters.dynamodb import keys, records
+from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get
 from chalicelib.domain.build import BuildKey, ProjectKey
+
+SETTLES = timedelta(hours=1)  # longer than any function that notes a reference or drops an archive can take
 
 
 class DynamoCodeReferences:
@@ -16,21 +21,38 @@ class DynamoCodeReferences:
             rows = Item.query(keys.code_references(code_sha256), of_builds, limit=1)
             return next(iter(rows), None) is not None
 
-    def is_referenced(self, code_sha256: str) -> bool:
+    def is_referenced(self, code_sha256: str, now: datetime) -> bool:
         with answered():
             rows = list(Item.query(keys.code_references(code_sha256), consistent_read=True, limit=20))
+        rows = [row for row in rows if row.sk != keys.DROP]
         for row in rows:
             if _has_code(keys.parse_code_reference_key(row.sk), code_sha256):
                 return True
-            with answered():
-                row.delete()
+            if row.updated_at is None or row.updated_at < format_instant(now - SETTLES):
+                with answered():
+                    row.delete()
         return bool(rows)
 
+    def note(self, code_sha256: str, project: ProjectKey, now: datetime) -> None:
+        refer(code_sha256, project, now)
 
-def refer(code_sha256: str, key: BuildKey | ProjectKey) -> None:
-    """Notes that a build or project has this code."""
+    def begin_drop(self, code_sha256: str, now: datetime) -> None:
+        with answered():
+            Item(*keys.drop_key(code_sha256), updated_at=format_instant(now)).save()
+
+    def end_drop(self, code_sha256: str) -> None:
+        with answered():
+            Item(*keys.drop_key(code_sha256)).delete()
+
+    def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
+        row = get(keys.drop_key(code_sha256))
+        return row is not None and (row.updated_at or "") > format_instant(now - SETTLES)
+
+
+def refer(code_sha256: str, key: BuildKey | ProjectKey, now: datetime) -> None:
+    """Notes that a build or project has this code, or will have it in a moment."""
     with answered():
-        Item(*keys.code_reference_key(code_sha256, key)).save()
+        Item(*keys.code_reference_key(code_sha256, key), updated_at=format_instant(now)).save()
 
 
 def _has_code(key: BuildKey | ProjectKey, code_sha256: str) -> bool:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from chalicelib.domain.build import ID_DIGITS, BuildKey, ProjectKey
 
 Key = tuple[str, str]  # pk and sk
+DROP = "X"
 BUILD_BOOKMARK, PROJECT_BOOKMARK, REVERSE_BOOKMARK = "BM#", "BP#", "BM#"
 
 
@@ -84,6 +85,11 @@ def parse_code_reference_key(sk: str) -> BuildKey | ProjectKey:
     return parse_ref(sk[2:])
 
 
+def drop_key(sha256: str) -> Key:
+    """Of the mark that an archive is being dropped."""
+    return code_references(sha256), DROP
+
+
 def format_ref(key: BuildKey | ProjectKey) -> str:
     """A build or a project within a key; builds of a project are in the order of their ids."""
     if isinstance(key, BuildKey):
@@ -125,9 +131,10 @@ def bookmarks(kind: str, user: str) -> str:
     return kind + user
 
 
-# Partitions of the index `active`, beside `deleted` and `archived`
+# Partitions of the index `active`
 
-UNFINISHED = "1"
+UNFINISHED, DELETED, ARCHIVED = "1", "deleted", "archived"
+MISCOUNTED = "count"  # live projects whose count may have been left wrong, to be counted again
 
 
 def waiting_builds(executor: str) -> str:

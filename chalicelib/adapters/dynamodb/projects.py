@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
+from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, list_and_count
 from chalicelib.domain.build import Project, ProjectKey
 from chalicelib.errors import AlreadyExists
@@ -25,7 +27,7 @@ class DynamoProjects:
     def save(self, project: Project) -> Project:
         new = replace(project, version=project.version + 1)
         if project.code is not None:  # first: the cleanup drops archives without a reference
-            refer(project.code.sha256, project.key)
+            refer(project.code.sha256, project.key, project.updated_at)
         with answered():
             item = Item(*keys.record_key(project.key))
             item.update(records.set_columns(records.project_columns(new)), Item.version == project.version)
@@ -37,3 +39,22 @@ class DynamoProjects:
         shown = (Item.public == 1) if public else None
         items, count = list_and_count(keys.live_projects(owner), offset, limit, shown)
         return [records.decode_project(item) for item in items], count
+
+    def miscounted(self, now: datetime, limit: int) -> Sequence[ProjectKey]:
+        with answered():
+            due = Item.look_at <= format_instant(now)
+            found = list(Item.by_active.query(keys.MISCOUNTED, due, limit=limit))
+        return [ProjectKey(*item.pk.removeprefix("P#").split("/")) for item in found]
+
+    def recount(self, project: ProjectKey) -> None:
+        item = get(keys.record_key(project))
+        if item is None or item.active != keys.MISCOUNTED:
+            return
+        with answered():
+            live = Item.by_recent.count(keys.live_builds(project))
+            Item(*keys.record_key(project)).update(
+                [Item.live_builds.set(live), Item.active.remove(), Item.look_at.remove()],
+                (Item.last_build_id == item.last_build_id)
+                & (Item.live_builds == item.live_builds)
+                & (Item.active == keys.MISCOUNTED),
+            )

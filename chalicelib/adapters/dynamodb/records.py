@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from chalicelib.domain.lifecycle import bounded
 
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
+RECOUNT = timedelta(days=1)
 LISTED = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
 
 
@@ -26,7 +27,7 @@ def encode_build(build: Build) -> Item:
 
 
 def decode_build(item: Item) -> Build:
-    is_unfinished = item.active not in (None, "deleted", "archived")
+    is_unfinished = item.active not in (None, keys.DELETED, keys.ARCHIVED)
     look_at = f'"{item.look_at}"' if is_unfinished else "null"  # else it is the time of a purge
     return _from_json(item.data, Build, history=item.history, version=item.version, look_at=look_at)
 
@@ -92,7 +93,12 @@ def project_columns(project: Project) -> dict[str, Any]:
         "public": int(project.is_public),
         "recent": keys.live_projects(project.owner) if project.archived_at is None else None,
         "updated_at": f"{format_instant(project.updated_at)}#{project.name}",
-        **_activity(None, project.archived_at, project.deleted_at),
+        **_activity(
+            project.updated_at + RECOUNT if project.archived_at is None else None,
+            project.archived_at,
+            project.deleted_at,
+            keys.MISCOUNTED,
+        ),
     }
 
 
@@ -117,6 +123,16 @@ def set_columns(columns: Mapping[str, Any]) -> list[Any]:
     ]
 
 
+def counted(live: int, now: datetime) -> list[Any]:
+    """An update's actions that change the count of a project's live builds and have it counted again within a
+    day: whoever counts may end before the build is written, or after."""
+    return [
+        Item.live_builds.add(live),
+        Item.active.set(Item.active | keys.MISCOUNTED),
+        Item.look_at.set(Item.look_at | format_instant(now + RECOUNT)),
+    ]
+
+
 def _activity(
     look_at: datetime | None,
     archived_at: datetime | None,
@@ -124,7 +140,7 @@ def _activity(
     unfinished: str = keys.UNFINISHED,
 ) -> dict[str, str | None]:
     """Why and when a row is due: an unfinished build until its end, then for the purge."""
-    for reason, at in ((unfinished, look_at), ("deleted", deleted_at), ("archived", archived_at)):
+    for reason, at in ((unfinished, look_at), (keys.DELETED, deleted_at), (keys.ARCHIVED, archived_at)):
         if at is not None:
             return {"active": reason, "look_at": format_instant(at)}
     return {"active": None, "look_at": None}

@@ -75,6 +75,7 @@ class Item(Model):
     reported_dockerfile = UnicodeAttribute(null=True)
     last_build_id = NumberAttribute(null=True)
     live_builds = NumberAttribute(null=True)
+    body_sha256 = UnicodeAttribute(null=True)  # of an idempotency key
     suffixes = NumberAttribute(null=True)  # of a name: how many `-<k>` were given
     is_bookmarked = NumberAttribute(null=True, attr_name="kept")  # of a bookmark: 0 once it was removed
     public = NumberAttribute(null=True)  # of a project: 1 if it is

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from chalicelib.adapters.eks.job import ATTEMPT, BUILD, LINKED
+from chalicelib.adapters.eks.job import ATTEMPT, BUILD, LINKED, UUID
 from chalicelib.domain.build import Status
 from chalicelib.domain.failure import failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
@@ -35,6 +35,7 @@ def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observ
     end = _end(job, pod, is_deleted)
     return Observation(
         key=metadata["annotations"][BUILD],
+        uuid=metadata["labels"][UUID],
         attempt=int(metadata["labels"][ATTEMPT]),
         handle=handle,
         log=_log(pod, log_group),

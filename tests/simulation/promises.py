@@ -67,7 +67,7 @@ def cleaned(world: World) -> Iterator[Broken]:
             if uuid not in live:
                 yield Broken("what was deleted is purged", f"the {what} of {world.known[uuid].build.key}")
     for sha256 in world.services.sources.archives:
-        if not world.services.code_references.is_referenced(sha256):
+        if not world.services.code_references.is_referenced(sha256, world.services.now()):
             yield Broken("unused code is dropped", sha256[:8])
     names = {
         (build.key.owner, build.key.project, build.name) for build in store.builds.values() if build.name
@@ -75,6 +75,7 @@ def cleaned(world: World) -> Iterator[Broken]:
     if set(store.names) != names:
         yield Broken("names are freed", f"{sorted(set(store.names) ^ names)}")
     yield from _whole(world)
+    yield from _counted(world)
 
 
 WAITING = ("every build ends", "every build ends by its deadline", "nothing is looked at for ever")
@@ -280,15 +281,17 @@ def _dead_letters(world: World) -> Iterator[Broken]:
 
 
 def _whole(world: World) -> Iterator[Broken]:
-    """No half writes, and counts that are right."""
-    store = world.services.records
-    if store.builds.keys() != store.bodies.keys():
-        yield Broken("no half write", f"{store.builds.keys() ^ store.bodies.keys()}")
-    for project in store.projects.values():
-        live = [
-            build
-            for build in store.builds.values()
-            if build.key.project_key == project.key and not build.archived_at
-        ]
-        if project.archived_at is None and project.live_builds != len(live):
-            yield Broken("counts are right", f"{project.key} says {project.live_builds} of {len(live)}")
+    """No half writes."""
+    records = world.services.records
+    if records.builds.keys() != records.bodies.keys():
+        yield Broken("no half write", f"{records.builds.keys() ^ records.bodies.keys()}")
+
+
+def _counted(world: World) -> Iterator[Broken]:
+    """Projects say how many live builds they have, since the last cleanups."""
+    records = world.services.records
+    for project in records.projects.values():
+        of_project = [build for build in records.builds.values() if build.key.project_key == project.key]
+        live = sum(build.archived_at is None for build in of_project)
+        if project.archived_at is None and project.live_builds != live:
+            yield Broken("counts are right", f"{project.key} says {project.live_builds} of {live}")

@@ -93,7 +93,7 @@ def _days_pass(world: World) -> None:
     world.scheduler.run(world.scheduler.seconds + 8 * DAY)
     for number in range(4):
         world.start(f"clean_up {number} days later", "clean_up", world.schedule, lambda function: None)
-        world.scheduler.run(world.scheduler.seconds + 300)
+        world.scheduler.run(world.scheduler.seconds + 3_700)
     for sha256 in sorted(world.services.sources.archives):
         now = world.services.now().timestamp()
         turns = (int(sha256[:2], 16) - int(now) // SWEEP_SECONDS) % 256

@@ -70,6 +70,7 @@ def make(seed: int) -> Story:
         requests += _upload(rng, "old", rng.choice((0, 300)) + 7 + rng.random() * 0.3)
     if rng.random() < 0.2 and not has_fatal_log:
         requests += _project(rng, rng.choice((2, 20, 60, 120, 300)) + rng.random())
+    deletes_project = any(each.kind == "delete project" for each in requests)
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
         start_at += timedelta(seconds=300)
@@ -78,8 +79,8 @@ def make(seed: int) -> Story:
         start_at=start_at,
         on_eks=rng.random() < 0.2,
         slots=rng.choice((1, 2, 100)),
-        fault_rates=_fault_rates(rng, any(each.kind == "delete project" for each in requests)),
-        heals_at_minute=rng.choice((20, 40, 90, 150)),
+        fault_rates=_fault_rates(rng, deletes_project),
+        heals_at_minute=rng.choice((90, 150) if deletes_project else (20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,
     )
 
@@ -230,6 +231,7 @@ def send(world: World, request: Request, name: str, repeated: int) -> None:
             world.unexpected(called, error)
         if again and repeated < request.patience:
             seconds = world.chance.pick(f"{called} waits", 0.5, 2, 10, 30)
+            seconds *= 10 if waits_for_name or waits_for_project else 1
             world.scheduler.after(seconds, lambda: send(world, request, name, repeated + 1))
 
     world.go(called, lambda: DO[request.kind](world, request), API_LIMIT_SECONDS, settle)

@@ -31,12 +31,12 @@ def test_all_promises_are_kept_in_hundreds_of_stories(seeds: range) -> None:
 
 
 CONFLICTING = {
-    "projects": "add save",
+    "projects": "add save recount",
     "builds": "add save rename lease",
-    "archive": "archive restore",
+    "archive": "archive restore purge",
     "accounts": "add_user add_token save_user",
 }
-LAGGING = {"projects": "list_projects", "builds": "list_builds", "archive": "purgeable"}
+LAGGING = {"projects": "list_projects miscounted", "builds": "list_builds", "archive": "purgeable"}
 SUBMIT, THROTTLED = {"executor": "submit"}, {"executor": "submit find_handle observe stop"}
 
 

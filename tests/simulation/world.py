@@ -494,7 +494,7 @@ class World:
             self.broken.append(("only what was deleted is purged", f"{build.key} was {build.last_status}"))
 
     def _dropped(self, sha256: str) -> None:
-        if self.services.code_references.is_referenced(sha256):
+        if self.services.code_references.is_referenced(sha256, self.services.now()):
             self.broken.append(("code in use is kept", f"{sha256[:8]} was dropped"))
         self._drop(sha256)
 

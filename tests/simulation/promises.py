@@ -223,8 +223,8 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     whole = [world.lines[f"logs:{run.handle}"] for run in runs]
     if not whole or not whole[-1]:
         return
-    if build.log is None and runs[-1].outcome is Outcome.GONE:  # before anybody saw the log's name
-        return
+    if build.log is None and runs[-1].handle not in world.services.executor(build.executor).runs:
+        return  # it was removed before anybody saw its log's name
     messages = [each for each in world.logs.messages if each.body == str(build.key)]
     had_last_try = any(each.receives >= logs.TRIES for each in messages)
     if had_last_try and (build.kept_log_bytes is None or _is_cut(world, build)):

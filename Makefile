@@ -12,15 +12,19 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
+<<<<<<< HEAD
 .PHONY: help demo up test check simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests clean
+=======
+.PHONY: help demo up test check format package deploy bucket bootstrap bench-cold bench-requests lock clean
+>>>>>>> main
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
-demo: .venv/ready ## build one image for real and show everything; BACKEND=eks: on a fake Kubernetes API
+demo: .venv/local ## build one image for real and show everything; BACKEND=eks: on a fake Kubernetes API
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
 
-up: .venv/ready ## serve the API on this machine until interrupted; PORT and SLIPWAY_ROOT_TOKEN are heeded
+up: .venv/local ## serve the API on this machine until interrupted; PORT and SLIPWAY_ROOT_TOKEN are heeded
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
@@ -42,7 +46,7 @@ format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-package: .venv/ready ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
+package: .venv/local ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
 	@$(BIN)/python -m infra.aws package --arch $(ARCH) $(OUT)
 
 deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
@@ -56,7 +60,7 @@ deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, P
 bucket:
 	@test -n "$(BUCKET)" || { echo "Name a bucket for the code: make deploy STAGE=$(STAGE) BUCKET=…"; exit 2; }
 
-bootstrap: .venv/ready ## make a deployment's first superuser, print a token this once; copy BuildKit's image
+bootstrap: .venv/local ## make a deployment's first superuser, print a token this once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
 
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
@@ -65,8 +69,16 @@ bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepa
 bench-requests: .venv/ready ## count what requests cost: calls, capacity and, with valgrind, instructions
 	@$(BIN)/python -m infra.bench.requests
 
+lock: .venv/ready ## write the locks requirements.txt from the lists requirements.in; UPGRADE=--upgrade takes the newest
+	@sh infra/lock.sh $(UPGRADE)
+
 clean: ## remove what was installed and cached here
 	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
-.venv/ready: requirements.txt tests/requirements.txt
-	@PYTHON="$(PYTHON)" sh infra/local/install.sh
+.venv/local: requirements.txt infra/local/requirements.txt
+	@PYTHON="$(PYTHON)" sh infra/local/install.sh infra/local/requirements.txt
+	@touch .venv/local
+
+.venv/ready: .venv/local tests/requirements.txt
+	@PYTHON="$(PYTHON)" sh infra/local/install.sh tests/requirements.txt
+	@touch .venv/ready

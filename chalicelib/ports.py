@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey, Token, User
+from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import Observation
+from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.user import Token, User
 from chalicelib.settings import Settings
 
 
@@ -65,8 +67,8 @@ class Projects(Protocol):
         """Raises AlreadyExists when the owner has a project of that name."""
 
     def save(self, project: Project) -> Project:
-        """Writes all but the counters, if the stored version is still `project.version`, and returns the
-        project with its new version. Raises Conflict otherwise."""
+        """Writes all but the counters, if the stored project has this uuid and still `project.version`, and
+        returns the project with its new version. Raises Conflict otherwise."""
 
     def list_projects(
         self, owner: str, offset: int, limit: int, *, public: bool
@@ -85,9 +87,9 @@ class Builds(Protocol):
     """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a
     condition."""
 
-    def next_id(self, project: ProjectKey, now: datetime) -> int:
+    def next_id(self, project: Project, now: datetime) -> int:
         """Takes the next id of a project's builds and counts one more live build. No id is given twice; an
-        `add` that fails afterwards leaves a gap. Raises NotFound without a project, or when it is deleted."""
+        `add` that fails afterwards leaves a gap. Raises NotFound for a deleted project, or another one."""
 
     def add(
         self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None

@@ -11,7 +11,9 @@ import msgspec
 
 from chalicelib import schemas
 from chalicelib.domain.answer import fitting
-from chalicelib.domain.build import Build, Project, StatusEntry, User
+from chalicelib.domain.build import Build, StatusEntry
+from chalicelib.domain.project import Project
+from chalicelib.domain.user import User
 from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser

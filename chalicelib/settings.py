@@ -41,16 +41,20 @@ class EksSettings:
     cluster: Annotated[str, about("its name in EKS; without it there is none", "EksCluster")]
     endpoint: Annotated[str, about("URL of its API; empty: EKS is asked")] = ""
     certificate: Annotated[str, about("of its authority, PEM in base64; empty: EKS is asked")] = ""
-    namespace: Annotated[str, about("of the builds' Jobs", "EksNamespace")] = "slipway-builds"
-    profile: Annotated[Profile, about("of pods, see BUILDKIT", "EksProfile")] = "userns"
+    namespace: Annotated[str, about("namespace of the builds' Jobs", "EksNamespace")] = "slipway-builds"
+    profile: Annotated[Profile, about("how BuildKit runs in a pod", "EksProfile")] = "userns"
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
     cache_repository: Annotated[str, about("for cached layers; its tags must be mutable; empty: none")] = ""
     registry_role: Annotated[str, about("whose rights, for one repository, a build's login has (ECR)")] = ""
-    log_group: Annotated[str, about("empty: Container Insights' of the cluster", "EksLogGroup")] = ""
-    node_selector: Annotated[dict[str, str], about("of all builds: `key=value,…`", "EksNodeSelector")] = (
-        field(default_factory=dict)
-    )
-    node_keys: Annotated[tuple[str, ...], about("that specs may name: `key,…`", "EksNodeKeys")] = ()
+    log_group: Annotated[
+        str, about("where pods' logs are; empty: Container Insights' group", "EksLogGroup")
+    ] = ""
+    node_selector: Annotated[
+        dict[str, str], about("labels of nodes for all builds: `key=value,…`", "EksNodeSelector")
+    ] = field(default_factory=dict)
+    node_keys: Annotated[
+        tuple[str, ...], about("keys of nodes that builds may name: `key,…`", "EksNodeKeys")
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +70,43 @@ class Settings:
     registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
         default="", repr=False
     )
-    backend: Annotated[Literal["codebuild", "eks"], about("if a build names none", "Backend")] = "codebuild"
-    buildkit_image: Annotated[str, about("on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT["userns"]
+    backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = (
+        "codebuild"
+    )
+    buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT[
+        "userns"
+    ]
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: Annotated[int, about("between polls of builds without events, during a tick")] = 10
     watch_seconds: Annotated[int, about("length of a tick with such builds; a tick starts each minute")] = 55
     automation_user: Annotated[
-        str, about("for requests of the queue; empty: they wait", "AutomationUser")
+        str, about("as whom requests of the queue run; empty: they wait", "AutomationUser")
     ] = ""
-    build_timeout_minutes: Annotated[int, about("of a run", "BuildTimeoutMinutes", ge=5, le=2160)] = 60
-    queue_timeout_minutes: Annotated[int, about("of the wait", "QueueTimeoutMinutes", ge=5, le=480)] = 60
-    wait_timeout_minutes: Annotated[int, about("of the wait for a turn", "WaitTimeoutMinutes", ge=5)] = 1_440
-    look_again_seconds: Annotated[int, about("from news to a check", "LookAgainSeconds", ge=60)] = 300
-    token_lifetime_days: Annotated[int, about("until a token expires", "TokenLifetimeDays", ge=1)] = 30
-    price_per_minute: Annotated[float, about("of a build; 0: unknown", "PricePerMinute", ge=0)] = 0.0
-    requests_per_minute: Annotated[int, about("of one user; 0: no limit", "RequestsPerMinute", ge=0)] = 0
-    purge_after_days: Annotated[int, about("since it was archived", "PurgeAfterDays", ge=1)] = 7
-    reported_log_group: Annotated[str, about("of builds that run elsewhere")] = "/slipway/reported"
+    build_timeout_minutes: Annotated[
+        int, about("a build that runs longer fails", "BuildTimeoutMinutes", ge=5, le=2160)
+    ] = 60
+    queue_timeout_minutes: Annotated[
+        int, about("a build that is not at work by then fails", "QueueTimeoutMinutes", ge=5, le=480)
+    ] = 60
+    wait_timeout_minutes: Annotated[
+        int, about("a build that waits longer for its turn fails", "WaitTimeoutMinutes", ge=5)
+    ] = 1_440
+    look_again_seconds: Annotated[
+        int, about("without news of a build so long, it is looked at", "LookAgainSeconds", ge=60)
+    ] = 300
+    token_lifetime_days: Annotated[int, about("a new token is valid so long", "TokenLifetimeDays", ge=1)] = 30
+    price_per_minute: Annotated[
+        float, about("price of a build, for `estimated_cost`; 0: none", "PricePerMinute", ge=0)
+    ] = 0.0
+    requests_per_minute: Annotated[
+        int, about("limit of each user, about; 0: none", "RequestsPerMinute", ge=0)
+    ] = 0
+    purge_after_days: Annotated[
+        int, about("what was archived is purged after that", "PurgeAfterDays", ge=1)
+    ] = 7
+    reported_log_group: Annotated[str, about("group for lines of builds that run elsewhere")] = (
+        "/slipway/reported"
+    )
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2

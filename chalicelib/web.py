@@ -21,9 +21,10 @@ from chalice.app import Chalice, CORSConfig, Request, Response
 
 from chalicelib import errors, schemas, telemetry, wiring
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes
-from chalicelib.domain.build import ID_DIGITS, BuildKey, User
+from chalicelib.domain.build import ID_DIGITS, BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
+from chalicelib.domain.user import User
 from chalicelib.ports import Services
 from chalicelib.schemas import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET
 from chalicelib.serializers import PageTooLarge, Paging

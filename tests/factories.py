@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, Status, StatusEntry, User
+from chalicelib.domain.build import Build, BuildBody, BuildKey, Status, StatusEntry
 from chalicelib.domain.lifecycle import Observation, Outcome, Step
+from chalicelib.domain.project import Project
+from chalicelib.domain.user import User
 from chalicelib.settings import Settings
 
 NOW = datetime(2024, 3, 1, 12, 0, tzinfo=UTC)

@@ -14,19 +14,10 @@ from typing import IO
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import (
-    CODEBUILD,
-    EKS,
-    Build,
-    BuildBody,
-    BuildKey,
-    Project,
-    ProjectKey,
-    Status,
-    Token,
-    User,
-)
+from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
+from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer, Replay
 from chalicelib.settings import Settings
@@ -108,7 +99,7 @@ class FakeProjects:
 
     def save(self, project: Project) -> Project:
         stored = self._records.projects.get((project.owner, project.name))
-        if stored is None or stored.version != project.version:
+        if stored is None or _identity(stored) != _identity(project):
             raise Conflict
         new = replace(
             project,
@@ -146,13 +137,13 @@ class FakeBuilds:
     def __init__(self, records: FakeRecords) -> None:
         self._records = records
 
-    def next_id(self, project: ProjectKey, now: datetime) -> int:
+    def next_id(self, project: Project, now: datetime) -> int:
         stored = self._records.projects.get((project.owner, project.name))
-        if stored is None or stored.deleted_at is not None:
+        if stored is None or stored.uuid != project.uuid or stored.deleted_at is not None:
             raise NotFound
         new = replace(stored, last_build_id=stored.last_build_id + 1, live_builds=stored.live_builds + 1)
         self._records.projects[project.owner, project.name] = new
-        self._records.miscounted.setdefault(project, now + timedelta(days=1))
+        self._records.miscounted.setdefault(project.key, now + timedelta(days=1))
         return new.last_build_id
 
     def add(

@@ -11,9 +11,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from chalicelib.adapters.aws import answered
+from chalicelib.adapters.aws import answered, source_folder
 from chalicelib.adapters.steps import VARIABLES, step
-from chalicelib.domain.build import Build, Source, Status, source_folder
+from chalicelib.domain.build import Build, Source, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 

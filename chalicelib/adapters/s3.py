@@ -19,9 +19,10 @@ import boto3
 import msgspec
 from botocore.config import Config
 
-from chalicelib.adapters.aws import answered
+from chalicelib.adapters.aws import answered, source_folder
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, Project, source_folder
+from chalicelib.domain.build import Build
+from chalicelib.domain.project import Project
 from chalicelib.errors import NoLog, NotFound
 from chalicelib.ports import Offer
 from chalicelib.settings import has_own_s3

@@ -1,17 +1,16 @@
-"""What a build is, and the people, projects and tokens around it."""
+"""What a build is."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from chalicelib.domain.environment import Placement
+from chalicelib.domain.project import ProjectKey
 
 # A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
 MAX_TEXTS_BYTES = 300_000
@@ -69,17 +68,6 @@ class BuildKey:
         return cls(owner, project, int(number))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ProjectKey:
-    """Names a project."""
-
-    owner: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.owner}/{self.name}"
-
-
 @dataclass(frozen=True, slots=True)
 class StatusEntry:
     """One row of a build's history."""
@@ -91,20 +79,6 @@ class StatusEntry:
     message: str | None = None
     traceback: str | None = None
     details: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """An uploaded archive, named by its content."""
-
-    sha256: str
-    bytes: int
-    uploaded_at: datetime
-
-    @property
-    def commit(self) -> str:
-        """What stands for a commit: as many digits of the hash as git's have."""
-        return self.sha256[:40]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +125,7 @@ class Build:
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
     faults: int = 0  # attempts that ended by the executor's own fault
     queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
+    turn_at: datetime | None = None  # when it was last claimed after it had waited for its turn
     waiting_reason: str | None = None  # why the executor takes no build now, in its words
     unsure_attempts: tuple[int, ...] = ()  # former ones that may have made the image all the same
     stop_requested_at: datetime | None = None
@@ -227,90 +202,3 @@ class BuildBody:
         """Whether what a build is made from, as JSON in UTF-8, exceeds `MAX_TEXTS_BYTES`."""
         texts = json.dumps([self.content, self.config, self.dockerfile], ensure_ascii=False)
         return len(texts.encode()) > MAX_TEXTS_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Project:
-    owner: str
-    name: str
-    uuid: str
-    created_at: datetime
-    updated_at: datetime
-    description: str | None = None
-    readme: str | None = None
-    tags: tuple[str, ...] = ()
-    is_public: bool = True
-    archived_at: datetime | None = None  # hidden since then, with all its builds
-    deleted_at: datetime | None = None  # to be purged; implies archived_at
-    code: Code | None = None  # the newest upload
-    git_url: str | None = None  # or where the code is kept; never both
-    valid_after_build: int = 0  # layers of this build and of earlier ones are not to be used
-    fresh_build: int = 0  # the last one that succeeded without layers of others
-    version: int = 1
-    last_build_id: int = 0
-    live_builds: int = 0  # builds that are neither archived nor deleted
-
-    @property
-    def key(self) -> ProjectKey:
-        return ProjectKey(self.owner, self.name)
-
-    @property
-    def must_build_afresh(self) -> bool:
-        """Whether the cache may still hold layers that were invalidated."""
-        return self.valid_after_build > self.fresh_build
-
-    @property
-    def unique_name(self) -> str:
-        return f"{self.owner}.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    name: str
-    created_at: datetime
-    email: str | None = None
-    is_superuser: bool = False
-    tokens_revoked_at: datetime | None = None  # tokens made until then are void
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What is kept of a token: never the token itself."""
-
-    sha256: str
-    user: str
-    created_at: datetime
-    expires_at: datetime
-
-
-def token_sha256(token: str) -> str:
-    """The only form in which a token is stored or looked up."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def may_read(user: User, owner: str, is_public: bool) -> bool:
-    return is_public or may_write(user, owner)
-
-
-def may_write(user: User, owner: str) -> bool:
-    return user.is_superuser or user.name == owner
-
-
-def image_reference(registry: str, project: Project, build_id: int) -> str:
-    """Where a build's image goes: one repository per project, the build's id as tag.
-
-    The project's uuid keeps apart what lower-casing makes equal. ECR allows lower-case letters, digits
-    and single separators `.`, `_`, `-` between them, 256 characters in all.
-    """
-    name = f"{_repository_part(project.owner)}/{_repository_part(project.name)}-{project.uuid[:8]}"
-    return f"{registry}/{name}:{build_id}"
-
-
-def _repository_part(name: str) -> str:
-    clean = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return clean[:100].rstrip("-") or "x"
-
-
-def source_folder(build_uuid: str) -> str:
-    """Where in the bucket a build's source is laid out."""
-    return f"builds/{build_uuid}/"

@@ -204,6 +204,7 @@ def claim(build: Build, now: datetime) -> Build:
         unsure_attempts=(*build.unsure_attempts, *unsure),
         submitting_at=now,
         handle=None,
+        turn_at=now if build.is_waiting else build.turn_at,
         waiting_reason=None,
     )
 
@@ -340,7 +341,8 @@ def overdue(
         late = now - (build.queued_at or build.created_at) > wait
         return f"The build's turn did not come within {_minutes(wait)} minutes." if late else None
     if build.handle is None:
-        late = now - (build.queued_at or build.created_at) > queue + grace
+        since = max(filter(None, (build.created_at, build.queued_at, build.turn_at)))
+        late = now - since > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None
     late = now - (build.submitting_at or build.created_at) > queue + run + grace
     return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
-from chalicelib.domain.build import Token, User, token_sha256
 from chalicelib.domain.spec import is_slug
+from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated
 from chalicelib.ports import Given, Services
 from chalicelib.usecases.writing import until_written

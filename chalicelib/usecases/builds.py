@@ -11,24 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import (
-    CODEBUILD,
-    EKS,
-    MAX_TEXTS_BYTES,
-    Build,
-    BuildBody,
-    BuildKey,
-    Project,
-    ProjectKey,
-    StatusEntry,
-    User,
-    image_reference,
-    may_read,
-    may_write,
-)
+from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, StatusEntry
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
 from chalicelib.domain.environment import Placement, placement
+from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
+from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
 from chalicelib.usecases import projects
@@ -90,7 +78,7 @@ def create(
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
     executor = _executor(services, asked)
     now = services.now()
-    number = services.builds.next_id(project.key, now)
+    number = services.builds.next_id(project, now)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
     build = Build(
         key=BuildKey(owner, project_name, number),

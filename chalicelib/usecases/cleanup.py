@@ -9,7 +9,8 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
-from chalicelib.domain.build import Build, BuildKey, Project
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import Project
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop

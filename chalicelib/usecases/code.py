@@ -11,9 +11,11 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from chalicelib.domain import archive
-from chalicelib.domain.build import Code, Project, Source, User
+from chalicelib.domain.build import Source
 from chalicelib.domain.dockerfile import generate
+from chalicelib.domain.project import Code, Project
 from chalicelib.domain.spec import Spec, has_control_characters, is_slug
+from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.ports import Offer, Services
 from chalicelib.usecases import projects

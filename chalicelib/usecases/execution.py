@@ -292,7 +292,7 @@ def _finished_before(services: Services, build: Build, digest: str) -> Build | N
     executor = services.executor(build.executor)
     seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
     made = replace(build, submitting_at=build.submitting_at or build.created_at)
-    for attempt in reversed(build.unsure_attempts):
+    for attempt in (build.attempt, *reversed(build.unsure_attempts)):
         earlier = replace(build, attempt=attempt, submitting_at=build.created_at)
         handle = executor.find_handle(earlier)
         if handle and (found := executor.observe([handle]).get(handle)):

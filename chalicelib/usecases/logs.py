@@ -14,7 +14,8 @@ from datetime import timedelta
 from typing import IO
 
 from chalicelib.domain.answer import encoded_bytes, fitting
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, User
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey
+from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, NoLog, Unavailable
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chalicelib.domain.build import Project, ProjectKey, User, may_read, may_write
 from chalicelib.domain.build_request import MAX_TEXT, is_text, name_fault
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.spec import checked_tags
+from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
 from chalicelib.usecases.writing import until_written

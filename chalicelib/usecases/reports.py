@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, BuildKey, Status, User
+from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.lifecycle import HEARTBEAT, MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.spec import has_control_characters
+from chalicelib.domain.user import User
 from chalicelib.errors import Invalid
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds

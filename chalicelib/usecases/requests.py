@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from chalicelib.domain.build import BuildKey, User
+from chalicelib.domain.build import BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import has_control_characters, is_slug
+from chalicelib.domain.user import User
 from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import builds

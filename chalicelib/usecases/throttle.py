@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from chalicelib.domain.build import User
+from chalicelib.domain.user import User
 from chalicelib.errors import Throttled
 from chalicelib.ports import Services
 

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from functools import cache, partial
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, ProjectKey, Status
+from chalicelib.domain.build import Build, Status
+from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs

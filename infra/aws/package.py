@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from chalice.cli.factory import CLIFactory
+from chalice.deploy import deployer
+from chalice.deploy.packager import SubprocessPip
 
 ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "requirements.txt"
 TEMPLATE = Path(__file__).with_name("template.yaml")
 CHALICE_STAGE = "aws"
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # of Lambda's architectures, as wheels name them
@@ -31,8 +35,45 @@ _UNUSED = ("yaml/_yaml.", "dateutil/zoneinfo/dateutil-zoneinfo", "urllib3/contri
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can name
 
 
+class NotAsLocked(Exception):
+    """A package is not the one whose hash requirements.txt has, or there is no wheel of it; pip's words."""
+
+
+class LockedPip(SubprocessPip):
+    """pip as Chalice calls it, but each file that it takes has a hash of requirements.txt.
+
+    Chalice fetches wheels for another architecture by name and version alone, and goes on without what it
+    cannot fetch. Nothing is built from sources: what building needs is in no lock.
+    """
+
+    def main(self, args: list[str], *given: Any, **named: Any) -> tuple[int, bytes, bytes]:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as only:
+            if args[0] == "download" and "-r" not in args:
+                only.write(locked(args[-1]))
+                only.flush()
+                args = [*args[:-1], "-r", only.name]
+            result: tuple[int, bytes, bytes] = super().main(
+                [args[0], "--require-hashes", "--only-binary=:all:", *args[1:]], *given, **named
+            )
+        if result[0]:
+            raise NotAsLocked(result[2].decode())
+        return result
+
+
+def locked(requirement: str) -> str:
+    """What the lock has of `name==version`, with its hashes. Raises NotAsLocked."""
+    name, _, version = requirement.partition("==")
+    pattern = (
+        rf"(?m)^{re.escape(name.replace('_', '-'))}=={re.escape(version)}(?: ;.*)? \\\n(?: +--hash=.*\n?)+"
+    )
+    if found := re.search(pattern, LOCK.read_text()):
+        return found[0]
+    raise NotAsLocked(f"{LOCK.name} has no {requirement}.")
+
+
 def package(out: Path, architecture: str, *, prepared: bool = True) -> None:
-    """Writes sam.yaml and deployment.zip. The runtime is this very Python's version."""
+    """Writes sam.yaml and deployment.zip. The runtime is this very Python's version. Raises NotAsLocked."""
+    deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined] # no parameter of Chalice says so
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice wants one; the template has none
     factory = CLIFactory(str(ROOT), environ=os.environ)
     config = factory.create_config_obj(
@@ -83,7 +124,7 @@ def _is_needed(name: str) -> bool:
         return False
     if parts[:2] == ["botocore", "data"] and len(parts) > 3:
         return parts[2] in SERVICES and parts[-1].removesuffix(".gz") in _DESCRIPTIONS
-    return not name.endswith((".pyi", ".c", ".h", ".pyx"))
+    return not name.endswith((".pyi", ".c", ".h", ".pyx", ".md"))
 
 
 def _prune_endpoints(path: Path) -> None:

@@ -34,8 +34,9 @@ from chalicelib.adapters.dynamodb.keys import record_key
 from chalicelib.adapters.dynamodb.records import encode_build
 from chalicelib.adapters.dynamodb.table import Item, use_table
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, BuildKey, Project, Status
+from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Step
+from chalicelib.domain.project import Project
 from chalicelib.settings import Settings
 from chalicelib.usecases import accounts, builds, execution, projects
 from infra.bench import ministack

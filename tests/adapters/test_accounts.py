@@ -11,7 +11,7 @@ import pytest
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.adapters.dynamodb.table import Item
-from chalicelib.domain.build import Token, token_sha256
+from chalicelib.domain.user import Token, token_sha256
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Accounts, Given
 from tests.factories import NOW, after, make_user

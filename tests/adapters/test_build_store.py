@@ -16,17 +16,8 @@ from botocore.awsrequest import AWSResponse
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import (
-    MAX_DOCKERFILE_BYTES,
-    MAX_TEXTS_BYTES,
-    Build,
-    BuildKey,
-    Code,
-    Project,
-    ProjectKey,
-    Source,
-    Status,
-)
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
+from chalicelib.domain.project import Code, Project, ProjectKey
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from chalicelib.ports import IdempotencyKey, Replay
 from chalicelib.usecases import builds
@@ -55,7 +46,7 @@ def add(store: Store, wanted_name: str | None = None, **changes: Any) -> Build:
     """One more build of ada/vision, and the project if it is not there."""
     if store.projects.get("ada", "vision") is None:
         store.projects.add(make_project())
-    number = store.builds.next_id(ProjectKey("ada", "vision"), NOW)
+    number = store.builds.next_id(read_project(store), NOW)
     return store.builds.add(make_build(number=number, **changes), make_body(), wanted_name)
 
 
@@ -151,7 +142,7 @@ def test_the_project_counts_its_builds(store: Store) -> None:
 def test_numbers_are_given_once_whatever_becomes_of_them(store: Store) -> None:
     """Many creators take numbers at the same time; one that ends before its build is stored leaves a gap."""
     store.projects.add(make_project())
-    place = ProjectKey("ada", "vision")
+    place = read_project(store)
     numbers = [store.builds.next_id(place, NOW) for _ in range(3)]
     store.archive.purge(store.builds.add(make_build(number=numbers[-1]), make_body(), None))
     numbers.append(store.builds.next_id(place, NOW))
@@ -160,7 +151,7 @@ def test_numbers_are_given_once_whatever_becomes_of_them(store: Store) -> None:
 
 def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing(store: Store) -> None:
     store.projects.add(make_project())
-    store.builds.next_id(ProjectKey("ada", "vision"), NOW)
+    store.builds.next_id(read_project(store), NOW)
     store.builds.add(make_build(number=1), make_body(), None)
 
     with pytest.raises(Conflict):
@@ -173,21 +164,29 @@ def test_of_two_builds_with_the_same_number_one_is_a_conflict_and_leaves_nothing
     assert add(store, "taken").name == "taken", "the name was not used up"
 
 
-def test_no_project_and_no_deleted_one_gives_a_number(store: Store) -> None:
-    place = ProjectKey("ada", "vision")
+def test_no_project_no_deleted_one_and_no_other_of_its_name_gives_a_number(store: Store) -> None:
     with pytest.raises(NotFound):
-        store.builds.next_id(place, NOW)
+        store.builds.next_id(make_project(), NOW)
     store.projects.add(make_project())
-    store.projects.save(replace(read_project(store), archived_at=NOW, deleted_at=NOW))
     with pytest.raises(NotFound):
-        store.builds.next_id(place, NOW)
+        store.builds.next_id(make_project(uuid="f" * 32), NOW)
+    deleted = store.projects.save(replace(read_project(store), archived_at=NOW, deleted_at=NOW))
+    with pytest.raises(NotFound):
+        store.builds.next_id(deleted, NOW)
     assert read_project(store).last_build_id == 0
+
+
+def test_a_change_of_a_project_does_not_reach_another_of_its_name(store: Store) -> None:
+    store.projects.add(make_project())
+    with pytest.raises(Conflict):
+        store.projects.save(make_project(uuid="f" * 32, description="late"))
+    assert read_project(store).description is None
 
 
 def test_a_wrong_count_is_counted_again_within_a_day(store: Store) -> None:
     """Its creator, or who archived it, ended half way."""
     place = add(store).key.project_key
-    store.builds.next_id(place, NOW)
+    store.builds.next_id(read_project(store), NOW)
     assert read_project(store).live_builds == 2
     tomorrow = NOW + timedelta(days=1)
     assert store.projects.miscounted(NOW, 10) == []
@@ -665,7 +664,7 @@ def test_a_purge_takes_nothing_of_who_has_the_key_by_then(store: Store) -> None:
     store.archive.purge(build)
     store.archive.purge(former)
     store.projects.add(make_project(uuid="f" * 32))
-    number = store.builds.next_id(build.key.project_key, NOW)
+    number = store.builds.next_id(read_project(store), NOW)
     new = store.builds.add(make_build(number=number, uuid="e" * 32), make_body(), "it")
     store.bookmarks.add("bob", new.key, NOW)
     for record in (build, former):
@@ -678,9 +677,9 @@ def test_a_purge_takes_nothing_of_who_has_the_key_by_then(store: Store) -> None:
 
 
 def test_a_project_in_which_an_id_was_taken_is_not_purged(store: Store) -> None:
-    place = add(store).key.project_key
+    add(store)
     looked_at = read_project(store)
-    store.builds.next_id(place, NOW)
+    store.builds.next_id(looked_at, NOW)
     with pytest.raises(Conflict):
         store.archive.purge(looked_at)
     assert read_project(store).last_build_id == 2

@@ -11,20 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chalicelib.adapters.dynamodb import keys, records
-from chalicelib.domain.build import (
-    Build,
-    BuildBody,
-    BuildKey,
-    Code,
-    Project,
-    ProjectKey,
-    Source,
-    Status,
-    StatusEntry,
-    Token,
-    User,
-)
+from chalicelib.domain.build import Build, BuildBody, BuildKey, Source, Status, StatusEntry
 from chalicelib.domain.environment import Placement
+from chalicelib.domain.project import Code, Project, ProjectKey
+from chalicelib.domain.user import Token, User
 from tests.factories import after
 
 texts = st.sampled_from(["", "a", '"', "\\", "}", "{,:[]", "two\nlines", "\x01", "ünï 🚢", "null"])

@@ -13,7 +13,7 @@ from chalice.test import Client
 
 from app import ROUTES, app
 from chalicelib import openapi
-from chalicelib.domain.build import Token, token_sha256
+from chalicelib.domain.user import Token, token_sha256
 from tests.factories import NOW, after, make_project, make_user
 from tests.fakes import FakeServices
 

@@ -15,7 +15,7 @@ from chalice.local import LambdaContext
 
 from app import app
 from chalicelib.domain.answer import MAX_ANSWER_BYTES
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, ProjectKey
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build
 from tests.api.conftest import EVENTS, Api
 from tests.factories import KEY, NOW, after, make_body, make_build
 
@@ -68,7 +68,9 @@ BUILD = "/api/v1/{owner}/{project}/builds/{build_id}"
 
 
 def add_build(api: Api, **changes: Any) -> Build:
-    number = api.services.builds.next_id(ProjectKey("ada", "vision"), NOW)
+    project = api.services.projects.get("ada", "vision")
+    assert project is not None
+    number = api.services.builds.next_id(project, NOW)
     return api.services.builds.add(make_build(number=number, **changes), make_body(), None)
 
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import app
-from chalicelib.domain.build import Build, Project
+from chalicelib.domain.build import Build
+from chalicelib.domain.project import Project
 from tests.api.conftest import Api
 from tests.factories import SPEC, make_archive
 

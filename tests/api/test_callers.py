@@ -11,7 +11,7 @@ import pytest
 from chalice.local import LambdaContext
 
 from app import app
-from chalicelib.domain.build import token_sha256
+from chalicelib.domain.user import token_sha256
 from chalicelib.usecases import throttle
 from tests.api.conftest import DAYS, Api
 from tests.factories import SPEC

@@ -8,7 +8,7 @@ import pytest
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
-from chalicelib.domain.build import Token, token_sha256
+from chalicelib.domain.user import Token, token_sha256
 from tests.api.conftest import Api
 from tests.factories import NOW, after, make_user
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.aws.package import MACHINES, ROOT, SERVICES, wheel_tags
+from infra.aws import package
+from infra.aws.package import MACHINES, ROOT, SERVICES, LockedPip, NotAsLocked, locked, wheel_tags
 from tests.aws.conftest import ELSEWHERE, HERE, Packaged, pack
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,7 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
     steps = {str(path.relative_to(ROOT)) for path in (ROOT / "chalicelib/adapters/steps").glob("*.sh")}
     assert len(steps) >= 5 and steps <= names
     assert not [name for name in names if name.startswith(("tests/", "infra/", "boto3/data/"))]
+    assert not [name for name in names if name.lower().endswith(".md")]
 
 
 def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> None:
@@ -46,3 +48,22 @@ def test_binary_wheels_fit_the_architecture(packaged: Packaged, tmp_path: Path) 
         assert "msgspec" in tags
         for distribution, found in tags.items():
             assert all(tag.endswith(MACHINES[architecture]) for tag in found), distribution
+
+
+def test_a_wheel_whose_hash_is_not_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Chalice fetches those for another architecture: by name and version alone."""
+    options = ["--only-binary=:all:", "--no-deps", "--platform", "manylinux2014_aarch64", "--abi", "cp311"]
+    command = ["download", *options, "--implementation", "cp", "--dest", str(tmp_path), "msgspec==0.22.0"]
+    LockedPip().main(command)
+    (wheel,) = tmp_path.iterdir()
+    wheel_hash = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert wheel_hash in locked("msgspec==0.22.0")
+
+    forged = tmp_path / "lock.txt"
+    forged.write_text(package.LOCK.read_text().replace(wheel_hash, "0" * 64))
+    wheel.unlink()
+    monkeypatch.setattr(package, "LOCK", forged)
+    with pytest.raises(NotAsLocked, match="DO NOT MATCH THE HASHES"):
+        LockedPip().main(command)
+    with pytest.raises(NotAsLocked, match=r"has no msgspec==0\.1"):
+        LockedPip().main([*command[:-1], "msgspec==0.1"])

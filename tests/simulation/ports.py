@@ -19,7 +19,8 @@ from typing import Any, get_type_hints
 
 from chalicelib import ports
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, BuildKey, Project
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import Project
 from chalicelib.errors import AlreadyExists, Busy, Conflict, ExecutorRefused, Unavailable
 from tests.simulation.faults import Fault, Faults
 from tests.simulation.scheduler import Ended, Function, Scheduler, current

@@ -15,16 +15,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from unittest import mock
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, BuildKey, Project, Status
+from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.domain.project import Project
 from chalicelib.errors import Busy
-from chalicelib.usecases import builds, cleanup, execution, logs
+from chalicelib.usecases import builds, execution, logs
 from chalicelib.usecases.writing import isolated, told
 from tests.fakes import FakeArchive
 from tests.simulation.faults import Fault
@@ -92,7 +94,7 @@ def may_repeat_once_decided(services: Any, build: Build) -> bool:
 
 
 def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -> Build | None:
-    seen = Observation(str(build.key), build.attempt, "", None, (), Outcome.SUCCEEDED)
+    seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
     done = lifecycle.follow(build, seen, services.now(), digest=digest, reason=None)
     return done and told(build, services.builds.save(done))
 
@@ -100,11 +102,12 @@ def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -
 # A request that was done is answered by what became of its build
 
 
-def announce_what_is_shown(services: Any, caller: Any, key: BuildKey) -> Any:
-    opened = builds.get(services, caller, key)
-    if opened.build.is_managed and opened.build.attempt == 0 and not opened.build.is_done:
-        services.queue.announce(key)
-    return opened
+_replayed = builds._replayed
+
+
+def replay_what_is_shown(services: Any, caller: Any, project: Any, mark: Any, replay: Any) -> Any:
+    builds.get(services, caller, replay.build)
+    return _replayed(services, caller, project, mark, replay)
 
 
 # Purged by name, whatever is there by now
@@ -120,28 +123,6 @@ def purge_by_name(self: FakeArchive, record: Build | Project, *_: Any, **__: Any
         records.names.pop((record.key.owner, record.key.project, record.name), None)
     records.bodies.pop(record.key, None)
     records.builds.pop(record.key, None)
-
-
-def purge_project_seen_before(
-    services: Any, project: Project, before: Any, dry_run: bool, done: cleanup.Cleaned
-) -> None:
-    if project.deleted_at is None and (project.archived_at is None or project.archived_at > before):
-        return
-    if project.deleted_at is None:
-        project = services.projects.save(replace(project, deleted_at=services.now()))
-    remaining = False
-    for key in services.archive.builds_of(project.key, 200):
-        build = services.builds.get(key)
-        if build is None:
-            continue
-        if not build.is_done or build.look_at is not None:
-            remaining = True
-            builds.request_stop(services, key)
-            continue
-        services.sources.discard(build)
-        services.archive.purge(build)
-    if not remaining:
-        services.archive.purge(project)
 
 
 # The schedule does its work, a long one too, before it says when to look again
@@ -229,14 +210,14 @@ FAULTS = (
     KnownFault(
         "repeats are not found",
         ("a repeated request has the same answer", "what was done is no dead letter"),
-        {"chalicelib.usecases.builds._announced": announce_what_is_shown},
+        {"chalicelib.usecases.builds._replayed": replay_what_is_shown},
     ),
     KnownFault(
         "purge by name",
         ("only what was deleted is purged", "a project's builds go with it"),
         {
             "tests.fakes.FakeArchive.purge": purge_by_name,
-            "chalicelib.usecases.cleanup._purge_project": purge_project_seen_before,
+            "chalicelib.usecases.cleanup.SETTLES": timedelta(0),
         },
         lambda story: any(request.kind == "delete project" for request in story.requests),
     ),

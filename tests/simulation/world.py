@@ -14,8 +14,10 @@ from functools import partial
 from typing import Any
 
 import app as entry
-from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Project, Status, Token
+from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.domain.project import Project
+from chalicelib.domain.user import Token
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import LogLine
 from chalicelib.settings import EksSettings

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from chalicelib.domain.build import token_sha256
+from chalicelib.domain.user import token_sha256
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from chalicelib.usecases import accounts
 from tests.fakes import FakeServices

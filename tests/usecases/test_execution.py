@@ -553,6 +553,46 @@ def test_a_build_whose_turn_has_come_brings_those_behind_it_along(
     assert started == [True, True, False, False]
 
 
+def test_a_build_whose_turn_came_late_has_its_time_to_be_started(
+    services: FakeServices, create: Create
+) -> None:
+    """It waited longer than a start may take, and then its start is interrupted."""
+    key = create()
+    services.codebuild.fail_next.append(Busy("no slot is free"))
+    execution.attend(services, key)
+    services.clock.forward(minutes=200)
+    services.registry.is_down = True
+    with suppress(Unavailable):
+        execution.attend(services, key)
+    services.registry.is_down = False
+    services.clock.forward(minutes=6)
+
+    upkeep.reconcile(services)
+
+    assert stored(services, key).last_status is Status.SCHEDULED
+
+
+def test_a_success_that_a_repeated_start_finds_has_the_handle_of_that_attempt(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.codebuild.fail_next.append(Died())
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.clock.forward(seconds=200)
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.registry.push(stored(services, key).image)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.attempt, build.last_status, build.handle) == (2, Status.SUCCEEDED, run.handle)
+
+
 def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
     services: FakeServices, create: Create
 ) -> None:

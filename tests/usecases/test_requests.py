@@ -18,7 +18,7 @@ CREATE = {"version": 1, "action": "create", "owner": "ada", "project": "vision",
 
 @pytest.fixture
 def automated(services: FakeServices) -> FakeServices:
-    from chalicelib.domain.build import Token, token_sha256
+    from chalicelib.domain.user import Token, token_sha256
 
     robot = make_user("robot", is_superuser=True)
     services.accounts.add_user(robot, Token(token_sha256("r"), "robot", NOW, after(60)))

@@ -13,7 +13,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.records import Account
 from chalicelib.adapters.dynamodb.table import Item, answered, get, transaction
-from chalicelib.domain.build import Token, User
+from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Fresh, Given
 

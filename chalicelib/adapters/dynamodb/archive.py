@@ -8,7 +8,8 @@ from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item, answered, list_and_count, transaction
-from chalicelib.domain.build import Build, BuildKey, Project, ProjectKey
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict
 
 
@@ -40,8 +41,7 @@ class DynamoArchive:
         """The record goes last: the next attempt finds the rest by it. What goes before goes in transactions
         that check the record."""
         item = Item(*keys.record_key(record.key))
-        is_same = Item.data.contains(f'"uuid":"{record.uuid}"')
-        stored = (Item.version == record.version) & is_same
+        stored = (Item.version == record.version) & records.is_same(record)
         around, reverse = keys.reverse_bookmark_key(record.key, "")
         with answered():
             rows = list(Item.query(around, Item.sk.startswith(reverse), consistent_read=True))

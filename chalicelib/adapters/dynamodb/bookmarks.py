@@ -7,7 +7,8 @@ from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item, answered, get_all, list_and_count, transaction
-from chalicelib.domain.build import Build, BuildKey, Project
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import Project
 from chalicelib.errors import NotFound
 from chalicelib.ports import Bookmarkable
 

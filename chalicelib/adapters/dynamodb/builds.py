@@ -15,7 +15,8 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, list_rows, transaction
-from chalicelib.domain.build import Build, BuildBody, BuildKey, Project, ProjectKey
+from chalicelib.domain.build import Build, BuildBody, BuildKey
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay
 
@@ -24,14 +25,14 @@ Reserve = Callable[[TransactWrite], None]  # adds to a transaction what fails wh
 
 
 class DynamoBuilds:
-    def next_id(self, project: ProjectKey, now: datetime) -> int:
+    def next_id(self, project: Project, now: datetime) -> int:
         """One update that nothing else waits for: a transaction with the project would cancel those of all
         who create a build in it at the same time."""
-        item = Item(*keys.record_key(project))
+        item = Item(*keys.record_key(project.key))
         with answered(refused=NotFound):
             item.update(
                 [Item.last_build_id.add(1), *records.counted(1, now)],
-                Item.pk.exists() & (Item.active.does_not_exist() | (Item.active != keys.DELETED)),
+                records.is_same(project) & (Item.active.does_not_exist() | (Item.active != keys.DELETED)),
             )
         return int(item.last_build_id or 0)
 

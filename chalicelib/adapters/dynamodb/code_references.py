@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get
-from chalicelib.domain.build import BuildKey, ProjectKey
+from chalicelib.domain.build import BuildKey
+from chalicelib.domain.project import ProjectKey
 
 SETTLES = timedelta(hours=1)  # longer than any function that notes a reference or drops an archive can take
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from chalicelib.domain.build import ID_DIGITS, BuildKey, ProjectKey
+from chalicelib.domain.build import ID_DIGITS, BuildKey
+from chalicelib.domain.project import ProjectKey
 
 Key = tuple[str, str]  # pk and sk
 DROP = "X"

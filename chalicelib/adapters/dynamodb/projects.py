@@ -10,7 +10,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, list_and_count
-from chalicelib.domain.build import Project, ProjectKey
+from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import AlreadyExists
 
 
@@ -30,7 +30,8 @@ class DynamoProjects:
             refer(project.code.sha256, project.key, project.updated_at)
         with answered():
             item = Item(*keys.record_key(project.key))
-            item.update(records.set_columns(records.project_columns(new)), Item.version == project.version)
+            is_unchanged = (Item.version == project.version) & records.is_same(project)
+            item.update(records.set_columns(records.project_columns(new)), is_unchanged)
         return new
 
     def list_projects(

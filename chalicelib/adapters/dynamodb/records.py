@@ -13,8 +13,10 @@ from pynamodb.expressions.condition import Condition
 from chalicelib.adapters.dynamodb import keys
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item
-from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey, Project, Token, User
+from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import bounded
+from chalicelib.domain.project import Project
+from chalicelib.domain.user import Token, User
 
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
@@ -100,6 +102,11 @@ def project_columns(project: Project) -> dict[str, Any]:
             keys.MISCOUNTED,
         ),
     }
+
+
+def is_same(record: Build | Project) -> Condition:
+    """The stored record has this uuid: its key may have been given again."""
+    return Item.data.contains(f'"uuid":"{record.uuid}"')
 
 
 def encode_user(user: User) -> Item:

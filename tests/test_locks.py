@@ -1,0 +1,90 @@
+"""The locks agree with their lists, with each other, and name all that is installed."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+LOCKS = {
+    "infra/aws/requirements.in": "requirements.txt",
+    "infra/local/requirements.in": "infra/local/requirements.txt",
+    "tests/requirements.in": "tests/requirements.txt",
+}
+both = pytest.mark.parametrize(("list_", "lock"), LOCKS.items())
+
+
+def listed(path: str) -> list[Requirement]:
+    """What a list asks for, with what the lists that it includes ask for."""
+    found = []
+    for line in (ROOT / path).read_text().splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("-r "):
+            found += listed(str((ROOT / path).parent.joinpath(text[3:]).resolve().relative_to(ROOT)))
+        elif text:
+            found.append(Requirement(text))
+    return found
+
+
+def locked(path: str) -> dict[str, Requirement]:
+    """The requirements of a lock, by name."""
+    lines = re.findall(r"(?m)^[a-z0-9].*?(?= \\$)", (ROOT / path).read_text())
+    return {canonicalize_name(each.name): each for each in map(Requirement, lines)}
+
+
+def version(requirement: Requirement) -> str:
+    return str(requirement.specifier).removeprefix("==")
+
+
+def needed(asked: list[Requirement]) -> set[str]:
+    """The names of all that is needed here, by what is installed."""
+    done = set[tuple[str, str]]()
+    left = [(each, "") for each in asked]
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) not in done:
+                done.add((name, wanted))
+                left += [(Requirement(text), wanted) for text in requires(name) or []]
+    return {name for name, _ in done}
+
+
+@both
+def test_a_lock_has_what_its_list_asks_for(list_: str, lock: str) -> None:
+    found = locked(lock)
+    for each in listed(list_):
+        assert version(found[canonicalize_name(each.name)]) in each.specifier, f"{each}: run make lock"
+
+
+@both
+def test_a_lock_has_all_that_is_needed_and_nothing_else(list_: str, lock: str) -> None:
+    try:
+        names = needed(listed(list_))
+    except PackageNotFoundError as missing:
+        pytest.fail(f"{missing} is not installed: run make check")
+    here = {name for name, each in locked(lock).items() if each.marker is None or each.marker.evaluate()}
+    assert names == here, "run make lock"
+
+
+@both
+def test_every_package_of_a_lock_has_hashes_and_no_address(list_: str, lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert len(re.findall(r"(?m)^[a-z0-9][^\n]* \\\n    --hash=sha256:", text)) == len(locked(lock))
+    assert "://" not in text
+    assert "index-url" not in text
+
+
+def test_locks_agree_on_versions() -> None:
+    service, local, tests = (locked(lock) for lock in LOCKS.values())
+    for smaller, larger in ((service, local), (local, tests)):
+        assert {name: version(larger[name]) for name in smaller} == {
+            name: version(each) for name, each in smaller.items()
+        }

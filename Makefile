@@ -12,7 +12,11 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
+<<<<<<< HEAD
+.PHONY: help demo up test check simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests clean
+=======
 .PHONY: help demo up test check format package deploy bucket bootstrap bench-cold bench-requests lock clean
+>>>>>>> main
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -31,6 +35,12 @@ check: .venv/ready ## the quick part of it
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow"
+
+simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault, held against all
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1)
+
+simulate-recall: .venv/ready ## put known faults back, one by one: the simulation must find each
+	@$(BIN)/python -m tests.simulation.recall
 
 format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)

@@ -466,8 +466,8 @@ class FakeLogArchive:
 
 
 class FakeSources:
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, log_archive: FakeLogArchive | None = None) -> None:
+        self._clock, self._log_archive = clock, log_archive or FakeLogArchive()
         self.kept_at: dict[str, datetime] = {}
         self.archives: dict[str, tuple[bytes, Listing]] = {}
         self.staged: dict[str, tuple[str | None, bytes | None]] = {}  # build uuid -> Dockerfile, code
@@ -511,6 +511,7 @@ class FakeSources:
 
     def discard(self, build: Build) -> None:
         self.staged.pop(build.uuid, None)
+        self._log_archive.texts.pop(build.uuid, None)
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         old = sorted(sha256 for sha256, at in self.kept_at.items() if at < before)
@@ -578,11 +579,12 @@ class FakeExecutor:
     def submit(self, build: Build) -> str:
         if self.fail_next:
             raise self.fail_next.popleft()
-        assert build.uuid in self._sources.staged, "the source has to be staged first"
-        going = [run for run in self.runs.values() if run.outcome is None]
-        if self._remembered(build) is None and len(going) >= self.slots:
-            raise Busy("No slot is free.")
-        run = self._remembered(build) or self._started(build)
+        run = self._remembered(build)
+        if run is None:
+            assert build.uuid in self._sources.staged, "the source has to be staged first"
+            if sum(each.outcome is None for each in self.runs.values()) >= self.slots:
+                raise Busy("No slot is free.")
+            run = self._started(build)
         if self.dies_after_start:
             self.dies_after_start = False
             raise Died
@@ -721,8 +723,8 @@ class FakeServices:
         self.queue = FakeBuildQueue()
         self.log_queue = FakeBuildQueue()
         self.dead_letters = FakeDeadLetters()
-        self.sources = FakeSources(self.clock)
         self.log_archive = FakeLogArchive()
+        self.sources = FakeSources(self.clock, self.log_archive)
         self.codebuild = FakeExecutor(self.clock, self.sources)
         self.eks = FakeExecutor(self.clock, self.sources, emits_events=False)
         self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers

@@ -1,0 +1,301 @@
+"""Known faults, put back one by one: a simulation that does not find them proves nothing.
+
+    python -m tests.simulation.recall [NAME…]
+
+Each fault is a few functions as they were (or could have been) written, which replace those of the same name.
+A fault counts as found at the first seed that breaks its promise with it, and does not without it. Exits with
+1 when one is not found in `SEEDS` seeds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from unittest import mock
+
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import Build, Status
+from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.domain.project import Project
+from chalicelib.errors import Busy
+from chalicelib.usecases import builds, execution, logs
+from chalicelib.usecases.writing import isolated, told
+from tests.fakes import FakeArchive
+from tests.simulation.faults import Fault
+from tests.simulation.run import simulate
+from tests.simulation.story import Story, make
+from tests.simulation.world import SimulatedExecutor
+
+SEEDS = 5_000
+IN_VAIN = 5  # so many seeds that break without the fault as well: then it is in the code
+LOST = "NOT FOUND"
+
+
+@dataclass(frozen=True)
+class KnownFault:
+    name: str
+    promises: tuple[str, ...]  # of which it must break one
+    functions: Mapping[str, Any]  # by dotted name; or a constant
+    needs: Callable[[Story], bool] = lambda story: True  # other stories cannot find it, and are not run
+
+
+# What the executor answers to a repeated submit gives the claim of the first one away
+
+_start = execution._start
+
+
+def start_and_release(services: Any, build: Build, *, is_repeat: bool) -> Build | None:
+    return _start(services, build, is_repeat=False)
+
+
+# The executor says that this call made nothing, though it did
+
+_submit = SimulatedExecutor.submit
+
+
+def submit_then_busy(self: SimulatedExecutor, build: Build) -> str:
+    handle = _submit(self, build)
+    if self._world.faults.happens("call", f"{handle} {len(self.runs)} is said to be refused", 10):
+        raise Busy("The cluster asks us to wait.")
+    return handle
+
+
+# Given up by the clock alone
+
+
+def give_up_unasked(services: Any, build: Build) -> None:
+    reason = execution._why_overdue(services, build)
+    if reason is None or build.is_done:
+        return
+    if build.handle is not None:
+        with isolated(build):
+            services.executor(build.executor).stop(build.handle)
+    told(build, services.builds.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason)))
+
+
+# Decided long before it is done: whether the executor still knows what it was asked
+
+_may_repeat = execution._may_repeat
+
+
+def may_repeat_once_decided(services: Any, build: Build) -> bool:
+    return sys._getframe(1).f_code.co_name == "_start" or _may_repeat(services, build)
+
+
+# An image in the registry ends a build without the log and the handle of the attempt that made it
+
+
+def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -> Build | None:
+    seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
+    done = lifecycle.follow(build, seen, services.now(), digest=digest, reason=None)
+    return done and told(build, services.builds.save(done))
+
+
+# A request that was done is answered by what became of its build
+
+
+_replayed = builds._replayed
+
+
+def replay_what_is_shown(services: Any, caller: Any, project: Any, mark: Any, replay: Any) -> Any:
+    builds.get(services, caller, replay.build)
+    return _replayed(services, caller, project, mark, replay)
+
+
+# Purged by name, whatever is there by now
+
+
+def purge_by_name(self: FakeArchive, record: Build | Project, *_: Any, **__: Any) -> None:
+    records = self._records
+    records.bookmarks = {mark: at for mark, at in records.bookmarks.items() if mark[1] != record.key}
+    if isinstance(record, Project):
+        records.projects.pop((record.owner, record.name), None)
+        return
+    if record.name is not None and record.key in records.builds:
+        records.names.pop((record.key.owner, record.key.project, record.name), None)
+    records.bodies.pop(record.key, None)
+    records.builds.pop(record.key, None)
+
+
+# The schedule does its work, a long one too, before it says when to look again
+
+
+def reconcile_without_lease(services: Any) -> int:
+    due = services.builds.due(services.now(), 500)
+    for build in due:
+        with isolated(build):
+            if build.is_done:
+                logs.keep(services, build.key)
+            else:
+                execution.attend(services, build.key)
+                execution.give_up_if_overdue(services, services.builds.get(build.key))
+    for build in due:
+        with isolated(build):
+            now = services.builds.get(build.key)
+            if now is not None and now.look_at is not None and now.look_at <= services.now():
+                services.builds.lease(now, execution.next_look(services, now))
+    return len(due)
+
+
+# For the test of the simulation itself
+
+
+def announce_nothing(*_: Any, **__: Any) -> None: ...
+
+
+def reconcile_nothing(services: Any) -> int:
+    return 0
+
+
+UNANNOUNCED = KnownFault(
+    "nobody hears of new builds",
+    ("every build ends",),
+    {
+        "tests.simulation.world.SimulatedQueue.announce": announce_nothing,
+        "chalicelib.usecases.upkeep.reconcile": reconcile_nothing,
+    },
+)
+
+
+def _has(story: Story, *kinds: Fault) -> bool:
+    rates = story.fault_rates
+    return rates.frequent in kinds or not rates.kinds.isdisjoint(kinds)
+
+
+_STARTED_TWICE = ("a build is started once", "no compute after the end")
+FAULTS = (
+    KnownFault(
+        "busy releases the claim",
+        _STARTED_TWICE,
+        {"chalicelib.usecases.execution._start": start_and_release},
+        lambda story: _has(story, Fault.BUSY) or story.slots < 100,
+    ),
+    KnownFault(
+        "busy after the start",
+        _STARTED_TWICE,
+        {"tests.simulation.world.SimulatedExecutor.submit": submit_then_busy},
+    ),
+    KnownFault(
+        "given up without being asked",
+        ("an image means success",),
+        {"chalicelib.usecases.execution.give_up_if_overdue": give_up_unasked},
+    ),
+    KnownFault(
+        "replay decided early",
+        _STARTED_TWICE,
+        {
+            "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
+            "tests.fakes.FakeExecutor.replay_seconds": 240,
+        },
+        lambda story: (
+            not story.on_eks
+            and _has(story, Fault.SLOW, Fault.SLOW_LOST)
+            and _has(story, Fault.LOST, Fault.SLOW_LOST, Fault.ENDS_AFTER)
+        ),
+    ),
+    KnownFault(
+        "success without a log",
+        ("a log is kept",),
+        {"chalicelib.usecases.execution._finished_before": finish_without_evidence},
+        lambda story: story.fault_rates.rates["run"] > 0,
+    ),
+    KnownFault(
+        "repeats are not found",
+        ("a repeated request has the same answer", "what was done is no dead letter"),
+        {"chalicelib.usecases.builds._replayed": replay_what_is_shown},
+    ),
+    KnownFault(
+        "purge by name",
+        ("only what was deleted is purged", "a project's builds go with it"),
+        {
+            "tests.fakes.FakeArchive.purge": purge_by_name,
+            "chalicelib.usecases.cleanup.SETTLES": timedelta(0),
+        },
+        lambda story: any(request.kind == "delete project" for request in story.requests),
+    ),
+    KnownFault(
+        "no lease",
+        ("no build keeps others waiting",),
+        {"chalicelib.usecases.upkeep.reconcile": reconcile_without_lease},
+        lambda story: story.has_fatal_log,
+    ),
+    UNANNOUNCED,
+)
+
+
+def put_back(setter: Callable[[Any, str, Any], Any], fault: KnownFault) -> None:
+    """Replaces the fault's functions by `setter(owner, name, function)`."""
+    for dotted, function in fault.functions.items():
+        setter(*_owner(dotted), function)
+
+
+def _owner(dotted: str) -> tuple[Any, str]:
+    """The module or class that has the function, and its name there. Raises AttributeError when the code
+    has no such function any more: then the fault has to be written anew."""
+    path, _, name = dotted.rpartition(".")
+    try:
+        owner: Any = importlib.import_module(path)
+    except ModuleNotFoundError:
+        path, _, class_name = path.rpartition(".")
+        owner = getattr(importlib.import_module(path), class_name)
+    getattr(owner, name)
+    return owner, name
+
+
+def breaks(fault: KnownFault, seed: int) -> tuple[bool, bool]:
+    """Whether the seed breaks a promise of the fault with it; and whether it does not without it."""
+    if not fault.needs(make(seed)):
+        return False, False
+    with ExitStack() as stack:
+        put_back(lambda *each: stack.enter_context(mock.patch.object(*each)), fault)
+        is_broken = _breaks_one(fault, seed)
+    return is_broken, is_broken and not _breaks_one(fault, seed)
+
+
+def _breaks_one(fault: KnownFault, seed: int) -> bool:
+    return any(each.promise in fault.promises for each in simulate(seed).broken)
+
+
+def search(fault: KnownFault, results: Iterable[tuple[bool, bool]]) -> str:
+    """In words, which seed found the fault; `results` are those of the seeds from 1 on."""
+    in_vain: list[int] = []
+    for seed, (is_broken, is_new) in enumerate(results, 1):
+        if is_new:
+            return f"found by seed {seed}"
+        if is_broken:
+            in_vain.append(seed)
+        if len(in_vain) >= IN_VAIN:
+            break
+    return f"in the code today: seeds {in_vain} break it without the fault as well" if in_vain else LOST
+
+
+def main(names: list[str]) -> int:
+    is_lost = False
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for index, fault in enumerate(FAULTS):
+            if names and fault.name not in names:
+                continue
+            parts = (range(first, first + 100) for first in range(1, SEEDS, 100))
+            results = (
+                each for part in parts for each in pool.map(partial(_breaks, index), part, chunksize=10)
+            )
+            said = search(fault, results)
+            print(f"{fault.name}: {said}", flush=True)
+            is_lost |= said == LOST
+    return 1 if is_lost else 0
+
+
+def _breaks(index: int, seed: int) -> tuple[bool, bool]:
+    return breaks(FAULTS[index], seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

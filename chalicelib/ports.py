@@ -208,13 +208,13 @@ class CodeReferences(Protocol):
 
     def begin_drop(self, code_sha256: str, now: datetime) -> None:
         """Marks an archive before it is checked for references and dropped: an upload that kept the same
-        content at that moment sees the mark, and the check sees the note of an upload that does not."""
+        content meanwhile sees the mark, and the check sees the note of an upload that does not."""
 
     def end_drop(self, code_sha256: str) -> None:
-        """Removes the mark. Idempotent."""
+        """Removes the mark of an archive that is not dropped after all. Idempotent."""
 
     def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
-        """Whether such a mark was made within the last hour."""
+        """Whether such a mark was made within the last ten minutes."""
 
 
 Account = TypeVar("Account", User, Token)

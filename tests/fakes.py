@@ -356,7 +356,7 @@ class FakeCodeReferences:
 
     def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
         at = self._records.dropping.get(code_sha256)
-        return at is not None and at > now - timedelta(hours=1)
+        return at is not None and at > now - timedelta(minutes=10)
 
     def _references(self, code_sha256: str) -> set[ProjectKey]:
         """Projects that have the code, or a build with it."""

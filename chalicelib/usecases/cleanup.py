@@ -151,12 +151,13 @@ def _sweep(services: Services, dry_run: bool) -> int:
         for sha256 in services.sources.stale(now - UNUSED_FOR, prefix, MAX_UPLOADS):
             if not dry_run:
                 services.code_references.begin_drop(sha256, services.now())
-            if not services.code_references.is_referenced(sha256, services.now()):
-                count += 1
+            if services.code_references.is_referenced(sha256, services.now()):
                 if not dry_run:
-                    services.sources.drop(sha256)
+                    services.code_references.end_drop(sha256)
+                continue
+            count += 1
             if not dry_run:
-                services.code_references.end_drop(sha256)
+                services.sources.drop(sha256)  # the mark stays: an upload may not have looked for it yet
     except SlipwayError as error:
         log.warning("unused uploads could not be dropped: %s", error or type(error).__name__)
     return count

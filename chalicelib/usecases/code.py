@@ -130,7 +130,9 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
     services.code_references.note(sha256, project.key, now)
     services.sources.keep(packed, sha256, listing)
     if services.code_references.is_being_dropped(sha256, services.now()):
-        raise Conflict("The same code, unused for long, is being removed at this moment; upload it again.")
+        raise Conflict(
+            "The same code, unused for long, is being removed just now; upload it again in ten minutes."
+        )
     new = Code(sha256, size, now)
     return projects.save(services, project, lambda project: replace(project, code=new, updated_at=now))
 

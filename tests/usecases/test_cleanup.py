@@ -333,6 +333,9 @@ def test_an_upload_of_code_that_is_being_dropped_is_refused_or_kept(services: Fa
         with pytest.raises(Conflict, match="upload it again"):
             upload(services, {"a.txt": "one"})
         drop(dropped)
+        with pytest.raises(Conflict, match="upload it again"):
+            upload(services, {"a.txt": "one"})
+        drop(dropped)
 
     services.sources.drop = overtaken  # type: ignore[method-assign, assignment]
     assert sweep(services) == 1

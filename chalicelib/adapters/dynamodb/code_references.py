@@ -10,6 +10,7 @@ from chalicelib.adapters.dynamodb.table import Item, answered, get
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.project import ProjectKey
 
+DROP_COUNTS = timedelta(minutes=10)  # longer than the cleanup and an upload can take together
 SETTLES = timedelta(hours=1)  # longer than any function that notes a reference or drops an archive can take
 
 
@@ -39,7 +40,8 @@ class DynamoCodeReferences:
 
     def begin_drop(self, code_sha256: str, now: datetime) -> None:
         with answered():
-            Item(*keys.drop_key(code_sha256), updated_at=format_instant(now)).save()
+            forget_at = int((now + SETTLES).timestamp())
+            Item(*keys.drop_key(code_sha256), updated_at=format_instant(now), ttl=forget_at).save()
 
     def end_drop(self, code_sha256: str) -> None:
         with answered():
@@ -47,7 +49,7 @@ class DynamoCodeReferences:
 
     def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
         row = get(keys.drop_key(code_sha256))
-        return row is not None and (row.updated_at or "") > format_instant(now - SETTLES)
+        return row is not None and (row.updated_at or "") > format_instant(now - DROP_COUNTS)
 
 
 def refer(code_sha256: str, key: BuildKey | ProjectKey, now: datetime) -> None:

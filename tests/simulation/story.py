@@ -97,6 +97,8 @@ def _fault_rates(rng: random.Random, deletes_project: bool) -> FaultRates:
         return FaultRates({**rates, "tick": 0.4}, frozenset({Fault.SLOW}), rng.random() < 0.5, Fault.SLOW)
     kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
     frequent = rng.choice((*Fault, Fault.BUSY, Fault.SLOW)) if rng.random() < 0.35 else None
+    if frequent in (Fault.SLOW, Fault.SLOW_LOST):  # messages that come late to functions that end early
+        rates["message"] = 0.4
     return FaultRates(rates, kinds, rng.random() < 0.2, frequent)
 
 

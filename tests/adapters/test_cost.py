@@ -79,10 +79,10 @@ def test_one_call_opens_a_build(services: FakeServices) -> None:
     assert meter.read <= 4
 
 
-def test_creating_is_one_read_and_one_transaction(services: FakeServices) -> None:
+def test_creating_is_one_read_one_update_and_one_transaction(services: FakeServices) -> None:
     with Meter() as meter:
         builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
-    assert meter.operations == ["GetItem", "TransactWriteItems"]
+    assert meter.operations == ["GetItem", "UpdateItem", "TransactWriteItems"]
     assert meter.written <= 13
 
 

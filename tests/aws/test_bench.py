@@ -20,7 +20,7 @@ def test_requests_are_counted_with_their_calls_and_units() -> None:
     found = {row[:24].strip(): row[24:].split(maxsplit=3)[1:] for row in rows}
     assert found["GET of a build"][2] == "BatchGetItem"
     assert found["page of 20, of few"] == found["page of 20, of many"]
-    assert found["create"][2] == "GetItem, TransactWriteItems"
+    assert found["create"][2] == "GetItem, UpdateItem, TransactWriteItems"
     assert found["status change"][2] == "GetItem, UpdateItem"
     assert all(float(units) >= 0 for read, written, _ in found.values() for units in (read, written))
     assert len(found) == 8

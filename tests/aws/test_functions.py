@@ -62,6 +62,9 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
 
     dropped = builds.create(services, ada, "ada", "vision", content).build
     builds.archive(services, ada, dropped.key, delete=True)
+    archived = services.builds.get(dropped.key)
+    assert archived is not None
+    services.builds.save(replace(archived, deleted_at=services.now() - timedelta(hours=2)))
     answer = deployed.call("CleanUp", "clean_up", recorded("schedule"))
     assert answer["builds"] == 1
     assert deployed.find(3) is None

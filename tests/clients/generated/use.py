@@ -18,7 +18,7 @@ def create(key: str, **fields: Any) -> Any:
 
 
 created = create("once", is_managed=False, name="elsewhere", tags=["nightly"])
-again = create("once", is_managed=False)
+again = create("once", is_managed=False, name="elsewhere", tags=["nightly"])
 assert isinstance(created, BuildDetail)
 build = (*place, created.id)
 report_status.sync_detailed(*build, client=client, body=StatusFields(status=Status.RUNNING))

@@ -97,6 +97,8 @@ def _fault_rates(rng: random.Random, deletes_project: bool) -> FaultRates:
         return FaultRates({**rates, "tick": 0.4}, frozenset({Fault.SLOW}), rng.random() < 0.5, Fault.SLOW)
     kinds = frozenset(kind for kind in Fault if rng.random() < 0.4) or frozenset(Fault)
     frequent = rng.choice((*Fault, Fault.BUSY, Fault.SLOW)) if rng.random() < 0.35 else None
+    if frequent in (Fault.SLOW, Fault.SLOW_LOST):  # messages that come late to functions that end early
+        rates["message"] = 0.4
     return FaultRates(rates, kinds, rng.random() < 0.2, frequent)
 
 
@@ -172,12 +174,12 @@ def _project(rng: random.Random, at: float) -> list[Request]:
         ]
     requests = [
         Request("delete project", "delete project", at),
-        Request("make project", "make project", at + 5, patience=60),
+        Request("make project", "make project", at + 5, patience=90),
     ]
     if rng.random() < 0.7:
         fields = {"content": CONTENT, "description": "post anew"}
         requests.append(
-            Request("post anew", "post", at + 10, "post anew", key="key anew", fields=fields, patience=60)
+            Request("post anew", "post", at + 10, "post anew", key="key anew", fields=fields, patience=90)
         )
     return requests
 
@@ -231,7 +233,7 @@ def send(world: World, request: Request, name: str, repeated: int) -> None:
             world.unexpected(called, error)
         if again and repeated < request.patience:
             seconds = world.chance.pick(f"{called} waits", 0.5, 2, 10, 30)
-            seconds *= 10 if waits_for_name or waits_for_project else 1
+            seconds *= 10 if (waits_for_name or waits_for_project) and repeated >= 40 else 1
             world.scheduler.after(seconds, lambda: send(world, request, name, repeated + 1))
 
     world.go(called, lambda: DO[request.kind](world, request), API_LIMIT_SECONDS, settle)

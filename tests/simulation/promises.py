@@ -195,7 +195,10 @@ def _may_fail(known: Known, runs: list[Run]) -> bool:
     last = runs[-1].outcome if runs else None
     is_second_fault = last is Outcome.FAULT and (len(runs) > 1 or "started within" in message)
     return (
-        last in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.GONE) or is_second_fault or "never run" in message
+        last in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.GONE)
+        or is_second_fault
+        or "never run" in message
+        or "disappeared" in message  # after a fault that nobody saw, where the executor forgot it
     )
 
 

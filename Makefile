@@ -12,11 +12,7 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-<<<<<<< HEAD
-.PHONY: help demo up test check simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests clean
-=======
-.PHONY: help demo up test check format package deploy bucket bootstrap bench-cold bench-requests lock clean
->>>>>>> main
+.PHONY: help demo up test check simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile

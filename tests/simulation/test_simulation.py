@@ -88,8 +88,7 @@ def test_a_broken_promise_is_found_and_shrunk_to_what_it_needs(monkeypatch: pyte
     assert f"seed {seed}: {promise}" in rendered(small, promise)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", recall.FAULTS, ids=lambda fault: fault.name)
-def test_each_known_fault_is_found_when_it_is_put_back(fault: recall.KnownFault) -> None:
-    results = (recall.breaks(fault, seed) for seed in range(1, recall.SEEDS + 1))
-    assert recall.search(fault, results) != recall.LOST
+def test_each_known_fault_is_found_by_its_seed_when_it_is_put_back(fault: recall.KnownFault) -> None:
+    """`make simulate-recall` searches for these seeds, which takes minutes."""
+    assert recall.breaks(fault, fault.seed) == (True, True)

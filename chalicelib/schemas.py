@@ -124,6 +124,7 @@ class BuildDetail(Build):
     dockerfile: str | None
     commit: str | None
     on_behalf_of: str | None
+    waiting_reason: str | None  # why the executor takes no build now; the build waits for its turn
     duration_seconds: Amount | None
     billed_minutes: Count | None
     estimated_cost: Amount | None  # in the currency of the configured price

@@ -42,6 +42,7 @@ def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDet
         dockerfile=body.shown_dockerfile,
         commit=build.commit,
         on_behalf_of=build.on_behalf_of,
+        waiting_reason=build.waiting_reason if build.is_waiting else None,
         duration_seconds=build.duration_seconds,
         billed_minutes=minutes,
         estimated_cost=round(minutes * price_per_minute, 6) if minutes and price_per_minute else None,

@@ -14,15 +14,15 @@ from chalicelib import openapi, schemas, serializers, settings, telemetry, web, 
 from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import (
     accounts,
+    automation,
     builds,
     cleanup,
-    code,
     execution,
     logs,
     projects,
     reports,
-    requests,
-    upkeep,
+    schedule,
+    sources,
 )
 
 app = Chalice(app_name="slipway", configure_logs=False)  # the runtime does
@@ -192,12 +192,12 @@ def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.
 
 @route(PROJECT + "/repo/upload", "PUT", "POST", body=bytes)
 def upload_code(call: web.Call, owner: str, project: str) -> None:
-    code.upload(call.services, call.user, owner, project, call.archive())
+    sources.upload(call.services, call.user, owner, project, call.archive())
 
 
 @route(PROJECT + "/repo/upload/offers", "POST", status=CREATED)
 def offer_upload(call: web.Call, owner: str, project: str) -> schemas.Offer:
-    offer = code.offer(call.services, call.user, owner, project)
+    offer = sources.offer(call.services, call.user, owner, project)
     return serializers.offer(offer, call.url())
 
 
@@ -207,20 +207,20 @@ def offer_upload(call: web.Call, owner: str, project: str) -> schemas.Offer:
     refusals=(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
 )
 def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> None:
-    code.complete(call.services, call.user, owner, project, offer_id)
+    sources.complete(call.services, call.user, owner, project, offer_id)
 
 
 @route(PROJECT + "/repo/download", "GET", query=("commit",))
 def download_code(call: web.Call, owner: str, project: str) -> schemas.Redirect:
     commit = call.query().get("commit")
-    return schemas.Redirect(code.download_url(call.services, call.user, owner, project, commit))
+    return schemas.Redirect(sources.download_url(call.services, call.user, owner, project, commit))
 
 
 @route(PROJECT + "/repo/external", "POST", body=schemas.GitFields)
 def use_git(
     call: web.Call, owner: str, project: str
 ) -> schemas.ProjectDetail | schemas.Created[schemas.ProjectDetail]:
-    changed, is_new = code.use_git(call.services, call.user, owner, project, call.fields())
+    changed, is_new = sources.use_git(call.services, call.user, owner, project, call.fields())
     detail = serializers.project_detail(changed, bookmarked=False)
     return schemas.Created(detail) if is_new else detail
 
@@ -331,7 +331,7 @@ def unbookmark_build(call: web.Call, key: BuildKey) -> None:
     builds.unbookmark(call.services, call.user, key)
 
 
-# What is known of a build, and told by those that run elsewhere
+# Statuses, logs and code of a build; builds that run elsewhere report them
 
 
 @route(BUILD + "/statuses", "GET", query=PAGING)
@@ -429,10 +429,10 @@ def keep_log(event: Any) -> dict[str, Any]:
 
 @app.on_sqs_message(queue="slipway-requests", batch_size=10)
 def on_request(event: Any) -> dict[str, Any]:
-    """What automation asks for, see `usecases.requests`."""
+    """What automation asks for, see `usecases.automation`."""
 
     def handle(body: str, record: Mapping[str, Any]) -> None:
-        if key := requests.handle(wiring.services(), body, record["messageId"]):
+        if key := automation.handle(wiring.services(), body, record["messageId"]):
             telemetry.about(key)
 
     return web.each_message(event, handle)
@@ -458,7 +458,7 @@ def on_codebuild_event(event: Any) -> None:
 @telemetry.work("reconcile")
 def reconcile(event: Any) -> None:
     """Repairs what lost messages and events left undone; observes builds on executors without events."""
-    upkeep.tick(wiring.services(), time.sleep)
+    schedule.tick(wiring.services(), time.sleep)
 
 
 @app.schedule("rate(5 minutes)")

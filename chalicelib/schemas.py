@@ -19,8 +19,8 @@ from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_
 from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.query import MAX_QUERY
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
-from chalicelib.usecases.code import MAX_GIT_URL
 from chalicelib.usecases.reports import REFERENCE_FIELDS
+from chalicelib.usecases.sources import MAX_GIT_URL
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 500

@@ -279,7 +279,7 @@ def _reached(build: Build, is_noted: bool) -> int:
 
 
 def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
-    """Trouble is told when it begins or changes its kind; its words may change with every look."""
+    """Append a status for trouble only when it starts or its kind changes, not for new words alone."""
     room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _KEPT_FOR_STEPS
     if build.last_status is trouble.status or not room:
         return build

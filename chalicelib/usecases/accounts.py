@@ -12,7 +12,7 @@ from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated
 from chalicelib.ports import Given, Services
-from chalicelib.usecases.writing import until_written
+from chalicelib.usecases.conflicts import retry_on_conflict
 
 # First segments of the API's paths: a user of that name could not be reached.
 RESERVED_USERS = frozenset(
@@ -67,7 +67,7 @@ def refuse_password_login() -> NoReturn:
 def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
     """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a
     superuser's."""
-    return until_written(lambda: _create_user(services, token, fields))
+    return retry_on_conflict(lambda: _create_user(services, token, fields))
 
 
 def _create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
@@ -132,7 +132,7 @@ def issue_token(services: Services, token: str, name: str) -> NewUser:
         services.accounts.add_token(kept, given)
         return NewUser(user, text, kept.expires_at)
 
-    return until_written(write)
+    return retry_on_conflict(write)
 
 
 def revoke_tokens(services: Services, token: str, name: str) -> None:
@@ -144,7 +144,7 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
         until = services.now() + CLOCKS_DIFFER
         services.accounts.save_user(replace(user, tokens_revoked_at=until), given)
 
-    until_written(write)
+    retry_on_conflict(write)
 
 
 def _manageable(services: Services, token: str, name: str) -> tuple[User, Given]:

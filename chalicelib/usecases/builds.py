@@ -20,9 +20,9 @@ from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
 from chalicelib.usecases import projects
-from chalicelib.usecases.code import source_of
+from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.projects import may_list, open_project
-from chalicelib.usecases.writing import told, until_written
+from chalicelib.usecases.sources import source_of
 
 MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
 REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
@@ -111,7 +111,7 @@ def create(
             services.queue.announce(added.key)
         return Created(BuildView(added, body, project, bookmarked=False))
 
-    return until_written(add)
+    return retry_on_conflict(add)
 
 
 def _idempotency_key(
@@ -214,7 +214,7 @@ def update(
             services.builds.save_dockerfile(key, body.reported_dockerfile)
         return replace(opened, build=build, body=body)
 
-    return until_written(write)
+    return retry_on_conflict(write)
 
 
 def stop(services: Services, caller: User, key: BuildKey) -> None:
@@ -234,9 +234,9 @@ def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = F
         now = services.now()
         hidden = replace(build, archived_at=now, deleted_at=now if delete else None, updated_at=now)
         stopped = services.archive.archive(lifecycle.request_stop(hidden, now) or hidden)
-        return not told(build, stopped).is_done
+        return not log_change(build, stopped).is_done
 
-    if until_written(write):
+    if retry_on_conflict(write):
         services.queue.announce(key)
 
 
@@ -248,7 +248,7 @@ def restore(services: Services, caller: User, key: BuildKey) -> None:
         if build.archived_at is not None:
             services.archive.restore(replace(build, archived_at=None, updated_at=services.now()))
 
-    until_written(write)
+    retry_on_conflict(write)
 
 
 def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> BuildPage:
@@ -346,9 +346,9 @@ def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -
         stopping = build and lifecycle.request_stop(build, services.now())
         if build is None or stopping is None:
             return False
-        return not told(build, services.builds.save(stopping)).is_done
+        return not log_change(build, services.builds.save(stopping)).is_done
 
-    if until_written(write):
+    if retry_on_conflict(write):
         services.queue.announce(key)
 
 

@@ -14,7 +14,7 @@ from chalicelib.domain.project import Project
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
-from chalicelib.usecases.writing import isolated
+from chalicelib.usecases.conflicts import isolated
 
 log = logging.getLogger(__name__)
 MAX_SECONDS = 200  # of one cleanup; the function has 240, and the next one continues

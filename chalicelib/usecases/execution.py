@@ -18,7 +18,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
-from chalicelib.usecases.writing import isolated, told, until_written
+from chalicelib.usecases.conflicts import isolated, log_change, retry_on_conflict
 
 log = logging.getLogger(__name__)
 WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
@@ -97,9 +97,9 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
-        return new and told(build, services.builds.save(new))
+        return new and log_change(build, services.builds.save(new))
 
-    new = until_written(write)
+    new = retry_on_conflict(write)
     if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
     if new is not None and new.is_done:
@@ -118,7 +118,7 @@ def _note_fresh(services: Services, build: Build) -> None:
             services.projects.save(replace(project, fresh_build=build.key.id))
 
     with isolated(build):
-        until_written(write)
+        retry_on_conflict(write)
 
 
 def _announce_next(services: Services, executor: str) -> None:
@@ -161,7 +161,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         except SlipwayError as error:
             log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
     end = Status.FAILED if build.stop_requested_at is None else Status.STOPPED
-    told(build, services.builds.save(lifecycle.advance(build, end, services.now(), message=reason)))
+    log_change(build, services.builds.save(lifecycle.advance(build, end, services.now(), message=reason)))
     given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
     log.warning("Build %s was given up: %s", key, reason, extra=given_up)
 
@@ -218,7 +218,7 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
             return _start(services, _claimed(services, build), is_repeat=False)
         return _complete(services, build, build.submitting_at)
 
-    return until_written(write)
+    return retry_on_conflict(write)
 
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
@@ -235,7 +235,7 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
         return _start(services, _claimed(services, build), is_repeat=False)
     if _may_repeat(services, build):  # the claimer may still start it, and will see that it shall stop
         return _wait_for_replay(services, build)
-    return told(build, services.builds.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+    return log_change(build, services.builds.save(lifecycle.advance(build, Status.STOPPED, services.now())))
 
 
 def _may_repeat(services: Services, build: Build) -> bool:
@@ -253,7 +253,7 @@ def _wait_for_replay(services: Services, build: Build) -> Build:
 
 def _claimed(services: Services, build: Build) -> Build:
     """The build, its next attempt claimed. Raises Conflict when another handler was faster."""
-    return told(build, services.builds.save(lifecycle.claim(build, services.now())))
+    return log_change(build, services.builds.save(lifecycle.claim(build, services.now())))
 
 
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
@@ -282,7 +282,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
             found = executor.find_handle(build)
             return _note(services, build, found) if found else _wait_for_replay(services, build)
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
-        return told(build, services.builds.save(failed))
+        return log_change(build, services.builds.save(failed))
     return _note(services, build, handle)
 
 
@@ -301,7 +301,7 @@ def _finished_before(services: Services, build: Build, digest: str) -> Build | N
             seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED, trouble=None)
             break
     done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
-    return done and told(build, services.builds.save(done))
+    return done and log_change(build, services.builds.save(done))
 
 
 def _note(services: Services, claimed: Build, handle: str) -> Build | None:
@@ -318,11 +318,11 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
         if build is None or is_unwanted or build.handle is not None:
             return build
         submitted = lifecycle.submitted(build, handle, services.now(), next_look(services, build))
-        saved = told(build, services.builds.save(submitted))
+        saved = log_change(build, services.builds.save(submitted))
         is_new = True
         return saved
 
-    build = until_written(write)
+    build = retry_on_conflict(write)
     if is_new and not services.executor(claimed.executor).emits_events:
         for seconds in UNTIL_WATCHED_SECONDS:
             services.queue.announce(claimed.key, after_seconds=seconds)

@@ -13,7 +13,7 @@ from chalicelib.domain.spec import checked_tags
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
-from chalicelib.usecases.writing import until_written
+from chalicelib.usecases.conflicts import retry_on_conflict
 
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
 
@@ -151,7 +151,7 @@ def save(services: Services, project: Project, change: Callable[[Project], Proje
             raise NotFound
         return services.projects.save(change(stored))
 
-    return until_written(write)
+    return retry_on_conflict(write)
 
 
 def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:

@@ -1,4 +1,4 @@
-"""What is told about builds that run elsewhere (`is_managed: false`): statuses, lines, signs of life."""
+"""What clients report about builds that run elsewhere (`is_managed: false`): statuses, lines, heartbeats."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from chalicelib.domain.user import User
 from chalicelib.errors import Invalid
 from chalicelib.ports import LogLine, Services
 from chalicelib.usecases import builds
+from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.logs import LOOK_AGAIN
-from chalicelib.usecases.writing import told, until_written
 
 REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
 
@@ -114,7 +114,7 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
             replace(build, code_reference={"branch": "master", **kept}, commit=kept.get("commit"))
         )
 
-    return until_written(write)
+    return retry_on_conflict(write)
 
 
 def _change(
@@ -127,9 +127,9 @@ def _change(
         if build.is_managed:
             raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
         changed = change(build, services.now())
-        return build if changed == build else told(build, services.builds.save(changed))
+        return build if changed == build else log_change(build, services.builds.save(changed))
 
-    return until_written(write)
+    return retry_on_conflict(write)
 
 
 def _status(name: Any) -> Status:

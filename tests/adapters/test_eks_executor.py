@@ -22,7 +22,7 @@ from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
-from chalicelib.usecases import builds, execution, upkeep
+from chalicelib.usecases import builds, execution, schedule
 from infra.local.cluster.api import FakeKubernetes
 from tests.adapters.clusters import container, eks_executor, ended, kubernetes, running
 from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
@@ -119,14 +119,14 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
     cluster.refusal_of_secrets = refusal
     for _ in range(75):
         execution.attend(services, key)
-        upkeep.reconcile(services)
+        schedule.reconcile(services)
         services.clock.forward(minutes=1)
     assert list(cluster.jobs) == [job_name(services.records.builds[key])]
     assert services.records.builds[key].attempt == 1
     assert services.records.builds[key].history[-1].status == "warning"
 
     cluster.refusal_of_secrets = None
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert len(cluster.secrets) == 2
 
 

@@ -18,7 +18,7 @@ from chalicelib.domain.build_request import MAX_TEXT, parse_request
 from chalicelib.domain.environment import MAX_ANNOTATION, MAX_ENTRIES, Placement
 from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS
-from chalicelib.usecases import builds, cleanup, reports, upkeep
+from chalicelib.usecases import builds, cleanup, reports, schedule
 from chalicelib.usecases.reports import REFERENCE_FIELDS
 from tests.factories import NOW, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
@@ -162,7 +162,7 @@ def test_a_record_that_is_too_large_by_now_can_be_used_to_its_end(services: Fake
     builds.archive(services, ADA, archived.key, delete=True)
 
     services.clock.forward(minutes=31)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert builds.get(services, ADA, overdue.key).build.last_status is Status.FAILED
 
     services.clock.forward(minutes=61)

@@ -27,7 +27,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
 from chalicelib.errors import Busy
 from chalicelib.usecases import builds, execution, logs
-from chalicelib.usecases.writing import isolated, told
+from chalicelib.usecases.conflicts import isolated, log_change
 from tests.fakes import FakeArchive
 from tests.simulation.faults import Fault
 from tests.simulation.run import simulate
@@ -79,7 +79,8 @@ def give_up_unasked(services: Any, build: Build) -> None:
     if build.handle is not None:
         with isolated(build):
             services.executor(build.executor).stop(build.handle)
-    told(build, services.builds.save(lifecycle.advance(build, Status.FAILED, services.now(), message=reason)))
+    failed = lifecycle.advance(build, Status.FAILED, services.now(), message=reason)
+    log_change(build, services.builds.save(failed))
 
 
 # Decided long before it is done: whether the executor still knows what it was asked
@@ -97,7 +98,7 @@ def may_repeat_once_decided(services: Any, build: Build) -> bool:
 def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -> Build | None:
     seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
     done = lifecycle.follow(build, seen, services.now(), digest=digest, reason=None)
-    return done and told(build, services.builds.save(done))
+    return done and log_change(build, services.builds.save(done))
 
 
 # A request that was done is answered by what became of its build
@@ -162,7 +163,7 @@ UNANNOUNCED = KnownFault(
     1,
     {
         "tests.simulation.world.SimulatedQueue.announce": announce_nothing,
-        "chalicelib.usecases.upkeep.reconcile": reconcile_nothing,
+        "chalicelib.usecases.schedule.reconcile": reconcile_nothing,
     },
 )
 
@@ -231,7 +232,7 @@ FAULTS = (
         "no lease",
         ("no build keeps others waiting",),
         247,
-        {"chalicelib.usecases.upkeep.reconcile": reconcile_without_lease},
+        {"chalicelib.usecases.schedule.reconcile": reconcile_without_lease},
         lambda story: story.has_fatal_log,
     ),
     UNANNOUNCED,

@@ -16,7 +16,7 @@ from typing import Any
 from chalicelib.domain import archive
 from chalicelib.domain.build import BuildKey
 from chalicelib.errors import Busy, Conflict, Forbidden, Invalid, NoLog, NotFound, Unavailable
-from chalicelib.usecases import builds, code, logs, projects, reports
+from chalicelib.usecases import builds, logs, projects, reports, sources
 from tests.factories import NOW, SPEC, make_archive, make_project, make_user
 from tests.simulation.faults import Fault, FaultRates
 from tests.simulation.scheduler import Ended, Function
@@ -287,9 +287,9 @@ def _read_log(world: World, request: Request, key: BuildKey) -> Any:
 
 def _use_offer(world: World, request: Request) -> Any:
     """Asks for leave to upload, uploads, and says so."""
-    offer = code.offer(world.seen, ADA, "ada", request.project)
+    offer = sources.offer(world.seen, ADA, "ada", request.project)
     world.services.sources.upload(offer, CODE[request.about])
-    return code.complete(world.seen, ADA, "ada", request.project, offer.id)
+    return sources.complete(world.seen, ADA, "ada", request.project, offer.id)
 
 
 DO: dict[str, Callable[[World, Request], Any]] = {
@@ -308,7 +308,7 @@ DO: dict[str, Callable[[World, Request], Any]] = {
     "lines": _of_build(
         lambda world, request, key: reports.report_lines(world.seen, ADA, key, request.fields["lines"])
     ),
-    "upload": lambda world, request: code.upload(
+    "upload": lambda world, request: sources.upload(
         world.seen, ADA, "ada", request.project, CODE[request.about]
     ),
     "offer": _use_offer,

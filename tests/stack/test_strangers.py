@@ -192,7 +192,7 @@ def step(function: Any, **arguments: Any) -> str:
     return f"python3 -c \"import base64; exec(base64.b64decode('{code}'))\""
 
 
-def told(client: Client, *steps: str) -> Any:
+def log_change(client: Client, *steps: str) -> Any:
     """What the step of a build printed."""
     path = client.build(*steps)
     build = client.until_done(path)
@@ -215,7 +215,7 @@ def test_a_step_that_knocks_at_every_door_gets_nothing(client: Client) -> None:
         "api": port(client.running.url),
     }
     repository = image.partition("/")[2].rpartition(":")[0]
-    got = told(client, step(_knock, ports=ports, key_id=key_id(client), image=repository))
+    got = log_change(client, step(_knock, ports=ports, key_id=key_id(client), image=repository))
 
     assert got.pop("found") == dict.fromkeys(ports, True)  # this is what a step can still reach
     aws_calls, others = ("scan", "reset", "nonces", "start"), ("catalog", "read", "push", "overwrite", "api")
@@ -234,7 +234,7 @@ def test_an_isolated_step_finds_no_key_in_processes_and_files(client: Client) ->
         "token": client.running.token,
     }
     # The beginning is enough to find the whole, and is not the whole.
-    found = told(client, step(_search, beginnings={name: each[:12] for name, each in secrets.items()}))
+    found = log_change(client, step(_search, beginnings={name: each[:12] for name, each in secrets.items()}))
 
     assert found.pop("decoy") == ["/tmp/decoy"]
     assert found == {name: [] for name in secrets}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from chalicelib.domain.build import Build, BuildKey
-from chalicelib.usecases import builds, code, logs, upkeep
+from chalicelib.usecases import builds, logs, schedule, sources
 from tests.factories import SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -33,14 +33,14 @@ def stored(services: FakeServices, key: BuildKey) -> Build:
 
 def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
     """Makes them the code of ada/vision; its SHA-256."""
-    project = code.upload(services, make_user(), "ada", "vision", make_archive(files))
+    project = sources.upload(services, make_user(), "ada", "vision", make_archive(files))
     assert project.code is not None
     return project.code.sha256
 
 
 def tick(services: FakeServices) -> None:
     """The schedule's function, and the function that keeps the logs it found."""
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     for key in services.log_queue.take():
         logs.keep(services, key)
 

@@ -12,7 +12,7 @@ from chalicelib.domain.build import BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome, Trouble
 from chalicelib.errors import Invalid
 from chalicelib.settings import EksSettings
-from chalicelib.usecases import builds, execution, upkeep
+from chalicelib.usecases import builds, execution, schedule
 from tests.factories import SETTINGS, SPEC, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -80,7 +80,7 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
         (services.codebuild if run.build.executor == "codebuild" else services.eks).end(run, Outcome.FAILED)
     services.clock.forward(minutes=6)
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert [services.records.builds[key].last_status for key in keys] == ["failed"] * 3
 
@@ -133,7 +133,7 @@ def test_a_tick_watches_for_its_minute_so_that_an_end_shows_within_seconds() -> 
     minute = Minute(services)
     minute.happens[20] = lambda: services.eks.end(services.eks.run_of(key), Outcome.SUCCEEDED)
 
-    upkeep.tick(services, minute.sleep)
+    schedule.tick(services, minute.sleep)
 
     build = services.records.builds[key]
     assert build.last_status == "succeeded"
@@ -146,7 +146,7 @@ def test_a_tick_ends_before_the_next_and_hands_over() -> None:
     key = started(services, "eks")
     for _ in range(3):
         minute = Minute(services)
-        upkeep.tick(services, minute.sleep)
+        schedule.tick(services, minute.sleep)
         assert 40 <= minute.slept < 60
         services.clock.forward(seconds=60 - minute.slept)
     assert services.records.builds[key].last_status == "scheduled"
@@ -155,9 +155,9 @@ def test_a_tick_ends_before_the_next_and_hands_over() -> None:
 def test_a_tick_does_not_wait_where_events_tell_or_nothing_runs() -> None:
     services = serving()
     minute = Minute(services)
-    upkeep.tick(services, minute.sleep)
+    schedule.tick(services, minute.sleep)
     started(services, "codebuild")
-    upkeep.tick(services, minute.sleep)
+    schedule.tick(services, minute.sleep)
     assert minute.slept == 0
 
 
@@ -175,7 +175,7 @@ def test_a_stopped_build_is_stopped_once_its_executor_does_not_know_it_any_more(
     execution.attend(services, key)
     services.eks.forget(services.eks.run_of(key))
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert services.records.builds[key].last_status == "stopped"
 
@@ -184,7 +184,7 @@ def test_trouble_shows_while_it_lasts() -> None:
     services = serving()
     key = started(services, "eks")
     services.eks.run_of(key).trouble = Trouble(Status.UNSCHEDULABLE, "No node takes the build: 0/3")
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     last = services.records.builds[key].history[-1]
     assert (last.status, last.message) == ("unschedulable", "No node takes the build: 0/3")
 
@@ -197,16 +197,16 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     services.eks.is_down = True
     services.codebuild.end(services.codebuild.run_of(other), Outcome.FAILED)
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert services.records.builds[other].last_status == "failed"
     assert services.records.builds[silent].last_status == "scheduled"
 
     services.clock.forward(minutes=130)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert services.records.builds[silent].last_status == "scheduled", "it may still answer"
 
     services.clock.forward(minutes=60)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert services.records.builds[silent].last_status == "failed"
 
 
@@ -217,11 +217,11 @@ def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_a
     services.settings = replace(services.settings, eks=None)
     del services.executors["eks"]
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert services.records.builds[other].last_status == "scheduled"
     assert not services.records.builds[orphan].is_done
 
     services.clock.forward(minutes=200)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert services.records.builds[orphan].last_status == "failed"

@@ -7,7 +7,7 @@ import pytest
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Conflict, Forbidden, KeyReused, NotFound, Unavailable
-from chalicelib.usecases import builds, execution, upkeep, writing
+from chalicelib.usecases import builds, conflicts, execution, schedule
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import NESTED, Create
@@ -35,7 +35,7 @@ def test_a_build_is_saved_before_it_is_announced(services: FakeServices, create:
         create()
     services.queue.is_down = False
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     (build,) = services.records.builds.values()
     assert build.last_status is Status.SCHEDULED
@@ -71,7 +71,7 @@ def test_a_change_beside_others_that_never_end_is_given_up(services: FakeService
     def others_write() -> None:
         services.builds.save(services.records.builds[key])
 
-    for _ in range(writing.ATTEMPTS):
+    for _ in range(conflicts.ATTEMPTS):
         services.records.before_write += [others_write, lambda: None]
     with pytest.raises(Conflict, match="try again"):
         builds.update(services, ADA, key, {"description": other})

@@ -12,7 +12,7 @@ import pytest
 
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.errors import Conflict, NotFound, Unavailable
-from chalicelib.usecases import builds, execution, projects, upkeep
+from chalicelib.usecases import builds, execution, projects, schedule
 from chalicelib.usecases.cleanup import Cleaned, cleanup
 from tests.factories import make_project, make_user
 from tests.fakes import Died, FakeServices
@@ -95,7 +95,7 @@ def test_a_hidden_build_is_stopped_though_who_hid_it_died(
 
     for _ in range(2):
         with suppress(Died):
-            upkeep.reconcile(services)
+            schedule.reconcile(services)
     build = services.builds.get(key)
     assert build is not None
     stopped = [services.codebuild.run_of(key).handle]
@@ -197,7 +197,7 @@ def test_the_schedule_stops_builds_of_an_archived_project_that_nobody_announced(
     services.queue.take()
 
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
 

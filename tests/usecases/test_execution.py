@@ -16,7 +16,7 @@ from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
-from chalicelib.usecases import builds, execution, upkeep
+from chalicelib.usecases import builds, execution, schedule
 from tests.factories import DIGEST, make_project, make_user
 from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create, stored
@@ -470,7 +470,7 @@ def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices
     services.registry.push(stored(services, key).image)
     services.clock.forward(minutes=200)
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest, build.handle) == (Status.SUCCEEDED, DIGEST, run.handle)
@@ -567,7 +567,7 @@ def test_a_build_whose_turn_came_late_has_its_time_to_be_started(
     services.registry.is_down = False
     services.clock.forward(minutes=6)
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SCHEDULED
 
@@ -604,7 +604,7 @@ def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
         for key in services.queue.take():
             execution.attend(services, key)
         if second % 60 == 59:
-            upkeep.reconcile(services)
+            schedule.reconcile(services)
         going = [run for run in services.codebuild.runs.values() if run.outcome is None]
         if len(going) < 2 and any(stored(services, key).is_waiting for key in keys):
             idle_seconds += 1

@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
-from chalicelib.usecases import builds, execution, upkeep
+from chalicelib.usecases import builds, execution, schedule
 from tests.factories import DIGEST, make_user
 from tests.fakes import RECORDS, Died, FakeServices
 from tests.usecases.conftest import Create
@@ -125,7 +125,7 @@ def test_a_second_attempt_whose_announcement_got_lost_is_started_by_the_schedule
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
         for _ in range(2):  # one looks at the first attempt, if that was not recorded; one starts the second
             services.clock.forward(minutes=6)
-            upkeep.reconcile(services)
+            schedule.reconcile(services)
 
         finish(services, key)
         assert services.records.builds[key].last_status is Status.SUCCEEDED
@@ -152,7 +152,7 @@ def test_a_stop_that_is_cut_off_anywhere_reaches_the_build_once_it_is_recorded(
         )
         is_recorded = services.records.builds[key].stop_requested_at is not None
         services.clock.forward(minutes=6)
-        upkeep.reconcile(services)
+        schedule.reconcile(services)
 
         is_stopped = services.codebuild.run_of(key).outcome is Outcome.STOPPED
         assert is_stopped is is_recorded

@@ -18,7 +18,7 @@ from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import NoLog, Unavailable
 from chalicelib.ports import LogLine
-from chalicelib.usecases import builds, execution, logs, upkeep
+from chalicelib.usecases import builds, execution, logs, schedule
 from tests.factories import SETTINGS, make_build, make_project, make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import Create, stored, tick
@@ -76,7 +76,7 @@ def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: 
     ended(services, key, "one")
     builds.archive(services, ADA, key, delete=True)
     services.clock.forward(minutes=5)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert services.log_archive.texts == {}
     assert stored(services, key).look_at is None
@@ -224,5 +224,5 @@ def test_a_log_that_grew_while_it_was_kept_is_kept_once_more(services: FakeServi
     logs.keep(services, key)
 
     assert stored(services, key).kept_log_bytes is None
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert services.log_queue.take() == [key]

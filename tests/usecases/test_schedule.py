@@ -10,7 +10,7 @@ import pytest
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Unavailable
-from chalicelib.usecases import builds, execution, upkeep
+from chalicelib.usecases import builds, execution, schedule
 from tests.factories import make_user
 from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create, stored
@@ -20,9 +20,9 @@ def test_a_build_whose_message_got_lost_is_started(services: FakeServices, creat
     key = create()
     services.queue.take()
 
-    assert upkeep.reconcile(services) == 0  # nothing is due yet
+    assert schedule.reconcile(services) == 0  # nothing is due yet
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SCHEDULED
 
@@ -34,7 +34,7 @@ def test_a_build_whose_last_event_got_lost_is_ended(services: FakeServices, crea
     services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
 
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
 
@@ -44,10 +44,10 @@ def test_a_build_that_goes_on_is_looked_at_again_later(services: FakeServices, c
     execution.attend(services, key)
     services.clock.forward(minutes=6)
 
-    assert upkeep.reconcile(services) == 1
-    assert upkeep.reconcile(services) == 0
+    assert schedule.reconcile(services) == 1
+    assert schedule.reconcile(services) == 0
     services.clock.forward(minutes=6)
-    assert upkeep.reconcile(services) == 1
+    assert schedule.reconcile(services) == 1
     assert stored(services, key).last_status is Status.SCHEDULED
 
 
@@ -56,7 +56,7 @@ def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, cre
     execution.attend(services, key)
     services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     build = stored(services, key)
     assert build.last_status is Status.FAILED
@@ -71,7 +71,7 @@ def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(
     services.registry.push(stored(services, key).image)
     services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
 
@@ -83,7 +83,7 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
     execution.attend(services, key)
     handle = services.codebuild.run_of(key).handle
     services.clock.forward(minutes=131)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     build = stored(services, key)
     assert services.codebuild.stopped == [handle]
@@ -94,7 +94,7 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
 def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices, create: Create) -> None:
     key = create()
     services.clock.forward(minutes=71)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     build = stored(services, key)
     assert services.codebuild.runs == {}
@@ -106,21 +106,21 @@ def test_trouble_with_one_build_does_not_keep_others_waiting(services: FakeServi
     troubled, other = create(), create()
     services.codebuild.fail_next.append(Unavailable("CodeBuild did not answer."))
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, troubled).last_status is Status.CREATED
     assert stored(services, other).last_status is Status.SCHEDULED
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
     assert stored(services, troubled).last_status is Status.SCHEDULED
 
 
 def test_one_tick_is_bounded_and_the_next_continues(services: FakeServices, create: Create) -> None:
-    keys = [create() for _ in range(upkeep.MAX_BUILDS + 1)]
+    keys = [create() for _ in range(schedule.MAX_BUILDS + 1)]
     services.clock.forward(minutes=6)
 
-    assert upkeep.reconcile(services) == upkeep.MAX_BUILDS
-    assert upkeep.reconcile(services) == 1
+    assert schedule.reconcile(services) == schedule.MAX_BUILDS
+    assert schedule.reconcile(services) == 1
     assert {stored(services, key).last_status for key in keys} == {Status.SCHEDULED}
 
 
@@ -150,7 +150,7 @@ def test_a_build_that_ends_every_tick_keeps_no_other_waiting(
     for _ in range(5):
         services.clock.forward(minutes=6)
         try:
-            upkeep.reconcile(services)
+            schedule.reconcile(services)
         except OutOfMemory:
             deaths += 1
 
@@ -189,7 +189,7 @@ def test_any_exception_of_one_build_stays_with_it(
     troubled, other = create(), create()
     services.codebuild.fail_next.append(trouble)
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, troubled).last_status is Status.CREATED
     assert stored(services, other).last_status is Status.SCHEDULED
@@ -206,7 +206,7 @@ def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
     for key in (keys[0], keys[2]):
         services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no", has_own_reason=True)
     services.clock.forward(minutes=6)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert [stored(services, key).last_status for key in keys] == ["failed", "scheduled", "failed"]
 
@@ -215,15 +215,15 @@ def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(
     services: FakeServices, create: Create
 ) -> None:
     """More of them than one tick looks at, and a build behind them."""
-    for _ in range(upkeep.MAX_BUILDS):
+    for _ in range(schedule.MAX_BUILDS):
         create()
     services.clock.forward(seconds=1)
     last = create()
-    services.codebuild.fail_next.extend([Unavailable("no")] * upkeep.MAX_BUILDS)
+    services.codebuild.fail_next.extend([Unavailable("no")] * schedule.MAX_BUILDS)
     services.clock.forward(minutes=6)
 
-    upkeep.reconcile(services)
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, last).last_status is Status.SCHEDULED
 
@@ -236,7 +236,7 @@ def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServic
     services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
     services.clock.forward(minutes=300)
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
 
@@ -252,14 +252,14 @@ def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
     services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
     services.clock.forward(minutes=300)
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
     assert len(services.codebuild.runs) == 1
 
 
 def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Create) -> None:
-    for key in [create() for _ in range(upkeep.MAX_BUILDS)]:
+    for key in [create() for _ in range(schedule.MAX_BUILDS)]:
         execution.attend(services, key)
     services.clock.forward(minutes=6)
     calls: list[str] = []
@@ -270,9 +270,9 @@ def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Cr
         for name in names:
             setattr(port, name, counted(calls, name, getattr(port, name)))
 
-    upkeep.reconcile(services)
+    schedule.reconcile(services)
 
-    assert len(calls) == 1 + upkeep.MAX_BUILDS + 1  # due, the leases, and the one project
+    assert len(calls) == 1 + schedule.MAX_BUILDS + 1  # due, the leases, and the one project
 
 
 def counted(calls: list[str], name: str, call: Callable[..., Any]) -> Callable[..., Any]:

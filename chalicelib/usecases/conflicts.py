@@ -1,4 +1,4 @@
-"""Writing on top of what somebody else has just written, and telling the log what came of it."""
+"""What concurrent handlers share: retries on conflicts, the log of changes, isolation of single builds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from chalicelib.domain.build import Build
-from chalicelib.domain.measures import of_change
+from chalicelib.domain.metrics import of_change
 from chalicelib.errors import Conflict, SlipwayError
 
 log = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ ATTEMPTS = 8
 SLOT_SECONDS = 0.005  # the longest pause is 0.64 s
 
 
-def until_written(write: Callable[[], Result]) -> Result:
-    """Reads, decides and writes by `write`, and again while others write in between: at once, then after
+def retry_on_conflict(write: Callable[[], Result]) -> Result:
+    """Calls `write`, which reads, decides and saves, and calls it again on a Conflict: at once, then after
     pauses that grow. Raises Conflict after `ATTEMPTS`, and whatever else `write` raises."""
     for attempt in range(ATTEMPTS):
         if attempt > 1:
@@ -29,13 +29,12 @@ def until_written(write: Callable[[], Result]) -> Result:
             return write()
         except Conflict as exc:
             conflict = exc
-            log.info("Somebody else wrote first; deciding again.", extra={"measures": {"Conflicts": 1}})
+            log.info("Another handler wrote first; deciding again.", extra={"measures": {"Conflicts": 1}})
     raise Conflict("Others are changing the same thing at this moment; try again.") from conflict
 
 
-def told(before: Build, after: Build) -> Build:
-    """Tells the log what a write has changed of a build's life, with what there is to measure of it, and
-    returns what was written."""
+def log_change(before: Build, after: Build) -> Build:
+    """Logs a status change with its metrics; returns the saved build."""
     measures = of_change(before, after)
     if measures or after.last_status != before.last_status:
         fields = {

@@ -13,7 +13,7 @@ from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs
-from chalicelib.usecases.writing import isolated, told
+from chalicelib.usecases.conflicts import isolated, log_change
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
@@ -73,7 +73,7 @@ def _looked_after(services: Services, build: Build, is_hidden: Callable[[Project
         logs.ask_to_keep(services, build)
     elif not build.is_managed:  # it is due because no heartbeat came
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=lifecycle.ZOMBIE)
-        told(build, services.builds.save(failed))
+        log_change(build, services.builds.save(failed))
     elif build.handle is None:
         execution.attend(services, build.key)
     elif build.stop_requested_at is None and is_hidden(build.key.project_key):

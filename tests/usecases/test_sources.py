@@ -10,7 +10,7 @@ import pytest
 from chalicelib.domain.build import Source
 from chalicelib.domain.spec import parse_content
 from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
-from chalicelib.usecases import builds, code
+from chalicelib.usecases import builds, sources
 from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import FILES, upload
@@ -29,7 +29,7 @@ def source(services: FakeServices, **changes: Any) -> tuple[Source | None, str |
     project = services.projects.get("ada", "vision")
     assert project is not None
     spec = {name: value for name, value in {**SPEC, **changes}.items() if value is not None}
-    return code.source_of(services, project, parse_content(spec))
+    return sources.source_of(services, project, parse_content(spec))
 
 
 def test_the_same_code_is_kept_once(place: FakeServices) -> None:
@@ -71,8 +71,8 @@ def test_another_commit_than_the_uploaded_one_is_refused(place: FakeServices) ->
 
 
 def test_git_is_checked_out_where_the_build_runs(place: FakeServices) -> None:
-    assert code.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is True
-    assert code.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is False
+    assert sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is True
+    assert sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is False
     assert source(place)[0] == Source(git_url=URL, git_revision="origin/HEAD")
     assert source(place, branch="main")[0] == Source(git_url=URL, git_revision="origin/main")
     assert source(place, commit="abc")[1] == "abc"
@@ -100,53 +100,53 @@ def test_git_is_checked_out_where_the_build_runs(place: FakeServices) -> None:
 )
 def test_only_plain_https_addresses_are_code(place: FakeServices, url: Any) -> None:
     with pytest.raises(Invalid):
-        code.use_git(place, ADA, "ada", "vision", {"git_url": url})
+        sources.use_git(place, ADA, "ada", "vision", {"git_url": url})
 
 
 def test_code_comes_from_one_place_only(place: FakeServices) -> None:
     upload(place)
     with pytest.raises(Forbidden):
-        code.use_git(place, ADA, "ada", "vision", {"git_url": URL})
+        sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})
 
     place.projects.add(make_project(name="other"))
-    code.use_git(place, ADA, "ada", "other", {"git_url": URL})
+    sources.use_git(place, ADA, "ada", "other", {"git_url": URL})
     with pytest.raises(Forbidden):
-        code.upload(place, ADA, "ada", "other", make_archive(FILES))
+        sources.upload(place, ADA, "ada", "other", make_archive(FILES))
     with pytest.raises(Invalid, match="already"):
-        code.use_git(place, ADA, "ada", "other", {"git_url": URL + "y"})
+        sources.use_git(place, ADA, "ada", "other", {"git_url": URL + "y"})
 
 
 def test_an_offered_upload_becomes_the_code_when_completed(place: FakeServices) -> None:
-    offer = code.offer(place, ADA, "ada", "vision")
+    offer = sources.offer(place, ADA, "ada", "vision")
     with pytest.raises(NotFound):
-        code.complete(place, ADA, "ada", "vision", offer.id)
+        sources.complete(place, ADA, "ada", "vision", offer.id)
     place.sources.upload(offer, make_archive(FILES))
-    assert code.complete(place, ADA, "ada", "vision", offer.id).code is not None
+    assert sources.complete(place, ADA, "ada", "vision", offer.id).code is not None
     with pytest.raises(NotFound):
-        code.complete(place, ADA, "ada", "vision", "../other")
+        sources.complete(place, ADA, "ada", "vision", "../other")
 
 
 def test_an_offered_upload_beyond_the_limit_is_refused(place: FakeServices) -> None:
     from dataclasses import replace
 
     place.settings = replace(SETTINGS, max_upload_bytes=10)
-    offer = code.offer(place, ADA, "ada", "vision")
+    offer = sources.offer(place, ADA, "ada", "vision")
     place.sources.upload(offer, make_archive(FILES))
     with pytest.raises(TooLarge):
-        code.complete(place, ADA, "ada", "vision", offer.id)
+        sources.complete(place, ADA, "ada", "vision", offer.id)
 
 
 def test_code_can_be_fetched_again(place: FakeServices) -> None:
     with pytest.raises(NotFound):
-        code.download_url(place, ADA, "ada", "vision", None)
+        sources.download_url(place, ADA, "ada", "vision", None)
     sha256 = upload(place)
-    assert sha256 in code.download_url(place, ADA, "ada", "vision", None)
-    assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])
+    assert sha256 in sources.download_url(place, ADA, "ada", "vision", None)
+    assert sha256 in sources.download_url(place, ADA, "ada", "vision", sha256[:40])
     builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
     assert upload(place, {"a": "newer"}) != sha256
-    assert sha256 in code.download_url(place, ADA, "ada", "vision", sha256[:40])  # a build has it
+    assert sha256 in sources.download_url(place, ADA, "ada", "vision", sha256[:40])  # a build has it
     place.projects.add(make_project(name="other"))
     with pytest.raises(NotFound):
-        code.download_url(place, ADA, "ada", "other", sha256[:40])
+        sources.download_url(place, ADA, "ada", "other", sha256[:40])
     with pytest.raises(NotFound):
-        code.download_url(place, ADA, "ada", "vision", "abc")
+        sources.download_url(place, ADA, "ada", "vision", "abc")

@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.domain.build import BuildKey, Status
 from chalicelib.errors import Unavailable
-from chalicelib.usecases import builds, projects, requests
+from chalicelib.usecases import automation, builds, projects
 from tests.factories import NOW, SPEC, after, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -27,7 +27,7 @@ def automated(services: FakeServices) -> FakeServices:
 
 
 def send(services: FakeServices, message_id: str = "m-1", **fields: Any) -> None:
-    requests.handle(services, json.dumps({**CREATE, **fields}), message_id)
+    automation.handle(services, json.dumps({**CREATE, **fields}), message_id)
 
 
 def test_a_build_is_created_as_the_automation_user(automated: FakeServices) -> None:
@@ -99,7 +99,7 @@ def test_what_can_never_succeed_is_put_aside_with_its_reason(
     automated: FakeServices, body: Any, reason: str
 ) -> None:
     text = body if isinstance(body, str) else json.dumps({**CREATE, **body})
-    requests.handle(automated, text, "m-1")
+    automation.handle(automated, text, "m-1")
 
     ((letter, reasons),) = automated.dead_letters.letters
     assert letter == text

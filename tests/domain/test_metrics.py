@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Status
-from chalicelib.domain.measures import of_change
+from chalicelib.domain.metrics import of_change
 from tests.factories import after, make_build
 
 

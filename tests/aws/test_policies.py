@@ -27,6 +27,7 @@ from werkzeug import Request, Response
 
 from app import ROUTES, app
 from chalicelib import ports, wiring
+from chalicelib.adapters.dynamodb import records
 from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, login_policy
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
@@ -305,6 +306,11 @@ class Story:
         services.builds.save(replace(self.deployed.build(number), look_at=due, **changes))
         self.call("reconcile", recorded("schedule"))
 
+    def wait_for_a_turn(self, build: Build) -> None:
+        """CodeBuild takes no more builds at this moment."""
+        waiting = replace(build, waiting_reason="no slot is free", look_at=build.created_at)
+        self.deployed.services.builds.save(waiting)
+
     def keep(self, number: int) -> None:
         """The schedule sends a build that has ended, and its log is kept."""
         self.tick(number)
@@ -424,8 +430,18 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     succeeded = create()
     registry.add(succeeded.image.partition("/")[2].rpartition(":")[0])
     dispatch(succeeded.key.id)
+    story.wait_for_a_turn(create())
     story.ring(succeeded.key.id)
     assert deployed.build(succeeded.key.id).image_digest == DIGEST
+    # the same, seen first by a message and by the schedule, of builds that must be made afresh
+    for look in (dispatch, tick):
+        api("POST", f"{all_builds}/invalidate")
+        fresh = create().key.id
+        dispatch(fresh)
+        deployed.until_ended(deployed.build(fresh).handle)
+        story.wait_for_a_turn(create())
+        look(fresh)
+        assert deployed.build(fresh).image_digest == DIGEST
     # CodeBuild's own fault before anything was pushed, told by its event, by the schedule
     registry.clear()
     for look in (story.ring, tick):
@@ -436,6 +452,11 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
             deployed.until_ended(deployed.build(number).handle)
             look(number)
         assert deployed.build(number).last_status is Status.WARNING
+
+    with pytest.MonkeyPatch.context() as sooner:  # the builds of a project are counted again
+        sooner.setattr(records, "RECOUNT", timedelta(0))
+        api("PATCH", project, {"description": "y"})
+    call("clean_up", recorded("schedule"))
 
     # the project of running builds was archived, long ago for the cleanup
     deployed.variables["SLIPWAY_ENGINE"] = "none"

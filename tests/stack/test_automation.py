@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import boto3
 import pytest
 
+from chalicelib.usecases import cleanup
 from infra.local.machine.machine import Machine
 from tests.stack.conftest import PROJECT, Client, serving, unique_sleep
 
@@ -90,7 +92,10 @@ def test_a_finished_log_is_served_when_the_log_service_has_lost_it(client: Clien
     assert "slipway-end" not in client.log(path)
 
 
-def test_a_build_deleted_while_it_runs_leaves_nothing_behind(client: Client) -> None:
+def test_a_build_deleted_while_it_runs_leaves_nothing_behind(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanup, "SETTLES", timedelta(0))  # else an hour
     path = client.build(unique_sleep())
     client.until(path, lambda build: build["last_status"] == "running")
     uuid = client.get(path)["uuid"]

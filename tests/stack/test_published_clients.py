@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -31,14 +32,16 @@ def installed_clients() -> Path:
     files = sorted(CLIENTS.iterdir())
     recipe = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:12]
     home = (STATE / f"clients-{recipe}").absolute()
-    if not (home / "ready").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        pip = (home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        subprocess.run([*pip, "-r", CLIENTS / "requirements.txt"], check=True)
-        (packages,) = (home / "lib").glob("python*/site-packages")
-        shutil.copy(CLIENTS / "sitecustomize.py", packages)
-        (home / "ready").touch()
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may need it at the same time
+        if not (home / "ready").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", home], check=True)
+            pip = (home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+            subprocess.run([*pip, "-r", CLIENTS / "requirements.txt"], check=True)
+            (packages,) = (home / "lib").glob("python*/site-packages")
+            shutil.copy(CLIENTS / "sitecustomize.py", packages)
+            (home / "ready").touch()
     return home / "bin"
 
 

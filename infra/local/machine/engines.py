@@ -235,6 +235,9 @@ def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
         yield replace(engine, environment={**engine.environment, **variables})
 
 
+DOCKER_STARTS = 3  # on a busy machine dockerd gives up its containerd after 15 seconds
+
+
 @contextmanager
 def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
     """Runs a docker daemon of our own, as root on Linux, and gives its address, a value for DOCKER_HOST.
@@ -252,22 +255,21 @@ def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
         say("Starting a docker daemon …")
         folders = ("--data-root", state.absolute() / "docker", "--exec-root", run, "--pidfile", run / "pid")
         command = ("dockerd", "--host", host, *folders, "--iptables=false", "--bridge=none")
-        daemon = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
-        )
-        closing.callback(_stop, daemon)
         engine = Engine("docker", {"DOCKER_HOST": host})
-        deadline = time.monotonic() + 60
-        while not engine.succeeds("version", timeout_seconds=5):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                log.seek(0)
-                raise NoEngine(f"dockerd did not start:\n{log.read()[-1000:]}")
-            time.sleep(0.1)
-        yield host
+        for _ in range(DOCKER_STARTS):
+            # A session of its own: an interrupt from the keyboard ends us, and we end it.
+            daemon = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+            closing.callback(_stop, daemon)
+            deadline = time.monotonic() + 60
+            while daemon.poll() is None and time.monotonic() < deadline:
+                if engine.succeeds("version", timeout_seconds=5):
+                    yield host
+                    return
+                time.sleep(0.1)
+        log.seek(0)
+        raise NoEngine(f"dockerd did not start:\n{log.read()[-1000:]}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

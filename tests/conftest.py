@@ -29,15 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    """Those of one file; but of one engine, which has one registry and one daemon, in a folder; and all that
-    use the package, which is then made once."""
+    """Those of one file; but of buildah, which has one registry, in a folder; all others that use an engine; and
+    all that use the package, which is then made once."""
     folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
     parameters = (
         item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     )
     engine = parameters.get("local_machine") or parameters.get("bare_engine")
-    if engine:
+    if engine == "buildah":
         return f"{folder}-{engine}"
+    if engine or item.get_closest_marker("engine"):  # one docker daemon at a time has the state's folder
+        return "docker"
     return folder if folder == "aws" else f"{folder}/{file}"
 
 

@@ -29,8 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    """Those of one file; but of buildah, which has one registry, in a folder; all others with an engine; and all
-    that use the package, which is then made once."""
+    """Those of one file; but of buildah, which has one registry, in a folder; all others with engines;
+    and all that use the package, which is made once then."""
     folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
     parameters = (
         item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}

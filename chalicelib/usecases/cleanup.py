@@ -46,11 +46,11 @@ def cleanup(services: Services, *, dry_run: bool = False) -> Cleaned:
         with isolated(str(key)):
             if isinstance(key, BuildKey):
                 build = services.builds.get(key)
-                if build is not None:
-                    done.builds += _purge_build(services, build, limits, dry_run)
+                if build is not None and limits.allow(build):
+                    done.builds += _purge_build(services, build, dry_run)
             else:
                 project = services.projects.get(key.owner, key.name)
-                if project is not None:
+                if project is not None and limits.allow(project):
                     _purge_project(services, project, limits, dry_run, done)
     for place in services.projects.miscounted(services.now(), MAX_RECOUNTS) if not dry_run else ():
         with isolated(str(place)):
@@ -89,45 +89,40 @@ class _Limits:
         return record.archived_at is not None and record.archived_at <= self.archived_before
 
 
-def _purge_build(services: Services, build: Build, limits: _Limits, dry_run: bool) -> bool:
-    """Whether it was purged."""
-    if not limits.allow(build) or build.look_at is not None:
-        return False
+def _purge_build(services: Services, build: Build, dry_run: bool) -> bool:
+    """Whether it was purged. One that has not ended is stopped first, and one whose log is not stored yet
+    waits for that."""
+    if build.is_done and build.look_at is None:
+        if not dry_run:
+            _forget(services, build)
+        return True
     if not dry_run:
-        _forget(services, build)
-    return True
+        request_stop(services, build.key)
+    return False
 
 
 def _purge_project(
     services: Services, project: Project, limits: _Limits, dry_run: bool, done: Cleaned
 ) -> None:
     """Purges the project's builds and, once there are none, the project."""
-    if not limits.allow(project):
-        return
     if project.deleted_at is None:
         # It is marked first, so that nobody restores half of it, and purged an hour later.
         if not dry_run:
             services.projects.save(replace(project, deleted_at=services.now()))
         return
-    remaining = False
+    is_empty = True
     for key in services.archive.builds_of(project.key):
-        build = services.builds.get(key)
         if services.now() >= limits.until:
             return
+        build = services.builds.get(key)
         if build is None or (dry_run and build.deleted_at is not None):
-            continue  # that one is found by itself
-        if not build.is_done or build.look_at is not None:
-            remaining = True  # it runs, or its log is being archived
-            if not dry_run:
-                request_stop(services, key)
-            continue
+            continue  # the dry run counts that one by itself
+        is_purged = False
         with isolated(build):
-            if not dry_run:
-                _forget(services, build)
-            done.builds += 1
-            continue
-        remaining = True
-    if not remaining:
+            is_purged = _purge_build(services, build, dry_run)
+        done.builds += is_purged
+        is_empty = is_empty and is_purged
+    if is_empty:
         if not dry_run:
             services.archive.purge(project)
         done.projects += 1

@@ -10,6 +10,7 @@ import pytest
 
 from chalicelib.domain.build import CODEBUILD, Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.errors import Busy
 from chalicelib.usecases import execution
 from tests.api.conftest import Api
 from tests.factories import SPEC
@@ -213,3 +214,15 @@ def test_a_build_that_never_ran_costs_nothing(api: Api) -> None:
     api.ok("POST", f"{BUILDS}/1/stop")
     build = api.ok("GET", f"{BUILDS}/1")
     assert (build["billed_minutes"], build["estimated_cost"]) == (0, None)
+
+
+def test_a_build_says_why_it_waits_for_its_turn(api: Api) -> None:
+    api.ok("POST", BUILDS, {"content": CONTENT})
+    (key,) = api.services.queue.take()
+    assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] is None
+    api.services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait: no slot is free."))
+    execution.attend(api.services, key)
+    assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] == "CodeBuild asks us to wait: no slot is free."
+
+    execution.attend(api.services, key)
+    assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] is None

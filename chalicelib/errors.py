@@ -50,7 +50,7 @@ class NoLog(SlipwayError):
 
 
 class Conflict(SlipwayError):
-    """Somebody else wrote first: read again and decide again."""
+    """Another handler changed the record first: read it again and decide again."""
 
 
 class KeyReused(SlipwayError):

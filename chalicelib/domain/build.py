@@ -146,6 +146,11 @@ class Build:
         return self.last_status in DONE
 
     @property
+    def waits_since(self) -> datetime:
+        """When its current attempt became possible."""
+        return self.queued_at or self.created_at
+
+    @property
     def is_waiting(self) -> bool:
         """Whether it waits for its turn, because its executor took no more builds."""
         return self.waiting_reason is not None and self.submitting_at is None and not self.is_done

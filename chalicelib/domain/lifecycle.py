@@ -49,7 +49,7 @@ _STARTED = frozenset({S.BUILDING, S.SCHEDULED, S.RUNNING})
 # How far a build has come within one attempt; an executor's view never leads backwards.
 _RANK = {S.SCHEDULED: 1, S.BUILDING: 2, S.RUNNING: 3}
 _TROUBLES = frozenset({S.UNSCHEDULABLE, S.WARNING, S.UNKNOWN})
-_KEPT_FOR_STEPS = 10  # places in the history that trouble must leave
+_RESERVED_FOR_STEPS = 10  # places of the history that no status of trouble takes
 
 
 class Outcome(StrEnum):
@@ -212,8 +212,8 @@ def claim(build: Build, now: datetime) -> Build:
 def release(build: Build, reason: str) -> Build:
     """The executor said that it has started nothing: the build waits for its turn, for this reason. Its place
     in the line is the time since when it waits."""
-    since = build.queued_at or build.created_at
-    return replace(build, submitting_at=None, look_at=since, waiting_reason=_cut(reason, MAX_MESSAGE))
+    reason = _cut(reason, MAX_MESSAGE)
+    return replace(build, submitting_at=None, look_at=build.waits_since, waiting_reason=reason)
 
 
 def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Build:
@@ -280,7 +280,7 @@ def _reached(build: Build, is_noted: bool) -> int:
 
 def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
     """Append a status for trouble only when it starts or its kind changes, not for new words alone."""
-    room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _KEPT_FOR_STEPS
+    room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _RESERVED_FOR_STEPS
     if build.last_status is trouble.status or not room:
         return build
     return advance(build, trouble.status, now, message=trouble.message)
@@ -338,10 +338,10 @@ def overdue(
     last two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
     """
     if build.is_waiting:
-        late = now - (build.queued_at or build.created_at) > wait
+        late = now - build.waits_since > wait
         return f"The build's turn did not come within {_minutes(wait)} minutes." if late else None
     if build.handle is None:
-        since = max(filter(None, (build.created_at, build.queued_at, build.turn_at)))
+        since = max(build.waits_since, build.turn_at or build.waits_since)
         late = now - since > queue + grace
         return f"The build could not be started within {_minutes(queue)} minutes." if late else None
     late = now - (build.submitting_at or build.created_at) > queue + run + grace

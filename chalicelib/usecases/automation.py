@@ -23,10 +23,12 @@ def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
     better next time.
     """
     caller = _automation(services)
+    fields: dict[str, Any] = {}
     try:
-        return _do(services, caller, _fields(body), message_id)
+        fields = _fields(body)
+        return _do(services, caller, fields, message_id)
     except _HOPELESS as error:
-        if isinstance(error, NotFound) and (key := _done_before(services, _fields(body), message_id)):
+        if isinstance(error, NotFound) and (key := _done_before(services, fields, message_id)):
             return key
         services.dead_letters.put(body, _reasons(error))
         return None
@@ -66,7 +68,7 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
                 once=checked_key(key),
                 on_behalf_of=_on_behalf_of(fields.get("user")),
             )
-            return created.view.build.key
+            return created.build.key
         case "stop":
             number = fields.get("build")
             if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**12:

@@ -68,7 +68,7 @@ def create(
     project = projects.writable(services, caller, owner, project_name)
     mark = _idempotency_key(services, project, once, fields)
     if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
-        return _replayed(services, caller, project, mark, replay)
+        return _replayed(services, caller, mark, replay)
     asked = parse_request(fields)
     source, commit, dockerfile = None, None, None
     if asked.spec is not None:
@@ -105,7 +105,7 @@ def create(
 
     def add() -> Created:
         if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
-            return _replayed(services, caller, project, mark, replay)
+            return _replayed(services, caller, mark, replay)
         added = services.builds.add(build, body, asked.name, mark)
         if added.is_managed:
             services.queue.announce(added.key)
@@ -125,9 +125,7 @@ def _idempotency_key(
     return IdempotencyKey(f"{project.uuid}:{once}", request, now, now + REMEMBERED)
 
 
-def _replayed(
-    services: Services, caller: User, project: Project, mark: IdempotencyKey, replay: Replay
-) -> Created:
+def _replayed(services: Services, caller: User, mark: IdempotencyKey, replay: Replay) -> Created:
     """What was made before, whatever became of it. Its maker may have ended before announcing it. Raises
     KeyReused for another request, and NotFound when it was purged."""
     if replay.body_sha256 not in ("", mark.body_sha256):
@@ -339,7 +337,7 @@ def request_stop(services: Services, key: BuildKey) -> None:
 
 
 def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -> None:
-    """The same, of what `read` finds under that key each time somebody else wrote first."""
+    """The same, of the build that `read` returns; it is read again after each Conflict."""
 
     def write() -> bool:
         build = read()

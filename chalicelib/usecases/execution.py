@@ -23,7 +23,7 @@ from chalicelib.usecases.conflicts import isolated, log_change, retry_on_conflic
 log = logging.getLogger(__name__)
 WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
 MAX_SERVED = 10  # waiting builds that one message has started, within its function's time
-LAST_WORD = timedelta(minutes=70)  # past its deadline, an executor that does not answer is not waited for
+GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
 
@@ -148,7 +148,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         digest = services.registry.digest(known.image) if known.attempt > 0 else None
     except (Busy, Unavailable):
         digest = None
-        if _why_overdue(services, known, LAST_WORD) is None:
+        if _why_overdue(services, known, GRACE_WITHOUT_ANSWER) is None:
             raise
     if build is None or build.is_done or (reason := _why_overdue(services, build)) is None:
         return

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
 MAX_WAITING = 50  # builds that one tick has started when their executor takes builds again
 CHUNK = 100  # builds that one call to an executor asks about: BatchGetBuilds takes no more
-KEEPING_TAKES = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
+LOG_KEPT_WITHIN = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
 
 
 def tick(services: Services, sleep: Callable[[float], None]) -> None:
@@ -51,7 +51,7 @@ def reconcile(services: Services) -> int:
         for build in due[start : start + CHUNK]:
             with isolated(build):
                 leased = services.builds.lease(build, _lease_until(services, build))
-                if not _looked_after(services, leased, is_hidden):
+                if not _did_all(services, leased, is_hidden):
                     running.append(leased)
         for executor in sorted({build.executor for build in running}):
             with isolated(executor):
@@ -64,11 +64,11 @@ def reconcile(services: Services) -> int:
 
 
 def _lease_until(services: Services, build: Build) -> datetime:
-    return services.now() + KEEPING_TAKES if build.is_done else execution.next_look(services, build)
+    return services.now() + LOG_KEPT_WITHIN if build.is_done else execution.next_look(services, build)
 
 
-def _looked_after(services: Services, build: Build, is_hidden: Callable[[ProjectKey], bool]) -> bool:
-    """Does what a due build needs, unless that is to be compared with its executor: False then."""
+def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey], bool]) -> bool:
+    """Does what a due build needs. False: it must still be compared with its executor."""
     if build.is_done:
         logs.ask_to_keep(services, build)
     elif not build.is_managed:  # it is due because no heartbeat came

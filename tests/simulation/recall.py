@@ -107,9 +107,9 @@ def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -
 _replayed = builds._replayed
 
 
-def replay_what_is_shown(services: Any, caller: Any, project: Any, mark: Any, replay: Any) -> Any:
+def replay_what_is_shown(services: Any, caller: Any, mark: Any, replay: Any) -> Any:
     builds.get(services, caller, replay.build)
-    return _replayed(services, caller, project, mark, replay)
+    return _replayed(services, caller, mark, replay)
 
 
 # Purged by name, whatever is there by now

@@ -42,7 +42,7 @@ class DynamoBuilds:
         if build.source is not None and build.source.code_sha256 is not None:
             refer(build.source.code_sha256, build.key, build.created_at)
 
-        def write(named: Build, reserve: Reserve) -> Build:
+        def add_named(named: Build, reserve: Reserve) -> Build:
             with transaction() as write:
                 write.save(records.encode_build(named), Item.pk.does_not_exist())
                 write.save(records.encode_body(named.key, body), Item.pk.does_not_exist())
@@ -59,7 +59,7 @@ class DynamoBuilds:
                     )
             return named
 
-        return _named(build, wanted_name, write)
+        return _named(build, wanted_name, add_named)
 
     def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
         item = get(keys.idempotency_key(project, once))
@@ -107,7 +107,7 @@ class DynamoBuilds:
     def rename(self, build: Build, wanted_name: str | None) -> Build:
         current = self.get(build.key)
 
-        def write(named: Build, reserve: Reserve) -> Build:
+        def rename_to(named: Build, reserve: Reserve) -> Build:
             renamed, actions, condition = records.next_version(named)
             with transaction() as write:
                 write.update(Item(*keys.record_key(named.key)), actions, condition)
@@ -116,7 +116,7 @@ class DynamoBuilds:
                     write.delete(Item(*keys.name_key(named.key, current.name)))
             return renamed
 
-        return _named(build, wanted_name, write)
+        return _named(build, wanted_name, rename_to)
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         rows = list_rows(keys.live_builds(project.key), offset, limit, attributes=records.LISTED)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.lifecycle import Outcome
 from chalicelib.usecases import builds, logs, schedule, sources
 from tests.factories import SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
@@ -36,6 +37,12 @@ def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
     project = sources.upload(services, make_user(), "ada", "vision", make_archive(files))
     assert project.code is not None
     return project.code.sha256
+
+
+def end_with_an_image(services: FakeServices, key: BuildKey) -> None:
+    """CodeBuild pushes the build's image and ends its newest run. No event says so."""
+    services.registry.push(stored(services, key).image)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
 
 
 def tick(services: FakeServices) -> None:

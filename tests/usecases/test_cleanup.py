@@ -336,3 +336,21 @@ def test_an_upload_of_code_that_is_being_dropped_is_refused_or_kept(services: Fa
 
     assert upload(services, {"a.txt": "one"}) == sha256
     assert sha256 in services.sources.archives
+
+
+def test_whoever_drops_code_says_so_until_no_upload_can_miss_it(services: FakeServices) -> None:
+    """An upload that looked for the code before it was dropped may look for the mark afterwards."""
+    services.projects.add(make_project())
+    sha256 = upload(services, {"a.txt": "one"})
+    upload(services, {"a.txt": "two"})
+    services.clock.forward(days=2)
+    drop, dropped_at = services.sources.drop, []
+
+    def noted(dropped: str) -> None:
+        dropped_at.append(services.now())
+        drop(dropped)
+
+    services.sources.drop = noted  # type: ignore[method-assign, assignment]
+    assert sweep(services) == 1
+
+    assert services.code_references.is_being_dropped(sha256, dropped_at[0] + timedelta(minutes=9))

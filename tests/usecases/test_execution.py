@@ -19,7 +19,7 @@ from chalicelib.ports import Executor
 from chalicelib.usecases import builds, execution, schedule
 from tests.factories import DIGEST, make_project, make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create, stored
+from tests.usecases.conftest import Create, end_with_an_image, stored
 
 RUNNING = (Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
 
@@ -32,8 +32,7 @@ def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
     """What CodeBuild does with a submitted build, and its last event."""
     run = services.codebuild.run_of(key)
     services.codebuild.enter(run, *RUNNING)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(run, Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
     execution.observe(services, CODEBUILD, [run.handle])
 
 
@@ -292,8 +291,7 @@ def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, c
     key = create()
     execution.attend(services, key)
     run = services.codebuild.run_of(key)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(run, Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
     services.registry.is_down = True
     with pytest.raises(Unavailable):
         execution.observe(services, CODEBUILD, [run.handle])
@@ -498,8 +496,7 @@ def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
     key = started_unheard(services, create)
     run = services.codebuild.run_of(key)
     services.codebuild.enter(run, *RUNNING)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(run, Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
     services.builds.save(lifecycle.claim(stored(services, key), services.now()))
     services.clock.forward(seconds=60)
 
@@ -584,8 +581,7 @@ def test_a_success_that_a_repeated_start_finds_has_the_handle_of_that_attempt(
     with pytest.raises(Died):
         execution.attend(services, key)
     run = services.codebuild.run_of(key)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(run, Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
 
     execution.attend(services, key)
 
@@ -620,6 +616,30 @@ def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
     assert idle_seconds <= 2
     assert second <= 102
     assert max(stored(services, key).attempt for key in keys) <= 5
+
+
+def test_a_waiting_build_that_cannot_be_handled_does_not_stay_at_the_head(
+    services: FakeServices, create: Create
+) -> None:
+    """The lease comes before the work: whatever ends the function, the next one starts with another build."""
+    services.codebuild.slots = 0
+    first, second = create(), create()
+    for key in (first, second):
+        execution.attend(services, key)
+    services.codebuild.slots = 2
+    services.clock.forward(seconds=31)
+    find_project = services.projects.get
+
+    def fail(*_: str) -> None:
+        raise ValueError("a bug")
+
+    services.projects.get = fail  # type: ignore[method-assign, assignment]
+    assert execution.serve_waiting(services, CODEBUILD, 1) == 1
+    services.projects.get = find_project  # type: ignore[method-assign]
+    assert execution.serve_waiting(services, CODEBUILD, 1) == 1
+
+    assert stored(services, first).handle is None
+    assert stored(services, second).handle is not None
 
 
 # Stopping, in every state
@@ -701,9 +721,7 @@ def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    run = services.codebuild.run_of(key)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(run, Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
     stop(services, key)
 
     execution.attend(services, key)

@@ -13,7 +13,7 @@ from chalicelib.errors import Unavailable
 from chalicelib.usecases import builds, execution, schedule
 from tests.factories import make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create, stored
+from tests.usecases.conftest import Create, end_with_an_image, stored
 
 
 def test_a_build_whose_message_got_lost_is_started(services: FakeServices, create: Create) -> None:
@@ -30,8 +30,7 @@ def test_a_build_whose_message_got_lost_is_started(services: FakeServices, creat
 def test_a_build_whose_last_event_got_lost_is_ended(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
 
     services.clock.forward(minutes=6)
     schedule.reconcile(services)
@@ -232,8 +231,7 @@ def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServic
     """Its last event and all ticks were lost, as on a machine that slept."""
     key = create()
     execution.attend(services, key)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
     services.clock.forward(minutes=300)
 
     schedule.reconcile(services)
@@ -248,8 +246,7 @@ def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)
-    services.registry.push(stored(services, key).image)
-    services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
+    end_with_an_image(services, key)
     services.clock.forward(minutes=300)
 
     schedule.reconcile(services)

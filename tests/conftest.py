@@ -28,18 +28,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Groups are seen by pairs of versions of pytest and pytest-xdist only; else a docker daemon would start
+    twice in one folder, and each worker would package and make stacks for each test."""
+    if session.config.getoption("dist", "no") == "loadgroup" and hasattr(session.config, "workerinput"):
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the tests' groups"
+
+
 def _group(item: pytest.Item) -> str:
-    """Those of one file; but of buildah, which has one registry, in a folder; all others with engines;
-    and all that use the package, which is made once then."""
+    """Those of one file; but all with docker, whose daemon has the state's folder for itself, and all with
+    other engines, which share one store; and all that use the package, which is made once then."""
     folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
     parameters = (
         item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     )
-    engine = parameters.get("local_machine") or parameters.get("bare_engine")
-    if engine == "buildah":
-        return f"{folder}-{engine}"
-    if engine or item.get_closest_marker("engine"):  # one docker daemon at a time has the state's folder
+    if "docker" in parameters.values():
         return "docker"
+    if item.get_closest_marker("engine"):
+        return "other engines"
     return folder if folder == "aws" else f"{folder}/{file}"
 
 

@@ -24,8 +24,7 @@ up: .venv/local ## serve the API on this machine until interrupted; PORT and SLI
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
-	@$(BIN)/python -m pytest $(PARALLEL) -m "slow and not engine"
-	@$(BIN)/python -m pytest -m engine # one after another: engines share daemons and folders
+	@$(BIN)/python -m pytest $(PARALLEL) -m "engine or slow"
 
 check: .venv/ready ## the quick part of it
 	@$(BIN)/ruff format --check $(CODE)

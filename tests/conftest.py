@@ -32,7 +32,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Groups are seen by pairs of versions of pytest and pytest-xdist only; else a docker daemon would start
     twice in one folder, and each worker would package and make stacks for each test."""
     if session.config.getoption("dist", "no") == "loadgroup" and hasattr(session.config, "workerinput"):
-        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the tests' groups"
+        assert all("@" in item.nodeid for item in session.items), (
+            "pytest-xdist does not see the tests' groups"
+        )
 
 
 def _group(item: pytest.Item) -> str:

@@ -1,14 +1,19 @@
-"""Which container engines tests may do without."""
+"""Which container engines tests use, and may do without."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from infra.local.machine.engine import NoEngine
+
+ENGINE = next((name for name in ("buildah", "podman", "docker") if shutil.which(name)), "buildah")
+# Of tests that do not look at what differs between engines: what is built, and how builds end.
+with_one_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", [ENGINE], indirect=True)]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from infra.local import aws
 from infra.local.machine.machine import STATE, machine
 from infra.local.stack import Running, stack
 from tests.fakes import FakeServices
-from tests.required_engines import skipped_without
+from tests.required_engines import ENGINE, skipped_without
 
 ROOT = Path(__file__).parents[1]
 FOR_OPERATORS = ("infra/aws", "infra/aws/kubernetes")
@@ -138,7 +138,7 @@ def test_blocks_are_bash(path: str) -> None:
         subprocess.run(["bash", "-n"], input=text, text=True, check=True, capture_output=True)
 
 
-@pytest.fixture(params=["none", pytest.param("buildah", marks=pytest.mark.engine)])
+@pytest.fixture(params=["none", pytest.param(ENGINE, marks=pytest.mark.engine)])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Running, str]]:
     """`make up`, and a base image; without an engine every build fails."""
     engine: Any = SimpleNamespace(environment={"SLIPWAY_ENGINE": "none"}, clean_up=lambda *_: None)

@@ -12,9 +12,10 @@ import pytest
 
 from chalicelib.usecases import cleanup
 from infra.local.machine.machine import Machine
+from tests.required_engines import with_one_engine
 from tests.stack.conftest import PROJECT, Client, serving, unique_sleep
 
-pytestmark = pytest.mark.engine
+pytestmark = with_one_engine
 
 
 @pytest.fixture(scope="module")

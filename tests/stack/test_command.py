@@ -19,9 +19,10 @@ import pytest
 import urllib3
 
 from infra.local.machine.machine import Machine
+from tests.required_engines import with_one_engine
 from tests.stack.conftest import processes, unique_sleep, wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = with_one_engine
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-for-root"
 

@@ -11,10 +11,11 @@ from chalicelib.adapters.registry import FixedLogin, HttpRegistry
 from infra.local.cluster.api import FakeKubernetes
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
+from tests.required_engines import with_one_engine
 from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
 
-# One engine is enough: on a cluster it is BuildKit, in whose place either only stands.
-pytestmark = [pytest.mark.engine, pytest.mark.parametrize("local_machine", ["buildah"], indirect=True)]
+# On a cluster it is BuildKit, in whose place an engine only stands.
+pytestmark = with_one_engine
 
 
 @pytest.fixture(scope="module")

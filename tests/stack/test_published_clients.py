@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from infra.local.machine.machine import STATE, Machine
+from tests.required_engines import with_one_engine
 from tests.stack.conftest import Client, serving
 
-# One engine is enough: what differs between them is not what clients see.
-pytestmark = [pytest.mark.engine, pytest.mark.parametrize("local_machine", ["buildah"], indirect=True)]
+pytestmark = with_one_engine
 CLIENTS = Path(__file__).parents[1] / "clients"
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from infra.local.machine.machine import Machine
+from tests.required_engines import with_one_engine
 from tests.stack.conftest import Client, processes, serving, unique_sleep
 
-pytestmark = pytest.mark.engine
+pytestmark = with_one_engine
 
 
 @pytest.fixture(scope="module")

@@ -113,15 +113,14 @@ class Builds(Protocol):
     def body(self, key: BuildKey) -> BuildBody | None:
         """The build's texts alone."""
 
-    def save(self, build: Build) -> Build:
+    def save(self, build: Build, body: BuildBody | None = None) -> Build:
         """Writes what can change, if the stored version is still `build.version`, and returns the build
-        with its new version. Raises Conflict otherwise, also when the build is gone."""
+        with its new version. Of `body`, if it is given, the reported Dockerfile is written with it: both or
+        neither. Raises Conflict otherwise, also when the build is gone."""
 
-    def save_dockerfile(self, key: BuildKey, dockerfile: str | None) -> None:
-        """Replaces the reported Dockerfile. Raises NotFound when the build is gone."""
-
-    def rename(self, build: Build, wanted_name: str | None) -> Build:
-        """Like `save`, and takes a free name as `add` does; None frees the one it has."""
+    def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
+        """Like `save`, and takes a free name as `add` does, in the place of `build.name`, which becomes free;
+        None takes none."""
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Of its

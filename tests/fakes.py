@@ -178,24 +178,26 @@ class FakeBuilds:
     def body(self, key: BuildKey) -> BuildBody | None:
         return self._records.bodies.get(key)
 
-    def save(self, build: Build) -> Build:
-        return self._records.save(build)
+    def save(self, build: Build, body: BuildBody | None = None) -> Build:
+        saved = self._records.save(build)
+        self._report(build.key, body)
+        return saved
 
-    def save_dockerfile(self, key: BuildKey, dockerfile: str | None) -> None:
-        bodies = self._records.bodies
-        if key not in bodies:
-            raise NotFound
-        bodies[key] = replace(bodies[key], reported_dockerfile=dockerfile)
-
-    def rename(self, build: Build, wanted_name: str | None) -> Build:
+    def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
         records = self._records
         records.others_go_first()
-        current = records.expect_unchanged(build).name
+        records.expect_unchanged(build)
         name = records.take_name(build.key, wanted_name)
-        if current is not None and current != name:
-            del records.names[build.key.owner, build.key.project, current]
+        if build.name is not None:
+            del records.names[build.key.owner, build.key.project, build.name]
         records.builds[build.key] = new = replace(build, name=name, version=build.version + 1)
+        self._report(build.key, body)
         return new
+
+    def _report(self, key: BuildKey, body: BuildBody | None) -> None:
+        if body is not None:
+            stored = self._records.bodies[key]
+            self._records.bodies[key] = replace(stored, reported_dockerfile=body.reported_dockerfile)
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         live = [

@@ -199,18 +199,18 @@ def update(
 
     def write() -> BuildView:
         opened = writable(services, caller, key)
-        build = changed(opened.build, fields)
-        if build != opened.build:
-            build = replace(build, updated_at=max(services.now(), build.updated_at))
-            if build.name != opened.build.name:
-                build = services.builds.rename(build, build.name)
-            else:
-                build = services.builds.save(build)
-        body = opened.body
+        build, body = changed(opened.build, fields), opened.body
         if "dockerfile" in fields:
             body = replace(body, reported_dockerfile=fields["dockerfile"])
-            services.builds.save_dockerfile(key, body.reported_dockerfile)
-        return replace(opened, build=build, body=body)
+        if (build, body) == (opened.build, opened.body):
+            return opened
+        new, name = replace(build, updated_at=max(services.now(), build.updated_at)), opened.build.name
+        written = body if body != opened.body else None
+        if build.name != name:
+            new = services.builds.rename(replace(new, name=name), build.name, written)
+        else:
+            new = services.builds.save(new, written)
+        return replace(opened, build=new, body=body)
 
     return retry_on_conflict(write)
 

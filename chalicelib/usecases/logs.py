@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import IO
 
 from chalicelib.domain.answer import encoded_bytes, fitting
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildBody, BuildKey
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, NoLog, Unavailable
 from chalicelib.ports import LogLine, Services
@@ -104,15 +104,16 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     if build is None or not build.is_done or build.look_at is None or build.kept_log_bytes is not None:
         return
     with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
-        services.builds.save(_kept(services, build, is_last_try=is_last_try))
+        services.builds.save(*_kept(services, build, is_last_try=is_last_try))
 
 
-def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
-    """The build's record once its log was kept, or when it is to be looked at again."""
+def _kept(services: Services, build: Build, *, is_last_try: bool) -> tuple[Build, BuildBody | None]:
+    """The build's record once its log was kept, or when it is to be looked at again; and its texts, if the
+    log has told its Dockerfile."""
     if build.log is None or build.deleted_at is not None:
-        return replace(build, look_at=None)
+        return replace(build, look_at=None), None
     if not is_last_try and not _is_complete(services, build, build.log):
-        return replace(build, look_at=services.now() + LOOK_AGAIN)
+        return replace(build, look_at=services.now() + LOOK_AGAIN), None
     with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as text:
         dockerfile = _copied(services.logs.lines(build.log), build.nonce, text, is_last_try=is_last_try)
         size: int | None = text.tell()
@@ -125,9 +126,9 @@ def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
                 raise
             log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
             size = None
-    if dockerfile:
-        services.builds.save_dockerfile(build.key, dockerfile)
-    return replace(build, look_at=None, kept_log_bytes=size or None)
+    body = services.builds.body(build.key) if dockerfile else None
+    told = body and replace(body, reported_dockerfile=dockerfile)
+    return replace(build, look_at=None, kept_log_bytes=size or None), told
 
 
 def _is_complete(services: Services, build: Build, log: str) -> bool:

@@ -335,17 +335,29 @@ def test_of_many_writers_at_once_one_wins(store: Store) -> None:
 
 
 def test_a_reported_dockerfile_is_shown_and_taken_back(store: Store) -> None:
-    add(store)
+    build = add(store)
 
-    store.builds.save_dockerfile(KEY, "FROM a\n")
+    build = store.builds.save(replace(build, description="mine"), make_body(reported_dockerfile="FROM a\n"))
     assert store.builds.body(KEY) == make_body(reported_dockerfile="FROM a\n")
-    store.builds.save_dockerfile(KEY, None)
+    assert store.builds.get(KEY) == build
+    build = store.builds.rename(build, "it", make_body())
+    assert store.builds.body(KEY) == make_body()
+    assert store.builds.get(KEY) == build
+
+
+def test_a_dockerfile_is_not_written_when_somebody_else_changed_the_build(store: Store) -> None:
+    build = add(store)
+    store.builds.save(build)
+
+    for write in (store.builds.save, lambda build, body: store.builds.rename(build, "it", body)):
+        with pytest.raises(Conflict):
+            write(build, make_body(reported_dockerfile="FROM a\n"))
     assert store.builds.body(KEY) == make_body()
 
 
 def test_a_dockerfile_needs_a_build(store: Store) -> None:
-    with pytest.raises(NotFound):
-        store.builds.save_dockerfile(KEY, "FROM a\n")
+    with pytest.raises(Conflict):
+        store.builds.save(make_build(), make_body(reported_dockerfile="FROM a\n"))
     assert store.builds.body(KEY) is None
 
 
@@ -368,8 +380,8 @@ def test_the_largest_texts_a_request_can_bring_are_stored(store: Store) -> None:
     assert replace(body, content=f"{body.content}{'é' * 100}").is_too_large
     dockerfile = "é" * (MAX_DOCKERFILE_BYTES // 2)
 
-    store.builds.add(make_build(), body, None)
-    store.builds.save_dockerfile(KEY, dockerfile)
+    build = store.builds.add(make_build(), body, None)
+    store.builds.save(build, replace(body, reported_dockerfile=dockerfile))
 
     assert store.builds.body(KEY) == replace(body, reported_dockerfile=dockerfile)
 
@@ -782,7 +794,7 @@ def test_no_row_stays_of_what_was_purged(dynamo: Records) -> None:
         dynamo.bookmarks.add(user, build.key, NOW)
         dynamo.bookmarks.add(user, build.key.project_key, NOW)
     dynamo.bookmarks.remove("bob", build.key)
-    dynamo.builds.save_dockerfile(build.key, "FROM a\n")
+    build = dynamo.builds.save(build, make_body(reported_dockerfile="FROM a\n"))
     assert len(list(Item.scan())) == 12
 
     dynamo.archive.purge(dynamo.builds.rename(build, "other"))

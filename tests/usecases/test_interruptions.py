@@ -182,6 +182,24 @@ def test_a_handler_that_stops_a_build_may_end_anywhere(
     ends_at_every_call(story)
 
 
+def test_a_change_that_is_cut_off_anywhere_is_written_whole_or_not_at_all(
+    services: FakeServices, create: Create
+) -> None:
+    def story(calls: int) -> bool:
+        key = create()
+        before = services.builds.open(key, "ada")
+        fields = {"name": f"n{calls}", "description": "mine", "tags": ["a"], "dockerfile": "FROM x\n"}
+        died = dies(lambda: builds.update(dying(services, calls), make_user(), key, fields))
+
+        after = services.builds.open(key, "ada")
+        assert after is not None
+        shown = (after.build.name, after.build.description, after.build.tags, after.body.shown_dockerfile)
+        assert after == before if died else shown == (f"n{calls}", "mine", ("a",), "FROM x\n")
+        return died
+
+    ends_at_every_call(story)
+
+
 def test_a_creation_that_is_cut_off_leaves_a_build_that_starts_or_nothing(
     services: FakeServices, create: Create
 ) -> None:

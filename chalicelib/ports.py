@@ -123,8 +123,8 @@ class Builds(Protocol):
         None takes none."""
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Of its
-        history, each has the newest row only."""
+        """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Each has
+        what lists show: the fields `domain.build.LISTED` and its newest status, without texts."""
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:
         """Builds whose `look_at` has come, longest overdue first, as a consistent read shows them. A build
@@ -151,8 +151,8 @@ class Archive(Protocol):
         """The inverse of `archive`. Raises Conflict."""
 
     def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
-        """Archived builds that `user` created, newest change first, and how many there are in all. Of its
-        history, each has the newest row only."""
+        """Archived builds that `user` created, newest change first, and how many there are in all. Each has
+        what lists show, as in `Builds.list_builds`."""
 
     def purgeable(
         self, deleted_before: datetime, archived_before: datetime

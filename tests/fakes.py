@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import IO
+from typing import IO, Any
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildBody, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.user import Token, User
@@ -201,7 +201,7 @@ class FakeBuilds:
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         live = [
-            replace(build, history=build.history[-1:])
+            as_listed(build)
             for key, build in self._records.builds.items()
             if key.project_key == project.key and build.archived_at is None
         ]
@@ -252,7 +252,7 @@ class FakeArchive:
 
     def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
         shown = [
-            replace(build, history=build.history[-1:])
+            as_listed(build)
             for build in self._records.builds.values()
             if build.user == user and build.archived_at and not build.deleted_at
         ]
@@ -291,6 +291,12 @@ class FakeArchive:
             del records.builds[record.key]
         for mark in [mark for mark in records.bookmarks if mark[1] == record.key]:
             del records.bookmarks[mark]
+
+
+def as_listed(build: Build) -> Build:
+    shown: dict[str, Any] = {name: getattr(build, name) for name in LISTED}
+    newest = replace(build.history[-1], message=None, traceback=None, details=None)
+    return Build(nonce="", history=(newest,), version=build.version, **shown)
 
 
 def _identity(record: Build | Project) -> tuple[str, int]:

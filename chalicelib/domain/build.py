@@ -186,6 +186,14 @@ class Build:
         return f"plx-build-{self.uuid}"
 
 
+# What lists show of a build and queries ask about. It is all that the index of lists holds, beside the newest
+# status: each change writes it there twice, and up to 1 KB costs one unit.
+LISTED = frozenset(
+    {"key", "uuid", "user", "created_at", "updated_at", "backend", "image", "name", "description", "tags"}
+    | {"is_managed", "started_at", "finished_at", "image_digest", "commit", "archived_at", "deleted_at"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class BuildBody:
     """The texts of a build, kept apart so that lists stay light."""

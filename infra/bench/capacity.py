@@ -1,18 +1,20 @@
 """What calls to DynamoDB consume.
 
-Write units are as the emulator answers them. Read units are computed here by DynamoDB's rules (4 KB each,
-half for reads that may lag) from what was answered: no emulator has them right.
+Write units are as the emulator answers them; `update_units` is DynamoDB's rule, which tests hold it to. Read
+units are computed here by DynamoDB's rules (4 KB each, half for reads that may lag) from what was answered:
+no emulator has them right.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.adapters.dynamodb.table import client
 
-_KB4 = 4096
+_KB, _KB4 = 1024, 4096
 _WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems")
 
 
@@ -82,7 +84,38 @@ def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) ->
     return 0
 
 
-def _size(item: dict[str, Any]) -> int:
-    return sum(
-        len(name.encode()) + len(str(next(iter(value.values()))).encode()) for name, value in item.items()
-    )
+def update_units(
+    before: Mapping[str, Any], after: Mapping[str, Any], indexes: Sequence[Mapping[str, Any]]
+) -> int:
+    """What an update has cost: a unit for each started KB of the larger item, and of each entry that is put
+    into an index of `DescribeTable` or taken out of it. A changed key does both.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html, "Write capacity units"
+    """
+    units = max(_kilobytes(before), _kilobytes(after))
+    for index in indexes:
+        keys = [each["AttributeName"] for each in index["KeySchema"]]
+        names = {"pk", "sk", *keys, *index["Projection"].get("NonKeyAttributes", ())}
+        old, new = (
+            {name: item[name] for name in names if name in item} if all(key in item for key in keys) else {}
+            for item in (before, after)
+        )
+        if any(old.get(key) != new.get(key) for key in keys):
+            units += sum(_kilobytes(entry) for entry in (old, new) if entry)
+        elif old != new:
+            units += max(_kilobytes(old), _kilobytes(new))
+    return units
+
+
+def _kilobytes(item: Mapping[str, Any]) -> int:
+    return math.ceil(_size(item) / _KB)
+
+
+def _size(item: Mapping[str, Any]) -> int:
+    """Names and values; a number is one byte for two digits and one more."""
+    total = 0
+    for name, value in item.items():
+        ((kind, text),) = value.items()
+        size = len(text.lstrip("-0.")) // 2 + 1 if kind == "N" else len(text.encode())
+        total += len(name.encode()) + size
+    return total

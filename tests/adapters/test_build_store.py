@@ -22,7 +22,7 @@ from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from chalicelib.ports import IdempotencyKey, Replay
 from chalicelib.usecases import builds
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project, make_user
-from tests.fakes import FakeServices
+from tests.fakes import FakeServices, as_listed
 
 Store = Records | FakeServices
 TABLES = {"moto": "dynamodb_table", "ministack": "table_in_emulator"}
@@ -408,7 +408,7 @@ def test_an_archived_build_is_in_no_list_and_still_there(store: Store) -> None:
 
     archived = store.archive.archive(replace(gone, archived_at=after(1)))
 
-    assert store.builds.list_builds(read_project(store), 0, 10) == [kept]
+    assert store.builds.list_builds(read_project(store), 0, 10) == [as_listed(kept)]
     assert read_project(store).live_builds == 1
     assert store.builds.get(gone.key) == archived
     assert archived.version == gone.version + 1

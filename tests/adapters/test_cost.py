@@ -10,11 +10,13 @@ import pytest
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.keys import record_key
 from chalicelib.adapters.dynamodb.records import encode_body, encode_build
-from chalicelib.adapters.dynamodb.table import Item
-from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.adapters.dynamodb.table import Item, client
+from chalicelib.domain import lifecycle
+from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Source, Status
+from chalicelib.domain.environment import Placement
 from chalicelib.usecases import builds, execution
-from infra.bench.capacity import Meter
-from tests.factories import SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
+from infra.bench.capacity import Meter, update_units
+from tests.factories import DIGEST, SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
 
 pytestmark = pytest.mark.slow
@@ -95,6 +97,95 @@ def test_a_status_change_is_one_read_and_one_update(services: FakeServices) -> N
         execution.observe(services, created.executor, [run.handle])
     assert meter.operations == ["GetItem", "UpdateItem"]
     assert meter.written <= 6
+
+
+REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+RUN = "8745a7a9-c340-456a-9166-edf953571bec"
+FAULT = "The build service had a fault; trying once more."
+# A build that has about all the trouble that a managed one can have, and ends with its twelfth status.
+TROUBLED = [
+    (Status.SCHEDULED, None),
+    (
+        Status.UNSCHEDULABLE,
+        "0/3 nodes are available: 1 node had an untolerated taint, 2 Insufficient memory. "
+        "No preemption victims were found for the incoming pod.",
+    ),
+    (Status.WARNING, f'Back-off pulling image "{REGISTRY}/slipway/buildkit:v0.13.2"'),
+    (Status.UNSCHEDULABLE, "0/3 nodes are available: 3 Insufficient cpu."),
+    (Status.BUILDING, None),
+    (Status.RUNNING, None),
+    (Status.WARNING, FAULT),
+    (Status.SCHEDULED, None),
+    (Status.BUILDING, None),
+    (Status.RUNNING, None),
+    (Status.FAILED, "Exit code 1: pip install --no-cache-dir -r requirements.txt"),
+]
+ORDINARY = [
+    (Status.SCHEDULED, None),
+    (Status.BUILDING, None),
+    (Status.RUNNING, None),
+    (Status.SUCCEEDED, "Completed"),
+]
+
+
+def large_build(executor: str) -> Build:
+    """A claimed build with code, tags, an environment, and names as long as people choose them."""
+    build = replace(
+        make_build(
+            user="research-team",
+            created_at=after(0.123),
+            image=f"{REGISTRY}/slipway/research-team/image-classifier-93bd808c:1234",
+            name="nightly-classifier",
+            description="the nightly training image of the classifier",
+            tags=("nightly", "gpu", "pytorch"),
+            look_at=after(300),
+            commit="8d3f0e29a1c94d7bb8f0c6d2e4f1a7b3c9d5e6f0",
+            source=Source(code_sha256="ab" * 32),
+            resources={"cpu": {"requests": 1, "limits": 2}, "memory": {"requests": 1024, "limits": 2048}},
+            executor=executor,
+            placement=Placement(labels={"team": "vision"}, node_selector={"pool": "builds"}),
+        ),
+        key=BuildKey("research-team", "image-classifier", 1234),
+    )
+    handle = f"slipway-prod-builds:{RUN}"
+    return replace(lifecycle.claim(build, after(1.5)), handle=handle, log=f"/aws/codebuild/{handle}")
+
+
+def costs_of_changes(store: Records, build: Build, story: list[tuple[Status, str | None]]) -> list[float]:
+    """Write units of each status, as the emulator and DynamoDB's rule have them alike."""
+    table, (pk, sk) = Item.Meta.table_name, record_key(build.key)
+    row = {"TableName": table, "Key": {"pk": {"S": pk}, "sk": {"S": sk}}, "ConsistentRead": True}
+    indexes = client().describe_table(TableName=table)["Table"]["GlobalSecondaryIndexes"]
+    costs = []
+    build = store.builds.add(build, make_body(), build.name)
+    for number, (status, message) in enumerate(story, 1):
+        before = client().get_item(**row)["Item"]
+        changed = lifecycle.advance(build, status, after(7.321 * number), message=message)
+        if status is Status.SUCCEEDED:
+            changed = replace(changed, image_digest=DIGEST)
+        with Meter() as meter:
+            build = store.builds.save(changed)
+        assert meter.operations == ["UpdateItem"]
+        assert meter.written == update_units(before, client().get_item(**row)["Item"], indexes)
+        costs.append(meter.written)
+    return costs
+
+
+@pytest.mark.parametrize("executor", [CODEBUILD, EKS])
+def test_statuses_cost_little_as_long_as_managed_builds_write_them(
+    executor: str, table_in_emulator: Records
+) -> None:
+    """The end costs two units more than its size: it also moves the build in the index of what is due."""
+    *changes, end = costs_of_changes(table_in_emulator, large_build(executor), TROUBLED)
+    assert max(changes) <= 6
+    assert end <= 8
+
+
+@pytest.mark.parametrize("executor", [CODEBUILD, EKS])
+def test_statuses_of_an_ordinary_build_cost_less(executor: str, table_in_emulator: Records) -> None:
+    *changes, end = costs_of_changes(table_in_emulator, large_build(executor), ORDINARY)
+    assert max(changes) <= 4
+    assert end <= 7
 
 
 def test_what_is_not_news_is_one_read(services: FakeServices) -> None:

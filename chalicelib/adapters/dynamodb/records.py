@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from pynamodb.expressions.condition import Condition
 from chalicelib.adapters.dynamodb import keys
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item
-from chalicelib.domain.build import ID_DIGITS, Build, BuildBody, BuildKey
+from chalicelib.domain.build import ID_DIGITS, LISTED, Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
@@ -21,7 +21,8 @@ from chalicelib.domain.user import Token, User
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
 RECOUNT = timedelta(days=1)
-LISTED = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
+LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
+_UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "look_at"}
 
 
 def encode_build(build: Build) -> Item:
@@ -31,12 +32,13 @@ def encode_build(build: Build) -> Item:
 def decode_build(item: Item) -> Build:
     is_unfinished = item.active not in (None, keys.DELETED, keys.ARCHIVED)
     look_at = f'"{item.look_at}"' if is_unfinished else "null"  # else it is the time of a purge
-    return _from_json(item.data, Build, history=item.history, version=item.version, look_at=look_at)
+    data = f"{(item.data or '')[:-1]},{item.unlisted[1:]}" if item.unlisted else item.data  # older: in `data`
+    return _from_json(data, Build, history=item.history, version=item.version, look_at=look_at)
 
 
 def decode_listed_build(item: Item) -> Build:
-    """The build with the newest row of its history alone, from the attributes `LISTED`."""
-    return _from_json(item.data, Build, history=f"[{item.last}]", version=item.version)
+    """The build as lists have it, from the attributes `LISTED_COLUMNS`."""
+    return _from_json(item.data, Build, history=f"[{item.last}]", version=item.version, nonce='""')
 
 
 def build_columns(build: Build) -> dict[str, Any]:
@@ -45,10 +47,11 @@ def build_columns(build: Build) -> dict[str, Any]:
     if build.archived_at is not None:
         listed = keys.archived_builds(build.user) if build.deleted_at is None else None
     return {
-        "data": _to_json(build, "history", "version", "look_at"),
+        "data": _to_json(build, "history", "version", "look_at", *_UNLISTED),
+        "unlisted": _to_json(build, "history", "version", "look_at", *LISTED),
         "version": build.version,
-        "history": msgspec.json.encode(build.history).decode(),
-        "last": msgspec.json.encode(build.history[-1]).decode(),
+        "history": f"[{','.join(map(_to_json, build.history))}]",
+        "last": _to_json(build.history[-1], "message", "traceback", "details"),
         "recent": listed,
         "updated_at": f"{format_instant(build.updated_at)}#{build.key.id:0{ID_DIGITS}}",
         **_activity(
@@ -154,10 +157,18 @@ def _activity(
 
 
 def _to_json(record: Any, *apart: str) -> str:
-    """JSON of a record, without the fields `apart`, which have an attribute of their own, and without None
-    values: all such fields default to it."""
-    values = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in apart}
-    return msgspec.json.encode({name: value for name, value in values.items() if value is not None}).decode()
+    """JSON of a record, without the fields `apart`, which have an attribute of their own, and without what is
+    empty: fields that have no value, and are None, 0, False or () by default."""
+    return msgspec.json.encode(_without_empty(record, apart)).decode()
+
+
+def _without_empty(record: Any, apart: Collection[str] = ()) -> dict[str, Any]:
+    found = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if field.name not in apart and (value or value != field.default):
+            found[field.name] = _without_empty(value) if is_dataclass(value) else value
+    return found
 
 
 def _from_json(data: str | None, kind: type[Record], **apart: str | float | None) -> Record:

@@ -65,9 +65,10 @@ class Item(Model):
     pk = UnicodeAttribute(hash_key=True)
     sk = UnicodeAttribute(range_key=True)
     data = UnicodeAttribute(null=True)
+    unlisted = UnicodeAttribute(null=True)  # of a build: what no list shows
     version = NumberAttribute(null=True)
     history = UnicodeAttribute(null=True)
-    last = UnicodeAttribute(null=True)  # the newest row of history, for lists
+    last = UnicodeAttribute(null=True)  # the newest row of history, without its texts, for lists
     recent = UnicodeAttribute(null=True)
     updated_at = UnicodeAttribute(null=True)
     active = UnicodeAttribute(null=True)

@@ -12,7 +12,7 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests lock clean
+.PHONY: help demo up test check load simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -24,13 +24,16 @@ up: .venv/local ## serve the API on this machine until interrupted; PORT and SLI
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
-	@$(BIN)/python -m pytest $(PARALLEL) -m "engine or slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load"
 
 check: .venv/ready ## the quick part of it
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow"
+
+load: .venv/ready ## 150 builds from 8 clients, with every container engine found: minutes of each; prints figures
+	@$(BIN)/python -m pytest -s -m load
 
 simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault, held against all
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1)

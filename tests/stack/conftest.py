@@ -22,6 +22,7 @@ from tests.required_engines import skipped_without
 PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well
 DONE = ("succeeded", "failed", "stopped")
 PROJECT = "/root/quick-start"
+HTTP = urllib3.PoolManager(maxsize=16, timeout=PATIENCE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Client:
 
     def call(self, method: str, path: str, fields: dict[str, Any] | None = None) -> tuple[int, Any]:
         """Status, and the body as JSON or text."""
-        answer = urllib3.request(
+        answer = HTTP.request(
             method,
             f"{self.running.url}/api/v1{path}",
             headers={"Authorization": f"token {self.running.token}"},
@@ -53,7 +54,7 @@ class Client:
         """Puts a gzipped tar up as the project's code."""
         url = f"{self.running.url}/api/v1{project}/repo/upload"
         headers = {"Authorization": f"token {self.running.token}", "Content-Type": "application/gzip"}
-        answer = urllib3.request("PUT", url, headers=headers, body=archive, retries=False)
+        answer = HTTP.request("PUT", url, headers=headers, body=archive, retries=False)
         assert answer.status == 200, answer.data
 
     def build(self, *steps: str, project: str = PROJECT, **more: Any) -> str:

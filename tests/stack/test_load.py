@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -105,10 +105,13 @@ class Load:
     def _stop(self, each: Planned) -> None:
         assert self.client.call("POST", f"{each.path}/stop") == (200, "")
 
-    def until_all_are_done(self) -> None:
-        """Also until their logs are kept."""
+    def until_all_are_done(self, working: Sequence[Future[None]]) -> None:
+        """Also until their logs are kept, and while no client has failed."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._is_over():
+            for each in working:
+                if each.done():
+                    each.result()
             assert time.monotonic() < deadline, self.samples[-1]
             time.sleep(2)
 
@@ -128,7 +131,7 @@ def run(machine: Machine, folder: Path, *, builds: int, clients: int, seed: int,
         began = time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
             working = [pool.submit(load.work, planned[n::clients], Random(seed + n)) for n in range(clients)]
-            load.until_all_are_done()
+            load.until_all_are_done(working)
             for client_work in working:
                 client_work.result()
         report(load, machine.engine.name, time.monotonic() - began)

@@ -7,7 +7,7 @@ that a repetition would not complete.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any, Generic, Protocol, TypeVar
 
@@ -377,10 +377,31 @@ class Registry(Protocol):
     """Where images go."""
 
     def prepare(self, image: str) -> None:
-        """Makes the repository of `image` if it needs making."""
+        """Makes the repository of `image`, and the cache of its project, if they need making."""
+
+    def forget_cache(self, image: str) -> None:
+        """Deletes the cached layers of the project of `image`; its images stay. Idempotent."""
 
     def digest(self, image: str) -> str | None:
         """The digest the registry itself answers for `image` (repository and tag), None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    """A login for the registry `host` (host[:port])."""
+
+    host: str
+    username: str
+    password: str = field(repr=False)
+    expires_at: datetime
+
+
+class RegistryLogins(Protocol):
+    """Logins that builds push and pull with."""
+
+    def mint(self, image: str) -> RegistryLogin:
+        """One more login for the build of `image`, with `domain.repositories.rights` alone, good until
+        `expires_at`, about an hour from now."""
 
 
 class Logs(Protocol):
@@ -428,6 +449,8 @@ class Services(Protocol):
     def log_archive(self) -> LogArchive: ...
     @property
     def registry(self) -> Registry: ...
+    @property
+    def registry_logins(self) -> RegistryLogins: ...
     @property
     def logs(self) -> Logs: ...
     def executor(self, name: str) -> Executor:

@@ -44,8 +44,6 @@ class EksSettings:
     namespace: Annotated[str, about("namespace of the builds' Jobs", "EksNamespace")] = "slipway-builds"
     profile: Annotated[Profile, about("how BuildKit runs in a pod", "EksProfile")] = "userns"
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
-    cache_repository: Annotated[str, about("for cached layers; its tags must be mutable; empty: none")] = ""
-    registry_role: Annotated[str, about("whose rights, for one repository, a build's login has (ECR)")] = ""
     log_group: Annotated[
         str, about("where pods' logs are; empty: Container Insights' group", "EksLogGroup")
     ] = ""
@@ -70,6 +68,7 @@ class Settings:
     registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
         default="", repr=False
     )
+    registry_role: Annotated[str, about("of AWS; a build's login to ECR is a narrowed session of it")] = ""
     backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = (
         "codebuild"
     )

@@ -22,6 +22,7 @@ from chalicelib.ports import (
     Logs,
     Projects,
     Registry,
+    RegistryLogins,
     Services,
     Sources,
 )
@@ -108,6 +109,14 @@ class AwsServices:
         return HttpRegistry("https", EcrCredentials())
 
     @cached_property
+    def registry_logins(self) -> RegistryLogins:
+        from chalicelib.adapters.registry import EcrLogins, SignedLogins
+
+        if self.settings.plain_http:
+            return SignedLogins(self.settings.registry_login, self.now)
+        return EcrLogins(self.settings.registry_role)
+
+    @cached_property
     def logs(self) -> Logs:
         from chalicelib.adapters.cloudwatch import CloudWatchLogs
 
@@ -138,16 +147,15 @@ class AwsServices:
     def _eks(self) -> Executor:
         from chalicelib.adapters.eks.api import KubernetesApi
         from chalicelib.adapters.eks.executor import EksExecutor
-        from chalicelib.adapters.registry import EcrLogin
+        from chalicelib.adapters.registry import docker_config
 
         eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        login = EcrLogin(eks.registry_role, eks.cache_repository)
         return EksExecutor(
             KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
             eks,
             self.sources,
-            None if self.settings.plain_http else login.docker_config,
+            lambda image: docker_config(self.registry_logins.mint(image)),
             plain_http=self.settings.plain_http,
             queue_minutes=self.settings.queue_timeout_minutes,
             build_minutes=self.settings.build_timeout_minutes,

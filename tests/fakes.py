@@ -17,9 +17,20 @@ from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.repositories import Rights, cache_repository, rights
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
-from chalicelib.ports import Bookmarkable, BuildView, Fresh, Given, IdempotencyKey, LogLine, Offer, Replay
+from chalicelib.ports import (
+    Bookmarkable,
+    BuildView,
+    Fresh,
+    Given,
+    IdempotencyKey,
+    LogLine,
+    Offer,
+    RegistryLogin,
+    Replay,
+)
 from chalicelib.settings import Settings
 from tests.factories import DIGEST, NOW, SETTINGS
 
@@ -668,7 +679,11 @@ class FakeRegistry:
 
     def prepare(self, image: str) -> None:
         self._answer()
-        self.prepared.add(image.rpartition(":")[0])
+        self.prepared |= {image.rpartition(":")[0], cache_repository(image)}
+
+    def forget_cache(self, image: str) -> None:
+        self._answer()
+        self.prepared.discard(cache_repository(image))
 
     def digest(self, image: str) -> str | None:
         self._answer()
@@ -682,6 +697,21 @@ class FakeRegistry:
     def _answer(self) -> None:
         if self.is_down:
             raise Unavailable("The image registry did not answer.")
+
+
+class FakeRegistryLogins:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.minted: dict[str, Rights] = {}  # by password
+        self.is_down = False
+
+    def mint(self, image: str) -> RegistryLogin:
+        if self.is_down:
+            raise Unavailable("The registry gave no login; try again.")
+        password = f"login-{len(self.minted) + 1}"
+        self.minted[password] = rights(image)
+        host, expires_at = image.partition("/")[0], self._clock.now + timedelta(hours=1)
+        return RegistryLogin(host, "AWS", password, expires_at)
 
 
 class FakeLogs:
@@ -737,6 +767,7 @@ class FakeServices:
         self.eks = FakeExecutor(self.clock, self.sources, emits_events=False)
         self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
+        self.registry_logins = FakeRegistryLogins(self.clock)
         self.logs = FakeLogs()
 
     def executor(self, name: str) -> FakeExecutor:

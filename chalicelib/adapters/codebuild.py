@@ -15,6 +15,7 @@ from chalicelib.adapters.aws import answered, source_folder
 from chalicelib.adapters.steps import VARIABLES, step
 from chalicelib.domain.build import Build, Source, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
+from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 
 MAX_BUILDSPEC_CHARACTERS = 25_600  # CodeBuild takes no longer one with StartBuild
@@ -68,6 +69,7 @@ def start_build_request(
         "SLIPWAY_CONTEXT": source.context or "",
         "SLIPWAY_DOCKERFILE": source.dockerfile or "",
         "SLIPWAY_BUILDKIT_IMAGE": buildkit_image,
+        "SLIPWAY_CACHE_REPOSITORY": cache_repository(build.image),
     }
     return {
         "projectName": project,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
 import urllib3
 
 from chalicelib.adapters.aws import answered
+from chalicelib.domain.repositories import cache_repository, rights
 from chalicelib.errors import Unavailable
+from chalicelib.ports import RegistryLogin
 
 _MANIFESTS = ", ".join(
     (
@@ -24,14 +30,27 @@ _MANIFESTS = ", ".join(
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
 
 
+LOGIN_SECONDS = 3600  # the longest session that a role of a function may have of another role
+PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")
+# Of a project's cache: a moved tag leaves layers without one, and what nobody builds any more goes as well.
+CACHE_DAYS = (("untagged", 7), ("any", 90))
+
+
 class Credentials(Protocol):
-    """Who we are to a registry. Both raise Unavailable."""
+    """Who we are to a registry, and how it keeps repositories. All raise Unavailable."""
 
     def authorization(self) -> Mapping[str, str]:
         """The headers of a request, none where no login is needed."""
 
     def make_repository(self, name: str) -> None:
-        """Makes a repository if the registry wants that before the first push."""
+        """Makes a repository for images if the registry wants that before the first push."""
+
+    def make_cache(self, name: str) -> None:
+        """The same for a repository of cached layers, whose tags are moved."""
+
+    def delete_cache(self, name: str) -> None:
+        """Deletes one with its layers, if it is there."""
 
 
 class HttpRegistry:
@@ -43,6 +62,10 @@ class HttpRegistry:
 
     def prepare(self, image: str) -> None:
         self._credentials.make_repository(_parts(image)[1])
+        self._credentials.make_cache(_cache(image))
+
+    def forget_cache(self, image: str) -> None:
+        self._credentials.delete_cache(_cache(image))
 
     def digest(self, image: str) -> str | None:
         host, repository, tag = _parts(image)
@@ -73,6 +96,12 @@ class FixedLogin:
     def make_repository(self, name: str) -> None:
         """The first push makes it."""
 
+    def make_cache(self, name: str) -> None:
+        """No engine of one machine caches layers in a registry."""
+
+    def delete_cache(self, name: str) -> None:
+        """There is none."""
+
 
 class EcrCredentials:
     """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved."""
@@ -96,23 +125,50 @@ class EcrCredentials:
                 imageScanningConfiguration={"scanOnPush": True},
             )
 
+    def make_cache(self, name: str) -> None:
+        with answered("ECR"):
+            with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
+                self._ecr.create_repository(repositoryName=name, imageTagMutability="MUTABLE")
+            self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=_lifecycle())
 
-class EcrLogin:
-    """Makes logins that may push to one repository (and use one cache), whatever else the role may do."""
+    def delete_cache(self, name: str) -> None:
+        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryNotFoundException):
+            self._ecr.delete_repository(repositoryName=name, force=True)
 
-    def __init__(self, role: str, cache_repository: str = "") -> None:
-        self._role, self._cache_repository = role, cache_repository
 
-    def docker_config(self, image: str) -> str:
-        """Docker's configuration (config.json) with a login for the repository of `image`, good for up to
-        12 hours. Raises Unavailable."""
+def _lifecycle() -> str:
+    rules = [
+        {
+            "rulePriority": number,
+            "selection": {
+                "tagStatus": tags,
+                "countType": "sinceImagePushed",
+                "countUnit": "days",
+                "countNumber": days,
+            },
+            "action": {"type": "expire"},
+        }
+        for number, (tags, days) in enumerate(CACHE_DAYS, 1)
+    ]
+    return json.dumps({"rules": rules})
+
+
+class EcrLogins:
+    """`RegistryLogins` of ECR: a session of `role`, narrowed to one project."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+
+    def mint(self, image: str) -> RegistryLogin:
         import boto3
 
         host, _, _ = _parts(image)
-        policy = login_policy(self._role, image, self._cache_repository)
         with answered("ECR, asked for the build's login,"):
             lent = boto3.client("sts").assume_role(
-                RoleArn=self._role, RoleSessionName="slipway-build", Policy=policy, DurationSeconds=3600
+                RoleArn=self._role,
+                RoleSessionName="slipway-build",
+                Policy=session_policy(self._role, image),
+                DurationSeconds=LOGIN_SECONDS,
             )["Credentials"]
             ecr = boto3.client(
                 "ecr",
@@ -121,46 +177,62 @@ class EcrLogin:
                 aws_session_token=lent["SessionToken"],
             )
             token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
-        return json.dumps({"auths": {host: {"auth": token}}})
+        username, _, password = base64.b64decode(token).decode().partition(":")
+        expires_at: datetime = lent["Expiration"]  # of the session; the token alone would last 12 hours
+        return RegistryLogin(host, username, password, expires_at.astimezone(UTC))
 
 
-def login_policy(role: str, image: str, cache_repository: str = "") -> str:
-    """What a session of a role may do that is narrowed to one repository: an IAM policy as JSON."""
+def session_policy(role: str, image: str) -> str:
+    """`domain.repositories.rights` as the IAM policy, in JSON, of a session of `role`.
+
+    A session has what both allow. So base repositories, however many, are listed by the role alone, and the
+    length of this policy depends on the names of prefix and project only: STS takes 2,048 characters.
+    """
+    granted, host = rights(image), _parts(image)[0]
     partition = role.split(":")[1]
-    repositories = [name for name in (image.rpartition(":")[0], cache_repository) if name]
-    use = [f"ecr:{action}" for action in _USE]
-    return json.dumps(
-        {
-            "Version": "2012-10-17",
-            "Statement": [
-                {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
-                {
-                    "Effect": "Allow",
-                    "Action": use,
-                    "Resource": [_arn(partition, name) for name in repositories],
-                },
-            ],
-        }
-    )
-
-
-_USE = (
-    "BatchCheckLayerAvailability",
-    "BatchGetImage",
-    "GetDownloadUrlForLayer",
-    "InitiateLayerUpload",
-    "UploadLayerPart",
-    "CompleteLayerUpload",
-    "PutImage",
-)
-
-
-def _arn(partition: str, repository: str) -> str:
-    """The ARN of `<account>.dkr.ecr.<region>.amazonaws.com/<name>`; its partition is `aws`, or China's or
-    another."""
-    host, _, name = repository.partition("/")
     account, _, _, region, *_ = host.split(".")
-    return f"arn:{partition}:ecr:{region}:{account}:repository/{name}"
+
+    def arns(names: Iterable[str]) -> list[str]:
+        return [f"arn:{partition}:ecr:{region}:{account}:repository/{name}" for name in names]
+
+    statements: list[dict[str, Any]] = [
+        {"Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+        {"Action": [*PULL, *PUSH], "Resource": arns(granted.own)},
+        {"Action": PULL, "NotResource": arns(granted.closed)},
+    ]
+    allowed = [{"Effect": "Allow", **each} for each in statements]
+    return json.dumps({"Version": "2012-10-17", "Statement": allowed}, separators=(",", ":"))
+
+
+class SignedLogins:
+    """`RegistryLogins` of a plain registry that shares a secret with us, its own login, and reads in the
+    password what may be done with it: `infra/local/machine/registry_proxy.py`."""
+
+    def __init__(self, registry_login: str, now: Callable[[], datetime]) -> None:
+        self._user, self._key, self._now = registry_login.partition(":")[0], registry_login.encode(), now
+
+    def mint(self, image: str) -> RegistryLogin:
+        made_at = self._now()
+        expires_at = made_at + timedelta(seconds=LOGIN_SECONDS)
+        grant = {
+            **asdict(rights(image)),
+            "made_at": made_at.timestamp(),
+            "expires_at": expires_at.timestamp(),
+            "id": secrets.token_hex(8),
+        }
+        text = base64.urlsafe_b64encode(json.dumps(grant).encode()).decode()
+        signature = hmac.new(self._key, text.encode(), "sha256").hexdigest()
+        return RegistryLogin(_parts(image)[0], self._user, f"{text}.{signature}", expires_at)
+
+
+def docker_config(login: RegistryLogin) -> str:
+    """Docker's configuration (config.json) with a login."""
+    entry = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+    return json.dumps({"auths": {login.host: {"auth": entry}}})
+
+
+def _cache(image: str) -> str:
+    return cache_repository(image).partition("/")[2]
 
 
 def _parts(image: str) -> tuple[str, str, str]:

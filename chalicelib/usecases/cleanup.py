@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from chalicelib.domain.build import Build, BuildKey
-from chalicelib.domain.project import Project
+from chalicelib.domain.project import Project, image_reference
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
@@ -37,7 +37,7 @@ class Cleaned:
 def cleanup(services: Services, *, dry_run: bool = False) -> Cleaned:
     """Purges archived builds and projects `purge_after_days` after they were archived, and deleted ones an
     hour after that, once they have stopped; drops uploads that no project and no build has. It works until
-    `MAX_SECONDS` have passed. Images stay in the registry."""
+    `MAX_SECONDS` have passed. Images stay in the registry; cached layers go with their project."""
     done = Cleaned()
     limits = _Limits.at(services)
     for key in services.archive.purgeable(limits.deleted_before, limits.archived_before):
@@ -124,6 +124,7 @@ def _purge_project(
         is_empty = is_empty and is_purged
     if is_empty:
         if not dry_run:
+            services.registry.forget_cache(image_reference(services.settings.registry, project, 0))
             services.archive.purge(project)
         done.projects += 1
 

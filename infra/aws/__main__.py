@@ -40,7 +40,7 @@ def get_started(stack: str, user: str) -> None:
     of = bootstrap.deployment(stack)
     token = bootstrap.first_superuser(of, user)
     say(f"URL={of.outputs['Url']}\nTOKEN={token}\nThe token is shown this once; it belongs to {user}.")
-    images, repository = bootstrap.buildkit_images(of), of.outputs["CacheRepository"]
+    images, repository = bootstrap.buildkit_images(of), of.outputs["ToolsRepository"]
     if images:
         say(f"CodeBuild copies BuildKit to {repository}, a minute or two …")
         bootstrap.copy_images(of, images, say)

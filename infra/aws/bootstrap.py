@@ -29,8 +29,8 @@ _POLL_SECONDS = 5
 _COPY = """# copy: with all platforms, so that the digest stays
 for image in $SLIPWAY_BUILDKIT_IMAGES; do
   digest=${image##*@sha256:}
-  docker buildx imagetools create --tag "$SLIPWAY_CACHE_REPOSITORY:buildkit-${digest:0:12}" "$image" || exit 1
-  docker buildx imagetools inspect "$SLIPWAY_CACHE_REPOSITORY@sha256:$digest" >/dev/null || exit 1
+  docker buildx imagetools create --tag "$SLIPWAY_TOOLS_REPOSITORY:buildkit-${digest:0:12}" "$image" || exit 1
+  docker buildx imagetools inspect "$SLIPWAY_TOOLS_REPOSITORY@sha256:$digest" >/dev/null || exit 1
 done
 """
 
@@ -84,13 +84,14 @@ def copy_images(
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Has CodeBuild copy images into the deployment's cache repository, where builds find them by their
+    """Has CodeBuild copy images into the deployment's repository of tools, where builds find them by their
     digests, and waits for the end. Raises CopyFailed."""
     codebuild: Any = boto3.client("codebuild")
     variables = {"SLIPWAY_BUILDKIT_IMAGES": " ".join(images)}
     build = codebuild.start_build(
         projectName=of.outputs["BuildProject"],
         buildspecOverride=copying_buildspec(),
+        serviceRoleOverride=of.outputs["CopyRole"],
         environmentVariablesOverride=[
             {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
         ],

@@ -1,16 +1,12 @@
-"""What builds on EKS need of AWS: where the cluster is, a login for the registry, links to the source."""
+"""What builds on EKS need of AWS: where the cluster is, links to the source."""
 
 from __future__ import annotations
-
-import base64
-import json
 
 import boto3
 import pytest
 import urllib3
 
 from chalicelib.adapters.eks.api import KubernetesApi
-from chalicelib.adapters.registry import EcrLogin
 from chalicelib.adapters.s3 import S3Sources
 from chalicelib.errors import Unavailable
 from infra.local.cluster.api import FakeKubernetes
@@ -29,14 +25,6 @@ def test_endpoint_and_certificate_are_asked_of_eks(on_aws: None) -> None:
 def test_a_cluster_that_is_not_there_is_unavailable(on_aws: None) -> None:
     with pytest.raises(Unavailable, match="asked where the cluster nowhere is, did not answer"):
         KubernetesApi("nowhere").call("GET", "/version")
-
-
-def test_a_registry_login_is_a_docker_configuration_for_the_images_host(on_aws: None) -> None:
-    host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-    login = EcrLogin("arn:aws:iam::123456789012:role/push", f"{host}/cache")
-    config = json.loads(login.docker_config(f"{host}/slipway/ada/vision-1:7"))
-    assert list(config["auths"]) == [host]
-    assert base64.b64decode(config["auths"][host]["auth"]).startswith(b"AWS:")
 
 
 def test_links_lead_to_the_staged_files_without_a_login(on_aws: None) -> None:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from chalicelib.adapters import steps
 from chalicelib.adapters.eks.job import fetch_script, job_of, resources_of, secrets_of
-from chalicelib.adapters.registry import login_policy
 from chalicelib.domain.build import SPECIAL_FILES_MARK, Build, Source
 from chalicelib.domain.dockerfile import SPECIAL_FILES
 from chalicelib.domain.environment import parse_environment, placement
@@ -29,7 +28,7 @@ from infra.local.cluster.rules import refusal
 from tests.factories import SPEC, make_archive, make_claimed
 
 EXPECTED = Path(__file__).with_name("expected")
-LAB = EksSettings("lab", cache_repository="registry.test/cache", node_keys=("disk", "example.com/pool"))
+LAB = EksSettings("lab", node_keys=("disk", "example.com/pool"))
 SCHEMAS = "1.33"
 
 
@@ -133,19 +132,6 @@ def test_nothing_in_a_pod_can_speak_to_the_cluster_or_to_aws() -> None:
         text = json.dumps(pod)
         assert "hostPath" not in text
         assert "AWS_" not in text
-
-
-def test_a_login_reaches_one_repository_and_the_cache() -> None:
-    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
-    role = "arn:aws-cn:iam::123456789012:role/push"
-    policy = json.loads(login_policy(role, f"{host}/slipway/ada/vision-1:7", f"{host}/slipway-cache"))
-    everything, narrowed = policy["Statement"]
-    assert (everything["Action"], everything["Resource"]) == ("ecr:GetAuthorizationToken", "*")
-    assert narrowed["Resource"] == [
-        "arn:aws-cn:ecr:eu-west-1:123456789012:repository/slipway/ada/vision-1",
-        "arn:aws-cn:ecr:eu-west-1:123456789012:repository/slipway-cache",
-    ]
-    assert len(json.dumps(policy)) < 2048  # of a session policy
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_the_request_is_a_function_of_build_and_attempt() -> None:
         "SLIPWAY_CONTEXT": "app",
         "SLIPWAY_DOCKERFILE": "",
         "SLIPWAY_BUILDKIT_IMAGE": BUILDKIT,
+        "SLIPWAY_CACHE_REPOSITORY": "registry.test:5000/cache/ada/vision-0000",
     }
     assert request == {
         "projectName": PROJECT,

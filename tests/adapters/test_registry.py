@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from werkzeug import Request, Response
 
-from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import (
+    EcrCredentials,
+    EcrLogins,
+    FixedLogin,
+    HttpRegistry,
+    SignedLogins,
+    docker_config,
+    session_policy,
+)
+from chalicelib.domain.project import image_reference
+from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Unavailable
-from chalicelib.ports import Registry
+from chalicelib.ports import Registry, RegistryLogins
 from chalicelib.settings import read
 from infra.bench.serving import served
-from tests.factories import DIGEST
-from tests.fakes import FakeRegistry
+from tests.factories import DIGEST, NOW, make_project
+from tests.fakes import Clock, FakeRegistry, FakeRegistryLogins
+
+HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+IMAGE = f"{HOST}/slipway/ada/vision-01234567:7"
+ROLE = "arn:aws:iam::123456789012:role/registry"
 
 
 @dataclass
@@ -72,11 +88,58 @@ def test_an_image_that_is_not_there_has_none(registry: tuple[Registry, str]) -> 
     assert answers.digest(f"{repository}-other:1") is None
 
 
-def test_preparing_repeats(registry: tuple[Registry, str]) -> None:
+def test_preparing_and_forgetting_repeat(registry: tuple[Registry, str]) -> None:
     answers, repository = registry
 
-    answers.prepare(f"{repository}:1")
-    answers.prepare(f"{repository}:2")
+    for _ in range(2):
+        answers.prepare(f"{repository}:1")
+        answers.prepare(f"{repository}:2")
+    for _ in range(2):
+        answers.forget_cache(f"{repository}:1")
+    assert answers.digest(f"{repository}:1") == DIGEST
+
+
+# Logins of builds
+
+
+@pytest.fixture(params=["fake", "plain", "ECR"])
+def logins(request: pytest.FixtureRequest) -> RegistryLogins:
+    if request.param == "fake":
+        return FakeRegistryLogins(Clock(datetime.now(UTC)))
+    if request.param == "plain":
+        return SignedLogins("AWS:secret", lambda: datetime.now(UTC))
+    request.getfixturevalue("on_aws")
+    return EcrLogins(ROLE)
+
+
+def test_a_login_is_for_the_images_registry_and_lasts_about_an_hour(logins: RegistryLogins) -> None:
+    login = logins.mint(IMAGE)
+
+    assert (login.host, login.username) == (HOST, "AWS")
+    assert login.expires_at.utcoffset() == timedelta(0)
+    assert timedelta(minutes=55) < login.expires_at - datetime.now(UTC) < timedelta(minutes=65)
+
+
+def test_a_login_does_not_show_in_what_is_printed(logins: RegistryLogins) -> None:
+    login = logins.mint(IMAGE)
+
+    assert login.password and login.password not in repr(login)
+
+
+def test_a_login_is_given_to_docker_as_its_configuration(logins: RegistryLogins) -> None:
+    login = logins.mint(IMAGE)
+
+    (entry,) = json.loads(docker_config(login))["auths"].items()
+    assert entry[0] == HOST
+    assert base64.b64decode(entry[1]["auth"]).decode() == f"AWS:{login.password}"
+
+
+def test_two_plain_logins_differ_and_neither_has_the_registrys_own() -> None:
+    logins = SignedLogins("AWS:secret", lambda: NOW)
+    first, second = (logins.mint(IMAGE).password for _ in range(2))
+
+    assert first != second
+    assert "secret" not in base64.urlsafe_b64decode(first.partition(".")[0]).decode()
 
 
 # Over HTTP
@@ -134,6 +197,55 @@ def test_ecr_repositories_have_tags_that_cannot_be_moved(ecr: Any) -> None:
     assert repository["imageScanningConfiguration"] == {"scanOnPush": True}
 
 
+def test_ecr_caches_have_tags_that_move_and_forget_what_is_old(ecr: Any) -> None:
+    name = f"ada/vision-{uuid.uuid4().hex}"
+    registry, image = HttpRegistry("https", EcrCredentials(ecr)), f"{HOST}/slipway/{name}:1"
+    registry.prepare(image)
+
+    (cache,) = ecr.describe_repositories(repositoryNames=[f"slipway-cache/{name}"])["repositories"]
+    assert cache["imageTagMutability"] == "MUTABLE"
+    policy = ecr.get_lifecycle_policy(repositoryName=f"slipway-cache/{name}")["lifecyclePolicyText"]
+    rules = [each["selection"] for each in json.loads(policy)["rules"]]
+    assert [(each["tagStatus"], each["countNumber"]) for each in rules] == [("untagged", 7), ("any", 90)]
+
+    registry.forget_cache(image)
+    names = [each["repositoryName"] for each in ecr.describe_repositories()["repositories"]]
+    assert f"slipway/{name}" in names and f"slipway-cache/{name}" not in names
+
+
+def test_a_cache_whose_making_was_interrupted_gets_its_lifecycle_later(ecr: Any) -> None:
+    name = f"ada/vision-{uuid.uuid4().hex}"
+    ecr.create_repository(repositoryName=f"slipway-cache/{name}")
+    HttpRegistry("https", EcrCredentials(ecr)).prepare(f"{HOST}/slipway/{name}:1")
+
+    assert ecr.get_lifecycle_policy(repositoryName=f"slipway-cache/{name}")
+
+
+def test_the_policy_of_a_login_fits_a_session_with_the_longest_names() -> None:
+    """RegistryPrefix has at most 39 characters, so that names of caches fit ECR's 256."""
+    prefix, region = "p" * 39, "us-gov-west-1"
+    project = make_project(owner="o" * 128, name="n" * 128)
+    host = f"123456789012.dkr.ecr.{region}.amazonaws.com"
+    image = image_reference(f"{host}/{prefix}", project, 123_456)
+    role = f"arn:aws-us-gov:iam::123456789012:role/{'r' * 64}"
+
+    assert len(cache_repository(image).partition("/")[2]) <= 256
+    assert len(session_policy(role, image)) <= 2048
+
+
+def test_the_policy_of_a_login_names_the_projects_partition_region_and_account() -> None:
+    host = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"
+    policy = json.loads(
+        session_policy("arn:aws-cn:iam::123456789012:role/x", f"{host}/slipway/ada/vision-1:7")
+    )
+
+    log_in, own, bases = policy["Statement"]
+    arn = "arn:aws-cn:ecr:cn-north-1:123456789012:repository"
+    assert (log_in["Action"], log_in["Resource"]) == ("ecr:GetAuthorizationToken", "*")
+    assert own["Resource"] == [f"{arn}/slipway/ada/vision-1", f"{arn}/slipway-cache/ada/vision-1"]
+    assert bases["NotResource"] == [f"{arn}/slipway/*", f"{arn}/slipway-cache/*"]
+
+
 def test_ecr_is_logged_in_to(ecr: Any, http: _Http) -> None:
     HttpRegistry("http", EcrCredentials(ecr)).digest(f"{http.host}/a/b:1")
 
@@ -147,9 +259,12 @@ def test_ecr_in_trouble_is_unavailable(ecr: Any) -> None:
 
     with Stubber(ecr) as script:
         script.add_client_error("create_repository", "ServerException")
+        script.add_client_error("delete_repository", "ServerException")
         script.add_client_error("get_authorization_token", "ServerException")
         with pytest.raises(Unavailable):
             HttpRegistry("https", EcrCredentials(ecr)).prepare("host/a/b:1")
+        with pytest.raises(Unavailable):
+            HttpRegistry("https", EcrCredentials(ecr)).forget_cache("host/a/b:1")
         with pytest.raises(Unavailable):
             HttpRegistry("https", EcrCredentials(ecr)).digest("host/a/b:1")
 

@@ -132,8 +132,8 @@ def test_bootstrap_makes_a_superuser_and_has_buildkit_copied(
 ) -> None:
     """By the commands that docker is given; tests/local has a copy that is really made."""
     docker(True)
-    repository, image = deployed.stack.outputs["CacheRepository"], BUILDKIT["userns"]
-    deployed.variables["SLIPWAY_CACHE_REPOSITORY"] = repository  # as the template gives it to the project
+    repository, image = deployed.stack.outputs["ToolsRepository"], BUILDKIT["userns"]
+    deployed.variables["SLIPWAY_TOOLS_REPOSITORY"] = repository  # as the template gives it to the project
     command = [sys.executable, "-m", "infra.aws", "bootstrap", stack.NAME]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 

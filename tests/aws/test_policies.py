@@ -28,7 +28,7 @@ from werkzeug import Request, Response
 from app import ROUTES, app
 from chalicelib import ports, wiring
 from chalicelib.adapters.dynamodb import records
-from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, login_policy
+from chalicelib.adapters.registry import EcrCredentials, HttpRegistry
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.usecases import cleanup
@@ -252,19 +252,6 @@ def test_roles_allow_what_builds_on_eks_need_beside(
         run_on_eks(calls, deployed, aws, cluster)
     trouble = held_against(calls, deployed, policies=("eks", "eks-logs"))
     assert trouble == {}, json.dumps(trouble, indent=1)
-
-
-def test_what_a_build_on_eks_borrows_is_all_that_its_role_may(written: Any) -> None:
-    """A login is a session of the role, narrowed to what `login_policy` says: neither may have more."""
-    account = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-    role = "arn:aws:iam::123456789012:role/push"
-    narrowed = json.loads(login_policy(role, f"{account}/slipway/ada/vision-1:7", f"{account}/slipway-cache"))
-    policy = written["Resources"]["EksRegistryRole"]["Properties"]["Policies"][0]["PolicyDocument"]
-    for lent, whole in zip(narrowed["Statement"], policy["Statement"], strict=True):
-        assert set(listed(lent["Action"])) == set(listed(whole["Action"]))
-    prefix, cache = policy["Statement"][1]["Resource"]
-    assert prefix["Fn::Sub"].endswith(":repository/${RegistryPrefix}/*")
-    assert cache == {"Fn::GetAtt": ["CacheRepository", "Arn"]}
 
 
 @dataclass

@@ -215,14 +215,6 @@ def test_nothing_is_allowed_by_wildcards(written: Any) -> None:
     assert count > 40
 
 
-def test_builds_can_push_and_read_their_source_and_nothing_else(written: Any) -> None:
-    role = written["Resources"]["BuildRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
-    services = {action.partition(":")[0] for each in role for action in listed(each.get("Action", []))}
-    assert services == {"logs", "s3", "ecr"}
-    optional = [each["Fn::If"] for each in role if "Fn::If" in each]
-    assert [each[0] for each in optional] == ["HasBaseRepositories", "HasDockerHubSecret"]
-
-
 def test_the_dashboard_and_alarms_show_exactly_the_metrics_that_are_sent(written: Any) -> None:
     dashboard = written["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     shown = set()

@@ -2,7 +2,7 @@
 
 Beside KUBECONFIG (its current context; the manifests of infra/aws/kubernetes are applied) it needs
   SLIPWAY_LIVE_BUCKET    a bucket that AWS credentials of this shell may write, for the source
-  SLIPWAY_LIVE_IMAGE     where to push: a repository of ECR that is there, host/name without a tag
+  SLIPWAY_LIVE_IMAGE     where to push: a repository of ECR that is there, host/prefix/owner/name
   SLIPWAY_LIVE_ROLE      the role that may push there, which this shell may assume
   SLIPWAY_LIVE_BASE      a base image that the cluster can pull (default: busybox from public.ecr.aws)
   SLIPWAY_LIVE_PROFILE   userns or rootless
@@ -55,7 +55,7 @@ def endpoint() -> Iterator[str]:
 
 
 def executor(endpoint: str, build_minutes: int = 10) -> EksExecutor:
-    from chalicelib.adapters.registry import EcrLogin
+    from chalicelib.adapters.registry import EcrLogins, docker_config
     from chalicelib.adapters.s3 import S3Sources
 
     profile = msgspec.convert(os.environ.get("SLIPWAY_LIVE_PROFILE", "userns"), Profile)
@@ -64,7 +64,7 @@ def executor(endpoint: str, build_minutes: int = 10) -> EksExecutor:
         KubernetesApi("live", endpoint, token=lambda: ""),
         eks,
         S3Sources(os.environ["SLIPWAY_LIVE_BUCKET"]),
-        EcrLogin(os.environ["SLIPWAY_LIVE_ROLE"]).docker_config,
+        lambda image: docker_config(EcrLogins(os.environ["SLIPWAY_LIVE_ROLE"]).mint(image)),
         plain_http=False,
         queue_minutes=5,
         build_minutes=build_minutes,

@@ -39,9 +39,9 @@ def test_our_own_buildspec_is_understood() -> None:
 
 @pytest.mark.parametrize(
     ("has_copy", "used"),
-    [(True, "registry.test/cache@sha256:0123"), (False, "docker.io/moby/buildkit:v0.29.0@sha256:0123")],
+    [(True, "registry.test/tools@sha256:0123"), (False, "docker.io/moby/buildkit:v0.29.0@sha256:0123")],
 )
-def test_buildkit_is_taken_from_the_cache_repository_where_it_was_copied(
+def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     folder: Path, has_copy: bool, used: str
 ) -> None:
     """Of the branch for AWS, which needs BuildKit's image to run whole: what it asks docker to do."""
@@ -55,14 +55,16 @@ def test_buildkit_is_taken_from_the_cache_repository_where_it_was_copied(
         "PATH": f"{tools}:/usr/bin:/bin",
         "SLIPWAY_ENGINE": "docker-container",
         "SLIPWAY_IMAGE": "registry.test/ada/vision:1",
-        "SLIPWAY_CACHE_REPOSITORY": "registry.test/cache",
+        "SLIPWAY_CACHE_REPOSITORY": "registry.test/cache/ada/vision",
+        "SLIPWAY_TOOLS_REPOSITORY": "registry.test/tools",
         "SLIPWAY_BUILDKIT_IMAGE": "docker.io/moby/buildkit:v0.29.0@sha256:0123",
     }
     phase = Phase(commands, folder, variables, lambda _: None)
     assert phase.wait(PATIENCE_SECONDS) == Ended(0)
     pulled, created, built = (folder / "asked").read_text().splitlines()
-    assert pulled == "pull --quiet registry.test/cache@sha256:0123"
+    assert pulled == "pull --quiet registry.test/tools@sha256:0123"
     assert created == f"buildx create --use --driver docker-container --driver-opt image={used}"
+    assert "--cache-from type=registry,ref=registry.test/cache/ada/vision:layers " in built
     assert built.startswith("buildx build ") and built.endswith("--tag registry.test/ada/vision:1 --push .")
 
 

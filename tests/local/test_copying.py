@@ -21,7 +21,7 @@ INDEX = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distrib
 def test_a_copy_has_the_digest_of_the_original(engine: Engine, images: Registry, tmp_path: Path) -> None:
     if engine.name != "docker":
         pytest.skip("CodeBuild has docker")
-    original, cache = f"{images.host}/moby/buildkit", f"{images.host}/slipway-cache"
+    original, tools = f"{images.host}/moby/buildkit", f"{images.host}/slipway-tools"
     (tmp_path / "hello").write_text("hello")
     engine.build("FROM scratch\nCOPY hello /\n", tmp_path, f"{original}:one-platform")
     engine.run("push", f"{original}:one-platform")
@@ -33,14 +33,14 @@ def test_a_copy_has_the_digest_of_the_original(engine: Engine, images: Registry,
         "PATH": os.environ["PATH"],
         **engine.environment,
         "SLIPWAY_ECR_HOST": "",
-        "SLIPWAY_CACHE_REPOSITORY": cache,
+        "SLIPWAY_TOOLS_REPOSITORY": tools,
         "SLIPWAY_BUILDKIT_IMAGES": f"{original}:v1@{digest}",
     }
     said: list[str] = []
     phase = Phase(spec.commands["build"], tmp_path, variables, said.append)
     assert phase.wait(60) == Ended(0), said
-    assert index_digest(images, cache, digest) == digest
-    assert index_digest(images, cache, f"buildkit-{digest.removeprefix('sha256:')[:12]}") == digest
+    assert index_digest(images, tools, digest) == digest
+    assert index_digest(images, tools, f"buildkit-{digest.removeprefix('sha256:')[:12]}") == digest
 
 
 def index_digest(images: Registry, repository: str, reference: str) -> str:

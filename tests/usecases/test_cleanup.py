@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Conflict, NotFound, Unavailable
 from chalicelib.usecases import builds, execution, projects, schedule
 from chalicelib.usecases.cleanup import Cleaned, cleanup
@@ -170,8 +171,11 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
     services.clock.forward(minutes=61)
     tick(services)
     tick(services)
+    image = services.records.builds[running].image
+    assert services.registry.prepared == {image.rpartition(":")[0], cache_repository(image)}
     cleanup(services)
     assert (services.records.projects, services.records.builds) == ({}, {})
+    assert services.registry.prepared == {image.rpartition(":")[0]}, "images stay, layers go"
 
 
 def test_an_archived_project_hides_its_builds_until_it_is_restored(
@@ -237,14 +241,16 @@ def interrupted(ports: Sequence[Any], after: int) -> None:
         return call
 
     for port in ports:
-        for name in ("save", "archive", "purge", "discard"):
+        for name in ("save", "archive", "purge", "discard", "forget_cache"):
             if hasattr(port, name):
                 setattr(port, name, counted(name, getattr(port, name)))
 
 
 @pytest.mark.parametrize("after", range(1, 7))
 @pytest.mark.parametrize(
-    "where", [("projects", "builds", "archive"), ("sources",)], ids=["records", "sources"]
+    "where",
+    [("projects", "builds", "archive"), ("sources",), ("registry",)],
+    ids=["records", "sources", "registry"],
 )
 def test_a_cleanup_that_ends_anywhere_is_continued(
     services: FakeServices, create: Create, where: tuple[str, ...], after: int
@@ -264,6 +270,7 @@ def test_a_cleanup_that_ends_anywhere_is_continued(
             cleanup(services)
 
     assert (services.records.builds, services.records.projects) == ({}, {})
+    assert not [name for name in services.registry.prepared if "cache/ada/vision-" in name]
 
 
 def test_a_cleanup_works_until_its_time_is_used(services: FakeServices, create: Create) -> None:

@@ -8,7 +8,6 @@ submission finds it. Secrets are created after the Job, because it owns them; it
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from chalicelib.adapters import steps
 from chalicelib.domain.build import Build, Source
 from chalicelib.domain.environment import Placement
+from chalicelib.domain.repositories import cache_repository
 from chalicelib.settings import BUILDKIT, EksSettings
 
 Json = dict[str, Any]
@@ -161,7 +161,7 @@ def _build_container(build: Build, eks: EksSettings, plain_http: bool, has_login
     rootless = _is_rootless(eks)
     state = "/home/user/.local/share/buildkit" if rootless else "/var/lib/buildkit"
     login = {"name": "registry", "mountPath": "/run/registry", "readOnly": True}
-    arguments = buildctl_arguments(build, eks, plain_http=plain_http)
+    arguments = buildctl_arguments(build, plain_http=plain_http)
     return {
         "name": "build",
         "image": _buildkit_image(eks),
@@ -233,20 +233,16 @@ def _mebibytes(amount: float) -> str:
     return f"{math.ceil(amount)}Mi"
 
 
-def buildctl_arguments(build: Build, eks: EksSettings, *, plain_http: bool) -> list[str]:
+def buildctl_arguments(build: Build, *, plain_http: bool) -> list[str]:
     """The arguments of `buildctl build`."""
     plain = ",registry.insecure=true" if plain_http else ""
-    cache: list[str] = []
-    if eks.cache_repository:
-        tag = hashlib.sha256(build.image.rpartition(":")[0].encode()).hexdigest()[:40]
-        reference = f"type=registry,ref={eks.cache_repository}:{tag}"
-        options = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
-        cache = ["--import-cache", reference, "--export-cache", f"{reference},{options}"]
+    cache = f"type=registry,ref={cache_repository(build.image)}:layers{plain}"
+    options = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
     return [
         *("--progress", "plain", "--frontend", "dockerfile.v0"),
         *("--local", "context=/work", "--local", "dockerfile=/work"),
         *(["--no-cache"] if build.nocache else []),
-        *cache,
+        *("--import-cache", cache, "--export-cache", f"{cache},{options}"),
         *("--output", f"type=image,name={build.image},push=true{plain}"),
     ]
 

@@ -8,10 +8,11 @@
 | SLIPWAY_GIT_URL, SLIPWAY_GIT_REVISION          | each build; empty without a git repository           |
 | SLIPWAY_CONTEXT, SLIPWAY_DOCKERFILE            | each build; paths in its code                        |
 | SLIPWAY_BUILDKIT_IMAGE                         | each build on CodeBuild: BuildKit's image            |
+| SLIPWAY_CACHE_REPOSITORY                       | each build on CodeBuild: where its layers are cached |
 | SLIPWAY_LINKS                                  | each pod: the folder with the source's URLs          |
 | SLIPWAY_SPECIAL_FILES, …_MARK                  | `VARIABLES`                                          |
 | SLIPWAY_ENGINE                                 | the project: docker-container, docker, podman, buildah |
-| SLIPWAY_CACHE_REPOSITORY                       | the project: where layers are cached (docker-container) |
+| SLIPWAY_TOOLS_REPOSITORY                       | the project: where a copy of BuildKit's image may be |
 | SLIPWAY_ECR_HOST                               | the project: log in there; empty: no login           |
 | SLIPWAY_DOCKER_HUB_USERNAME, …_TOKEN           | the project: log in to Docker Hub as well            |
 | SLIPWAY_NETWORK                                | the project: network of RUN steps, may be empty      |

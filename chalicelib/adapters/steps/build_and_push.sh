@@ -8,27 +8,26 @@
   case "$SLIPWAY_ENGINE" in
     docker-container)
       buildkit=$SLIPWAY_BUILDKIT_IMAGE
-      # A copy in the cache repository, if there is one, does not meet Docker Hub's limits.
-      copy="${SLIPWAY_CACHE_REPOSITORY:-}@${buildkit##*@}"
+      # A copy of our own, if there is one, does not meet Docker Hub's limits.
+      copy="${SLIPWAY_TOOLS_REPOSITORY:-}@${buildkit##*@}"
       if docker pull --quiet "$copy" >/dev/null 2>&1; then buildkit=$copy; fi
       docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" >/dev/null
-      cache=()
-      if [ -n "${SLIPWAY_CACHE_REPOSITORY:-}" ]; then
-        cached="$SLIPWAY_CACHE_REPOSITORY:$(printf '%s' "${SLIPWAY_IMAGE%:*}" | sha256sum | cut -c1-40)"
-        cache=(--cache-from "type=registry,ref=$cached"
-               --cache-to "type=registry,ref=$cached,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true")
-      fi
+      cached="type=registry,ref=$SLIPWAY_CACHE_REPOSITORY:layers"
+      cache=(--cache-from "$cached" --cache-to "$cached,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true")
       docker buildx build --progress plain --provenance=false "${network[@]}" "${nocache[@]}" "${cache[@]}" \
         --tag "$SLIPWAY_IMAGE" --push .
       ;;
     docker)
       docker buildx build --progress plain --provenance=false "${network[@]}" "${nocache[@]}" \
         --tag "$SLIPWAY_IMAGE" --push .
+      # In the engine's store nobody is asked for a login.
+      docker image rm --no-prune "$SLIPWAY_IMAGE" >/dev/null
       ;;
     podman | buildah)
-      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${nocache[@]}" --tag "$SLIPWAY_IMAGE" .
+      # Without a name, by which other builds would take the image from the store, where nobody asks for a login.
+      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${nocache[@]}" --iidfile ../image-id .
       printf 'Pushing %s\n' "$SLIPWAY_IMAGE"
-      "$SLIPWAY_ENGINE" push "$SLIPWAY_IMAGE"
+      "$SLIPWAY_ENGINE" push "$(cat ../image-id)" "docker://$SLIPWAY_IMAGE"
       ;;
     *)
       printf 'ERROR: SLIPWAY_ENGINE is "%s"; expected docker-container, docker, podman or buildah\n' "$SLIPWAY_ENGINE"

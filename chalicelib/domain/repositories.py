@@ -1,0 +1,48 @@
+"""Which repositories of the registry a build's login reaches, and for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a login may do, by the names of repositories without the host. In patterns `*` is any text.
+
+    `own` are pulled and pushed. Of those that match `closed`, nothing else is reached. All others are pulled
+    as far as the deployment names them as base repositories. Nothing is deleted.
+    """
+
+    own: tuple[str, str]
+    closed: tuple[str, ...]
+
+
+def rights(image: str) -> Rights:
+    """Those of the login for the build of `image`, a reference that `image_reference` made: the project's
+    repository, its cache, and no other repository of any project."""
+    _, prefix, name = _parts(image)
+    return Rights(
+        own=(_joined(prefix, name), _joined(_cache_prefix(prefix), name)),
+        closed=(_joined(prefix, "*"), _joined(_cache_prefix(prefix), "*")),
+    )
+
+
+def cache_repository(image: str) -> str:
+    """Where the layers of the image's project are cached, `host/name`: beside the prefix of images, so that
+    no project's own repository can have that name, and with tags that are moved."""
+    host, prefix, name = _parts(image)
+    return _joined(host, _cache_prefix(prefix), name)
+
+
+def _cache_prefix(prefix: str) -> str:
+    return f"{prefix}-cache" if prefix else "cache"
+
+
+def _parts(image: str) -> tuple[str, str, str]:
+    """Host, prefix (which may be empty or have slashes) and `owner/project-<8>`."""
+    host, *prefix, owner, project = image.rpartition(":")[0].split("/")
+    return host, "/".join(prefix), f"{owner}/{project}"
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(filter(None, parts))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +17,11 @@ from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
 from infra.local.machine.engine import Engine
+from infra.local.machine.engines import with_logins
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
+    from chalicelib.ports import Services
     from infra.local.cluster.api import FakeKubernetes
 
 PROJECT = "slipway-builds"
@@ -26,6 +30,7 @@ EKS_TICK_SECONDS = 1.0  # between ticks: each watches for some seconds by itself
 TABLE = "slipway"
 AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
+PREFIX = "slipway"  # of all projects' repositories
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def stack(
                     "SLIPWAY_TABLE": TABLE,
                     "SLIPWAY_CODEBUILD_PROJECT": PROJECT,
                     "SLIPWAY_BUCKET": BUCKET,
-                    "SLIPWAY_REGISTRY": registry,
+                    "SLIPWAY_REGISTRY": f"{registry}/{PREFIX}",
                     "SLIPWAY_REGISTRY_KIND": "plain",
                     "SLIPWAY_REGISTRY_LOGIN": registry_login,
                     "SLIPWAY_API_PREFIX": "/api/v1",
@@ -122,6 +127,7 @@ def stack(
             concurrency=concurrency,
             seconds_per_minute=seconds_per_minute,
             clean_up=engine.clean_up,
+            log_in=partial(_log_in, services),
         )
         closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
         gateway = Gateway(app, port)
@@ -133,6 +139,14 @@ def stack(
         triggers.start()
         gateway.start()
         yield Running(gateway.url, root, codebuild, moto.url, queues, kubernetes)
+
+
+def _log_in(services: Services, variables: Mapping[str, str], folder: Path) -> Mapping[str, str]:
+    """A build's variables with a login of its own in their engine's configuration."""
+    from chalicelib.adapters.registry import docker_config
+
+    login = docker_config(services.registry_logins.mint(variables["SLIPWAY_IMAGE"]))
+    return with_logins(variables, folder, json.loads(login)["auths"])
 
 
 def _kubernetes(engine: Engine, state: Path, slots: int, seconds_per_minute: float) -> FakeKubernetes:

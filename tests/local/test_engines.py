@@ -251,7 +251,7 @@ def test_a_login_stands_beside_those_that_are_there_in_a_file_of_this_user_alone
     for variable in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    engine = Engine(name, {"DOCKER_CONFIG": str(tmp_path), "A": "b"})
+    engine = Engine(name, {"SLIPWAY_ENGINE": name, "DOCKER_CONFIG": str(tmp_path), "A": "b"})
 
     with logged_in(engine, "127.0.0.1:5", "AWS:secret") as logged:
         variables = dict(logged.environment)

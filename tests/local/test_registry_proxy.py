@@ -9,18 +9,24 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
 
+from chalicelib.adapters.registry import SignedLogins
 from infra.local.machine import registry_proxy
-from infra.local.machine.registry_proxy import Proxy, everything
+from infra.local.machine.registry_proxy import Proxy
 
-LOGIN, READER = "AWS:secret", "reader:other"
+LOGIN = "AWS:secret"
+IMAGE = "registry.test/slipway/ann/app-0123:7"
+OWN, CACHE = "slipway/ann/app-0123", "slipway-cache/ann/app-0123"
 BLOB = "/v2/ann/app/blobs/uploads/7?digest=sha256:00"
 
 
@@ -52,7 +58,7 @@ def upstream() -> Iterator[Upstream]:
             for _ in range(blocks):
                 self.wfile.write(bytes(65536))
 
-        do_GET = do_PATCH = do_PUT = do_POST = answer  # noqa: N815
+        do_GET = do_HEAD = do_PATCH = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
 
         def sizes(self) -> Iterator[int]:
             if self.headers.get("Transfer-Encoding") != "chunked":
@@ -76,17 +82,31 @@ def upstream() -> Iterator[Upstream]:
     server.server_close()
 
 
+@contextmanager
+def before(upstream: Upstream, **more: Any) -> Iterator[tuple[Proxy, str]]:
+    """A proxy, and its URL."""
+    proxy = Proxy(lambda: HTTPConnection(upstream.host), LOGIN, **more)
+    proxy.start()
+    yield proxy, f"http://{proxy.host}"
+    proxy.close()
+
+
 @pytest.fixture
 def proxy(upstream: Upstream) -> Iterator[str]:
     """Its URL."""
+    with before(upstream) as (_, url):
+        yield url
 
-    def only_reads_hers(method: str, repository: str) -> bool:
-        return method in ("GET", "HEAD") and repository in ("", "ann/app")
 
-    proxy = Proxy(lambda: HTTPConnection(upstream.host), {LOGIN: everything, READER: only_reads_hers})
-    proxy.start()
-    yield f"http://{proxy.host}"
-    proxy.close()
+def of_build(image: str = IMAGE, key: str = LOGIN, ago_seconds: float = 0) -> str:
+    """The login that a build got so long ago."""
+    now = datetime.now(UTC) - timedelta(seconds=ago_seconds)
+    login = SignedLogins(key, lambda: now).mint(image)
+    return f"{login.username}:{login.password}"
+
+
+def status(url: str, login: str, method: str, path: str) -> int:
+    return urllib3.request(method, f"{url}/v2/{path}", headers=basic(login), retries=False).status
 
 
 def basic(login: str) -> dict[str, str]:
@@ -126,24 +146,101 @@ def test_with_it_everything_passes_but_the_login_itself(proxy: str, upstream: Up
     assert "authorization" not in passed
 
 
-def test_a_login_may_be_narrowed_by_method_and_repository(proxy: str, upstream: Upstream) -> None:
-    def status(method: str, path: str) -> int:
-        return urllib3.request(method, proxy + path, headers=basic(READER), retries=False).status
+def test_a_build_pushes_and_pulls_its_own_and_pulls_what_is_no_projects(proxy: str) -> None:
+    login = of_build()
+    assert status(proxy, login, "GET", "") == 200
+    for repository in (OWN, CACHE):
+        for method, path in (
+            *(("GET", "manifests/1"), ("HEAD", "blobs/sha256:0"), ("GET", "tags/list")),
+            *(("POST", "blobs/uploads/"), ("PATCH", "blobs/uploads/7"), ("PUT", "blobs/uploads/7")),
+            *(("DELETE", "blobs/uploads/7"), ("PUT", "manifests/1")),
+        ):
+            assert status(proxy, login, method, f"{repository}/{path}") == 200, (method, path)
+    assert status(proxy, login, "GET", "library/python/manifests/3") == 200
 
-    assert status("GET", "/v2/") == 200
-    assert status("GET", "/v2/ann/app/manifests/1") == 200
-    assert status("PUT", "/v2/ann/app/manifests/1") == 403
-    assert status("GET", "/v2/ann/other/manifests/1") == 403
+
+def test_a_build_reaches_nothing_else(proxy: str, upstream: Upstream) -> None:
+    login = of_build()
+    others = ("slipway/bob/app-0123", "slipway/ann/app-01234", "slipway-cache/bob/app-0123", f"{OWN}/more")
+    for repository in others:
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+            for path in (
+                "manifests/1",
+                "blobs/sha256:0",
+                "blobs/uploads/",
+                "tags/list",
+                "referrers/sha256:0",
+            ):
+                assert status(proxy, login, method, f"{repository}/{path}") == 403
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert status(proxy, login, method, "library/python/manifests/3") == 403
+    for repository in (OWN, CACHE):
+        for path in ("manifests/1", "blobs/sha256:0"):
+            assert status(proxy, login, "DELETE", f"{repository}/{path}") == 403
+    assert status(proxy, login, "GET", "_catalog") == 403
+    assert upstream.requests == []
+
+
+def test_no_spelling_of_a_path_leads_to_another_repository(proxy: str, upstream: Upstream) -> None:
     for trick in (
-        "/v2/ann/app/../other/manifests/1",
-        "/v2/ann%2fother/manifests/1",
-        "/v2//ann/other/tags/list",
+        f"/v2/{OWN}/../../bob/app/manifests/1",
+        f"/v2/{OWN}%2f..%2fbob/manifests/1",
+        "/v2//slipway/bob/app/tags/list",
+        "http://registry.test/v2/slipway/bob/app/manifests/1",
     ):
         connection = HTTPConnection(proxy.removeprefix("http://"))
-        connection.request("GET", trick, headers=basic(READER))
+        connection.request("GET", trick, headers=basic(of_build()))
         assert connection.getresponse().status == 404
         connection.close()
-    assert len(upstream.requests) == 2
+    assert upstream.requests == []
+
+
+def test_a_layer_is_mounted_only_from_where_it_may_be_pulled(proxy: str, upstream: Upstream) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for source, asks in ((CACHE, True), ("library/python", True), ("slipway/bob/app", False)):
+        url = f"{proxy}/v2/{OWN}/blobs/uploads/?mount=sha256:0&from={source}"
+        urllib3.request("POST", url, headers={**basic(of_build()), **form})
+        _, path, passed = upstream.requests[-1]
+        assert (f"from={source}" in path) == ("mount=" in path) == asks
+        assert "content-type" not in passed  # the registry would read a body like the query
+
+
+def test_a_login_of_another_start_or_of_nobody_is_none(proxy: str) -> None:
+    login = of_build()
+    text, _, signature = login.partition(":")[2].partition(".")
+    other = of_build("registry.test/slipway/bob/app-0123:7").partition(":")[2].partition(".")[0]
+    for forged in (
+        of_build(key="AWS:other"),
+        f"AWS:{other}.{signature}",
+        f"AWS:{text}.",
+        f"AWS:{text}",
+        f"root:{text}.{signature}",
+        "AWS:.",
+    ):
+        assert status(proxy, forged, "GET", f"{OWN}/manifests/1") == 401
+
+
+def test_a_login_that_has_expired_is_refused_as_ecr_does(proxy: str) -> None:
+    assert status(proxy, of_build(ago_seconds=3590), "GET", f"{OWN}/manifests/1") == 200
+    assert status(proxy, of_build(ago_seconds=3601), "GET", f"{OWN}/manifests/1") == 403
+
+
+def test_a_login_can_be_made_to_end_sooner(upstream: Upstream) -> None:
+    """For tests of builds that ask for another one."""
+    with before(upstream, login_seconds=60) as (_, url):
+        assert status(url, of_build(ago_seconds=50), "GET", "") == 200
+        assert status(url, of_build(ago_seconds=61), "GET", "") == 403
+    with before(upstream, login_requests=2) as (_, url):
+        first, second = of_build(), of_build()
+        assert [status(url, first, "GET", "") for _ in range(3)] == [200, 200, 403]
+        assert status(url, second, "GET", "") == 200
+        assert [status(url, LOGIN, "GET", "") for _ in range(3)] == [200] * 3
+    with before(upstream) as (proxy, url):
+        first = of_build()
+        assert status(url, first, "GET", "") == 200
+        proxy.expire_logins()
+        assert status(url, first, "GET", "") == 403
+        assert status(url, of_build(), "GET", "") == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -173,7 +270,7 @@ def test_a_connection_serves_one_request_after_another(proxy: str, upstream: Ups
 
 
 def test_a_registry_that_does_not_answer_is_said_so() -> None:
-    proxy = Proxy(lambda: HTTPConnection("127.0.0.1:9"), {LOGIN: everything})
+    proxy = Proxy(lambda: HTTPConnection("127.0.0.1:9"), LOGIN)
     proxy.start()
     answer = urllib3.request("GET", f"http://{proxy.host}/v2/", headers=basic(LOGIN), retries=False)
     proxy.close()
@@ -190,7 +287,9 @@ def test_it_runs_alone_with_nothing_but_python(upstream: Upstream) -> None:
     try:
         retries = urllib3.Retry(40, backoff_factor=0.05, backoff_max=0.5)
         assert urllib3.request("GET", f"http://{address}/v2/", retries=retries).status == 401
-        assert urllib3.request("GET", f"http://{address}/v2/", headers=basic(LOGIN)).status == 200
+        for login in (LOGIN, of_build()):
+            assert urllib3.request("GET", f"http://{address}/v2/", headers=basic(login)).status == 200
+        assert status(f"http://{address}", of_build(), "GET", "slipway/bob/app/manifests/1") == 403
     finally:
         alone.terminate()
         alone.wait()

@@ -26,6 +26,7 @@ from chalicelib.adapters.steps import step
 from infra.local.cluster.objects import Cluster, Json, timestamp
 from infra.local.codebuild.buildspec import Phase
 from infra.local.codebuild.log_stream import LogStream
+from infra.local.machine.engines import with_logins
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +288,11 @@ class Node:
         work = Path(local(container["workingDir"]))
         exit_code = 137
         try:
-            phase = Phase([shlex.join(command)], work, {**self._variables(), **own}, say)
+            variables = self._variables()
+            if config := own.pop("DOCKER_CONFIG", None):  # the engine reads its logins from elsewhere
+                auths = json.loads(Path(config, "config.json").read_text())["auths"]
+                variables = with_logins(variables, folder / "login", auths)
+            phase = Phase([shlex.join(command)], work, {**variables, **own}, say)
             while (ended := phase.wait(WATCH_SECONDS)) is None:
                 try:
                     check()

@@ -61,6 +61,7 @@ class _Build:
     request: Mapping[str, Any]
     spec: buildspec.Buildspec
     start_time: float
+    variables: Mapping[str, str] = field(default_factory=dict)
     phases: list[dict[str, Any]] = field(default_factory=list)
     status: str = "IN_PROGRESS"
     end_time: float | None = None
@@ -85,7 +86,8 @@ class CodeBuild:
     """The service. `projects` maps names to the environment variables of their builds.
 
     `ring` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
-    `clean_up` is called after a build had to be killed.
+    `clean_up` is called after a build had to be killed. `log_in` stands for what AWS does by the project's
+    role: it takes a build's variables and a folder, and returns them with a login to the registry in there.
     """
 
     def __init__(
@@ -100,7 +102,9 @@ class CodeBuild:
         seconds_per_minute: float = 60,
         clock: Callable[[], float] = time.time,
         clean_up: Callable[[], None] = lambda: None,
+        log_in: Callable[[Mapping[str, str], Path], Mapping[str, str]] = lambda variables, _: variables,
     ) -> None:
+        self._log_in = log_in
         self._projects, self._s3, self._logs, self._ring = projects, s3, logs, ring
         self._state, self._concurrency = state, concurrency
         self._seconds_per_minute, self._clock, self._clean_up = seconds_per_minute, clock, clean_up
@@ -249,7 +253,7 @@ class CodeBuild:
             self._phase(build, lines, "QUEUED", lambda: self._wait_for_slot(build))
             deadline = time.monotonic() + self._seconds(build, "timeoutInMinutesOverride", BUILD_MINUTES)
             folder.mkdir(parents=True)
-            self._phase(build, lines, "PROVISIONING", lambda: None)
+            self._phase(build, lines, "PROVISIONING", lambda: self._provision(build, folder))
             self._phase(build, lines, "DOWNLOAD_SOURCE", lambda: self._download(build, folder))
             failed: Refused | None = None
             for name in ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD"):
@@ -312,6 +316,16 @@ class CodeBuild:
                 self._waiting.remove(build)
                 self._changed.notify_all()
 
+    def _provision(self, build: _Build, folder: Path) -> None:
+        """A build sees what it was given and a minimum, not the variables of this process."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        own = {"CODEBUILD_BUILD_ID": build.id, "CODEBUILD_BUILD_ARN": build.arn}
+        given = {
+            each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
+        }
+        variables = {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
+        build.variables = self._log_in(variables, folder.with_name("login"))
+
     def _download(self, build: _Build, folder: Path) -> None:
         if build.request.get("sourceTypeOverride", "NO_SOURCE") == "NO_SOURCE":
             return
@@ -331,7 +345,7 @@ class CodeBuild:
         commands = build.spec.commands.get(name.lower(), ())
         if not commands:
             return
-        phase = buildspec.Phase(commands, folder, self._variables(build), lines.say)
+        phase = buildspec.Phase(commands, folder, build.variables, lines.say)
         while (ended := phase.wait(WATCH_SECONDS)) is None:
             if build.stopping.is_set() or time.monotonic() > deadline:
                 if not phase.end():
@@ -340,15 +354,6 @@ class CodeBuild:
         if ended.exit_code:
             why = f"Error while executing command: {ended.command}. Reason: exit status {ended.exit_code}"
             raise Refused("COMMAND_EXECUTION_ERROR", why)
-
-    def _variables(self, build: _Build) -> dict[str, str]:
-        """A build sees what it was given and a minimum, not the variables of this process."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        own = {"CODEBUILD_BUILD_ID": build.id, "CODEBUILD_BUILD_ARN": build.arn}
-        given = {
-            each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
-        }
-        return {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
 
     def _seconds(self, build: _Build, name: str, bounds: tuple[int, int, int]) -> float:
         return _minutes(build.request, name, bounds) * self._seconds_per_minute

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -202,37 +202,46 @@ def running_engine(state: Path, say: Callable[[str], None], only: str | None = N
 
 @contextmanager
 def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
-    """The engine with a login, user:password, for the registry `host`, until the block is left.
-
-    It is in a file that the engine reads, which no step of a build sees where steps are isolated. Logins that
-    this machine's user has for other registries stay.
-    """
+    """The engine with a login, user:password, for the registry `host`, until the block is left."""
     entry = {"auth": base64.b64encode(login.encode()).decode()}
-    with tempfile.TemporaryDirectory(prefix="slipway-login-") as name:  # only this user may enter it
-        folder = Path(name)
-        own = Path(engine.environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
-        if engine.name == "docker":
-            file, kept, variables = folder / "config.json", own / "config.json", {"DOCKER_CONFIG": name}
-            for other in own.iterdir() if own.is_dir() else ():  # contexts, plug-ins
-                if other.name != file.name:
-                    (folder / other.name).symlink_to(other)
-        else:
-            file, variables = folder / "auth.json", {"REGISTRY_AUTH_FILE": f"{name}/auth.json"}
-            places = (
-                Path(os.environ.get("REGISTRY_AUTH_FILE") or "/none"),
-                Path(os.environ.get("XDG_RUNTIME_DIR") or "/none", "containers/auth.json"),
-                Path(f"/run/containers/{os.getuid()}/auth.json"),
-                Path.home() / ".config/containers/auth.json",
-                own / "config.json",
-            )
-            kept = next((place for place in places if place.is_file()), places[0])
-        config = json.loads(kept.read_text()) if kept.is_file() else {}
-        config["auths"] = {**config.get("auths", {}), host: entry}
-        if "credsStore" in config:  # which would be asked for our registry as well
-            config["credHelpers"] = {**config.get("credHelpers", {}), host: ""}
-        file.write_text(json.dumps(config))
-        file.chmod(0o600)
-        yield replace(engine, environment={**engine.environment, **variables})
+    with tempfile.TemporaryDirectory(prefix="slipway-login-") as folder:
+        variables = with_logins(engine.environment, Path(folder), {host: entry})
+        yield replace(engine, environment=variables)
+
+
+def with_logins(
+    environment: Mapping[str, str], folder: Path, auths: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """An engine's variables with more logins, as `auths` of Docker's configuration has them by host.
+
+    They are in a file in `folder`, which the engine reads and no step of a build sees where steps are
+    isolated. Logins that this machine's user has for other registries stay.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = Path(environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    if environment.get("SLIPWAY_ENGINE") == "docker":
+        file, kept, variables = folder / "config.json", own / "config.json", {"DOCKER_CONFIG": str(folder)}
+        for other in own.iterdir() if own.is_dir() else ():  # contexts, plug-ins
+            if other.name != file.name:
+                (folder / other.name).symlink_to(other)
+    else:
+        file = folder / "auth.json"
+        variables = {"REGISTRY_AUTH_FILE": str(file)}
+        places = (
+            Path(os.environ.get("REGISTRY_AUTH_FILE") or "/none"),
+            Path(os.environ.get("XDG_RUNTIME_DIR") or "/none", "containers/auth.json"),
+            Path(f"/run/containers/{os.getuid()}/auth.json"),
+            Path.home() / ".config/containers/auth.json",
+            own / "config.json",
+        )
+        kept = next((place for place in places if place.is_file()), places[0])
+    config = json.loads(kept.read_text()) if kept.is_file() else {}
+    config["auths"] = {**config.get("auths", {}), **auths}
+    if "credsStore" in config:  # which would be asked for our registry as well
+        config["credHelpers"] = {**config.get("credHelpers", {}), **dict.fromkeys(auths, "")}
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(config))
+    return {**environment, **variables}
 
 
 DOCKER_STARTS = 3  # on a busy machine dockerd gives up its containerd after 15 seconds

@@ -11,6 +11,7 @@ from infra.local.machine import registry
 from infra.local.machine.engine import Engine, NoEngine
 from infra.local.machine.engines import install_missing, logged_in, running_engine
 from infra.local.machine.python_image import python_image
+from infra.local.machine.registry_proxy import Proxy
 
 STATE = Path(__file__).parents[3] / ".slipway"  # what is worth keeping between runs: base image, layers
 
@@ -18,12 +19,13 @@ STATE = Path(__file__).parents[3] / ".slipway"  # what is worth keeping between 
 @dataclass(frozen=True)
 class Machine:
     """`registry` is host:port, `registry_login` user:password, which the engine knows; `base_image` a
-    reference with Python in it."""
+    reference with Python in it; `registry_proxy` what stands before the registry, in this process."""
 
     engine: Engine
     registry: str
     registry_login: str
     base_image: str
+    registry_proxy: Proxy | None = None
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def machine(state: Path, say: Callable[[str], None], only: str | None = None) ->
         registry.serve(state, found, say) as images,
         logged_in(found, images.host, images.login) as engine,
     ):
-        yield Machine(engine, images.host, images.login, python_image(engine, state, say))
+        yield Machine(engine, images.host, images.login, python_image(engine, state, say), images.proxy)
 
 
 @contextmanager

@@ -29,10 +29,12 @@ ADVICE = "There is no registry to push to. On Debian and Ubuntu, as root: apt-ge
 
 @dataclass(frozen=True)
 class Registry:
-    """`host` is 127.0.0.1:port, `login` is user:password."""
+    """`host` is 127.0.0.1:port, `login` is user:password; `proxy` stands before it where it runs in this
+    process."""
 
     host: str
     login: str
+    proxy: Proxy | None
 
 
 @contextmanager
@@ -46,17 +48,19 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[R
     login = f"{USER}:{secrets.token_urlsafe(30)}"
     with ExitStack() as closing:
         if sys.platform == "linux" and shutil.which("docker-registry"):
-            host = closing.enter_context(_process(state, login))
+            proxy: Proxy | None = closing.enter_context(_process(state, login))
+            assert proxy is not None
+            host = proxy.host
         elif engine.name == "docker":
-            host = closing.enter_context(_containers(engine, state, login, say))
+            proxy, host = None, closing.enter_context(_containers(engine, state, login, say))
         else:
             raise NoEngine(ADVICE)
         say(f"A registry listens on {host}.")
-        yield Registry(host, login)
+        yield Registry(host, login, proxy)
 
 
 @contextmanager
-def _process(state: Path, login: str) -> Iterator[str]:
+def _process(state: Path, login: str) -> Iterator[Proxy]:
     """The registry listens on a socket in a folder that only this user may enter."""
     with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
         settings, log, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
@@ -79,10 +83,10 @@ def _process(state: Path, login: str) -> Iterator[str]:
         try:
             if not _answers(lambda: UnixConnection(socket), {}, lambda: process.poll() is None):
                 raise NoEngine(f"docker-registry did not start:\n{Path(log).read_text()[-1000:]}")
-            proxy = Proxy(lambda: UnixConnection(socket), {login: registry_proxy.everything})
+            proxy = Proxy(lambda: UnixConnection(socket), login)
             proxy.start()
             try:
-                yield proxy.host
+                yield proxy
             finally:
                 proxy.close()
         finally:

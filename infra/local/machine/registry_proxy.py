@@ -1,4 +1,8 @@
-"""Stands before an image registry and asks for a login, as ECR does: HTTP Basic, 401 without one.
+"""Stands before an image registry and asks for a login, as ECR does: HTTP Basic, 401 without one, and 403 to
+one that has expired or may not do what is asked.
+
+There are two kinds of logins. The registry's own may do everything. A build's is made and signed with that
+one by `chalicelib.adapters.registry.SignedLogins`; its password says what it may do.
 
 Runs in the stack's process, or alone in a container beside the registry, where there is nothing but Python's
 own library: `python3 -c "$(cat registry_proxy.py)"` with the variables LISTEN (host:port), REGISTRY
@@ -10,46 +14,114 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import math
 import os
 import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from http.client import HTTPConnection, HTTPException, HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
-
-# What a login may do: asked with the method and the repository's name, "" where a request is about none.
-Rights = Callable[[str, str], bool]
+from urllib.parse import parse_qs
 
 BLOCK_BYTES = 262_144  # bodies are passed on by such pieces, never held whole
 UPSTREAM_SECONDS = 300
 _PATH = re.compile(r"/v2(/[A-Za-z0-9_:@+=-][A-Za-z0-9_.:@+=-]*)*/?")
-_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags)/.*")
+_REPOSITORY = re.compile(r"/v2/(.+)/(manifests|blobs/uploads|blobs|tags|referrers)/.*")
 _ONE_HOP = ("connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "expect")
 
 
-def everything(method: str, repository: str) -> bool:
-    """The rights of the login that the stack itself uses."""
-    return True
+class Everything:
+    """The rights of the registry's own login. Times are seconds since 1970."""
+
+    made_at = expires_at = math.inf
+
+    def pulls(self, repository: str) -> bool:
+        return True
+
+    def allows(self, method: str, path: str) -> bool:
+        return True
+
+
+class Grant(Everything):
+    """`domain.repositories.Rights`, as a build's login says them."""
+
+    def __init__(self, text: str) -> None:
+        said = json.loads(base64.urlsafe_b64decode(text))
+        self.own, self.closed = said["own"], said["closed"]
+        self.made_at, self.expires_at = said["made_at"], said["expires_at"]
+
+    def pulls(self, repository: str) -> bool:
+        """On one machine every repository that no project may have is a base repository."""
+        return repository in self.own or not any(fnmatchcase(repository, each) for each in self.closed)
+
+    def allows(self, method: str, path: str) -> bool:
+        if path.rstrip("/") == "/v2":
+            return True
+        if (found := _REPOSITORY.fullmatch(path)) is None:
+            return False  # the catalog
+        repository, kind = found.groups()
+        if method in ("GET", "HEAD"):
+            return self.pulls(repository)
+        # an upload may be given up; nothing that is there is deleted
+        return repository in self.own and (method != "DELETE" or kind == "blobs/uploads")
 
 
 class Proxy:
-    """Serves until closed; `connect` makes a connection to the registry, `logins` are `user:password`."""
+    """Serves until closed; `connect` makes a connection to the registry, whose own `login` is user:password.
+
+    For tests a build's login can end sooner than it says: `login_seconds` after it was made, after
+    `login_requests`, or all that were made so far at once.
+    """
 
     def __init__(
         self,
         connect: Callable[[], HTTPConnection],
-        logins: Mapping[str, Rights],
+        login: str,
         address: tuple[str, int] = ("127.0.0.1", 0),
+        *,
+        login_seconds: float = math.inf,
+        login_requests: float = math.inf,
     ) -> None:
         class Handler(_Handler):
             pass
 
-        Handler.connect, Handler.logins = staticmethod(connect), logins
+        Handler.connect, Handler.proxy = staticmethod(connect), self
+        self._login = login
+        self._seconds, self._requests = login_seconds, login_requests
+        self._expired_until = 0.0
+        self._taken: Counter[str] = Counter()  # requests by login
         self._server = _Server(address, Handler)
         self.host = "{}:{}".format(*self._server.server_address[:2])
+
+    def expire_logins(self) -> None:
+        """From now on, the builds' logins that were made so far are refused."""
+        self._expired_until = time.time()
+        time.sleep(0.002)  # logins know when they were made by the millisecond
+
+    def rights(self, login: str) -> Everything | None:
+        """Those of a login, user:password; None for one that nobody gave out."""
+        if hmac.compare_digest(login.encode(), self._login.encode()):
+            return Everything()
+        user, _, password = login.partition(":")
+        text, _, signature = password.partition(".")
+        good = hmac.new(self._login.encode(), text.encode(), "sha256").hexdigest()
+        is_ours = user == self._login.partition(":")[0]
+        return Grant(text) if hmac.compare_digest(signature.encode(), good.encode()) and is_ours else None
+
+    def has_ended(self, rights: Everything, login: str) -> bool:
+        """Whether a login may do nothing any more; counts this request."""
+        if not isinstance(rights, Grant):
+            return False
+        self._taken[login] += 1
+        ends = min(rights.expires_at, rights.made_at + self._seconds)
+        is_late = time.time() >= ends or rights.made_at <= self._expired_until
+        return is_late or self._taken[login] > self._requests
 
     def serve(self) -> None:
         self._server.serve_forever()
@@ -93,33 +165,35 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     connect: Callable[[], HTTPConnection]
-    logins: Mapping[str, Rights]
+    proxy: Proxy
 
     def handle_request(self) -> None:
-        path = self.path.partition("?")[0]
-        rights = self._rights()
+        path, _, query = self.path.partition("?")
+        login = self._login()
+        rights = self.proxy.rights(login)
         if rights is None:
             self._refuse(401, "UNAUTHORIZED", "Log in: docker login --username … --password-stdin HOST")
         elif not _PATH.fullmatch(path):
             self._refuse(404, "UNSUPPORTED", "There is no such path.")
-        elif not rights(self.command, found[1] if (found := _REPOSITORY.fullmatch(path)) else ""):
+        elif self.proxy.has_ended(rights, login):
+            self._refuse(403, "DENIED", "Your login has expired; ask for another.")
+        elif not rights.allows(self.command, path):
             self._refuse(403, "DENIED", "This login may not do that.")
         else:
+            # a layer is mounted from where it may be pulled; else the registry waits for its upload
+            if not all(map(rights.pulls, parse_qs(query).get("from", ()))):
+                self.path = path
             self._pass_on()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
 
-    def _rights(self) -> Rights | None:
-        """Those of the login that the request names, None without a good one."""
+    def _login(self) -> str:
+        """That of the request, empty without one."""
         kind, _, text = self.headers.get("Authorization", "").partition(" ")
         try:
-            given = base64.b64decode(text, validate=True) if kind.lower() == "basic" else b""
+            return base64.b64decode(text, validate=True).decode() if kind.lower() == "basic" else ""
         except ValueError:
-            return None
-        for login, rights in self.logins.items():
-            if hmac.compare_digest(login.encode(), given):
-                return rights
-        return None
+            return ""
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
@@ -136,7 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _pass_on(self) -> None:
-        dropped = (*_ONE_HOP, "authorization")
+        dropped = {*_ONE_HOP, "authorization"}
+        if self.command == "POST":
+            dropped.add("content-type")  # of a form: it could name another `from` than the query
         headers = HTTPMessage()  # a name may come more than once, as `Accept` of docker does
         for name, value in self.headers.items():
             if name.lower() not in dropped:
@@ -201,7 +277,7 @@ def _main() -> None:
     registry = os.environ["REGISTRY"]
     Proxy(
         lambda: HTTPConnection(registry, timeout=UPSTREAM_SECONDS),
-        {os.environ["LOGIN"]: everything},
+        os.environ["LOGIN"],
         (host, int(port)),
     ).serve()
 

@@ -1,0 +1,100 @@
+"""What a build's login reaches: its own project's repositories, and nothing of another's."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from infra.local.machine.machine import Machine
+from tests.stack.conftest import PROJECT, Client, serving
+
+# The registry's proxy is the same for all engines; what differs, that none takes another's image from its
+# own store, is the first test's.
+pytestmark = pytest.mark.engine
+MALLORYS = "/root/other"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="module")
+def client(local_machine: Machine, folder: Path) -> Iterator[Client]:
+    with serving(local_machine, folder) as client:
+        assert client.call("POST", "/projects", {"name": "other"})[0] == 201
+        yield client
+
+
+@pytest.fixture(scope="module")
+def secret(client: Client) -> str:
+    """An image of one project."""
+    build = client.until_done(client.build("echo MARK-secret-$((40+2)) > /secret"))
+    assert build["last_status"] == "succeeded"
+    return str(build["image"])
+
+
+def test_a_build_cannot_use_another_projects_image(client: Client, secret: str) -> None:
+    content = json.dumps({"version": 1, "kind": "build", "image": secret, "build_steps": ["cat /secret"]})
+    for project, status in ((MALLORYS, "failed"), (PROJECT, "succeeded")):
+        posted, build = client.call("POST", f"{project}/builds", {"content": content})
+        assert posted == 201
+        path = f"{project}/builds/{build['id']}"
+        assert client.until_done(path)["last_status"] == status, client.log(path)
+        assert ("MARK-secret-42" in client.log(path)) == (status == "succeeded")
+        assert ("This login may not do that" in client.log(path)) == (status == "failed")
+
+
+def test_a_build_that_escapes_finds_a_login_that_opens_nothing_of_others(
+    client: Client, secret: str, folder: Path
+) -> None:
+    """With the login of a running build's engine, from its file."""
+    path = client.build("echo started-$((40+2)); sleep 3600", project=MALLORYS)
+    client.until_logged(path, "started-42")
+    (file,) = (each for each in folder.glob("*/login/*") if each.name in ("config.json", "auth.json"))
+    assert (file.parent.stat().st_mode | file.stat().st_mode) & 0o077 == 0
+    auths = json.loads(file.read_text())["auths"]
+    login = base64.b64decode(auths[client.machine.registry]["auth"]).decode()
+    assert client.machine.registry_login not in login
+
+    def status(method: str, repository: str, rest: str) -> int:
+        url = f"http://{client.machine.registry}/v2/{repository}/{rest}"
+        return urllib3.request(method, url, headers=urllib3.make_headers(basic_auth=login)).status
+
+    victim, _, tag = secret.partition("/")[2].rpartition(":")
+    own = client.get(path)["image"].partition("/")[2].rpartition(":")[0]
+    assert status("GET", victim, f"manifests/{tag}") == 403
+    for future in (tag, "2", "999"):
+        assert status("PUT", victim, f"manifests/{future}") == 403
+    assert status("POST", victim, "blobs/uploads/") == 403
+    assert status("POST", victim.replace("slipway/", "slipway-cache/", 1), "blobs/uploads/") == 403
+    assert status("POST", own, "blobs/uploads/") == 202  # the login is a good one
+
+    client.call("POST", f"{path}/stop")
+    client.until_done(path)
+    assert not file.exists()
+
+
+def test_a_build_whose_login_ended_before_the_push_fails_in_the_registrys_words(
+    client: Client,
+) -> None:
+    proxy = client.machine.registry_proxy
+    if proxy is None:
+        pytest.skip("the registry's proxy runs in a container")
+    with socket.create_server(("127.0.0.1", 0)) as gate:
+        port = gate.getsockname()[1]
+        wait = f"import socket; socket.create_connection(('127.0.0.1', {port})).recv(1)"
+        path = client.build(f'echo started-$((40+2)); python3 -c "{wait}"')
+        step, _ = gate.accept()
+        proxy.expire_logins()
+        step.close()
+
+    assert client.until_done(path)["last_status"] == "failed"
+    log = client.log(path)
+    assert "403 (Forbidden)" in log or "Your login has expired" in log, log

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 FOR_OPERATORS = ("infra/aws", "infra/aws/kubernetes")
 PAGES = {
     "README.md": 150,
+    ".github/SECURITY.md": 100,
     **{f"infra/docs/{name}.md": 200 for name in ("api", "inputs", "automation", "polyaxon", "settings")},
     **{f"{name}/README.md": 200 for name in ("chalicelib", "infra/local", "infra/bench", "tests")},
     **{f"{name}/README.md": 200 for name in FOR_OPERATORS},

@@ -16,6 +16,7 @@ import boto3
 import pytest
 import urllib3
 
+from chalicelib.adapters.registry import SignedLogins
 from infra.local import aws
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
@@ -227,10 +228,13 @@ def test_an_isolated_step_finds_no_key_in_processes_and_files(client: Client) ->
     if not client.machine.engine.isolates_steps:
         pytest.skip("steps are not isolated here, and `make up` says so")
     login = client.machine.registry_login
+    own = SignedLogins(login, lambda: datetime.now(UTC)).mint("registry.test/a/b:1").password
     secrets = {
         "aws": aws.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
         "registry": login.partition(":")[2],
         "login": base64.b64encode(login.encode()).decode(),
+        "login of a build": own,
+        "entry of a build": base64.b64encode(f"AWS:{own}".encode()).decode(),
         "token": client.running.token,
     }
     # The beginning is enough to find the whole, and is not the whole.

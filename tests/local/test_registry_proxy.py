@@ -259,6 +259,23 @@ def test_large_bodies_stream_in_both_directions(proxy: str, upstream: Upstream, 
     assert peak < 8 * 1024**2
 
 
+def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_error(
+    proxy: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a build that is stopped while it pushes."""
+    connection = HTTPConnection(proxy.removeprefix("http://"))
+    connection.putrequest("PATCH", BLOB)
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.putheader("Authorization", basic(LOGIN)["authorization"])
+    connection.endheaders(b"1\r\nx\r\n")
+    connection.close()
+
+    assert urllib3.request("GET", f"{proxy}/v2/", headers=basic(LOGIN)).status == 200
+    for handler in [each for each in threading.enumerate() if "process_request_thread" in each.name]:
+        handler.join(10)
+    assert "machine/registry_proxy.py" not in capfd.readouterr().err  # in no traceback
+
+
 def test_a_connection_serves_one_request_after_another(proxy: str, upstream: Upstream) -> None:
     connection = HTTPConnection(proxy.removeprefix("http://"))
     for _ in range(3):

@@ -262,11 +262,17 @@ class _Handler(BaseHTTPRequestHandler):
             yield block
 
     def _chunks(self) -> Iterator[bytes]:
-        while size := int(self.rfile.readline(64).partition(b";")[0], 16):
+        while size := int(self._line().partition(b";")[0], 16):
             yield from self._blocks(size)
             self.rfile.readline(64)
         while self.rfile.readline(1024).strip():
             pass  # trailers
+
+    def _line(self) -> bytes:
+        """That begins a chunk."""
+        if not (line := self.rfile.readline(64)):
+            raise _ClientLeft
+        return line
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not logged."""

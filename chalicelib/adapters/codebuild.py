@@ -14,6 +14,7 @@ from botocore.config import Config
 from chalicelib.adapters.aws import answered, source_folder
 from chalicelib.adapters.steps import VARIABLES, step
 from chalicelib.domain.build import Build, Source, Status
+from chalicelib.domain.failure import KILLED, KILLED_CODE
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
@@ -216,7 +217,10 @@ def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -
             return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
         if phase.get("phaseStatus") in ("FAILED", "FAULT"):
             messages = [context.get("message", "") for context in phase.get("contexts", [])]
-            return f"{phase['phaseType']}: {' '.join(messages).strip() or phase['phaseStatus']}"
+            words = " ".join(messages).strip() or phase["phaseStatus"]
+            if words.endswith(f"exit status {KILLED_CODE}"):
+                words = f"The command {KILLED}."
+            return f"{phase['phaseType']}: {words}"
     if described["buildStatus"] == "TIMED_OUT":
         return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
     return None

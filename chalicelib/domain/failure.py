@@ -25,13 +25,28 @@ _REPORTS = (
 _ERROR = re.compile(r"(?:#\d{1,9} )?(?:(?:ERROR|Error|error)[:\s]\s*|(?=failed to solve))")
 _SHELL = re.compile(r"\A(?:RUN |/bin/(?:ba)?sh -c )")
 _CODE = re.compile(r"\d{1,10}")
+KILLED_CODE = "137"  # 128 + SIGKILL, as shells and engines report it
+KILLED = "was killed (signal 9); the machine may have run out of memory"
+_DISK_FULL = "no space left on device"
 # Docker Hub's answer to too many anonymous pulls from one address, which CodeBuild's shared ones hit.
 _RATE_LIMIT = re.compile(r"toomanyrequests|You have reached your (?:unauthenticated )?pull rate limit", re.I)
 
 
 def failure_reason(lines: Sequence[str]) -> str | None:
-    """The failing command with its exit code where the log names one, else its last error line, else None."""
-    errors = [line[mark.end() :] for line in map(_cut, reversed(lines)) if (mark := _ERROR.match(line))]
+    """The failing command with its exit code where the log names one, else its last error line, else None.
+
+    A full disk is said first, because tools that are no engines also meet it: tar, git, a command.
+    """
+    lines = [*map(_cut, lines)]
+    reason = _command_or_error(lines)
+    is_full = any(_DISK_FULL in line.lower() for line in lines)
+    if is_full and _DISK_FULL not in (reason or "").lower():
+        return f'The log says "{_DISK_FULL}"' + (f"; {reason}" if reason else ".")
+    return reason
+
+
+def _command_or_error(lines: Sequence[str]) -> str | None:
+    errors = [line[mark.end() :] for line in reversed(lines) if (mark := _ERROR.match(line))]
     for line in errors:
         if step := _failed_step(line):
             return step
@@ -53,4 +68,5 @@ def _failed_step(line: str) -> str | None:
     if start < 0 or code is None:
         return None
     command = _SHELL.sub("", line[start + len(before) : end], count=1).replace('\\"', '"')
-    return f"Exit code {code[0]}: {command}"  # the code first: messages are cut at their end
+    why = f" ({KILLED})" if code[0] == KILLED_CODE else ""
+    return f"Exit code {code[0]}{why}: {command}"  # the code first: messages are cut at their end

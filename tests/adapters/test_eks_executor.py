@@ -445,6 +445,12 @@ BUILDKIT = (
             "The build needed more memory than its limit of 4Gi; raise `environment.resources`.",
         ),
         (
+            {"phase": "Failed", **container(**ended(137))},
+            {},
+            Outcome.FAILED,
+            "The container `build` was killed (signal 9); the machine may have run out of memory.",
+        ),
+        (
             {
                 "phase": "Failed",
                 **container("fetch", **ended(1, message="ERROR: Dockerfile could not be fetched")),
@@ -499,6 +505,7 @@ BUILDKIT = (
         "success without pod",
         "failing step",
         "memory",
+        "killed",
         "no source",
         "deadline",
         "deadline in all",

@@ -263,6 +263,11 @@ def test_each_phase_is_a_status(name: str, status: Status) -> None:
         (described("SUCCEEDED"), Outcome.SUCCEEDED, None),
         (described("STOPPED"), Outcome.STOPPED, None),
         (described("FAILED", phase("BUILD", "FAILED", "no")), Outcome.FAILED, "BUILD: no"),
+        (
+            described("FAILED", phase("BUILD", "FAILED", "command: # b. Reason: exit status 137")),
+            Outcome.FAILED,
+            "BUILD: The command was killed (signal 9); the machine may have run out of memory.",
+        ),
         (described("FAULT", phase("PROVISIONING", "FAULT", "hm")), Outcome.FAULT, "PROVISIONING: hm"),
         (
             described("TIMED_OUT", phase("QUEUED", "TIMED_OUT")),
@@ -276,7 +281,7 @@ def test_each_phase_is_a_status(name: str, status: Status) -> None:
         ),
         (described(), None, None),
     ],
-    ids=["succeeded", "stopped", "failed", "fault", "queue", "time", "running"],
+    ids=["succeeded", "stopped", "failed", "killed", "fault", "queue", "time", "running"],
 )
 def test_each_end_is_an_outcome(answer: dict[str, Any], outcome: Outcome | None, reason: str | None) -> None:
     seen = observation_of(answer)

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from chalicelib.domain import failure
-from chalicelib.domain.failure import MAX_LINE, failure_reason
+from chalicelib.domain.failure import KILLED, MAX_LINE, failure_reason
 
 BUILDKIT = r"""
 #7 [3/4] RUN pip install --no-cache-dir "flask==99" && echo "done"
@@ -66,6 +66,8 @@ NO_CODE = """
 ERROR: the code has no file docker/Dockerfile
 """
 
+DISK_FULL = 'The log says "no space left on device"'
+
 
 @pytest.mark.parametrize(
     ("log", "reason"),
@@ -83,10 +85,27 @@ ERROR: the code has no file docker/Dockerfile
             "The base image's registry refuses more anonymous pulls for now; use a mirror or log in.",
         ),
         (NO_CODE, "the code has no file docker/Dockerfile"),
+        (
+            BUILDAH.replace("exit status 2", "exit status 137"),
+            f'Exit code 137 ({KILLED}): grep "a b" /missing',
+        ),
+        (
+            "tar: code/x: Cannot write: No space left on device\nexiting",
+            'The log says "no space left on device".',
+        ),
+        (f"cp: x: No space left on device{BUILDAH}", f'{DISK_FULL}; Exit code 2: grep "a b" /missing'),
+        (
+            "Error: storing layer: write /x: no space left on device",
+            "storing layer: write /x: no space left on device",
+        ),
         ("all is well\nmy ERROR: is in the middle", None),
         ("", None),
     ],
-    ids=["BuildKit", "buildah", "bash", "no base image", "rate limit", "no code", "no error", "no log"],
+    ids=[
+        *("BuildKit", "buildah", "bash", "no base image", "rate limit", "no code"),
+        *("killed", "disk full, no error", "disk full in a step", "disk full in the engine"),
+        *("no error", "no log"),
+    ],
 )
 def test_the_reason_is_what_the_log_says_last(log: str, reason: str | None) -> None:
     assert failure_reason(log.strip("\n").split("\n")) == reason

@@ -9,7 +9,7 @@ from typing import Any
 
 from chalicelib.adapters.eks.job import ATTEMPT, BUILD, LINKED, UUID
 from chalicelib.domain.build import Status
-from chalicelib.domain.failure import failure_reason
+from chalicelib.domain.failure import KILLED, KILLED_CODE, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
 
 Json = dict[str, Any]
@@ -120,7 +120,9 @@ def _pod_failure(pod: Json) -> _End:
         if terminated.get("exitCode"):
             # the last lines of its log, which reach CloudWatch only later
             cause = failure_reason(terminated.get("message", "").splitlines())
-            words = cause or f"The container `{name}` ended with exit code {terminated['exitCode']}."
+            code = str(terminated["exitCode"])
+            end = KILLED if code == KILLED_CODE else f"ended with exit code {code}"
+            words = cause or f"The container `{name}` {end}."
             return _End(Outcome.FAILED, words, at, has_own_reason=cause is not None)
     return _End(Outcome.FAILED, status.get("message"), at, has_own_reason=False)
 

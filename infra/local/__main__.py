@@ -9,19 +9,21 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from chalicelib.domain.build import CODEBUILD, EKS
 from infra.local import aws, demo
 from infra.local.machine.engine import NoEngine
 from infra.local.machine.machine import STATE, Machine, installed_machine
+from infra.local.machine.run_folder import run_folder
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)
+INTERRUPTS = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
+    INTERRUPTS.append(signal.SIGHUP)  # the terminal was closed
 
 
 def main() -> int:
@@ -40,11 +42,11 @@ def main() -> int:
 
     if (backend := os.environ.get("SLIPWAY_BACKEND")) not in (None, "", *BACKENDS):
         parser.error(f"builds cannot run on `{backend}` here; SLIPWAY_BACKEND may be {' or '.join(BACKENDS)}")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTS:
         signal.signal(number, _interrupt)
     try:
         with ExitStack() as closing:
-            work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-")))
+            work = closing.enter_context(run_folder(say)) / "work"
             tools = closing.enter_context(installed_machine(STATE, say))
             serve = partial(stack, tools.engine, tools.registry, work, registry_login=tools.registry_login)
             if arguments.command == "demo":
@@ -55,21 +57,32 @@ def main() -> int:
                 print(json.dumps(_ready(running, tools)), flush=True)
                 while True:  # never for long: a signal just before a wait begins does not end that
                     time.sleep(1)
-    except NoEngine as error:
-        print(error, file=sys.stderr)
-        return 2
-    except demo.DemoFailed as error:
-        demo.explain(error)
-        return 1
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_interruption(error):
+            say("Stopped.")
+            return 0 if arguments.command == "up" else 130
+        if isinstance(error, NoEngine):
+            say(str(error))
+            return 2
+        if isinstance(error, demo.DemoFailed):
+            demo.explain(error)
+            return 1
+        if not isinstance(error, OSError) or error.errno not in (errno.EADDRINUSE, errno.ENOSPC):
             raise
-        say(f"Port {arguments.port} is taken; choose another: make up PORT=8001")
+        is_full = error.errno == errno.ENOSPC
+        taken = f"Port {arguments.port} is taken; choose another: make up PORT=8001"
+        say("The disk is full: no space left on device." if is_full else taken)
         return 1
-    except KeyboardInterrupt:
-        say("Stopped.")
-        return 0 if arguments.command == "up" else 130
     return 0
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether it is one, or came up while things ended because of one: that is said, and changes nothing."""
+    if error is None or isinstance(error, KeyboardInterrupt):
+        return error is not None
+    if found := _is_interruption(error.__context__):
+        say(f"This did not end as it should: {error}")
+    return found
 
 
 def say(line: str) -> None:
@@ -101,7 +114,7 @@ def _token(text: str) -> str:
 
 def _interrupt(*_: object) -> None:
     """Ends the work once; what is then stopped and removed shall not be interrupted again."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Callable, Mapping
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -33,11 +35,23 @@ class _Server(ThreadedHTTPServer):
 MAX_ANSWER_BYTES = 6_291_556  # of a function's answer, as JSON: Lambda's limit for invocations that wait
 
 
-class _Gateway(LocalGateway):
-    """Loses answers that Lambda would not pass on."""
+Checks = Mapping[str, Callable[[], bool]]  # by what is checked: whether it works
 
-    def handle_request(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = super().handle_request(*args, **kwargs)
+
+class _Gateway(LocalGateway):
+    """Loses answers that Lambda would not pass on. `/healthz` is about the machine as well."""
+
+    def __init__(self, app: Chalice, config: Config, checks: Checks) -> None:
+        super().__init__(app, config)
+        self._checks = checks
+
+    def handle_request(self, method: str, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = super().handle_request(method, path, *args, **kwargs)
+        if path.partition("?")[0] == "/healthz":
+            broken = [what for what, works in self._checks.items() if not works()]
+            if broken:
+                body = "".join(f"{what} does not answer.\n" for what in broken)
+                answer |= {"statusCode": 503, "body": body}
         # Lambda's runtime client writes other characters than ASCII as they are from Python 3.12 on.
         text = json.dumps(answer, ensure_ascii=sys.version_info < (3, 12))
         if len(text.encode(errors="surrogatepass")) <= MAX_ANSWER_BYTES:
@@ -49,9 +63,9 @@ class _Gateway(LocalGateway):
 class _Handler(ChaliceRequestHandler):
     disable_nagle_algorithm = True  # else a keep-alive request takes 40 ms
 
-    def __init__(self, request: Any, client: Any, server: Any, app_object: Chalice, config: Config) -> None:
-        self.local_gateway = _Gateway(app_object, config)
-        BaseHTTPRequestHandler.__init__(self, request, client, server)
+    def __init__(self, *connection: Any, app_object: Chalice, config: Config, checks: Checks) -> None:
+        self.local_gateway = _Gateway(app_object, config, checks)
+        BaseHTTPRequestHandler.__init__(self, *connection)
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
         """The deployed gateway answers unknown routes with this text as well: see its GatewayResponses."""
@@ -65,11 +79,13 @@ class _Handler(ChaliceRequestHandler):
 
 
 class Gateway:
-    """Serves an app on loopback until closed. Raises OSError when the port is taken."""
+    """Serves an app on loopback until closed; `/healthz` names what fails its check. Raises OSError when the
+    port is taken."""
 
-    def __init__(self, app: Chalice, port: int) -> None:
+    def __init__(self, app: Chalice, port: int, checks: Checks) -> None:
+        handler = partial(_Handler, checks=checks)
         app.__class__ = LocalChalice  # keeps the current request per thread
-        self._server = LocalDevServer(app, Config(), "127.0.0.1", port, _Handler, _Server).server
+        self._server = LocalDevServer(app, Config(), "127.0.0.1", port, handler, _Server).server
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="gateway")
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 

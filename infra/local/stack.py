@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +18,21 @@ import boto3
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
-from infra.local.machine.engine import Engine
+from infra.local.machine.engine import Engine, EngineFailed
 from infra.local.machine.engines import with_logins
+from infra.local.machine.registry import Registry, answers
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
     from chalicelib.ports import Services
     from infra.local.cluster.api import FakeKubernetes
 
+log = logging.getLogger(__name__)
+
 PROJECT = "slipway-builds"
 CLUSTER = "fake"
 EKS_TICK_SECONDS = 1.0  # between ticks: each watches for some seconds by itself
+CLEAN_UP_AGAIN_SECONDS = 2.0
 TABLE = "slipway"
 AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
@@ -88,10 +94,12 @@ def stack(
                 | dict(settings or {})
             )
         )
+        clean_up = _CleanUp(engine)
+        closing.callback(clean_up.close)
         kubernetes = None
         if os.environ.get("SLIPWAY_BACKEND") == "eks":
             reconcile_every_seconds = EKS_TICK_SECONDS
-            kubernetes = _kubernetes(engine, state, concurrency, seconds_per_minute)
+            kubernetes = _kubernetes(engine, clean_up, state, concurrency, seconds_per_minute)
             closing.enter_context(_environment(_eks_settings(kubernetes)))
         queues = aws.create_resources(TABLE, BUCKET)
         closing.enter_context(
@@ -126,11 +134,12 @@ def stack(
             state=state,
             concurrency=concurrency,
             seconds_per_minute=seconds_per_minute,
-            clean_up=engine.clean_up,
+            clean_up=clean_up,
             log_in=partial(_log_in, services),
         )
         closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
-        gateway = Gateway(app, port)
+        images = Registry(registry, registry_login, None)
+        gateway = Gateway(app, port, {f"The registry {registry}": lambda: answers(images)})
         closing.callback(triggers.close)
         if kubernetes is not None:
             closing.callback(kubernetes.close)
@@ -149,7 +158,30 @@ def _log_in(services: Services, variables: Mapping[str, str], folder: Path) -> M
     return with_logins(variables, folder, json.loads(login)["auths"])
 
 
-def _kubernetes(engine: Engine, state: Path, slots: int, seconds_per_minute: float) -> FakeKubernetes:
+class _CleanUp:
+    """Removes what killed builds left, once more as long as other builds stand in the way."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._closing = engine, threading.Event()
+
+    def __call__(self) -> None:
+        try:
+            is_clean = self._engine.clean_up()
+        except EngineFailed as error:
+            log.warning("what a killed build left could not be removed: %s", error)
+            return
+        if not is_clean and not self._closing.is_set():
+            later = threading.Timer(CLEAN_UP_AGAIN_SECONDS, self)
+            later.daemon = True
+            later.start()
+
+    def close(self) -> None:
+        self._closing.set()
+
+
+def _kubernetes(
+    engine: Engine, clean_up: Callable[[], None], state: Path, slots: int, seconds_per_minute: float
+) -> FakeKubernetes:
     from infra.local.cluster.api import FakeKubernetes
     from infra.local.cluster.node import Node
 
@@ -161,7 +193,7 @@ def _kubernetes(engine: Engine, state: Path, slots: int, seconds_per_minute: flo
         state=state / "node",
         slots=slots,
         seconds_per_minute=seconds_per_minute,
-        clean_up=engine.clean_up,
+        clean_up=clean_up,
     )
     return fake
 

@@ -12,6 +12,7 @@ from infra.local.codebuild import buildspec
 from infra.local.codebuild.buildspec import Ended, Phase
 
 PATIENCE_SECONDS = 30.0
+VARIABLES = {"PATH": "/usr/bin:/bin"}
 Run = Callable[..., tuple[Ended | None, list[str]]]
 
 
@@ -114,10 +115,26 @@ def test_ending_a_phase_ends_all_its_children(folder: Path) -> None:
     said: list[str] = []
     alive = folder / "alive"
     command = f"trap 'rm {alive}' EXIT; touch {alive}; echo ready; sleep 60 | cat"
-    phase = Phase([f"bash -c {command!r} & wait"], folder, {"PATH": "/usr/bin:/bin"}, said.append)
+    killed: list[str] = []
+    phase = Phase(
+        [f"bash -c {command!r} & wait"], folder, VARIABLES, said.append, lambda: killed.append("cleaned")
+    )
     while "ready" not in said:
         assert phase.wait(0.02) is None
 
-    assert phase.end()
+    phase.end()
     assert phase.wait(PATIENCE_SECONDS) is not None
     assert not alive.exists()
+    assert killed == []
+
+
+@pytest.mark.parametrize("command", ["bash -c 'kill -9 $$'", "kill -9 $$"])
+def test_what_was_killed_is_cleaned_up_after(folder: Path, command: str) -> None:
+    """By the kernel without memory, as well: an engine leaves its step then."""
+    killed: list[str] = []
+    phase = Phase([command], folder, VARIABLES, lambda _: None, lambda: killed.append("cleaned"))
+
+    ended = phase.wait(PATIENCE_SECONDS)
+
+    assert ended is not None and ended.exit_code in (137, -9)
+    assert killed == ["cleaned"]

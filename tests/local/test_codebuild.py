@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +20,7 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from infra.local.codebuild import buildspec
 from infra.local.codebuild.api import CodeBuild
 
 pytestmark = pytest.mark.slow
@@ -165,6 +170,65 @@ def test_variables_are_those_given_and_none_of_this_process(
     )
     local.until_done(build)
     assert local.log(build) == ["a 'b' $c none none"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder for work has a disk of 64 KB, where root may mount one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a disk, on Linux")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("root may mount nothing here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+DISK_FULL = "This machine could not run the build: No space left on device."
+
+
+@pytest.mark.parametrize("is_filled_by", ["others", "the source"])
+def test_a_full_disk_is_said(small_disk: Path, local: Local, is_filled_by: str) -> None:
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="builds/7/code", Body=bytes(2**17))
+    if is_filled_by == "others":
+        (small_disk / "ballast").write_bytes(bytes(2**16 - 4096))
+    source = {"sourceTypeOverride": "S3", "sourceLocationOverride": f"{BUCKET}/builds/7/"}
+    described = local.until_done(local.start("true", **source if is_filled_by == "the source" else {}))
+
+    assert described["buildStatus"] == "FAILED"
+    (failed,) = [phase for phase in described["phases"] if phase.get("phaseStatus") == "FAILED"]
+    assert failed["contexts"][0]["message"] == DISK_FULL
+
+
+def test_a_disk_that_gets_full_does_not_hide_which_command_failed(small_disk: Path, local: Local) -> None:
+    fill = f"cat /dev/zero 2>/dev/null >{small_disk}/ballast || true"
+    described = local.until_done(local.start("true", fill, "# says why\nexit 7"))
+
+    assert described["buildStatus"] == "FAILED"
+    (failed,) = [phase for phase in described["phases"] if phase.get("phaseStatus") == "FAILED"]
+    assert failed["contexts"][0]["message"].endswith("command: # says why. Reason: exit status 7")
+
+
+def test_an_error_of_the_machine_is_said(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(buildspec, "Phase", refuse)
+    described = local.until_done(local.start("true"))
+
+    assert described["buildStatus"] == "FAILED"
+    (failed,) = [phase for phase in described["phases"] if phase.get("phaseStatus") == "FAILED"]
+    assert failed["contexts"][0]["message"] == "This machine could not run the build: Too many open files."
+
+
+def test_a_build_without_a_log_still_ends(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(local.service._logs, "create_log_stream", refuse)
+    assert local.until_done(local.start("true"))["buildStatus"] == "FAULT"
 
 
 def test_one_build_runs_and_others_wait_their_turn(local: Local) -> None:

@@ -11,6 +11,8 @@ from chalice.app import Chalice, Response
 
 from infra.local.gateway import MAX_ANSWER_BYTES, Gateway
 
+IS_WELL = {"The attic": True}
+
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
@@ -21,7 +23,11 @@ def url() -> Iterator[str]:
         content = {"escape": "\x1b", "letter": "x", "umlaut": "ü"}[character] * int(count)
         return Response(content, headers={"Content-Type": "text/plain"})
 
-    gateway = Gateway(app, 0)
+    @app.route("/healthz")
+    def healthz() -> Response:
+        return Response("")
+
+    gateway = Gateway(app, 0, {"The cellar": lambda: True, "The attic": lambda: IS_WELL["The attic"]})
     gateway.start()
     yield gateway.url
     gateway.close()
@@ -50,3 +56,13 @@ def test_other_characters_than_ascii_count_as_the_runtime_writes_them(url: str) 
     size = 2 if sys.version_info >= (3, 12) else 6
     assert answer(url, "umlaut", MAX_ANSWER_BYTES // size - 500)[0] == 200
     assert answer(url, "umlaut", MAX_ANSWER_BYTES // size)[0] == 502
+
+
+def test_health_names_the_parts_that_do_not_work(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def health() -> tuple[int, str]:
+        got = urllib3.request("GET", f"{url}/healthz", retries=False)
+        return got.status, got.data.decode()
+
+    assert health() == (200, "")
+    monkeypatch.setitem(IS_WELL, "The attic", False)
+    assert health() == (503, "The attic does not answer.\n")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
+import time
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ from infra.local.machine.registry import Registry
 
 pytestmark = pytest.mark.engine
 BUILDAH = Engine("buildah", {})
+PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +106,31 @@ def test_without_any_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pyt
         registry.serve(tmp_path, BUILDAH, print),
     ):
         pass
+
+
+def test_one_that_was_killed_is_started_again_at_the_same_place(tmp_path: Path) -> None:
+    with registry.serve(tmp_path, BUILDAH, print) as images:
+        upload = f"http://{images.host}/v2/ann/app/blobs/uploads/"
+        headers = urllib3.make_headers(basic_auth=images.login)
+        begun = urllib3.request("POST", upload, headers=headers).headers["Location"]
+        digest = f"sha256:{sha256(b'layer').hexdigest()}"
+        assert (
+            urllib3.request("PUT", f"{begun}&digest={digest}", body=b"layer", headers=headers).status == 201
+        )
+
+        (number,) = [
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_ours(path, tmp_path)
+        ]
+        os.kill(number, signal.SIGKILL)
+        wait_until(lambda: not registry.answers(images))
+        wait_until(lambda: registry.answers(images))
+
+        assert status(images, f"/v2/ann/app/blobs/{digest}", images.login) == 200
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if is_ours(path, tmp_path)]
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not met():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -133,12 +133,20 @@ def unique_sleep() -> str:
 
 def processes(words: str) -> list[str]:
     """Command lines of processes on this machine that contain `words`."""
-    found = []
+    return [command for command in _command_lines().values() if words in command]
+
+
+def numbers(words: str) -> list[int]:
+    """Numbers of these processes."""
+    return [number for number, command in _command_lines().items() if words in command]
+
+
+def _command_lines() -> dict[int, str]:
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue  # it ended meanwhile
-        if words in command:
-            found.append(command)
+        found[int(path.parent.name)] = command
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 
 from chalicelib.adapters.registry import FixedLogin, HttpRegistry
 from infra.local.machine.machine import Machine
-from tests.stack.conftest import PROJECT, Client, processes, serving, unique_sleep
+from tests.local.test_engines import left_by_builds
+from tests.stack.conftest import PROJECT, Client, numbers, processes, serving, unique_sleep
 
 pytestmark = pytest.mark.engine
 
@@ -72,6 +75,23 @@ def test_stopping_a_running_build_ends_its_processes(client: Client) -> None:
     client.until(path, lambda _: not processes(nap))
     assert client.call("POST", f"{path}/stop") == (200, "")  # nothing more happens
     assert client.statuses(path)[-1] == "stopped"
+
+
+def test_an_engine_that_is_killed_takes_its_step_with_it(client: Client) -> None:
+    """By the kernel without memory, for instance."""
+    nap = unique_sleep()
+    path = client.build(f"echo started-$((40+2)); {nap}")
+    client.until_logged(path, "started-42")
+    image = client.get(path)["image"]
+
+    for process in numbers(f"--tag {image}"):
+        os.kill(process, signal.SIGKILL)
+    assert client.until_done(path)["last_status"] == "failed"
+
+    words = "BUILD: The command was killed (signal 9); the machine may have run out of memory."
+    assert client.last_message(path) == words
+    client.until(path, lambda _: not processes(nap))
+    client.until(path, lambda _: left_by_builds(client.machine.engine) == [])
 
 
 def test_deleting_a_running_build_hides_it_at_once_and_ends_its_processes(client: Client) -> None:

@@ -19,6 +19,7 @@ import pytest
 import urllib3
 
 from infra.local.machine.machine import Machine
+from tests.local.test_engines import left_by_builds
 from tests.required_engines import with_one_engine
 from tests.stack.conftest import processes, unique_sleep, wait_until
 
@@ -85,6 +86,32 @@ def test_up_serves_until_it_is_ended_and_ends_what_runs(command: Start) -> None:
     assert (up.returncode, rest) == (0, "")
     assert said.rstrip().endswith("Stopped.")
     wait_until(lambda: not processes(nap))
+
+
+def test_up_that_is_killed_leaves_nothing(command: Start, local_machine: Machine) -> None:
+    """The step prints all the time: its engine ends at once when nobody reads that, and leaves the step."""
+    up = command("up", "--port", "0")
+    assert up.stdout is not None
+    ready = json.loads(up.stdout.readline())
+    nap = unique_sleep()
+    chatty = f"{nap} & while true; do echo x; sleep 0.1; done"
+    spec = {"version": 1, "kind": "build", "image": ready["base_image"], "build_steps": [chatty]}
+    post(ready["url"], "/projects", {"name": "quick-start"})
+    post(ready["url"], "/root/quick-start/builds", {"content": json.dumps(spec)})
+    wait_until(lambda: any(each.startswith("sleep") for each in processes(nap)))
+    children = ["ps", "--ppid", str(up.pid), "-o", "args="]
+    listed = subprocess.run(children, capture_output=True, text=True, check=True).stdout.splitlines()
+    (folder,) = (line.split()[-1] for line in listed if "run_folder" in line)
+    assert folder in " ".join(processes("docker-registry"))
+
+    up.kill()
+    _, said = up.communicate()  # until the watcher has ended as well
+
+    assert said.endswith("The stack was killed; ending and removing what it left …\n")
+    assert not Path(folder).exists()
+    wait_until(lambda: not processes(nap))
+    assert processes(folder) == []
+    wait_until(lambda: left_by_builds(local_machine.engine) == [])
 
 
 def test_the_line_that_up_prints_has_all_that_a_client_needs(command: Start) -> None:

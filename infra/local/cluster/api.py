@@ -17,6 +17,7 @@ import re
 import secrets
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,7 +71,9 @@ class FakeKubernetes(Cluster):
         super().__init__(cluster)
         self.namespace = namespace
         self.admin_token = secrets.token_urlsafe()  # may do everything, for kubectl
-        self.calls: list[tuple[str, str]] = []  # method and path with query; guarded by the lock
+        self.calls: deque[tuple[str, str]] = deque(
+            maxlen=1000
+        )  # method, path with query; guarded by the lock
         self._refusals: list[int] = []
         self._lost = 0
         self._rules = _role_rules()

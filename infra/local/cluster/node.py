@@ -24,8 +24,9 @@ from typing import Any
 
 from chalicelib.adapters.steps import step
 from infra.local.cluster.objects import Cluster, Json, timestamp
-from infra.local.codebuild.buildspec import Phase
+from infra.local.codebuild.buildspec import Phase, in_words
 from infra.local.codebuild.log_stream import LogStream
+from infra.local.machine.engine import MARK
 from infra.local.machine.engines import with_logins
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Node:
     """Runs the Jobs of a fake cluster, `slots` pods at a time.
 
     `environment` is the engine's; `logs` a CloudWatch client; `seconds_per_minute` shortens deadlines;
-    `clean_up` is called after a build had to be killed.
+    `clean_up` is called after something of a build was killed.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Node:
     def run(self, job: Json) -> None:
         """Starts a Job that was just created. The lock is held."""
         thread = threading.Thread(target=self._run, args=(job,), daemon=True, name=job["metadata"]["name"])
-        self._threads.append(thread)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
 
     def has_pod(self, described: Json) -> bool:
@@ -124,9 +125,11 @@ class Node:
             succeeded = self._run_pod(job, pod)
         except _Ended as end:
             succeeded, why = False, str(end)
-        except Exception:
+        except Exception as error:
             log.exception("job %s", job["metadata"]["name"])
             succeeded = False
+            if isinstance(error, OSError):
+                pod["status"]["message"] = in_words(error)
         with self._cluster.lock:
             self._running.discard(pod["metadata"]["name"])
             self._finish(job, pod, succeeded, why)
@@ -292,15 +295,17 @@ class Node:
             if config := own.pop("DOCKER_CONFIG", None):  # the engine reads its logins from elsewhere
                 auths = json.loads(Path(config, "config.json").read_text())["auths"]
                 variables = with_logins(variables, folder / "login", auths)
-            phase = Phase([shlex.join(command)], work, {**variables, **own}, say)
+            phase = Phase([shlex.join(command)], work, {**variables, **own}, say, self._clean_up)
             while (ended := phase.wait(WATCH_SECONDS)) is None:
                 try:
                     check()
-                except _Ended:
-                    if not phase.end():
-                        self._clean_up()
+                except BaseException:
+                    phase.end()
                     raise
             exit_code = ended.exit_code
+        except OSError as error:
+            printed.append(f"ERROR: {in_words(error)}")
+            raise
         finally:
             stream.close()
             terminated: Json = {
@@ -324,7 +329,7 @@ class Node:
 
     def _variables(self) -> dict[str, str]:
         """What a container has beside its own: the tools of its image, and the engine."""
-        kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", MARK) if name in os.environ}
         path = f"{self._tools}{os.pathsep}{os.environ.get('PATH', '')}"
         return {**kept, **self._environment, "PATH": path}
 

@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +27,7 @@ from typing import Any
 from infra.local import signatures
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.log_stream import LogStream
+from infra.local.machine.engine import MARK
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +89,9 @@ class CodeBuild:
     """The service. `projects` maps names to the environment variables of their builds.
 
     `ring` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
-    `clean_up` is called after a build had to be killed. `log_in` stands for what AWS does by the project's
-    role: it takes a build's variables and a folder, and returns them with a login to the registry in there.
+    `clean_up` is called after something of a build was killed. `log_in` stands for what AWS does by the
+    project's role: it takes a build's variables and a folder, and returns them with a login to the registry
+    that is in there.
     """
 
     def __init__(
@@ -176,10 +180,14 @@ class CodeBuild:
             spec = buildspec.parse(text)
         except ValueError as error:
             raise Refused("InvalidInputException", str(error)) from error
+        request["buildspecOverride"] = sys.intern(text)  # builds have the same text: one copy is enough
         with self._changed:
             token, now = request.get("idempotencyToken"), self._clock()
-            used_at, used_for, build = self._tokens.get(token or "", (0.0, {}, None))
-            if build is not None and now - used_at < TOKEN_SECONDS:
+            self._tokens = {
+                name: used for name, used in self._tokens.items() if now - used[0] < TOKEN_SECONDS
+            }
+            if token in self._tokens:
+                _, used_for, build = self._tokens[token]
                 if used_for != request:
                     raise Refused(
                         "InvalidInputException", "The idempotency token was used with other parameters."
@@ -193,8 +201,8 @@ class CodeBuild:
             if token:
                 self._tokens[token] = (now, request, build)
             thread = threading.Thread(target=self._run, args=(build,), daemon=True, name=build.id)
-            self._threads.append(thread)
-        thread.start()
+            self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+            thread.start()
         return {"build": self._describe(build)}
 
     def _batch_get_builds(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -229,14 +237,13 @@ class CodeBuild:
     # A build, in its own thread
 
     def _run(self, build: _Build) -> None:
-        lines = LogStream(self._logs, *build.log_names)
         work = self._state / build.log_names[1]
+        status = "FAULT"
         try:
-            status = self._go_through(build, lines, work / "src")
+            with closing(LogStream(self._logs, *build.log_names)) as lines:
+                status = self._go_through(build, lines, work / "src")
         except Exception:
             log.exception("build %s", build.id)
-            status = "FAULT"
-        lines.close()
         shutil.rmtree(work, ignore_errors=True)
         with self._changed:
             build.end_time, build.status = self._clock(), status
@@ -287,6 +294,15 @@ class CodeBuild:
         except Refused as error:
             status, contexts = "FAILED", [{"statusCode": error.code, "message": str(error)}]
             raise
+        except OSError as error:
+            log.exception("build %s, phase %s", build.id, name)
+            words = buildspec.in_words(error)
+            status, contexts = "FAILED", [{"statusCode": "CLIENT_ERROR", "message": words}]
+            raise Refused("CLIENT_ERROR", words) from error
+        except Exception:
+            words = "an internal error, which the terminal of the stack shows"
+            status, contexts = "FAULT", [{"statusCode": "INTERNAL_ERROR", "message": words}]
+            raise
         finally:
             ended = self._clock()
             with self._changed:
@@ -318,7 +334,7 @@ class CodeBuild:
 
     def _provision(self, build: _Build, folder: Path) -> None:
         """A build sees what it was given and a minimum, not the variables of this process."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", MARK) if name in os.environ}
         own = {"CODEBUILD_BUILD_ID": build.id, "CODEBUILD_BUILD_ARN": build.arn}
         given = {
             each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
@@ -345,11 +361,10 @@ class CodeBuild:
         commands = build.spec.commands.get(name.lower(), ())
         if not commands:
             return
-        phase = buildspec.Phase(commands, folder, build.variables, lines.say)
+        phase = buildspec.Phase(commands, folder, build.variables, lines.say, self._clean_up)
         while (ended := phase.wait(WATCH_SECONDS)) is None:
             if build.stopping.is_set() or time.monotonic() > deadline:
-                if not phase.end():
-                    self._clean_up()
+                phase.end()
                 raise _Ended("STOPPED" if build.stopping.is_set() else "TIMED_OUT")
         if ended.exit_code:
             why = f"Error while executing command: {ended.command}. Reason: exit status {ended.exit_code}"

@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
 
 TERM_SECONDS = 10  # between asking a build to end and ending it
+KILLED = 128 + signal.SIGKILL  # what a shell ends with when its command was killed
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Ended:
     command: str = ""
 
 
+@lru_cache(maxsize=8)  # builds have the same text, of which one copy is enough
 def parse(text: str) -> Buildspec:
     """Raises ValueError for what is no buildspec of version 0.2."""
     try:
@@ -48,9 +51,18 @@ def parse(text: str) -> Buildspec:
     return Buildspec(variables, phases)
 
 
+def in_words(error: OSError) -> str:
+    """Why a build failed that this machine could not run."""
+    return f"This machine could not run the build: {error.strerror or error}."
+
+
 class Phase:
     """The commands of one phase, in one bash process, so that what one sets the next one sees. Between
-    phases nothing but files is kept (CodeBuild also keeps variables; our buildspec needs none)."""
+    phases nothing but files is kept (CodeBuild also keeps variables; our buildspec needs none).
+
+    `clean_up` is called when something of it had to be killed, or was: an engine leaves its step then.
+    Raises OSError, as when the disk is full.
+    """
 
     def __init__(
         self,
@@ -58,16 +70,23 @@ class Phase:
         folder: Path,
         environment: Mapping[str, str],
         say: Callable[[str], None],
+        clean_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._commands = commands
         self._control = folder.parent / f"{folder.name}-control"
         self._control.mkdir(exist_ok=True)
-        self._say = say
+        self._say, self._clean_up = say, clean_up
         script = []
         for number, command in enumerate(commands):
             (self._control / str(number)).write_text(command)
+            # `1<>` overwrites the number of the command before, for which a full disk has room.
             # Sourced as a simple command, because `if` or `||` would switch `set -e` off inside of it.
-            script += [f"echo {number} > {self._control}/at", f". {self._control}/{number}", "s=$?", _STOP_IF]
+            script += [
+                f"echo {number} 1<> {self._control}/at",
+                f". {self._control}/{number}",
+                "s=$?",
+                _STOP_IF,
+            ]
         (self._control / "at").write_text("0")  # of an earlier phase it would name another command
         (self._control / "phase").write_text("\n".join([*script, ""]))
         self._process = subprocess.Popen(
@@ -90,11 +109,13 @@ class Phase:
             return None
         self._signal(signal.SIGKILL)  # what it left in the background would hold the output open
         self._reader.join()
+        if code in (-signal.SIGKILL, KILLED):
+            self._clean_up()
         at = int((self._control / "at").read_text())
         return Ended(code, self._commands[at].strip().splitlines()[0] if code else "")
 
-    def end(self) -> bool:
-        """Ends it with all its children; False when they had to be killed."""
+    def end(self) -> None:
+        """Ends it with all its children."""
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + TERM_SECONDS
         # The shell ends at once; the engine below it needs the time to end its step and tidy up.
@@ -106,7 +127,8 @@ class Phase:
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join()
-        return not anybody_left
+        if anybody_left:
+            self._clean_up()
 
     def _signal(self, number: int) -> bool:
         """Whether anybody was left in the group to get it."""

@@ -15,6 +15,7 @@ from typing import Literal
 from uuid import uuid4
 
 EngineName = Literal["docker", "podman", "buildah"]
+MARK = "SLIPWAY_RUN"  # variable of a run's processes and label of its containers: the run's folder
 NETWORK = "host"  # of RUN steps: neither a bridge nor plug-ins need to be there
 READER = "slipway-reader-"  # names of containers that only look into an image
 # podman would raise limits by itself, which not every root may
@@ -78,24 +79,35 @@ class Engine:
         limits = PODMAN_LIMITS if self.name == "podman" else ()
         return self.run("run", "--rm", "--name", name, "--network", NETWORK, *limits, reference, *command)
 
-    def clean_up(self) -> None:
+    def clean_up(self) -> bool:
         """Removes what killed builds left: steps that run on, working containers, mounts, files.
 
         Builds that still run, in another stack on this machine as well, are left alone; then containers and
-        files wait for the next call. Raises EngineFailed.
+        files wait for the next call, and the answer is False. Raises EngineFailed.
         """
         if self.name == "docker":
-            return  # its daemon ends what belonged to a client that is gone
+            return True  # its daemon ends what belonged to a client that is gone
         temporary = Path(self.environment["TMPDIR"])
         left = [*self._containers()]
         files = [*temporary.iterdir()]
-        for bundle in temporary.glob("buildah*/pid"):
-            self._end_step_without_build(bundle)
-        if not self._is_working():
-            for container in left:
-                self.succeeds("rm", *(["--force"] if self.name == "podman" else []), container)
-            for file in files:
-                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+        for step, process in [*self._steps()]:
+            if process and not self._is_child_of_ours(process):
+                self._end_step(step)
+        if self._is_working():
+            return False
+        for step, _ in self._steps():
+            self._end_step(step)
+        for container in left:
+            self.succeeds("rm", *(["--force"] if self.name == "podman" else []), container)
+        for file in files:
+            shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+        return True
+
+    def remove_containers(self, run: Path) -> None:
+        """Those that docker has for a run of the stack, which its folder names. Raises EngineFailed."""
+        if self.name == "docker":
+            for container in self.run("ps", "--all", "--quiet", "--filter", f"label={MARK}={run}").split():
+                self.run("rm", "--force", "--volumes", container)
 
     def run(self, *arguments: str, timeout_seconds: float = 300) -> str:
         """Standard output of one of the engine's commands. Raises EngineFailed."""
@@ -121,8 +133,9 @@ class Engine:
                     yield container["Id"]
 
     def _is_working(self) -> bool:
-        """Whether any process, of a build or of the engine, was started with our settings."""
-        return any(self._is_ours(process) for process in Path("/proc").glob("[0-9]*"))
+        """Whether any other process, of a build or of the engine, was started with our settings."""
+        processes = Path("/proc").glob("[0-9]*")
+        return any(self._is_ours(each) for each in processes if each.name != str(os.getpid()))
 
     def _is_ours(self, process: Path) -> bool:
         ours = f"CONTAINERS_STORAGE_CONF={self.environment['CONTAINERS_STORAGE_CONF']}".encode()
@@ -131,14 +144,28 @@ class Engine:
         except OSError:  # it ended meanwhile, or is another user's
             return False
 
-    def _end_step_without_build(self, pid_file: Path) -> None:
-        """A step's first process is a child of the engine, which waits for it: unless that was killed."""
-        with suppress(OSError, ValueError, EngineFailed):
-            process = Path("/proc") / str(int(pid_file.read_text()))
-            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            if not self._is_ours(process.parent / parent):
-                step = f"buildah-{pid_file.parent.name}"
-                _run([self.environment["BUILDAH_RUNTIME"], "delete", "--force", step], self.environment)
+    def _steps(self) -> Iterator[tuple[str, int]]:
+        """Steps that the runtime knows, each with its first process or, when that has ended, 0. Their folders
+        may be gone: an engine that cannot print removes them and lets the step run on."""
+        with suppress(EngineFailed):  # where steps run in a chroot there may be no runtime
+            listed = self._runtime("list", "--format", "json")
+            for step in json.loads(listed or "null") or ():
+                if Path(step["bundle"]).parent == Path(self.environment["TMPDIR"]):
+                    yield step["id"], step["pid"]
+
+    def _is_child_of_ours(self, process: int) -> bool:
+        """A step's first process is a child of the engine, which waits for it, unless that was killed."""
+        with suppress(OSError):  # it has ended
+            parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
+            return self._is_ours(Path("/proc") / parent)
+        return True
+
+    def _end_step(self, step: str) -> None:
+        with suppress(EngineFailed):  # it has ended meanwhile
+            self._runtime("delete", "--force", step)
+
+    def _runtime(self, *arguments: str) -> str:
+        return _run([self.environment["BUILDAH_RUNTIME"], *arguments], self.environment)
 
 
 def _run(command: list[str], environment: Mapping[str, str], timeout_seconds: float = 60) -> str:

@@ -23,6 +23,7 @@ from typing import Literal, get_args
 
 from infra.local.machine.engine import NETWORK, Engine, EngineFailed, EngineName, NoEngine
 from infra.local.machine.python_image import NoImage, python_image
+from infra.local.machine.run_folder import note_engine, remove_with_mounts
 
 STORAGE_DRIVERS = ("overlay", "vfs")  # of podman and buildah, the quicker one first
 INSTALLER = Path(__file__).parents[1] / "install_engines.sh"
@@ -196,6 +197,7 @@ def running_engine(state: Path, say: Callable[[str], None], only: str | None = N
                 raise
             host = closing.enter_context(private_docker(state, say))
             engine = find_engine(state, say, only="docker", docker_host=host)
+        note_engine(engine)
         closing.callback(engine.clean_up)
         yield engine
 
@@ -258,7 +260,7 @@ def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
     with ExitStack() as closing:
         # sockets have short paths, at most 108 bytes; a mount for steps may be left in it
         run = Path(tempfile.mkdtemp(prefix="slipway-docker-"))
-        closing.callback(_remove_with_mounts, run)
+        closing.callback(remove_with_mounts, run)
         host = f"unix://{run}/docker.sock"
         log = closing.enter_context((run / "log").open("w+"))
         say("Starting a docker daemon …")
@@ -288,10 +290,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _remove_with_mounts(folder: Path) -> None:
-    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for path in reversed([path for path in mounted if Path(path).is_relative_to(folder)]):
-        subprocess.run(["umount", path], check=False)
-    shutil.rmtree(folder, ignore_errors=True)

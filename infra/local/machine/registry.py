@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from infra.local.machine import registry_proxy
-from infra.local.machine.engine import Engine, EngineFailed, NoEngine
+from infra.local.machine.engine import MARK, Engine, EngineFailed, NoEngine
 from infra.local.machine.python_image import python_image
 from infra.local.machine.registry_proxy import Proxy, UnixConnection
 
 PUBLIC = "docker.io/library/registry:2"
 PATIENCE_SECONDS = 30
+RESTART_SECONDS = 0.5  # until a registry that ended by itself is started again
+HEALTH_SECONDS = 2
 USER = "AWS"  # as ECR calls whoever logs in
 ADVICE = "There is no registry to push to. On Debian and Ubuntu, as root: apt-get install docker-registry"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,35 +69,71 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[R
 def _process(state: Path, login: str) -> Iterator[Proxy]:
     """The registry listens on a socket in a folder that only this user may enter."""
     with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
-        settings, log, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
+        settings, errors, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
         Path(settings).write_text(
             "version: 0.1\n"
             "log: {level: error, accesslog: {disabled: true}}\n"
             f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
             f"http: {{net: unix, addr: '{socket}', secret: '{secrets.token_hex()}'}}\n"
         )
-        with Path(log).open("w") as output:
-            process = subprocess.Popen(
-                ["docker-registry", "serve", settings],
-                # it takes such variables for settings, among them podman's REGISTRY_AUTH_FILE
-                env={name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
-            )
-        try:
-            if not _answers(lambda: UnixConnection(socket), {}, lambda: process.poll() is None):
-                raise NoEngine(f"docker-registry did not start:\n{Path(log).read_text()[-1000:]}")
+
+        def start() -> subprocess.Popen[bytes]:
+            Path(socket).unlink(missing_ok=True)  # one that was killed leaves it, and the next cannot listen
+            with Path(errors).open("w") as output:
+                return subprocess.Popen(
+                    ["docker-registry", "serve", settings],
+                    # it takes such variables for settings, among them podman's REGISTRY_AUTH_FILE
+                    env={name: it for name, it in os.environ.items() if not name.startswith("REGISTRY_")},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+                )
+
+        with _kept_running(start) as first:
+            if not _answers(lambda: UnixConnection(socket), {}, lambda: first.poll() is None):
+                raise NoEngine(f"docker-registry did not start:\n{Path(errors).read_text()[-1000:]}")
             proxy = Proxy(lambda: UnixConnection(socket), login)
             proxy.start()
             try:
                 yield proxy
             finally:
                 proxy.close()
-        finally:
+
+
+@contextmanager
+def _kept_running(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
+    """The registry's process, started again whenever it ends by itself, until the block is left."""
+    first = process = start()
+    leaving, lock = threading.Event(), threading.Lock()
+
+    def keep() -> None:
+        nonlocal process
+        while True:
+            code = process.wait()
+            if leaving.wait(RESTART_SECONDS):
+                return
+            log.warning("docker-registry ended with %d and is started again", code)
+            with lock, suppress(OSError):  # no memory for a process: the next round tries again
+                if not leaving.is_set():
+                    process = start()
+
+    keeper = threading.Thread(target=keep, daemon=True, name="registry")
+    keeper.start()
+    try:
+        yield first
+    finally:
+        with lock:
+            leaving.set()
             process.terminate()
-            process.wait()
+        keeper.join()
+
+
+def answers(registry: Registry) -> bool:
+    """Whether a registry can be used at this moment."""
+    return _answers_once(
+        lambda: HTTPConnection(registry.host, timeout=HEALTH_SECONDS), _basic(registry.login)
+    )
 
 
 @contextmanager
@@ -108,7 +150,7 @@ def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], No
             "LOGIN": login,
         },
     )
-    run = ("run", "--detach", "--rm")
+    run = ("run", "--detach", "--rm", "--label", f"{MARK}={os.environ.get(MARK, '')}")
     with ExitStack() as closing:
 
         def start(*arguments: str) -> str:
@@ -126,8 +168,7 @@ def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], No
             host = engine.run("port", registry, "5001/tcp").strip()
         except EngineFailed as error:
             raise NoEngine(f"{ADVICE}\n({error})") from error
-        entry = base64.b64encode(login.encode()).decode()
-        if not _answers(lambda: HTTPConnection(host, timeout=2), {"Authorization": f"Basic {entry}"}):
+        if not _answers(lambda: HTTPConnection(host, timeout=HEALTH_SECONDS), _basic(login)):
             raise NoEngine(f"{PUBLIC} runs in docker but does not answer on {host}.")
         yield host
 
@@ -138,14 +179,22 @@ def _answers(
     """Waits until the registry answers, no longer than its process runs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and runs():
-        connection = connect()
-        try:
-            connection.request("GET", "/v2/", headers=headers)
-            if connection.getresponse().status == 200:
-                return True
-        except (OSError, HTTPException):
-            pass  # not yet
-        finally:
-            connection.close()
+        if _answers_once(connect, headers):
+            return True
         time.sleep(0.05)
     return False
+
+
+def _answers_once(connect: Callable[[], HTTPConnection], headers: dict[str, str]) -> bool:
+    connection = connect()
+    try:
+        connection.request("GET", "/v2/", headers=headers)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _basic(login: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}

@@ -1,0 +1,164 @@
+"""All that one run of the stack has on this machine: a folder, and processes that are marked with its name.
+
+A run that is killed (`kill -9`, the kernel without memory) cannot clean up behind itself. So a small process
+watches it and then does that, and where both are killed, the next start does. On Linux all processes of the
+run are ended, elsewhere only containers.
+
+    python -m infra.local.machine.run_folder FOLDER    the watcher; the run holds the other end of its input
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from infra.local.machine.engine import MARK, Engine, EngineFailed
+
+PREFIX = "slipway-"
+TERM_SECONDS = 10  # between asking processes to end and killing them: an engine ends its step and unmounts
+KILL_SECONDS = 5
+ENDED = b"ended"  # what the watcher reads from a run that was not killed
+ROOT = Path(__file__).parents[3]
+
+
+@contextmanager
+def run_folder(say: Callable[[str], None]) -> Iterator[Path]:
+    """A folder for all files of this run, until the block is left, and also where the run is killed.
+
+    Only this user may enter it. Python and programs that the run starts make their temporary files there.
+    What an earlier run left that was killed is removed first; runs that go on are left alone.
+    """
+    for dead in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        _remove_dead(dead, fcntl.LOCK_NB, say)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with (folder / "unlocked").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "unlocked").rename(_lock(folder))  # a lock file that nobody holds is that of a dead run
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", __name__, folder],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt from the keyboard is for us
+        )
+        assert watcher.stdin is not None
+        before = os.environ.get("TMPDIR"), tempfile.tempdir
+        os.environ |= {MARK: str(folder), "TMPDIR": str(folder)}
+        tempfile.tempdir = str(folder)
+        try:
+            yield folder
+        finally:
+            os.environ.pop(MARK)
+            os.environ.pop("TMPDIR") if before[0] is None else os.environ.update(TMPDIR=before[0])
+            tempfile.tempdir = before[1]
+            lock.close()
+            with suppress(BrokenPipeError):  # somebody ended the watcher
+                watcher.communicate(ENDED)
+            if watcher.wait() != 0:
+                _remove_dead(folder)
+
+
+def note_engine(engine: Engine) -> None:
+    """Whoever cleans up behind this run asks this engine to."""
+    if folder := os.environ.get(MARK):
+        (Path(folder) / "engine.json").write_text(json.dumps(asdict(engine)))
+
+
+def _remove_dead(folder: Path, mode: int = 0, say: Callable[[str], None] = lambda _: None) -> None:
+    """Ends and removes all of a run once it is no more; with LOCK_NB, only where that is so already."""
+    with suppress(OSError):  # it is not ours, or goes at this moment
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        with _lock(folder).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | mode)
+            say("A run of the stack was killed; removing what it left …")
+            _remove(folder)
+
+
+def _lock(folder: Path) -> Path:
+    return folder / "lock"
+
+
+def _remove(folder: Path) -> None:
+    _end_processes(folder)
+    with suppress(OSError, ValueError, EngineFailed):
+        engine = Engine(**json.loads((folder / "engine.json").read_text()))
+        engine.remove_containers(folder)
+        engine.clean_up()
+    remove_with_mounts(folder)
+
+
+def remove_with_mounts(folder: Path) -> None:
+    mounts = Path("/proc/mounts")
+    mounted = [line.split()[1] for line in mounts.read_text().splitlines()] if mounts.exists() else []
+    for path in reversed([path for path in mounted if Path(path).is_relative_to(folder)]):
+        subprocess.run(["umount", path], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Process(NamedTuple):
+    """`started` tells it from another that has its number later."""
+
+    number: int
+    started: str
+
+
+def _end_processes(folder: Path) -> None:
+    """Of a run, with their children: steps of builds have sessions and variables of their own."""
+    known: set[_Process] = set()
+    for signal_, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        told: set[_Process] = set()
+        deadline = time.monotonic() + seconds
+        while (known := _processes(folder, known)) and time.monotonic() < deadline:
+            for process in known - told:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(process.number, signal_)
+            told |= known
+            time.sleep(0.02)
+
+
+def _processes(folder: Path, known: set[_Process]) -> set[_Process]:
+    """Those that run of the ones that are known, are marked, or descend from such."""
+    mark = f"{MARK}={folder}".encode()
+    found: set[_Process] = set()
+    children: dict[int, list[_Process]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            # after the name, which may hold anything: state, parent, …, start
+            state, parent, *rest = (path / "stat").read_text().rpartition(")")[2].split()
+            process = _Process(int(path.name), rest[17])
+            if state == "Z" or process.number == os.getpid():
+                continue
+            children.setdefault(int(parent), []).append(process)
+            if process in known or mark in (path / "environ").read_bytes().split(b"\0"):
+                found.add(process)
+    left = [*found]
+    while left:
+        more = set(children.get(left.pop().number, ())) - found
+        found |= more
+        left += more
+    return found
+
+
+def _watch(folder: Path, run: IO[bytes]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the run gets them too, and ends
+    if run.read() != ENDED:
+        print("The stack was killed; ending and removing what it left …", file=sys.stderr, flush=True)
+    _remove_dead(folder)
+
+
+if __name__ == "__main__":
+    _watch(Path(sys.argv[1]), sys.stdin.buffer)

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,20 +133,19 @@ def unique_sleep() -> str:
 
 def processes(words: str) -> list[str]:
     """Command lines of processes on this machine that contain `words`."""
-    return [command for command in _command_lines().values() if words in command]
+    return [command for _, command in _each_process("cmdline") if words in command]
 
 
-def numbers(words: str) -> list[int]:
-    """Numbers of these processes."""
-    return [number for number, command in _command_lines().items() if words in command]
+def engines_building(image: str) -> list[int]:
+    """Numbers of the engine's processes that build an image now."""
+    engines = [number for number, command in _each_process("cmdline") if " build " in command]
+    mark = f"SLIPWAY_IMAGE={image} "
+    return [
+        number for number, variables in _each_process("environ") if number in engines and mark in variables
+    ]
 
 
-def _command_lines() -> dict[int, str]:
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it ended meanwhile
-        found[int(path.parent.name)] = command
-    return found
+def _each_process(file: str) -> Iterator[tuple[int, str]]:
+    for path in Path("/proc").glob(f"[0-9]*/{file}"):
+        with suppress(OSError):  # it ended meanwhile
+            yield int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode(errors="replace")

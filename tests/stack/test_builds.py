@@ -12,7 +12,7 @@ import pytest
 from chalicelib.adapters.registry import FixedLogin, HttpRegistry
 from infra.local.machine.machine import Machine
 from tests.local.test_engines import left_by_builds
-from tests.stack.conftest import PROJECT, Client, numbers, processes, serving, unique_sleep
+from tests.stack.conftest import PROJECT, Client, engines_building, processes, serving, unique_sleep
 
 pytestmark = pytest.mark.engine
 
@@ -84,7 +84,7 @@ def test_an_engine_that_is_killed_takes_its_step_with_it(client: Client) -> None
     client.until_logged(path, "started-42")
     image = client.get(path)["image"]
 
-    for process in numbers(f"--tag {image}"):
+    for process in engines_building(image):
         os.kill(process, signal.SIGKILL)
     assert client.until_done(path)["last_status"] == "failed"
 

@@ -80,7 +80,8 @@ def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey],
         execution.attend(services, build.key)  # which stops it
     else:
         if build.stop_requested_at is not None:
-            services.executor(build.executor).stop(build.handle)
+            with isolated(build):  # one that cannot be stopped is still given up at its deadline
+                services.executor(build.executor).stop(build.handle)
         return False
     return True
 

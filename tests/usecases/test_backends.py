@@ -141,22 +141,39 @@ def test_a_tick_watches_for_its_minute_so_that_an_end_shows_within_seconds() -> 
     assert (build.finished_at - minute.began_at).total_seconds() <= 30
 
 
-def test_a_tick_ends_before_the_next_and_hands_over() -> None:
-    services = serving()
+@pytest.mark.parametrize("watch_seconds", [40, 50])
+def test_a_tick_ends_before_the_next_and_hands_over(
+    caplog: pytest.LogCaptureFixture, watch_seconds: int
+) -> None:
+    caplog.set_level("INFO", "chalicelib.usecases.schedule")
+    services = serving(watch_seconds=watch_seconds, watch_every_seconds=20)
     key = started(services, "eks")
+    services.clock.forward(seconds=10)
     for _ in range(3):
         minute = Minute(services)
         schedule.tick(services, minute.sleep)
-        assert 40 <= minute.slept < 60
+        assert minute.slept == 40
         services.clock.forward(seconds=60 - minute.slept)
     assert services.records.builds[key].last_status == "scheduled"
+    assert [vars(record)["measures"] for record in caplog.records] == [{"Reconciled": 3}] * 3
 
 
-def test_a_tick_does_not_wait_where_events_tell_or_nothing_runs() -> None:
+def test_a_tick_does_not_wait_where_events_tell_or_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "chalicelib.usecases.schedule")
     services = serving()
     minute = Minute(services)
     schedule.tick(services, minute.sleep)
     started(services, "codebuild")
+    schedule.tick(services, minute.sleep)
+    assert minute.slept == 0
+    assert [vars(record)["measures"] for record in caplog.records] == [{"Reconciled": 0}] * 2
+
+
+def test_a_tick_without_a_cluster_does_not_wait_for_what_is_due_soon() -> None:
+    services = serving(eks=None)
+    started(services, "codebuild")
+    services.clock.forward(seconds=SETTINGS.look_again_seconds - 15)
+    minute = Minute(services)
     schedule.tick(services, minute.sleep)
     assert minute.slept == 0
 

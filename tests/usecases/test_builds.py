@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
@@ -10,7 +12,7 @@ from chalicelib.errors import Conflict, Forbidden, KeyReused, NotFound, Unavaila
 from chalicelib.usecases import builds, conflicts, execution, schedule
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import NESTED, Create
+from tests.usecases.conftest import NESTED, Create, end_with_an_image, stored
 
 ADA, BOB = make_user(), make_user("bob")
 REQUEST = {"config": NESTED}
@@ -200,6 +202,34 @@ def test_a_key_with_another_request_is_refused(services: FakeServices) -> None:
     assert len(services.records.builds) == 1
 
 
+def test_a_key_of_an_earlier_version_which_kept_no_hash_fits_every_request(services: FakeServices) -> None:
+    services.projects.add(make_project())
+    made = builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
+    services.records.once = {
+        place: (replace(replay, body_sha256=""), until)
+        for place, (replay, until) in services.records.once.items()
+    }
+    again = builds.create(services, ADA, "ada", "vision", {**REQUEST, "description": "another"}, once="k")
+    assert (again.is_replay, again.build.key) == (True, made.build.key)
+
+
+@pytest.mark.parametrize("fate", ["it waits", "it is started", "it ended", "it runs elsewhere"])
+def test_a_repeated_request_announces_a_build_that_nobody_may_have_heard_of(
+    services: FakeServices, fate: str
+) -> None:
+    services.projects.add(make_project())
+    request = {**REQUEST, "is_managed": fate != "it runs elsewhere"}
+    key = builds.create(services, ADA, "ada", "vision", request, once="k").build.key
+    if fate == "it is started":
+        execution.attend(services, key)
+    if fate == "it ended":
+        builds.stop(services, ADA, key)
+    services.queue.take()
+
+    builds.create(services, ADA, "ada", "vision", request, once="k")
+    assert services.queue.take() == ([key] if fate == "it waits" else [])
+
+
 def test_a_repeat_that_comes_while_the_first_is_at_work_makes_one_build(services: FakeServices) -> None:
     services.projects.add(make_project())
 
@@ -233,6 +263,22 @@ def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
 
     made = [services.records.builds[key].nocache for key in (first, failing, fresh, create())]
     assert made == [False, True, True, False]
+
+
+def test_an_older_build_invalidated_later_makes_no_newer_layers_valid(
+    services: FakeServices, create: Create
+) -> None:
+    first = create()
+    builds.invalidate(services, ADA, first)
+    fresh, _ = create(), create()
+    builds.invalidate_all(services, ADA, "ada", "vision")
+    builds.invalidate(services, ADA, first)
+    execution.attend(services, fresh)
+    end_with_an_image(services, fresh)
+    execution.attend(services, fresh)
+
+    assert stored(services, fresh).last_status is Status.SUCCEEDED
+    assert stored(services, create()).nocache, "the third build is newer than the fresh one"
 
 
 def test_a_name_that_is_taken_away_is_free_again(services: FakeServices, create: Create) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import ProjectKey
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Conflict, NotFound, Unavailable
 from chalicelib.usecases import builds, execution, projects, schedule
-from chalicelib.usecases.cleanup import Cleaned, cleanup
+from chalicelib.usecases.cleanup import MAX_SECONDS, Cleaned, cleanup
 from tests.factories import make_project, make_user
 from tests.fakes import Died, FakeServices
-from tests.usecases.conftest import Create, tick, upload
+from tests.usecases.conftest import Create, end_with_an_image, stored, tick, upload
 
 ADA = make_user()
 
@@ -33,9 +36,9 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     services.bookmarks.add("bob", key, services.now())
     archive(services, key)
 
-    services.clock.forward(days=7, minutes=-1)
+    services.clock.forward(days=7, seconds=-1)
     assert cleanup(services) == Cleaned()
-    services.clock.forward(minutes=2)
+    services.clock.forward(seconds=1)
     assert cleanup(services) == Cleaned(builds=1)
 
     assert list(services.records.builds) == list(services.records.bodies) == [kept]
@@ -68,6 +71,30 @@ def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
     assert builds.get(services, ADA, key).build.key == key
 
 
+@pytest.mark.parametrize("fate", ["restored", "archived again", "deleted just now"])
+def test_what_changed_since_the_index_was_written_is_not_purged(
+    services: FakeServices, create: Create, fate: str
+) -> None:
+    """The index of what is purgeable may be behind."""
+    key = create()
+    archive(services, key)
+    projects.archive(services, ADA, "ada", "vision")
+    services.clock.forward(days=8)
+    found = [*services.archive.purgeable(services.now(), services.now())]
+    assert len(found) == 2
+    services.archive.purgeable = lambda *_: iter(found)  # type: ignore[method-assign]
+
+    projects.restore(services, ADA, "ada", "vision")
+    builds.restore(services, ADA, key)
+    if fate != "restored":
+        archive(services, key, delete=fate == "deleted just now")
+        projects.archive(services, ADA, "ada", "vision", delete=fate == "deleted just now")
+
+    before = (dict(services.records.builds), dict(services.records.projects))
+    assert cleanup(services) == Cleaned()
+    assert (services.records.builds, services.records.projects) == before
+
+
 def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
@@ -75,8 +102,9 @@ def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, c
     assert cleanup(services) == Cleaned()
 
     execution.attend(services, key)
+    services.clock.forward(minutes=60, seconds=-1)
     assert cleanup(services) == Cleaned(), "whatever handled it just now may still write"
-    services.clock.forward(minutes=61)
+    services.clock.forward(seconds=1)
     assert cleanup(services) == Cleaned(builds=1)
     assert services.sources.staged == {}
 
@@ -178,6 +206,154 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
     assert services.registry.prepared == {image.rpartition(":")[0]}, "images stay, layers go"
 
 
+def test_an_archived_project_is_purged_in_two_steps_so_that_nobody_restores_half_of_it(
+    services: FakeServices, create: Create
+) -> None:
+    create()
+    projects.archive(services, ADA, "ada", "vision")
+    for key in services.queue.take():
+        execution.attend(services, key)
+    services.clock.forward(days=8)
+    assert cleanup(services, dry_run=True) == Cleaned()
+    assert services.records.projects["ada", "vision"].deleted_at is None
+
+    assert cleanup(services) == Cleaned()
+    assert services.records.projects["ada", "vision"].deleted_at == services.now()
+    with pytest.raises(NotFound):
+        projects.restore(services, ADA, "ada", "vision")
+
+    services.clock.forward(minutes=60)
+    assert cleanup(services) == Cleaned(builds=1, projects=1)
+    assert (services.records.builds, services.records.projects) == ({}, {})
+
+
+def deleted_project(services: FakeServices, name: str = "vision") -> None:
+    """Deleted long enough to be purged."""
+    projects.archive(services, ADA, "ada", name, delete=True)
+    services.queue.take()
+    services.clock.forward(minutes=61)
+
+
+@pytest.mark.parametrize(
+    "state", ["it runs", "it runs, and nobody looks", "its log is not kept", "deleted so"]
+)
+def test_a_project_stays_as_long_as_a_build_of_it_has_to(
+    services: FakeServices, create: Create, state: str
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    if state == "it runs, and nobody looks":
+        services.builds.save(replace(stored(services, key), look_at=None))
+    elif state != "it runs":
+        end_with_an_image(services, key)
+        execution.attend(services, key)
+        assert stored(services, key).look_at is not None
+        if state == "deleted so":
+            archive(services, key, delete=True)
+    deleted_project(services)
+
+    assert cleanup(services, dry_run=True).builds == 0
+    assert stored(services, key).stop_requested_at is None
+    assert cleanup(services) == Cleaned()
+
+    runs = state.startswith("it runs")
+    assert services.queue.take() == ([key] if runs else [])
+    assert stored(services, key).stop_requested_at == (services.now() if runs else None)
+    assert list(services.records.projects) == [("ada", "vision")]
+
+
+@pytest.mark.parametrize("stuck", [0, 1], ids=["the first", "the last"])
+def test_a_project_stays_while_one_of_its_builds_cannot_be_purged(
+    services: FakeServices, create: Create, stuck: int
+) -> None:
+    keys = [create(), create()]
+    for key in keys:
+        builds.stop(services, ADA, key)
+    deleted_project(services)
+    cannot_be_discarded(services, keys[stuck])
+
+    assert cleanup(services) == Cleaned(builds=1)
+    assert list(services.records.builds) == [keys[stuck]]
+    assert list(services.records.projects) == [("ada", "vision")]
+
+
+def test_empty_projects_are_purged_and_counted_and_a_dry_run_counts_them_too(services: FakeServices) -> None:
+    for name in ("one", "two"):
+        services.projects.add(make_project(name=name))
+        deleted_project(services, name)
+
+    assert cleanup(services, dry_run=True) == Cleaned(projects=2)
+    assert len(services.records.projects) == 2
+    assert cleanup(services) == Cleaned(projects=2)
+    assert services.records.projects == {}
+
+
+def test_a_build_whose_purge_is_interrupted_cannot_be_restored(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    archive(services, key)
+    services.clock.forward(days=8)
+    cannot_be_discarded(services, key)
+
+    assert cleanup(services) == Cleaned()
+    with pytest.raises(NotFound):
+        builds.restore(services, ADA, key)
+
+
+def test_the_purge_of_a_deleted_build_needs_no_mark(services: FakeServices, create: Create) -> None:
+    key = create()
+    archive(services, key, delete=True)
+    services.clock.forward(minutes=61)
+    services.records.before_write.append(lambda: pytest.fail("a write more for each of thousands"))
+    assert cleanup(services) == Cleaned(builds=1)
+
+
+def test_a_count_that_may_be_wrong_is_counted_again_after_a_day(
+    services: FakeServices, create: Create
+) -> None:
+    create()
+    project = services.records.projects["ada", "vision"]
+    services.records.projects["ada", "vision"] = replace(project, live_builds=7)
+    services.clock.forward(days=1)
+
+    cleanup(services, dry_run=True)
+    assert services.records.projects["ada", "vision"].live_builds == 7
+    cleanup(services)
+    assert services.records.projects["ada", "vision"].live_builds == 1
+
+
+def test_a_project_that_cannot_be_counted_keeps_no_upload(
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    create()
+    kept(services, "00" * 32)
+    services.clock.now = FIRST_TICK + timedelta(days=256)
+
+    def fail(place: ProjectKey) -> None:
+        raise Unavailable("The database did not answer; try again.")
+
+    services.projects.recount = fail  # type: ignore[assignment, method-assign]
+    assert cleanup(services) == Cleaned(uploads=1)
+    assert "ada/vision could not be handled: The database did not answer" in caplog.text
+
+
+def test_a_cleanup_logs_and_measures_what_it_did(
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "chalicelib.usecases.cleanup")
+    archive(services, create(), delete=True)
+    services.clock.forward(minutes=61)
+    for dry_run in (True, False):
+        cleanup(services, dry_run=dry_run)
+
+    would, did = caplog.records
+    assert would.message == "A cleanup would purge 1 builds, 0 projects, 0 uploads."
+    assert not hasattr(would, "measures")
+    assert did.message == "Purged 1 builds, 0 projects, 0 uploads."
+    assert vars(did)["measures"] == {"BuildsPurged": 1, "ProjectsPurged": 0, "UploadsPurged": 0}
+
+
 def test_an_archived_project_hides_its_builds_until_it_is_restored(
     services: FakeServices, create: Create
 ) -> None:
@@ -225,6 +401,51 @@ def test_uploads_that_nobody_has_are_dropped_after_a_day(services: FakeServices,
     sweep(services)
     assert set(services.sources.archives) == {used_by_build, current}
     assert unused not in services.sources.archives
+
+
+FIRST_TICK = datetime(2024, 3, 1, 2, 40, tzinfo=UTC)  # which sweeps the uploads whose hash begins with 00
+
+
+def kept(services: FakeServices, sha256: str) -> None:
+    """An upload of that hash, of which nobody knows."""
+    services.sources.keep(io.BytesIO(b""), sha256, Listing(frozenset(), frozenset()))
+
+
+def test_a_day_of_ticks_sweeps_every_upload(services: FakeServices) -> None:
+    for number in range(256):
+        kept(services, f"{number:02x}" * 32)
+    services.clock.forward(days=2)
+    assert sweep(services) == 256
+    assert services.sources.archives == {}
+
+
+def test_one_sweep_drops_all_that_is_unused_and_says_so_of_nothing_else(services: FakeServices) -> None:
+    services.projects.add(make_project())
+    used, *unused = ("00" + digit * 62 for digit in "123")
+    services.clock.now = FIRST_TICK
+    for sha256 in (used, *unused):
+        kept(services, sha256)
+    services.clock.now += timedelta(days=256)
+    services.code_references.note(used, make_project().key, services.now())
+    before = services.written()
+
+    assert cleanup(services, dry_run=True) == Cleaned(uploads=2)
+    assert services.written() == before
+    assert cleanup(services) == Cleaned(uploads=2)
+    assert list(services.sources.archives) == [used]
+    dropped = [services.code_references.is_being_dropped(each, services.now()) for each in (used, *unused)]
+    assert dropped == [False, True, True]
+
+
+def test_uploads_that_cannot_be_listed_are_swept_another_time(
+    services: FakeServices, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Sequence[str]:
+        raise Unavailable("The storage did not answer; try again.")
+
+    services.sources.stale = fail  # type: ignore[assignment, method-assign]
+    assert cleanup(services) == Cleaned()
+    assert "unused uploads could not be dropped: The storage did not answer" in caplog.text
 
 
 def interrupted(ports: Sequence[Any], after: int) -> None:
@@ -296,6 +517,28 @@ def test_a_cleanup_works_until_its_time_is_used(services: FakeServices, create: 
     assert services.now() - began_at < timedelta(minutes=30)
 
 
+@pytest.mark.parametrize("project_is_deleted", [False, True])
+def test_a_cleanup_whose_time_is_used_purges_nothing_more(
+    services: FakeServices, create: Create, project_is_deleted: bool
+) -> None:
+    keys = [create(), create()]
+    for key in keys:
+        archive(services, key, delete=not project_is_deleted)
+    if project_is_deleted:
+        projects.archive(services, ADA, "ada", "vision", delete=True)
+    services.clock.forward(minutes=61)
+    find = services.builds.get
+
+    def slow_get(key: BuildKey) -> Build | None:
+        services.clock.forward(seconds=MAX_SECONDS)
+        return find(key)
+
+    services.builds.get = slow_get  # type: ignore[method-assign]
+    assert cleanup(services) == Cleaned(builds=1)
+    assert list(services.records.builds) == keys[1:]
+    assert list(services.records.projects) == [("ada", "vision")]
+
+
 def slow(services: FakeServices, call: Callable[..., Any]) -> Callable[..., Any]:
     def called(*arguments: Any) -> Any:
         services.clock.forward(seconds=0.05)
@@ -304,11 +547,20 @@ def slow(services: FakeServices, call: Callable[..., Any]) -> Callable[..., Any]
     return called
 
 
-def test_what_cannot_be_purged_keeps_no_other_waiting(services: FakeServices, create: Create) -> None:
+def test_what_cannot_be_purged_keeps_no_other_waiting(
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
     stuck, other = create(), create()
     for key in (stuck, other):
         archive(services, key, delete=True)
     services.clock.forward(minutes=61)
+    cannot_be_discarded(services, stuck)
+    assert cleanup(services) == Cleaned(builds=1)
+    assert list(services.records.builds) == [stuck]
+    assert f"{stuck} could not be handled: a bug" in caplog.text
+
+
+def cannot_be_discarded(services: FakeServices, stuck: BuildKey) -> None:
     discard = services.sources.discard
 
     def discard_others(build: Build) -> None:
@@ -317,8 +569,6 @@ def test_what_cannot_be_purged_keeps_no_other_waiting(services: FakeServices, cr
         discard(build)
 
     services.sources.discard = discard_others  # type: ignore[method-assign]
-    assert cleanup(services) == Cleaned(builds=1)
-    assert list(services.records.builds) == [stuck]
 
 
 def test_an_upload_of_code_that_is_being_dropped_is_refused_or_kept(services: FakeServices) -> None:

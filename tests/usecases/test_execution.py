@@ -221,6 +221,67 @@ def test_a_first_start_that_is_told_to_wait_gives_no_claim_away_that_another_rep
 
 
 @pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
+def test_a_first_start_that_is_refused_gives_no_claim_away_whose_repeat_was_not_heard_of(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    """The second handler dies after it started the claimed attempt, before it could note that."""
+    key = create()
+    submit = services.codebuild.submit
+
+    def slow_submit(build: Build) -> str:
+        services.codebuild.submit = submit  # type: ignore[method-assign]
+        services.codebuild.dies_after_start = True
+        with suppress(Died):
+            execution.attend(services, key)
+        services.codebuild.fail_next.append(answer)
+        return submit(build)
+
+    services.codebuild.submit = slow_submit  # type: ignore[method-assign]
+    execution.attend(services, key)
+
+    services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
+    execution.attend(services, key)
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
+
+
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
+def test_a_build_whose_repeated_start_was_refused_is_looked_at_again_soon(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    key = started_unheard(services, create)
+    services.codebuild.forget(services.codebuild.run_of(key))
+    claimed_at = services.now()
+    services.clock.forward(seconds=10)
+    services.codebuild.fail_next.append(answer)
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.submitting_at, build.attempt, build.is_waiting) == (claimed_at, 1, False)
+    replay = timedelta(seconds=services.codebuild.replay_seconds)
+    soon = services.now() + timedelta(seconds=30)
+    assert build.look_at == (soon if isinstance(answer, Busy) else claimed_at + replay)
+
+
+def test_a_build_is_not_given_up_while_its_start_is_under_way(services: FakeServices, create: Create) -> None:
+    """It was claimed in its last minute, and the executor takes two to answer."""
+    key = create()
+    submit = services.codebuild.submit
+
+    def slow_submit(build: Build) -> str:
+        services.clock.forward(minutes=2)
+        schedule.reconcile(services)
+        return submit(build)
+
+    services.codebuild.submit = slow_submit  # type: ignore[method-assign]
+    services.clock.forward(minutes=69)
+    execution.attend(services, key)
+
+    assert stored(services, key).last_status is Status.SCHEDULED
+    assert services.codebuild.stopped == []
+
+
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
 def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
     services: FakeServices, create: Create, answer: Exception
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Unavailable
-from chalicelib.usecases import builds, execution, schedule
+from chalicelib.usecases import builds, execution, projects, schedule
 from tests.factories import make_user
 from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create, end_with_an_image, stored
@@ -123,6 +124,49 @@ def test_one_tick_is_bounded_and_the_next_continues(services: FakeServices, crea
     assert {stored(services, key).last_status for key in keys} == {Status.SCHEDULED}
 
 
+def test_a_log_that_is_to_be_kept_has_a_quarter_of_an_hour_before_it_is_asked_for_again(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    end_with_an_image(services, key)
+    execution.attend(services, key)
+    services.clock.forward(minutes=6)
+    services.codebuild.observe = lambda *_: pytest.fail("it has ended")  # type: ignore[method-assign]
+
+    assert schedule.reconcile(services) == 1
+    assert services.log_queue.take() == [key]
+    assert stored(services, key).look_at == services.now() + timedelta(minutes=15)
+
+
+def test_a_build_of_a_hidden_project_that_cannot_be_stopped_ends_at_its_deadline(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    projects.archive(services, make_user(), "ada", "vision")
+    services.codebuild.is_down = True
+    for _ in range(2):
+        services.clock.forward(minutes=100)
+        schedule.reconcile(services)
+
+    assert stored(services, key).last_status is Status.STOPPED
+
+
+def test_a_tick_logs_and_measures_how_many_builds_it_looked_at(
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "chalicelib.usecases.schedule")
+    for key in (create(), create()):
+        execution.attend(services, key)
+    services.clock.forward(minutes=6)
+    schedule.tick(services, lambda _: pytest.fail("events tell of these builds"))
+
+    (record,) = caplog.records
+    assert record.message == "Looked at 2 builds."
+    assert vars(record)["measures"] == {"Reconciled": 2}
+
+
 # A tick that ends half way
 
 
@@ -194,20 +238,25 @@ def test_any_exception_of_one_build_stays_with_it(
     assert stored(services, other).last_status is Status.SCHEDULED
 
 
+@pytest.mark.parametrize("others", [1, 2])
 def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
-    services: FakeServices, create: Create
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture, others: int
 ) -> None:
-    keys = [create() for _ in range(3)]
+    keys = [create() for _ in range(1 + others)]
     for key in keys:
         execution.attend(services, key)
     odd = services.codebuild.run_of(keys[1])
     odd.observation = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
-    for key in (keys[0], keys[2]):
+    for key in (keys[0], *keys[2:]):
         services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no", has_own_reason=True)
     services.clock.forward(minutes=6)
     schedule.reconcile(services)
 
-    assert [stored(services, key).last_status for key in keys] == ["failed", "scheduled", "failed"]
+    found = [stored(services, key).last_status for key in keys]
+    assert found == ["failed", "scheduled", "failed"][: 1 + others]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        f"build {keys[1]} could not be handled: division by zero"
+    ]
 
 
 def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(

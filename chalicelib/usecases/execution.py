@@ -100,7 +100,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         return new and log_change(build, services.builds.save(new))
 
     new = retry_on_conflict(write)
-    if new is not None and not new.is_done and new.handle is None:  # a fault: one more attempt
+    if new is not None and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
     if new is not None and new.is_done:
         _announce_next(services, new.executor)
@@ -114,7 +114,7 @@ def _note_fresh(services: Services, build: Build) -> None:
 
     def write() -> None:
         project = services.projects.get(build.key.owner, build.key.project)
-        if project is not None and project.must_build_afresh and project.fresh_build < build.key.id:
+        if project is not None and project.must_build_afresh:
             services.projects.save(replace(project, fresh_build=build.key.id))
 
     with isolated(build):
@@ -298,7 +298,7 @@ def _finished_before(services: Services, build: Build, digest: str) -> Build | N
         if handle and (found := executor.observe([handle]).get(handle)):
             steps = () if build.worked_since else found.steps  # else they were recorded while it ran
             made = replace(made, attempt=attempt)
-            seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED, trouble=None)
+            seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED)
             break
     done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
     return done and log_change(build, services.builds.save(done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -181,8 +182,17 @@ def test_a_tick_without_a_cluster_does_not_wait_for_what_is_due_soon() -> None:
 def test_a_build_that_starts_between_two_ticks_is_looked_at_by_messages_until_the_next() -> None:
     services = serving()
     key = create(services, "eks")
+    services.records.before_write.append(lambda: execution.attend(services, key))  # two at once
     execution.attend(services, key)
     assert services.queue.later == [key] * 5
+
+
+@pytest.mark.parametrize(("backend", "seconds"), [("eks", 20), ("codebuild", 300)])
+def test_a_running_build_is_looked_at_soon_where_no_events_tell_of_it(backend: str, seconds: int) -> None:
+    services = serving(watch_every_seconds=20, look_again_seconds=300)
+    key = create(services, backend)
+    execution.attend(services, key)
+    assert services.records.builds[key].look_at == services.now() + timedelta(seconds=seconds)
 
 
 def test_a_stopped_build_is_stopped_once_its_executor_does_not_know_it_any_more() -> None:
@@ -206,7 +216,9 @@ def test_trouble_shows_while_it_lasts() -> None:
     assert (last.status, last.message) == ("unschedulable", "No node takes the build: 0/3")
 
 
-def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_past_its_deadline() -> None:
+def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_past_its_deadline(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     services = serving()
     silent, other = create(services, "eks"), create(services, "codebuild")
     for key in (silent, other):
@@ -217,6 +229,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     schedule.reconcile(services)
     assert services.records.builds[other].last_status == "failed"
     assert services.records.builds[silent].last_status == "scheduled"
+    assert "eks did not answer about 1 builds." in caplog.text
 
     services.clock.forward(minutes=130)
     schedule.reconcile(services)
@@ -225,6 +238,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     services.clock.forward(minutes=60)
     schedule.reconcile(services)
     assert services.records.builds[silent].last_status == "failed"
+    assert f"Build {silent} could not be stopped: The executor did not answer." in caplog.text
 
 
 def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_and_end() -> None:

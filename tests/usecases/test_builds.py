@@ -250,6 +250,9 @@ def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
 ) -> None:
     first = create()
     builds.invalidate(services, ADA, first)
+    execution.attend(services, first)
+    end_with_an_image(services, first)  # with the layers of others
+    execution.attend(services, first)
     failing, fresh = create(), create()
     execution.attend(services, failing)
     services.codebuild.end(services.codebuild.run_of(failing), Outcome.FAILED, "no")
@@ -263,6 +266,18 @@ def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
 
     made = [services.records.builds[key].nocache for key in (first, failing, fresh, create())]
     assert made == [False, True, True, False]
+
+
+def test_a_build_that_was_made_afresh_by_its_own_wish_changes_nothing_of_the_project(
+    services: FakeServices, create: Create
+) -> None:
+    key = create(config={**NESTED, "build": {**NESTED["build"], "nocache": True}})
+    project = services.records.projects["ada", "vision"]
+    execution.attend(services, key)
+    end_with_an_image(services, key)
+    execution.attend(services, key)
+    assert stored(services, key).nocache
+    assert services.records.projects["ada", "vision"] == project
 
 
 def test_an_older_build_invalidated_later_makes_no_newer_layers_valid(

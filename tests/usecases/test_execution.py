@@ -42,12 +42,15 @@ def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> Non
 
     execution.attend(services, key)
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
+    services.codebuild.enter(services.codebuild.run_of(key), Status.SCHEDULED)
+    execution.observe(services, CODEBUILD, [services.codebuild.run_of(key).handle])
     run_to_the_end(services, key)
 
     build = stored(services, key)
     assert statuses(services, key) == ["created", "scheduled", "building", "running", "succeeded"]
     assert build.image_digest == DIGEST
     assert build.look_at is not None  # its log has to be kept
+    assert services.queue.take() == [], "nobody needs to hear of it again"
 
 
 def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, create: Create) -> None:
@@ -57,6 +60,13 @@ def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, creat
     body = services.builds.body(key)
     assert body is not None
     assert services.sources.staged[stored(services, key).uuid] == (body.dockerfile, None)
+
+
+def test_a_first_attempt_has_no_image_to_be_asked_for(services: FakeServices, create: Create) -> None:
+    key = create()
+    services.registry.digest = lambda _: pytest.fail("asked in vain")  # type: ignore[method-assign]
+    execution.attend(services, key)
+    assert stored(services, key).last_status is Status.SCHEDULED
 
 
 def test_a_message_delivered_twice_starts_one_build(services: FakeServices, create: Create) -> None:
@@ -96,7 +106,7 @@ def test_a_handler_that_dies_after_the_start_leaves_one_build(
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
-@pytest.mark.parametrize("later_seconds", [1, 3_600], ids=str)
+@pytest.mark.parametrize("later_seconds", [1, 150, 3_600], ids=str)
 def test_a_handler_that_dies_before_the_start_is_continued(
     services: FakeServices, create: Create, later_seconds: int
 ) -> None:
@@ -161,6 +171,24 @@ def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeService
 
     execution.attend(services, key)
     assert len(services.codebuild.runs) == 1
+
+
+def test_a_repeat_that_is_not_heard_of_either_is_followed_by_another_soon(
+    services: FakeServices, create: Create
+) -> None:
+    key = started_unheard(services, create)
+    services.clock.forward(seconds=10)
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    assert stored(services, key).look_at == services.now() + timedelta(seconds=30)
+
+
+def test_a_refused_repeat_notes_what_the_first_start_made(services: FakeServices, create: Create) -> None:
+    key = started_unheard(services, create)
+    services.codebuild.fail_next.append(ExecutorRefused("mismatch"))
+    execution.attend(services, key)
+    assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
 # Another handler repeats a start whose answer it does not know
@@ -279,6 +307,19 @@ def test_a_build_is_not_given_up_while_its_start_is_under_way(services: FakeServ
 
     assert stored(services, key).last_status is Status.SCHEDULED
     assert services.codebuild.stopped == []
+
+
+def test_a_build_whose_start_was_never_noted_and_that_goes_on_is_not_given_up(
+    services: FakeServices, create: Create
+) -> None:
+    key = started_unheard(services, create)
+    services.clock.forward(minutes=75)
+    schedule.reconcile(services)
+
+    build = stored(services, key)
+    assert (build.last_status, build.handle) == (Status.SCHEDULED, services.codebuild.run_of(key).handle)
+    look_again = timedelta(seconds=services.settings.look_again_seconds)
+    assert build.look_at == services.now() + look_again
 
 
 @pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
@@ -423,6 +464,8 @@ def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
     assert stored(services, key).history == after[0].history
     assert stored(services, key).attempt == after[0].attempt
     assert stored(services, key).handle in (None, after[0].handle)
+    ended = services.codebuild.run_of(key).handle
+    assert services.codebuild.stopped == ([] if happens == "the end" else [ended])
 
 
 def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> None:
@@ -499,6 +542,23 @@ def test_a_late_event_of_a_purged_build_says_nothing_about_the_new_one_of_its_ke
     assert stored(services, key).last_status is Status.SCHEDULED
 
 
+def test_late_news_of_a_former_attempt_ask_and_change_nothing(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    former = services.codebuild.run_of(key)
+    services.codebuild.end(former, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [former.handle])
+    execution.attend(services, key)
+    before = stored(services, key)
+    services.registry.is_down = True
+    services.logs.tail = lambda *_: pytest.fail("asked in vain")  # type: ignore[method-assign]
+
+    for outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
+        services.codebuild.end(former, outcome)
+        execution.observe(services, CODEBUILD, [former.handle])
+    assert stored(services, key) == before
+
+
 def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(
     services: FakeServices, create: Create
 ) -> None:
@@ -517,6 +577,44 @@ def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(
     execution.attend(services, key)
     run_to_the_end(services, key)
     assert (stored(services, key).last_status, stored(services, key).attempt) == (Status.SUCCEEDED, 2)
+
+
+def test_an_image_of_which_the_executor_knows_nothing_any_more_is_a_success(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [run.handle])
+    services.registry.push(stored(services, key).image)
+    services.codebuild.forget(run)
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.image_digest, build.attempt) == (Status.SUCCEEDED, DIGEST, 2)
+    assert (build.handle, len(services.codebuild.runs)) == ("", 0)
+
+
+def test_of_several_attempts_the_last_one_that_was_started_made_the_image(
+    services: FakeServices, create: Create
+) -> None:
+    """Two starts were not heard of; the third attempt finds the image."""
+    key = started_unheard(services, create)
+    services.builds.save(lifecycle.claim(stored(services, key), services.now()))
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    second = services.codebuild.run_of(key)
+    assert len(services.codebuild.runs) == 2
+    services.registry.push(stored(services, key).image)
+    services.builds.save(lifecycle.claim(stored(services, key), services.now()))
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.attempt, build.handle) == (Status.SUCCEEDED, 2, second.handle)
 
 
 def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices, create: Create) -> None:
@@ -611,6 +709,44 @@ def test_a_build_whose_turn_has_come_brings_those_behind_it_along(
     assert started == [True, True, False, False]
 
 
+def test_a_build_that_did_not_wait_brings_no_other_along(services: FakeServices, create: Create) -> None:
+    services.codebuild.slots = 0
+    waiting, newcomer = create(), create()
+    execution.attend(services, waiting)
+    services.codebuild.slots = 2
+    execution.attend(services, newcomer)
+    assert stored(services, newcomer).handle is not None
+    assert stored(services, waiting).is_waiting
+
+
+def test_those_that_wait_are_looked_at_until_the_executor_takes_no_more(
+    services: FakeServices, create: Create
+) -> None:
+    services.codebuild.slots = 0
+    keys = [create() for _ in range(5)]
+    for key in keys:
+        execution.attend(services, key)
+    services.codebuild.slots = 2
+    assert execution.serve_waiting(services, CODEBUILD, 10) == 3, (
+        "two were started, and the third still waits"
+    )
+    assert [stored(services, key).is_waiting for key in keys] == [False, False, True, True, True]
+
+
+def test_an_end_is_recorded_though_the_next_in_the_line_cannot_be_told(
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    running, waiting = create(), create()
+    execution.attend(services, running)
+    services.codebuild.fail_next.append(Busy("no slot is free"))
+    execution.attend(services, waiting)
+    services.queue.is_down = True
+    run_to_the_end(services, running)
+
+    assert stored(services, running).last_status is Status.SUCCEEDED
+    assert "The next build for codebuild was not announced: The queue did not answer." in caplog.text
+
+
 def test_a_build_whose_turn_came_late_has_its_time_to_be_started(
     services: FakeServices, create: Create
 ) -> None:
@@ -696,6 +832,7 @@ def test_a_waiting_build_that_cannot_be_handled_does_not_stay_at_the_head(
 
     services.projects.get = fail  # type: ignore[method-assign, assignment]
     assert execution.serve_waiting(services, CODEBUILD, 1) == 1
+    assert stored(services, first).look_at == services.now() + timedelta(seconds=30)
     services.projects.get = find_project  # type: ignore[method-assign]
     assert execution.serve_waiting(services, CODEBUILD, 1) == 1
 
@@ -810,6 +947,10 @@ def test_late_and_repeated_news_change_nothing(services: FakeServices, create: C
     early = run.observation()
     run_to_the_end(services, key)
     before = services.written()
+    services.registry.is_down = True  # nor is anything asked
+    services.projects.get = lambda *_: pytest.fail("nor read")  # type: ignore[method-assign]
+
+    execution.attend(services, key)
 
     execution.record(services, early)
     execution.record(services, run.observation())

@@ -51,6 +51,22 @@ def test_a_build_that_goes_on_is_looked_at_again_later(services: FakeServices, c
     assert stored(services, key).last_status is Status.SCHEDULED
 
 
+def test_a_change_beside_what_a_tick_records_is_kept(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    end_with_an_image(services, key)
+    services.clock.forward(minutes=6)
+
+    def describe() -> None:
+        builds.update(services, make_user(), key, {"description": "mine"})
+
+    services.records.before_write += [lambda: None, describe]  # the first write is the lease
+    schedule.reconcile(services)
+
+    build = stored(services, key)
+    assert (build.last_status, build.description) == (Status.SUCCEEDED, "mine")
+
+
 def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
@@ -77,7 +93,7 @@ def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(
 
 
 def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
-    services: FakeServices, create: Create
+    services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = create()
     execution.attend(services, key)
@@ -89,10 +105,14 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
     assert services.codebuild.stopped == [handle]
     assert build.last_status is Status.FAILED
     assert build.history[-1].message == "The build did not end within 120 minutes of being started."
+    (record,) = [each for each in caplog.records if "given up" in each.message]
+    assert record.message == f"Build {key} was given up: {build.history[-1].message}"
+    assert (vars(record)["build"], vars(record)["measures"]) == (str(key), {"GivenUp": 1})
 
 
 def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices, create: Create) -> None:
     key = create()
+    services.registry.is_down = True  # it is not asked: nothing was started that could have made an image
     services.clock.forward(minutes=71)
     schedule.reconcile(services)
 

@@ -98,6 +98,19 @@ def test_a_final_status_finishes_a_build(status: Status) -> None:
     assert build.look_at is None
 
 
+def test_after_its_end_a_build_is_looked_at_once_more_if_its_log_has_to_be_kept() -> None:
+    for build, look_at in (
+        (make_build(log="logs:1"), after(10)),
+        (make_build(log="logs:1", deleted_at=NOW), None),
+        (make_build(), None),
+    ):
+        assert lifecycle.advance(build, Status.FAILED, after(5)).look_at == look_at
+
+
+def test_a_status_on_the_way_does_not_change_when_a_build_is_looked_at() -> None:
+    assert lifecycle.advance(make_build(look_at=after(300)), RUNNING, after(5)).look_at == after(300)
+
+
 def test_a_build_that_never_started_takes_its_creation_as_start() -> None:
     assert lifecycle.advance(make_build(), Status.STOPPED, after(5)).started_at == NOW
 
@@ -193,6 +206,46 @@ def test_texts_are_whole_until_they_are_too_many_and_then_cut_with_a_mark() -> N
     assert (last.message, last.traceback, last.details) == tuple(texts.values()), "has room of its own"
 
 
+ROOM_OF_THE_LAST = 256 * 6 + 4096  # bytes of JSON: a message and a traceback
+ROOM = MAX_HISTORY_BYTES - MAX_HISTORY * 224 - ROOM_OF_THE_LAST
+
+
+@pytest.mark.parametrize("letter", ["t", "é"])
+@pytest.mark.parametrize(("status", "room"), [(SCHEDULED, ROOM), (Status.FAILED, ROOM + ROOM_OF_THE_LAST)])
+def test_a_text_that_just_fits_is_whole_and_a_longer_one_is_cut_to_fit(
+    status: Status, room: int, letter: str
+) -> None:
+    size = len(letter.encode())
+    whole = letter * ((room - len('""')) // size)
+    for text, shown in (
+        (whole, whole),
+        (whole + letter, letter * ((room - len('""') - len("… (cut)".encode())) // size) + "… (cut)"),
+    ):
+        row = lifecycle.advance(make_build(), status, NOW, traceback=text).history[-1]
+        assert row.traceback == shown
+
+
+def test_details_that_just_fit_are_whole_and_longer_ones_are_left_out() -> None:
+    for length, is_whole in ((ROOM - len('{"a":1,"d":""}'), True), (ROOM - len('{"a":1,"d":""}') + 1, False)):
+        details = {"a": 1, "d": "d" * length}
+        row = lifecycle.advance(make_build(), SCHEDULED, NOW, details=details).history[-1]
+        assert row.details == (details if is_whole else {"cut": True})
+
+
+def test_what_fills_the_history_leaves_the_last_status_its_own_room() -> None:
+    full = lifecycle.advance(make_build(), SCHEDULED, NOW, traceback="t" * (ROOM - len('""')))
+    room = ROOM_OF_THE_LAST - len('""')
+    for length, is_whole in ((room, True), (room + 1, False)):
+        last = lifecycle.advance(full, Status.FAILED, NOW, traceback="t" * length).history[-1]
+        assert (last.traceback == "t" * length) is is_whole
+
+
+def test_half_a_character_is_no_obstacle() -> None:
+    assert (
+        lifecycle.advance(make_build(), Status.FAILED, NOW, message="\ud800").history[-1].message == "\ud800"
+    )
+
+
 TEXTS = st.one_of(st.none(), st.text(max_size=256), st.just("\x01" * 256), st.just("\U0001f40d" * 256))
 
 
@@ -237,11 +290,29 @@ def test_a_claim_is_a_new_attempt_that_shows_the_former_log_until_it_has_its_own
     assert (moved.handle, moved.log) == ("run-2", "logs:run-2")
 
 
+def test_a_claim_after_an_unfinished_one_remembers_that_it_may_have_made_the_image() -> None:
+    build = lifecycle.claim(lifecycle.claim(make_build(), NOW), after(200))
+
+    assert (build.attempt, build.unsure_attempts) == (2, (1,))
+    assert lifecycle.claim(build, after(400)).unsure_attempts == (1, 2)
+    assert lifecycle.claim(lifecycle.release(build, "wait"), after(400)).unsure_attempts == (1,)
+
+
 def test_a_released_build_waits_unclaimed() -> None:
     released = lifecycle.release(make_claimed(created_at=after(-9)), "no slot is free")
 
     assert released.is_waiting
     assert (released.submitting_at, released.look_at) == (None, after(-9)), "its place in the line"
+    assert released.waiting_reason == "no slot is free"
+    assert lifecycle.release(make_claimed(), "x" * 1000).waiting_reason == "x" * 255 + "…"
+
+
+def test_a_claim_ends_the_wait_and_notes_whose_turn_had_come() -> None:
+    waiting = lifecycle.release(make_claimed(), "no slot is free")
+    claimed = lifecycle.claim(waiting, after(60))
+
+    assert (claimed.turn_at, claimed.waiting_reason) == (after(60), None)
+    assert lifecycle.claim(claimed, after(300)).turn_at == after(60), "it did not wait again"
 
 
 def test_a_submitted_build_is_scheduled() -> None:
@@ -401,6 +472,29 @@ def test_a_fault_leaves_the_build_to_be_claimed_once_more() -> None:
     warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT), digest=None)
 
     assert (warned.submitting_at, warned.handle, warned.look_at) == (None, None, after(200))
+    assert (warned.queued_at, warned.unsure_attempts) == (after(200), (1,))
+
+
+def test_a_fault_of_a_later_attempt_is_added_to_those_that_may_have_made_the_image() -> None:
+    claimed = make_claimed(attempt=3)
+    warned = followed(claimed, make_observation(outcome=Outcome.FAULT, attempt=3), digest=None)
+    assert warned.unsure_attempts == (1, 2, 3)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAULT, Outcome.FAILED])
+def test_the_executors_words_are_shown_where_there_are_no_better_ones(outcome: Outcome) -> None:
+    seen = make_observation(outcome=outcome, reason="BUILD: no disk")
+    build = lifecycle.follow(make_claimed(), seen, after(200), digest=None, reason=None)
+    assert build is not None
+    assert build.history[-1].message == "BUILD: no disk"
+
+
+def test_a_failure_without_any_words_says_where_to_look() -> None:
+    build = lifecycle.follow(
+        make_claimed(), make_observation(outcome=Outcome.FAILED), after(200), digest=None, reason=None
+    )
+    assert build is not None
+    assert build.history[-1].message == "The build failed; its log may tell why."
 
 
 def test_a_second_fault_fails() -> None:
@@ -493,6 +587,14 @@ WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minu
             71,
             "The build could not be started within 60 minutes.",
         ),
+        (make_build(created_at=after(-9_000), turn_at=NOW), 70, None),
+        (
+            make_build(created_at=after(-9_000), turn_at=NOW),
+            71,
+            "The build could not be started within 60 minutes.",
+        ),
+        (make_build(turn_at=after(-9_000), queued_at=NOW), 70, None),
+        (replace(make_claimed(created_at=after(-9_000)), handle="run-1"), 100, None),
         (replace(make_claimed(), handle="run-1"), 100, None),
         (
             replace(make_claimed(), handle="run-1"),
@@ -508,6 +610,10 @@ WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minu
         "claimed and never started",
         "second attempt waiting",
         "second attempt never started",
+        "its turn came late",
+        "its turn came late and it was never started",
+        "second attempt after its turn",
+        "running after a long wait",
         "running",
         "never ended",
     ],
@@ -527,8 +633,9 @@ def test_a_stage_of_many_phases_begins_with_the_first() -> None:
     ]
 
 
-def test_times_are_aware() -> None:
-    assert lifecycle.first_entry(NOW).created_at.tzinfo is UTC
+def test_the_first_entry_has_an_aware_time() -> None:
+    entry = lifecycle.first_entry(NOW)
+    assert (entry.id, entry.status, entry.created_at.tzinfo) == (1, CREATED, UTC)
 
 
 # Trouble that may pass
@@ -558,7 +665,7 @@ def test_trouble_of_changing_kinds_leaves_room_for_the_end() -> None:
     for number in range(200):
         kind = (Status.UNSCHEDULABLE, Status.WARNING)[number % 2]
         build = troubled(build, Status.SCHEDULED, trouble=kind)
-    assert len(build.history) < lifecycle.MAX_HISTORY
+    assert len(build.history) == lifecycle.MAX_HISTORY - 1 - 10
 
     seen = make_observation(Status.SCHEDULED, Status.BUILDING, Status.RUNNING, outcome=Outcome.FAILED)
     done = lifecycle.follow(build, seen, after(900), digest=None, reason="Exit code 1: x")

@@ -349,7 +349,7 @@ def overdue(
 
 
 def _minutes(span: timedelta) -> int:
-    return int(span.total_seconds() // 60)
+    return span // timedelta(minutes=1)
 
 
 def steps_of(stages: Iterable[tuple[Status, datetime]]) -> tuple[Step, ...]:

@@ -184,6 +184,24 @@ def test_a_repeat_that_is_not_heard_of_either_is_followed_by_another_soon(
     assert stored(services, key).look_at == services.now() + timedelta(seconds=30)
 
 
+@pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
+def test_what_is_answered_to_a_start_that_was_claimed_anew_counts(
+    services: FakeServices, create: Create, answer: Exception
+) -> None:
+    key = create()
+    services.codebuild.fail_next += [Died(), answer]
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.clock.forward(seconds=services.codebuild.replay_seconds)
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    if isinstance(answer, Busy):
+        assert (build.is_waiting, build.waiting_reason) == (True, "wait")
+    else:
+        assert (build.last_status, build.history[-1].message) == (Status.FAILED, "mismatch")
+
+
 def test_a_refused_repeat_notes_what_the_first_start_made(services: FakeServices, create: Create) -> None:
     key = started_unheard(services, create)
     services.codebuild.fail_next.append(ExecutorRefused("mismatch"))
@@ -609,11 +627,13 @@ def test_of_several_attempts_the_last_one_that_was_started_made_the_image(
     second = services.codebuild.run_of(key)
     assert len(services.codebuild.runs) == 2
     services.registry.push(stored(services, key).image)
+    services.clock.forward(seconds=60)
     services.builds.save(lifecycle.claim(stored(services, key), services.now()))
 
     execution.attend(services, key)
 
     build = stored(services, key)
+    assert build.submitting_at == services.now()
     assert (build.last_status, build.attempt, build.handle) == (Status.SUCCEEDED, 2, second.handle)
 
 

@@ -98,6 +98,7 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
     key = create()
     execution.attend(services, key)
     handle = services.codebuild.run_of(key).handle
+    services.codebuild.find_handle = lambda _: pytest.fail("it is known")  # type: ignore[method-assign]
     services.clock.forward(minutes=131)
     schedule.reconcile(services)
 
@@ -120,6 +121,19 @@ def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices
     assert services.codebuild.runs == {}
     assert build.last_status is Status.FAILED
     assert build.history[-1].message == "The build could not be started within 60 minutes."
+
+
+def test_a_build_whose_start_came_to_nothing_fails_with_the_reason(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.codebuild.fail_next.append(Died())
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.clock.forward(minutes=75)
+    schedule.reconcile(services)
+
+    assert stored(services, key).history[-1].message == "The build could not be started within 60 minutes."
 
 
 def test_trouble_with_one_build_does_not_keep_others_waiting(services: FakeServices, create: Create) -> None:

@@ -272,7 +272,7 @@ def follow(
 def _reached(build: Build, is_noted: bool) -> int:
     """How far the attempt has come; trouble on its way does not lead back. Before its handle is noted,
     a warning belongs to the attempt before."""
-    if not is_noted or build.last_status not in _TROUBLES:
+    if not is_noted:
         return _RANK.get(build.last_status, 0)
     before = [entry.status for entry in build.history if entry.status not in _TROUBLES]
     return _RANK.get(before[-1], 0)

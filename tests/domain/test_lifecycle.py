@@ -338,7 +338,7 @@ def test_a_build_nobody_was_asked_to_start_is_stopped_at_once() -> None:
     stopped = lifecycle.request_stop(make_build(), after(1))
 
     assert stopped is not None
-    assert stopped.last_status == Status.STOPPED
+    assert (stopped.last_status, stopped.stop_requested_at) == (Status.STOPPED, after(1))
 
 
 def test_a_claimed_build_is_stopped_by_its_executor() -> None:
@@ -658,6 +658,14 @@ def test_trouble_is_told_once_and_leads_nowhere_back() -> None:
     seen = make_observation(Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
     build = lifecycle.follow(build, seen, after(90), digest=None, reason=None) or build
     assert [entry.status for entry in build.history][2:] == ["unschedulable", "building", "running"]
+
+
+@pytest.mark.parametrize("before", [(), (SCHEDULED,), (SCHEDULED, BUILDING)], ids=len)
+def test_stages_go_on_after_trouble_from_where_they_were(before: tuple[Status, ...]) -> None:
+    build = troubled(make_claimed(), *before)
+    for count in range(len(before), 4):
+        build = followed(build, make_observation(*STORY[:count]))
+    assert statuses(build) == [CREATED, *before, Status.UNSCHEDULABLE, *STORY[len(before) :]]
 
 
 def test_trouble_of_changing_kinds_leaves_room_for_the_end() -> None:

@@ -327,6 +327,25 @@ def test_a_build_is_not_given_up_while_its_start_is_under_way(services: FakeServ
     assert services.codebuild.stopped == []
 
 
+def test_a_build_whose_start_may_be_repeated_is_given_up_when_that_is_over(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    services.clock.forward(minutes=69)
+    claimed_at = services.now()
+    services.codebuild.fail_next.append(Died())
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.clock.forward(minutes=2)
+    schedule.reconcile(services)
+    over = claimed_at + timedelta(seconds=services.codebuild.replay_seconds)
+    assert (stored(services, key).last_status, stored(services, key).look_at) == (Status.CREATED, over)
+
+    services.clock.now = over
+    schedule.reconcile(services)
+    assert stored(services, key).last_status is Status.FAILED
+
+
 def test_a_build_whose_start_was_never_noted_and_that_goes_on_is_not_given_up(
     services: FakeServices, create: Create
 ) -> None:

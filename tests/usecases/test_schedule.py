@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
-from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import builds, execution, projects, schedule
 from tests.factories import make_user
@@ -320,6 +320,44 @@ def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServic
     schedule.reconcile(services)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_build_past_its_deadline_whose_end_is_found_was_not_given_up(
+    services: FakeServices, create: Create
+) -> None:
+    """The executor does not answer the first question about all builds."""
+    key = create()
+    execution.attend(services, key)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no disk", has_own_reason=True)
+    services.clock.forward(minutes=300)
+    observe, questions = services.codebuild.observe, list[object]()
+
+    def answers_later(handles: Sequence[str]) -> Mapping[str, Observation]:
+        questions.append(handles)
+        if len(questions) == 1:
+            raise Unavailable("The executor did not answer.")
+        return observe(handles)
+
+    services.codebuild.observe = answers_later  # type: ignore[method-assign]
+    schedule.reconcile(services)
+
+    assert stored(services, key).history[-1].message == "no disk"
+    assert (len(questions), services.codebuild.stopped) == (2, [])
+
+
+def test_an_end_that_a_tick_finds_past_the_deadline_needs_no_second_question(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no disk", has_own_reason=True)
+    services.clock.forward(minutes=300)
+    calls: list[str] = []
+    services.codebuild.observe = counted(calls, "observe", services.codebuild.observe)  # type: ignore[method-assign]
+    schedule.reconcile(services)
+
+    assert stored(services, key).last_status is Status.FAILED
+    assert calls == ["observe"]
 
 
 def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(

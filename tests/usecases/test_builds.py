@@ -271,7 +271,7 @@ def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
 def test_a_build_that_was_made_afresh_by_its_own_wish_changes_nothing_of_the_project(
     services: FakeServices, create: Create
 ) -> None:
-    key = create(config={**NESTED, "build": {**NESTED["build"], "nocache": True}})
+    key = create(config={**NESTED, "build": {"image": "python:3.7-slim", "nocache": True}})
     project = services.records.projects["ada", "vision"]
     execution.attend(services, key)
     end_with_an_image(services, key)

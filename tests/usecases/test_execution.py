@@ -64,7 +64,7 @@ def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, creat
 
 def test_a_first_attempt_has_no_image_to_be_asked_for(services: FakeServices, create: Create) -> None:
     key = create()
-    services.registry.digest = lambda _: pytest.fail("asked in vain")  # type: ignore[method-assign]
+    services.registry.digest = lambda _: pytest.fail("asked in vain")  # type: ignore[assignment, method-assign]
     execution.attend(services, key)
     assert stored(services, key).last_status is Status.SCHEDULED
 

@@ -98,7 +98,7 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
     key = create()
     execution.attend(services, key)
     handle = services.codebuild.run_of(key).handle
-    services.codebuild.find_handle = lambda _: pytest.fail("it is known")  # type: ignore[method-assign]
+    services.codebuild.find_handle = lambda _: pytest.fail("it is known")  # type: ignore[assignment, method-assign]
     services.clock.forward(minutes=131)
     schedule.reconcile(services)
 

@@ -86,6 +86,17 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
     assert [services.records.builds[key].last_status for key in keys] == ["failed"] * 3
 
 
+def test_a_tick_counts_what_is_due_and_what_waits_for_each_executor() -> None:
+    services = serving()
+    running, *waiting = (create(services, backend) for backend in ("codebuild", "codebuild", "eks"))
+    execution.attend(services, running)
+    services.codebuild.slots = services.eks.slots = 0
+    for key in waiting:
+        execution.attend(services, key)
+    services.clock.forward(minutes=6)
+    assert schedule.reconcile(services) == 3
+
+
 def test_a_default_that_is_not_offered_is_a_mistake_of_the_settings() -> None:
     with pytest.raises(ValueError, match="SLIPWAY_BACKEND is eks; offered: codebuild"):
         replace(SETTINGS, backend="eks")

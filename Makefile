@@ -12,7 +12,7 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check load simulate simulate-recall format package deploy bucket bootstrap bench-cold bench-requests lock clean
+.PHONY: help demo up test check load simulate simulate-recall mutants format package deploy bucket bootstrap bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -40,6 +40,9 @@ simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what mu
 
 simulate-recall: .venv/ready ## put known faults back, one by one: the simulation must find each
 	@$(BIN)/python -m tests.simulation.recall
+
+mutants: .venv/mutants ## break the core in 1,800 places, one by one: a test must fail each time; ONLY=pattern takes some
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONHASHSEED=0 $(BIN)/python -m tests.mutants $(if $(ONLY),'$(ONLY)')
 
 format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)
@@ -81,3 +84,7 @@ clean: ## remove what was installed and cached here
 .venv/ready: .venv/local tests/requirements.txt
 	@PYTHON="$(PYTHON)" sh infra/local/install.sh tests/requirements.txt
 	@touch .venv/ready
+
+.venv/mutants: .venv/ready tests/mutants/requirements.txt
+	@PYTHON="$(PYTHON)" sh infra/local/install.sh tests/mutants/requirements.txt
+	@touch .venv/mutants

@@ -10,3 +10,4 @@ lock() {
 lock infra/aws/requirements.in requirements.txt "$@"
 lock infra/local/requirements.in infra/local/requirements.txt --constraints requirements.txt "$@"
 lock tests/requirements.in tests/requirements.txt --constraints infra/local/requirements.txt "$@"
+lock tests/mutants/requirements.in tests/mutants/requirements.txt --constraints tests/requirements.txt "$@"

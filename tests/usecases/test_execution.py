@@ -479,6 +479,22 @@ def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServi
     assert stored(services, key).history[-1].message == "The build needed more memory."
 
 
+def test_a_build_that_took_too_long_says_so_whatever_is_in_its_log(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.logs.write(
+        f"logs:{run.handle}",
+        'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
+    )
+    services.codebuild.end(run, Outcome.TIMED_OUT, "The build took longer than 60 minutes.")
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    assert stored(services, key).history[-1].message == "The build took longer than 60 minutes."
+
+
 @pytest.mark.parametrize("happens", ["another attempt", "the end"])
 def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
     services: FakeServices, create: Create, happens: str

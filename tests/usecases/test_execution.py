@@ -741,7 +741,10 @@ def test_when_a_build_ends_the_one_that_waited_longest_is_announced(
     for key in reversed(waiting):
         services.codebuild.fail_next.append(Busy("no slot is free"))
         execution.attend(services, key)
+    services.codebuild.enter(services.codebuild.run_of(running), Status.SCHEDULED, Status.BUILDING)
     services.queue.take()
+    execution.observe(services, CODEBUILD, [services.codebuild.run_of(running).handle])
+    assert services.queue.take() == [], "no slot is free yet"
 
     run_to_the_end(services, running)
 

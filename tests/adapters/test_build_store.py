@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ConnectionClosedError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item, client
@@ -916,6 +917,26 @@ def test_a_refused_write_is_a_conflict_if_another_write_was_the_reason(
 
     with pytest.raises(error):
         dynamo.builds.save(build)
+
+
+@pytest.mark.parametrize("error", [ReadTimeoutError, ConnectTimeoutError, ConnectionClosedError])
+def test_a_database_that_does_not_answer_is_unavailable(
+    dynamo: Records, error: type[HTTPClientError]
+) -> None:
+    """PynamoDB cannot name the code of such an error, because there was no answer."""
+    build = add(dynamo)
+
+    def fail(request: Any, **_: Any) -> None:
+        raise error(endpoint_url=request.url)
+
+    client().meta.events.register("before-send.dynamodb", fail)
+
+    for call in (dynamo.builds.get, dynamo.builds.body):
+        with pytest.raises(Unavailable):
+            call(KEY)
+    for write in (dynamo.builds.save, dynamo.archive.purge):
+        with pytest.raises(Unavailable):
+            write(build)
 
 
 def refuse(operation: str, code: str, **more: Any) -> None:

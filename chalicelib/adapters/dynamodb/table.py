@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from botocore.exceptions import ClientError
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
 from pynamodb.exceptions import DoesNotExist, PynamoDBException, TransactWriteError
@@ -173,7 +174,8 @@ def answered(refused: type[SlipwayError] = Conflict) -> Iterator[None]:
     try:
         yield
     except PynamoDBException as exc:
-        codes = {exc.cause_response_code}
+        # `cause_response_code` would fail itself after a timeout, whose `response` is None.
+        codes = {exc.cause_response_code if isinstance(exc.cause, ClientError) else None}
         if isinstance(exc, TransactWriteError):
             codes = {reason.code for reason in exc.cancellation_reasons if reason}
         if codes & _REFUSED:

@@ -35,8 +35,8 @@ check: .venv/ready ## the quick part of it
 load: .venv/ready ## 150 builds from 8 clients, with every container engine found: minutes of each; prints figures
 	@$(BIN)/python -m pytest -s -m load
 
-simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault, held against all
-	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1)
+simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault; ADAPTERS=1: on the real adapters
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1) $(if $(ADAPTERS),--adapters)
 
 simulate-recall: .venv/ready ## put known faults back, one by one: the simulation must find each
 	@$(BIN)/python -m tests.simulation.recall

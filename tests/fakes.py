@@ -355,14 +355,14 @@ class FakeCodeReferences:
         self._records = records
 
     def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
-        return project in self._references(code_sha256)
+        return project in self.having(code_sha256)
 
     def is_referenced(self, code_sha256: str, now: datetime) -> bool:
         noted = any(
             sha256 == code_sha256 and at > now - timedelta(hours=1)
             for (sha256, _), at in self._records.noted.items()
         )
-        return noted or bool(self._references(code_sha256))
+        return noted or bool(self.having(code_sha256))
 
     def note(self, code_sha256: str, project: ProjectKey, now: datetime) -> None:
         self._records.noted[code_sha256, project] = now
@@ -377,7 +377,7 @@ class FakeCodeReferences:
         at = self._records.dropping.get(code_sha256)
         return at is not None and at > now - timedelta(minutes=10)
 
-    def _references(self, code_sha256: str) -> set[ProjectKey]:
+    def having(self, code_sha256: str) -> set[ProjectKey]:
         """Projects that have the code, or a build with it."""
         builds, projects = self._records.builds.values(), self._records.projects.values()
         of_builds = {
@@ -514,12 +514,12 @@ class FakeSources:
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         offer_id = uuid.uuid4().hex
-        self.offers[f"{project.uuid}/{offer_id}"] = None
-        fields = {"key": f"{project.uuid}/{offer_id}"}
+        self.offers[f"uploads/{project.uuid}/{offer_id}"] = None
+        fields = {"key": f"uploads/{project.uuid}/{offer_id}"}
         return Offer(offer_id, "https://storage.test/", fields, now + timedelta(minutes=15))
 
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
-        content = self.offers.get(f"{project.uuid}/{offer_id}")
+        content = self.offers.get(f"uploads/{project.uuid}/{offer_id}")
         if content is None:
             raise NotFound
         return io.BytesIO(content)
@@ -603,7 +603,7 @@ class FakeExecutor:
             assert build.uuid in self._sources.staged, "the source has to be staged first"
             if sum(each.outcome is None for each in self.runs.values()) >= self.slots:
                 raise Busy("No slot is free.")
-            run = self._started(build)
+            run = self.start(build)
         if self.dies_after_start:
             self.dies_after_start = False
             raise Died
@@ -661,7 +661,7 @@ class FakeExecutor:
                 return run
         return None
 
-    def _started(self, build: Build) -> Run:
+    def start(self, build: Build) -> Run:
         run = Run(f"run-{len(self.runs) + 1}", build, self._clock.now)
         self.runs[run.handle] = run
         return run

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,13 +23,41 @@ from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from chalicelib.ports import IdempotencyKey, Replay
 from chalicelib.usecases import builds
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project, make_user
-from tests.fakes import FakeServices, as_listed
+from tests.fakes import Clock, FakeServices, as_listed
+from tests.simulation.adapters import ENVIRONMENT
+from tests.simulation.dynamodb import DynamoDB
+from tests.simulation.faults import NO_FAULTS
+from tests.simulation.http_calls import Answer, HttpCalls, Raw, Request, answering
+from tests.simulation.scheduler import Scheduler
 
 Store = Records | FakeServices
-TABLES = {"moto": "dynamodb_table", "ministack": "table_in_emulator"}
+TABLES = {
+    "moto": "dynamodb_table",
+    "ministack": "table_in_emulator",
+    "simulation": "table_in_simulation",
+}
 
 
-@pytest.fixture(params=["fake", "moto", pytest.param("ministack", marks=pytest.mark.slow)])
+@pytest.fixture
+def table_in_simulation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Records]:
+    """On the model that the simulation has of DynamoDB, without faults."""
+    model, one_at_a_time, scheduler = (
+        DynamoDB(lambda: 0.0, lambda: None),
+        threading.Lock(),
+        Scheduler(Clock()),
+    )
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    def answer(request: Request, former: Any) -> Answer:
+        with one_at_a_time:
+            return model.answer_request(request, former)
+
+    with answering(HttpCalls(scheduler, NO_FAULTS, model.table, answer, None)):
+        yield Records("slipway", remember_seconds=0)
+
+
+@pytest.fixture(params=["fake", "moto", "simulation", pytest.param("ministack", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "fake":
         return FakeServices()
@@ -948,10 +976,3 @@ def refuse(operation: str, code: str, **more: Any) -> None:
         return AWSResponse(request.url, 400, headers, Raw(json.dumps(body).encode()))
 
     client().meta.events.register(f"before-send.dynamodb.{operation}", answer)
-
-
-class Raw(io.BytesIO):
-    """The body of an HTTP answer."""
-
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        yield self.read()

@@ -31,6 +31,7 @@ class Fault(StrEnum):
 COMMON = (Fault.REFUSED, Fault.LOST, Fault.ENDS_BEFORE, Fault.ENDS_AFTER, Fault.SLOW, Fault.SLOW_LOST)
 
 FREQUENT = 0.25
+PERSISTENT = 0.6  # a call that went wrong goes wrong once more
 
 
 class Chance:
@@ -97,13 +98,16 @@ class Faults:
         return True
 
     def of_call(
-        self, method: str, key: str, special: Sequence[Fault], spared: bool
+        self, method: str, key: str, special: Sequence[Fault], spared: bool, last: Fault | None = None
     ) -> tuple[Fault | None, float, float]:
-        """What goes wrong with a call, how long it takes in seconds, and one more number from 0 to 1."""
+        """What goes wrong with a call, how long it takes in seconds, and one more number from 0 to 1.
+        `last` is what went wrong with it when it was made before."""
         first, which, latency, more = self.chance.numbers(key)
         seconds = 0.005 + 0.08 * latency * latency
         if self.is_over or spared:
             return None, seconds, more
+        if last and self._fires(f"{key}: {last} again", which, PERSISTENT):
+            return last, seconds, more
         frequent = self.fault_rates.frequent
         if (
             frequent
@@ -131,3 +135,6 @@ class Faults:
         if fires:
             self.fired.append(key)
         return fires
+
+
+NO_FAULTS = Faults(Chance(0), FaultRates({}, frozenset(), False, None), is_over=True)

@@ -160,9 +160,13 @@ class Past:
     def at(self, port: Any, seconds: float) -> Any:
         """A port of the table as it was then."""
         former_port, former = copy.copy(port), copy.copy(self._records)
-        vars(former).update(next((each for since, each in reversed(self._states) if since <= seconds), {}))
+        vars(former).update(self.state(seconds))
         former_port._records = former
         return former_port
+
+    def state(self, seconds: float) -> dict[str, Any]:
+        """The records of then, by the names of their dictionaries."""
+        return next((each for since, each in reversed(self._states) if since <= seconds), {})
 
     def _state(self) -> dict[str, Any]:
         return {name: each.copy() for name, each in vars(self._records).items() if isinstance(each, dict)}

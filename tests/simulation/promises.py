@@ -38,7 +38,7 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
         yield Broken(promise, words)
     yield from _accepted(world, story)
     for known in world.known.values():
-        if known.build.log in world.fatal:
+        if world.is_fatal(known.build):
             continue
         yield from _ended(world, known)
         if known.build.is_managed:
@@ -55,7 +55,7 @@ def cleaned(world: World) -> Iterator[Broken]:
     store = world.services.records
     live = {build.uuid for build in store.builds.values()}
     for build in store.builds.values():
-        if build.archived_at is not None and build.log not in world.fatal:
+        if build.archived_at is not None and not world.is_fatal(build):
             yield Broken("what was deleted is purged", f"{build.key} is still there")
         if (build.key.owner, build.key.project) not in store.projects:
             yield Broken("a project's builds go with it", f"{build.key} is left")
@@ -66,6 +66,9 @@ def cleaned(world: World) -> Iterator[Broken]:
         for uuid in uuids:
             if uuid not in live:
                 yield Broken("what was deleted is purged", f"the {what} of {world.known[uuid].build.key}")
+    for project in store.projects.values():
+        if project.code and project.code.sha256 not in world.services.sources.archives:
+            yield Broken("code in use is kept", f"{project.key} has lost {project.code.sha256[:8]}")
     for sha256 in world.services.sources.archives:
         if not world.services.code_references.is_referenced(sha256, world.services.now()):
             yield Broken("unused code is dropped", sha256[:8])
@@ -256,7 +259,7 @@ def _read(world: World, build: Build) -> list[str]:
     text, cursor, is_first = "", None, True
     while is_first or cursor is not None:
         try:
-            page = logs.read(world.services, ADA, build.key, cursor)
+            page = logs.read(world.seen, ADA, build.key, cursor)
         except NoLog:
             return []
         if page.url is not None:

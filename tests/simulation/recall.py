@@ -46,6 +46,7 @@ class KnownFault:
     seed: int  # that finds it, as `make simulate-recall` says
     functions: Mapping[str, Any]  # by dotted name; or a constant
     needs: Callable[[Story], bool] = lambda story: True  # other stories cannot find it, and are not run
+    adapters: bool = False  # only the real adapters have it, or show it
 
 
 # What the executor answers to a repeated submit gives the claim of the first one away
@@ -235,6 +236,14 @@ FAULTS = (
         {"chalicelib.usecases.schedule.reconcile": reconcile_without_lease},
         lambda story: story.has_fatal_log,
     ),
+    KnownFault(
+        "a timeout has no answer",
+        ("no unexpected exception",),
+        5,
+        {"chalicelib.adapters.dynamodb.table.ClientError": Exception},
+        lambda story: _has(story, Fault.LOST, Fault.SLOW, Fault.SLOW_LOST),
+        adapters=True,
+    ),
     UNANNOUNCED,
 )
 
@@ -269,7 +278,7 @@ def breaks(fault: KnownFault, seed: int) -> tuple[bool, bool]:
 
 
 def _breaks_one(fault: KnownFault, seed: int) -> bool:
-    return any(each.promise in fault.promises for each in simulate(seed).broken)
+    return any(each.promise in fault.promises for each in simulate(seed, adapters=fault.adapters).broken)
 
 
 def search(fault: KnownFault, results: Iterable[tuple[bool, bool]]) -> str:

@@ -26,7 +26,8 @@ class Function(greenlet):  # type: ignore[misc] # greenlet ships no types
         self.scheduler, self.name, self.work = scheduler, name, work
         self.started_at = scheduler.seconds
         self.ends_at = scheduler.seconds + limit_seconds
-        self.calls = 0  # to ports
+        self.calls = 0  # to ports, or over HTTP
+        self.failing: tuple[object, Any] | None = None  # its last HTTP call, if that went wrong, and how
         self.drawn = 0  # random identifiers
         self.is_spared = False  # nothing goes wrong in it
         self.answer: Any = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tests.simulation.run import Result, simulate
 
 
-def shrink(seed: int, promise: str) -> Result:
+def shrink(seed: int, promise: str, *, adapters: bool = False) -> Result:
     """The smallest story found of that seed that still breaks the promise, with its lines."""
-    whole = simulate(seed)
+    run = partial(simulate, seed, adapters=adapters)
+    whole = run()
     everything = frozenset(whole.requests)
 
     def breaks(faults: Sequence[str], requests: Sequence[str]) -> bool:
-        result = simulate(seed, only=frozenset(faults), left_out=everything.difference(requests))
+        result = run(only=frozenset(faults), left_out=everything.difference(requests))
         return any(each.promise == promise for each in result.broken)
 
     faults, requests = whole.fired, whole.requests
@@ -22,7 +24,7 @@ def shrink(seed: int, promise: str) -> Result:
         before = len(faults), len(requests)
         requests = _fewer(requests, lambda fewer: breaks(faults, fewer))  # noqa: B023 - called at once
         faults = _fewer(faults, lambda fewer: breaks(fewer, requests))  # noqa: B023
-    return simulate(seed, only=frozenset(faults), left_out=everything.difference(requests), traced=True)
+    return run(only=frozenset(faults), left_out=everything.difference(requests), traced=True)
 
 
 def _fewer(items: list[str], breaks: Callable[[list[str]], bool]) -> list[str]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from chalicelib.domain import archive
 from chalicelib.domain.build import BuildKey
+from chalicelib.domain.user import Token
 from chalicelib.errors import Busy, Conflict, Forbidden, Invalid, NoLog, NotFound, Unavailable
 from chalicelib.usecases import builds, logs, projects, reports, sources
-from tests.factories import NOW, SPEC, make_archive, make_project, make_user
+from tests.factories import NOW, SPEC, after, make_archive, make_project, make_user
 from tests.simulation.faults import Fault, FaultRates
 from tests.simulation.scheduler import Ended, Function
 from tests.simulation.world import API_LIMIT_SECONDS, DAY, World
@@ -186,11 +187,14 @@ def _project(rng: random.Random, at: float) -> list[Request]:
 
 def prepare(world: World, story: Story) -> None:
     """What was there before, and all requests, to be sent at their time."""
+    for name in ("ada", "robot", "bob"):
+        user = make_user(name, is_superuser=name == "robot", created_at=story.start_at)
+        world.seen.accounts.add_user(user, Token(name, name, story.start_at, after(10**9)))
     for name in ("vision", "other"):
-        world.services.projects.add(make_project(name=name, created_at=story.start_at))
+        world.seen.projects.add(make_project(name=name, created_at=story.start_at))
     if any(request.about == "old" for request in story.requests):
         listing = archive.listing(io.BytesIO(CODE["old"]), len(CODE["old"]))
-        world.services.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)
+        world.seen.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)
         world.services.sources.kept_at[OLD] -= timedelta(seconds=2 * DAY)
     world.look()
     world.has_fatal_log = story.has_fatal_log

@@ -11,12 +11,13 @@ from tests.simulation.run import simulate
 from tests.simulation.shrink import rendered, shrink
 
 QUICK, SLOW = range(1, 16), range(16, 316)
+ON_ADAPTERS = range(1, 21)
 HALVES = [SLOW[::2], SLOW[1::2]]  # for two workers
 
 
-def broken(seeds: range) -> dict[int, list[str]]:
+def broken(seeds: range, *, adapters: bool = False) -> dict[int, list[str]]:
     """What breaks, by seed."""
-    results = [simulate(seed) for seed in seeds]
+    results = [simulate(seed, adapters=adapters) for seed in seeds]
     return {result.seed: [*map(str, result.broken)] for result in results if result.broken}
 
 
@@ -28,6 +29,11 @@ def test_all_promises_are_kept_in_a_few_stories() -> None:
 @pytest.mark.parametrize("seeds", HALVES, ids=str)
 def test_all_promises_are_kept_in_hundreds_of_stories(seeds: range) -> None:
     assert broken(seeds) == {}
+
+
+@pytest.mark.slow
+def test_all_promises_are_kept_on_the_real_adapters() -> None:
+    assert broken(ON_ADAPTERS, adapters=True) == {}
 
 
 CONFLICTING = {
@@ -68,8 +74,11 @@ def test_stories_are_full_of_faults() -> None:
     assert sum(result.calls for result in results) > 1_000
 
 
-def test_a_seed_tells_the_same_story_again() -> None:
-    assert simulate(2, traced=True).lines == simulate(2, traced=True).lines
+@pytest.mark.parametrize("adapters", [False, True], ids=["fakes", "adapters"])
+def test_a_seed_tells_the_same_story_again(adapters: bool) -> None:
+    first, second = (simulate(2, traced=True, adapters=adapters).lines for _ in range(2))
+    assert first == second
+    assert len(first) > 20
 
 
 def test_a_story_without_its_faults_has_none() -> None:

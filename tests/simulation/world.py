@@ -7,7 +7,8 @@ executor forgets what it was asked after five minutes and has few slots, a tag c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -17,11 +18,10 @@ import app as entry
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
-from chalicelib.domain.user import Token
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import LogLine
 from chalicelib.settings import EksSettings
-from tests.factories import DIGEST, SETTINGS, after, make_user
+from tests.factories import DIGEST, SETTINGS
 from tests.fakes import FakeBuildQueue, FakeExecutor, FakeServices, Run
 from tests.simulation.faults import Chance, Faults
 from tests.simulation.ports import MAX_LAG_SECONDS, Calls, SeenThroughFaults, Trace
@@ -86,15 +86,19 @@ class SimulatedExecutor(FakeExecutor):
         if not emits_events:
             self.forgets_after_seconds = 365 * DAY  # a Job's name is taken as long as there is the Job
 
-    def _started(self, build: Build) -> Run:
+    def start(self, build: Build) -> Run:
         handle = f"slipway-builds:run-{len(self._world.every_run) + 1}"
         run = self.runs[handle] = SimulatedRun(handle, build, self._clock.now)
         self._world.every_run.append(run)
         self._world.lines[f"logs:{handle}"] = []
         if self._world.has_fatal_log and len(self._world.every_run) == 1:
             self._world.fatal.add(f"logs:{handle}")
-        _Life(self._world, self._services, self, run).begin()
+        self.begin(run)
         return run
+
+    def begin(self, run: Run) -> None:
+        """It has what it needs."""
+        _Life(self._world, self._services, self, run).begin()
 
     def stop(self, handle: str) -> None:
         super().stop(handle)
@@ -326,21 +330,31 @@ class World:
         self.services.executors = {CODEBUILD: self.services.codebuild, EKS: self.services.eks}
         self._drop = self.services.sources.drop
         vars(self.services.sources)["drop"] = self._dropped
-        self.calls = Calls(
-            self.scheduler,
-            self.faults,
-            self.services.records,
-            self.fatal,
-            self.trace if self.is_traced else None,
-        )
-        self.calls.after_change = self.look
-        self.seen = SeenThroughFaults(self.services, self.calls)
+        self.wire()
+        self._drawn = 0  # random identifiers outside of any function
         self._changed_at = 0.0
         self._builds: dict[BuildKey, Build] = {}
         self._places: dict[tuple[str, str], Project] = {}
-        for name in ("ada", "robot", "bob"):
-            user = make_user(name, is_superuser=name == "robot", created_at=self.start_at)
-            self.services.accounts.add_user(user, Token(name, name, self.start_at, after(10**9)))
+
+    def wire(self) -> None:
+        """Puts faults between the use cases and the fakes."""
+        trace = self.trace if self.is_traced else None
+        self.calls = Calls(self.scheduler, self.faults, self.services.records, self.fatal, trace)
+        self.calls.after_change = self.look
+        self.seen: Any = SeenThroughFaults(self.services, self.calls)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """What has to be replaced beside `services`, while the world lasts."""
+        yield
+
+    def log_name(self, log: str) -> str:
+        """The name that a log has here, of the one that its adapter gave it."""
+        return log
+
+    def is_fatal(self, build: Build) -> bool:
+        """Whether its log ends any function that reads it."""
+        return build.log is not None and self.log_name(build.log) in self.fatal
 
     # Waking functions
 
@@ -496,7 +510,7 @@ class World:
             self.broken.append(("only what was deleted is purged", f"{build.key} was {build.last_status}"))
 
     def _dropped(self, sha256: str) -> None:
-        if self.services.code_references.is_referenced(sha256, self.services.now()):
+        if self.services.code_references.having(sha256):  # an upload that only noted it will see the mark
             self.broken.append(("code in use is kept", f"{sha256[:8]} was dropped"))
         self._drop(sha256)
 
@@ -514,6 +528,7 @@ class World:
         """A random identifier: of the current function, so that others do not change it."""
         function = current()
         if function is None:
-            return self.chance.hexadecimal("outside")
+            self._drawn += 1
+            return self.chance.hexadecimal(f"outside {self._drawn}")
         function.drawn += 1
         return self.chance.hexadecimal(f"{function.name} draws {function.drawn}")

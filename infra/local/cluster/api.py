@@ -246,7 +246,7 @@ class FakeKubernetes(Cluster):
             raise Refused(422, f"propagationPolicy: Unsupported value: {policy!r}")
         has_pod = self.node is not None and self.node.has_pod(described)
         if resource != "secrets" and has_pod and policy != "Orphan":
-            described["metadata"].setdefault("deletionTimestamp", timestamp())
+            described["metadata"].setdefault("deletionTimestamp", timestamp(self.now()))
         if resource == "pods" and has_pod:
             self.touch(described)  # it goes when its containers have ended
         elif resource == "jobs" and has_pod and policy == "Foreground":

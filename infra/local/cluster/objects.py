@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 Json = dict[str, Any]
@@ -16,13 +18,14 @@ class Cluster:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.now: Callable[[], datetime] = partial(datetime.now, UTC)
         self.lock = threading.Condition()  # guards what follows
         self.objects: dict[str, dict[str, Json]] = {"jobs": {}, "pods": {}, "secrets": {}}
         self.version = 0  # of the last change
 
     def add(self, resource: str, described: Json) -> None:
         """Stores an object with what a server adds. The lock is held."""
-        described["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": timestamp()}
+        described["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": timestamp(self.now())}
         if resource != "secrets":
             described.setdefault("status", {})
         self.objects[resource][described["metadata"]["name"]] = described
@@ -47,5 +50,6 @@ class Cluster:
         self.lock.notify_all()
 
 
-def timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(at: datetime | None = None) -> str:
+    """A time as objects have it; that of this moment when none is given."""
+    return (at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")

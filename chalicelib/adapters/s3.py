@@ -126,7 +126,18 @@ class S3Sources:
 
     def _open(self, key: str) -> IO[bytes]:
         with answered(STORAGE, missing=NotFound):
-            return cast("IO[bytes]", self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
+            return cast("IO[bytes]", _Body(self._s3.get_object(Bucket=self._bucket, Key=key)["Body"]))
+
+
+class _Body:
+    """What an answer brings, which may break off while it is read."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def read(self, size: int = -1) -> bytes:
+        with answered(STORAGE):
+            return bytes(self._body.read(None if size < 0 else size))
 
 
 class S3LogArchive:

@@ -9,20 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import botocore
 import pytest
 import urllib3
+from botocore.awsrequest import AWSResponse
 
 from chalicelib.adapters.s3 import S3LogArchive, S3Sources
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Source
-from chalicelib.errors import NoLog, NotFound
+from chalicelib.errors import NoLog, NotFound, Unavailable
 from chalicelib.ports import LogArchive, Offer, Sources
 from tests.factories import NOW, make_build, make_project
 from tests.fakes import Clock, FakeLogArchive, FakeSources
+from tests.simulation.http_calls import BrokenRaw
 
 LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
 
@@ -232,3 +235,21 @@ def test_storage_elsewhere_has_its_buckets_in_the_path(
 
     assert all(link.startswith(f"http://{host}/a-bucket/") for link in signed_links("a-bucket"))
     assert S3Sources("a-bucket").offer(make_project(), 1_000, NOW).url == f"http://{host}/a-bucket"
+
+
+@pytest.mark.parametrize("size", [-1, 10])
+def test_a_body_that_breaks_off_is_unavailable(
+    on_aws: None, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It is read later than the beginning of the answer came."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.Session())
+
+    def break_off(request: Any, **_: Any) -> AWSResponse:
+        return AWSResponse(request.url, 200, {}, BrokenRaw(b"half of it"))
+
+    boto3.DEFAULT_SESSION.events.register("before-send.s3.GetObject", break_off)
+    sources = S3Sources("any")
+
+    for body in (sources.open("ab"), sources.received(make_project(), "o1")):
+        with pytest.raises(Unavailable):
+            body.read(size)

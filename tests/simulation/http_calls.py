@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 from unittest import mock
@@ -80,6 +80,7 @@ class Answer:
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    breaks: bool = False  # the connection, before the body's end
 
     def __str__(self) -> str:
         return f"{self.status} {shown(self.body.decode(errors='replace'))}"
@@ -165,6 +166,8 @@ class HttpCalls(Calls):
         match fault:
             case Fault.ENDS_AFTER:
                 raise Ended
+            case Fault.LOST if request.name == "s3.GetObject" and answer.status < 300:
+                return replace(answer, breaks=True)
             case Fault.LOST if number < 0.5:
                 return Answer(500)
             case Fault.LOST | Fault.SLOW_LOST | Fault.OWN_CONFLICT:
@@ -250,16 +253,17 @@ def _session() -> Any:
 def _before_send(request: Any, event_name: str, **_: Any) -> AWSResponse:
     service, operation = event_name.split(".")[1:]
     timeout = Item.Meta.read_timeout_seconds if service == "dynamodb" else SDK_TIMEOUT
-    body = request.body.read() if hasattr(request.body, "read") else request.body or b""
+    content = request.body.read() if hasattr(request.body, "read") else request.body or b""
     headers = {name.lower(): _text(value) for name, value in request.headers.items()}
-    content = body.encode() if isinstance(body, str) else body
+    content = content.encode() if isinstance(content, str) else content
     try:
         answer = _calls.send(Request(service, operation, request.url, headers, content, timeout))
     except TimeoutError as exc:
         raise ReadTimeoutError(endpoint_url=request.url) from exc
     except ConnectionError as exc:
         raise EndpointConnectionError(endpoint_url=request.url) from exc
-    return AWSResponse(request.url, answer.status, answer.headers, Raw(answer.body))
+    body = BrokenRaw(answer.body) if answer.breaks else Raw(answer.body)
+    return AWSResponse(request.url, answer.status, answer.headers, body)
 
 
 def _text(value: bytes | str) -> str:
@@ -271,6 +275,13 @@ class Raw(io.BytesIO):
 
     def stream(self, *_: object, **__: object) -> Iterator[bytes]:
         yield self.read()
+
+
+class BrokenRaw(Raw):
+    """One whose end does not come."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise urllib3.exceptions.ProtocolError("Connection broken")
 
 
 class _Connection:

@@ -772,6 +772,16 @@ def test_code_that_a_project_is_about_to_have_counts_for_an_hour(store: Store) -
     assert not store.code_references.is_referenced("ab", after(3_601))
 
 
+def test_a_build_of_the_same_id_in_a_later_project_does_not_have_the_code(store: Store) -> None:
+    store.archive.purge(add(store, source=Source(code_sha256="ab")))
+    store.archive.purge(read_project(store))
+    add(store)
+
+    later = NOW + timedelta(hours=2)
+    store.code_references.is_referenced("ab", later)
+    assert not store.code_references.is_referenced("ab", later)
+
+
 def test_a_drop_is_seen_while_it_lasts_and_is_no_reference(store: Store) -> None:
     store.code_references.begin_drop("ab", NOW)
     assert store.code_references.is_being_dropped("ab", after(1))

@@ -60,7 +60,10 @@ def refer(code_sha256: str, key: BuildKey | ProjectKey, now: datetime) -> None:
 
 def _has_code(key: BuildKey | ProjectKey, code_sha256: str) -> bool:
     item = get(keys.record_key(key))
-    if item is None or isinstance(key, BuildKey):
-        return item is not None
+    if item is None:
+        return False
+    if isinstance(key, BuildKey):  # perhaps another build, of a later project with the same name
+        source = records.decode_build(item).source
+        return source is not None and source.code_sha256 == code_sha256
     code = records.decode_project(item).code
     return code is not None and code.sha256 == code_sha256

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 
-from chalicelib.domain.build import Build, Status
+from chalicelib.domain.build import EKS, Build, Status
 from chalicelib.domain.lifecycle import GRACE, Outcome
 from chalicelib.errors import NoLog, SlipwayError
 from chalicelib.usecases import logs
@@ -229,7 +229,9 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     whole = [world.lines[f"logs:{run.handle}"] for run in runs]
     if not whole or not whole[-1]:
         return
-    if build.log is None and runs[-1].handle not in world.services.executor(build.executor).runs:
+    is_removed = runs[-1].handle not in world.services.executor(build.executor).runs
+    has_no_pod = build.executor == EKS and runs[-1].outcome in (Outcome.GONE, Outcome.TIMED_OUT)
+    if build.log is None and (is_removed or has_no_pod):
         return  # it was removed before anybody saw its log's name
     messages = [each for each in world.logs.messages if each.body == str(build.key)]
     had_last_try = any(each.receives >= logs.TRIES for each in messages)

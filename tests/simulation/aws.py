@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PAGE = 2  # builds of a project's list, objects of a bucket's
 LOG_PAGE = 3  # events
+EMPTY = "-"  # the token of a log without any
 _PHASES = {Status.SCHEDULED: "QUEUED", Status.BUILDING: "PRE_BUILD", Status.RUNNING: "BUILD"}
 
 
@@ -144,13 +145,13 @@ class Aws:
         lines, token = logs.get(name, []), body.get("nextToken")
         if not body["startFromHead"]:
             return {"events": self._events(name, body, lines[-body["limit"] :])}
-        after = self._positions[int(token)] if token else None
+        after = self._positions[int(token)] if token not in (None, EMPTY) else None
         first = 1 + next(index for index, line in enumerate(lines) if line is after) if after else 0
         page = lines[first : first + LOG_PAGE]
         if page:
             self._positions.append(page[-1])
             token = str(len(self._positions) - 1)
-        return {"events": self._events(name, body, page), "nextForwardToken": token or "-"}
+        return {"events": self._events(name, body, page), "nextForwardToken": token or EMPTY}
 
     def _events(self, name: str, body: Json, lines: list[LogLine]) -> list[Json]:
         is_of_pod = name != f"{body['logGroupName']}:{body['logStreamName']}"

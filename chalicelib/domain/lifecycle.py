@@ -258,9 +258,7 @@ def follow(
         return None  # of a build that was purged, whose project was made anew
     new = replace(build, handle=build.handle or seen.handle, log=seen.log or build.log)
     for step in seen.steps:
-        if _RANK[step.status] > _reached(new, build.handle is not None) and may_follow(
-            new.last_status, step.status
-        ):
+        if _RANK[step.status] > _reached(new, build.handle is not None):
             new = advance(new, step.status, now, at=step.at)
     if seen.outcome is not None:
         new = _end(new, seen, now, digest, reason)

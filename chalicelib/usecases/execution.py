@@ -29,7 +29,7 @@ UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick
 
 def attend(services: Services, key: BuildKey) -> None:
     """Does what the build needs now: has it started, or stopped, or asks its executor about it. If it waited
-    for its turn and was started, those behind it get theirs."""
+    for its turn and does not any more, those behind it get theirs."""
     build = services.builds.get(key)
     if build is not None:
         attended = _attended(services, build)
@@ -274,8 +274,8 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
     try:
         handle = executor.submit(build)
     except Busy as busy:
-        if is_repeat:
-            return services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        if is_repeat:  # it is leased
+            return build
         return services.builds.save(lifecycle.release(build, str(busy)))
     except ExecutorRefused as refusal:
         if is_repeat:

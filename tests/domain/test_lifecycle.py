@@ -232,8 +232,17 @@ def test_details_that_just_fit_are_whole_and_longer_ones_are_left_out() -> None:
         assert row.details == (details if is_whole else {"cut": True})
 
 
-def test_what_fills_the_history_leaves_the_last_status_its_own_room() -> None:
-    full = lifecycle.advance(make_build(), SCHEDULED, NOW, traceback="t" * (ROOM - len('""')))
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"traceback": "t" * (ROOM - len('""'))},
+        {"details": {"d": "d" * (ROOM - len('{"d":""}'))}},
+        {"traceback": "t" * (ROOM - len('""')), "details": {"d": "a mark takes its place"}},
+    ],
+    ids=["a traceback", "details", "more than there is room for"],
+)
+def test_what_fills_the_history_leaves_the_last_status_its_own_room(texts: dict[str, Any]) -> None:
+    full = lifecycle.advance(make_build(), SCHEDULED, NOW, **texts)
     room = ROOM_OF_THE_LAST - len('""')
     for length, is_whole in ((room, True), (room + 1, False)):
         last = lifecycle.advance(full, Status.FAILED, NOW, traceback="t" * length).history[-1]
@@ -284,10 +293,16 @@ def test_a_claim_is_a_new_attempt_that_shows_the_former_log_until_it_has_its_own
 
     assert (claimed.attempt, claimed.submitting_at) == (2, after(1))
     assert (claimed.handle, claimed.log) == (None, "logs:run-1")
-    seen = make_observation(attempt=2, handle="run-2", log="logs:run-2")
-    moved = lifecycle.follow(claimed, seen, after(2), digest=None, reason=None)
-    assert moved is not None
-    assert (moved.handle, moved.log) == ("run-2", "logs:run-2")
+    for log, shown in ((None, "logs:run-1"), ("logs:run-2", "logs:run-2")):
+        seen = make_observation(attempt=2, handle="run-2", log=log)
+        moved = lifecycle.follow(claimed, seen, after(2), digest=None, reason=None)
+        assert moved is not None
+        assert (moved.handle, moved.log) == ("run-2", shown)
+
+
+def test_an_attempt_keeps_the_handle_that_was_noted_first() -> None:
+    noted = lifecycle.submitted(make_claimed(), "run-1", after(1), after(300))
+    assert followed(noted, make_observation(RUNNING, handle="another")).handle == "run-1"
 
 
 def test_a_claim_after_an_unfinished_one_remembers_that_it_may_have_made_the_image() -> None:

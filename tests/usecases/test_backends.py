@@ -190,10 +190,19 @@ def test_a_tick_without_a_cluster_does_not_wait_for_what_is_due_soon() -> None:
     assert minute.slept == 0
 
 
-def test_a_build_that_starts_between_two_ticks_is_looked_at_by_messages_until_the_next() -> None:
+@pytest.mark.parametrize("another", ["claims it", "repeats its start"])
+def test_a_build_that_starts_between_two_ticks_is_looked_at_by_messages_until_the_next(another: str) -> None:
     services = serving()
     key = create(services, "eks")
-    services.records.before_write.append(lambda: execution.attend(services, key))  # two at once
+
+    def two_at_once() -> None:
+        services.eks.after_start = lambda: None
+        execution.attend(services, key)
+
+    if another == "claims it":
+        services.records.before_write.append(two_at_once)
+    else:
+        services.eks.after_start = two_at_once
     execution.attend(services, key)
     assert services.queue.later == [key] * 5
 

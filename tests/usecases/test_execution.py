@@ -160,6 +160,34 @@ def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServic
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
+def test_an_end_that_overtakes_the_handle_leaves_nothing_to_ask(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+
+    def end() -> None:
+        end_with_an_image(services, key)
+        execution.observe(services, CODEBUILD, [services.codebuild.run_of(key).handle])
+        services.codebuild.is_down = True
+
+    services.codebuild.after_start = end
+    execution.attend(services, key)
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
+def test_a_build_that_was_started_is_not_started_again_though_its_executor_has_forgotten_it(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    services.codebuild.forget(services.codebuild.run_of(key))
+    services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
+    execution.attend(services, key)
+
+    assert services.codebuild.runs == {}
+    assert stored(services, key).attempt == 1
+
+
 def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeServices, create: Create) -> None:
     key = create()
     services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait."))
@@ -765,6 +793,39 @@ def test_a_build_whose_turn_has_come_brings_those_behind_it_along(
 
     started = [not stored(services, key).is_waiting for key in keys]
     assert started == [True, True, False, False]
+
+
+def test_a_build_that_still_waits_brings_no_other_along(services: FakeServices, create: Create) -> None:
+    services.codebuild.slots = 0
+    first, second = create(), create()
+    for key in (first, second):
+        execution.attend(services, key)
+    asked: list[BuildKey] = []
+    submit = services.codebuild.submit
+
+    def noted(build: Build) -> str:
+        asked.append(build.key)
+        return submit(build)
+
+    services.codebuild.submit = noted  # type: ignore[method-assign]
+    execution.attend(services, first)
+    assert asked == [first]
+
+
+def test_a_build_that_is_given_up_when_its_turn_comes_leaves_it_to_the_next(
+    services: FakeServices, create: Create
+) -> None:
+    services.codebuild.slots = 0
+    late = create()
+    execution.attend(services, late)
+    services.clock.forward(minutes=services.settings.wait_timeout_minutes + 1)
+    following = create()
+    execution.attend(services, following)
+    services.codebuild.slots = 1
+    execution.attend(services, late)
+
+    assert stored(services, late).last_status is Status.FAILED
+    assert stored(services, following).last_status is Status.SCHEDULED
 
 
 def test_a_build_that_did_not_wait_brings_no_other_along(services: FakeServices, create: Create) -> None:

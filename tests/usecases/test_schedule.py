@@ -111,6 +111,19 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
     assert (vars(record)["build"], vars(record)["measures"]) == (str(key), {"GivenUp": 1})
 
 
+def test_a_message_about_a_build_that_takes_too_long_leaves_its_end_to_the_schedule(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    services.clock.forward(minutes=131)
+    execution.attend(services, key)
+    assert (stored(services, key).last_status, services.codebuild.stopped) == (Status.SCHEDULED, [])
+
+    schedule.reconcile(services)
+    assert stored(services, key).last_status is Status.FAILED
+
+
 def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices, create: Create) -> None:
     key = create()
     services.registry.is_down = True  # it is not asked: nothing was started that could have made an image

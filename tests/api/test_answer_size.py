@@ -121,6 +121,13 @@ def test_a_kept_log_that_is_too_long_only_when_encoded_is_fetched_elsewhere(api:
 # Lists
 
 
+def test_a_page_has_at_most_500_rows_whatever_is_asked(api: Api, get: Get) -> None:
+    for _ in range(501):
+        add_build(api)
+    page = get("/api/v1/{owner}/{project}/builds", "limit=501")
+    assert len(json.loads(page.body)["results"]) == 500
+
+
 @pytest.mark.parametrize("character", ["码", "🚢"])
 def test_a_page_of_a_list_that_is_too_large_is_shorter_and_the_next_goes_on_after_it(
     api: Api, get: Get, character: str

@@ -19,6 +19,7 @@ TABLE = (
 )
 API = ("tests/api",)
 MYPY = ()
+MAX_SECONDS = 300  # of the tests of one breakage, which may make a loop endless
 PYTEST = ["pytest", "-x", "-p", "no:cacheprovider", "-m", "not slow and not engine"]
 
 
@@ -282,6 +283,10 @@ def not_found(project: Path) -> Iterator[str]:
 
 
 def _tested(project: Path, each: Breakage) -> int:
-    """How its tests end: with 0 when they pass, with 1 when one fails."""
+    """How its tests end: with 0 when they pass, with 1 when one fails or they do not end."""
     command = [*PYTEST, *each.tests] if each.tests else ["mypy", each.file]
-    return subprocess.run([sys.executable, "-m", *command], cwd=project, capture_output=True).returncode
+    command = [sys.executable, "-m", *command]
+    try:
+        return subprocess.run(command, cwd=project, capture_output=True, timeout=MAX_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        return 1

@@ -153,6 +153,23 @@ def test_a_user_that_an_older_version_has_written_can_be_given(dynamodb_table: R
         accounts.add_token(Token(SECRET, "ada", NOW, after(60)), [user])
 
 
+def test_a_process_remembers_so_many_users_and_tokens_and_then_forgets_them(
+    dynamodb_table: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chalicelib.adapters.dynamodb.accounts.CACHE_SIZE", 3)
+    accounts, other = DynamoAccounts(remember_seconds=3600), DynamoAccounts(remember_seconds=0)
+    changed = make_user(email="ada@example.org")
+    other.save_user(make_user())
+    accounts.user("ada")
+    other.save_user(changed)
+    for name in ("bob", "eve"):
+        accounts.user(name)
+    assert accounts.user("ada") == make_user()
+
+    accounts.token(SECRET)
+    assert accounts.user("ada") == changed
+
+
 def test_requests_of_a_minute_are_counted_together(accounts: Accounts) -> None:
     assert [accounts.count_requests("ada", NOW, 10) for _ in range(3)] == [10, 20, 30]
     assert accounts.count_requests("ada", after(60), 10) == 10

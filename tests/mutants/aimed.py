@@ -257,7 +257,6 @@ BREAKAGES = [
             "return Item.get(*key, consistent_read=True)",
             "return Item.get(*key)",
         ),
-        ("a retry of a transaction is another one", ", client_request_token=uuid.uuid4().hex", ""),
         ("another transaction is trouble", '    "TransactionConflict",\n', ""),
     ),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -153,12 +152,9 @@ def list_and_count(
 
 @contextmanager
 def transaction() -> Iterator[TransactWrite]:
-    """A write of several items, all or none. Raises Conflict when a condition fails. Its token makes retries
-    of the SDK harmless."""
-    with (
-        answered(),
-        TransactWrite(connection=_connection(), client_request_token=uuid.uuid4().hex) as write,
-    ):
+    """A write of several items, all or none. Raises Conflict when a condition fails. The SDK gives it a
+    token, so that its own retries are harmless."""
+    with answered(), TransactWrite(connection=_connection()) as write:
         yield write
 
 

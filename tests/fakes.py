@@ -395,9 +395,6 @@ class FakeAccounts:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.taken: dict[tuple[str, datetime], int] = {}
-        self.noted: dict[tuple[str, ProjectKey], datetime] = {}  # code that a project is about to have
-        self.dropping: dict[str, datetime] = {}
-        self.miscounted: dict[ProjectKey, datetime] = {}
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def user(self, name: str) -> User | None:

@@ -112,8 +112,8 @@ def buildspec() -> str:
 
 
 def build_id_of_event(event: Mapping[str, Any]) -> str:
-    """The CodeBuild id that a state-change or phase-change event is about. Nothing
-    else of the event is used: CodeBuild is asked about the build. Raises KeyError for another event."""
+    """The CodeBuild id that a state-change or phase-change event is about. Nothing else of the event is used:
+    CodeBuild is asked about the build. Raises KeyError for another event."""
     return str(event["detail"]["build-id"]).rpartition(":build/")[2]
 
 

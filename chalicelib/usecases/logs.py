@@ -108,8 +108,8 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
 
 
 def _kept(services: Services, build: Build, *, is_last_try: bool) -> tuple[Build, BuildBody | None]:
-    """The build's record once its log was kept, or when it is to be looked at again; and its texts, if the
-    log has told its Dockerfile."""
+    """The build's record once its log was kept, or when it is to be looked at again; and its texts, if
+    the log has its Dockerfile."""
     if build.log is None or build.deleted_at is not None:
         return replace(build, look_at=None), None
     if not is_last_try and not _is_complete(services, build, build.log):
@@ -127,8 +127,8 @@ def _kept(services: Services, build: Build, *, is_last_try: bool) -> tuple[Build
             log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
             size = None
     body = services.builds.body(build.key) if dockerfile else None
-    told = body and replace(body, reported_dockerfile=dockerfile)
-    return replace(build, look_at=None, kept_log_bytes=size or None), told
+    reported = body and replace(body, reported_dockerfile=dockerfile)
+    return replace(build, look_at=None, kept_log_bytes=size or None), reported
 
 
 def _is_complete(services: Services, build: Build, log: str) -> bool:

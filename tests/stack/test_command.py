@@ -99,7 +99,7 @@ def test_up_that_is_killed_leaves_nothing(command: Start, local_machine: Machine
     post(ready["url"], "/projects", {"name": "quick-start"})
     post(ready["url"], "/root/quick-start/builds", {"content": json.dumps(spec)})
     wait_until(lambda: any(each.startswith("sleep") for each in processes(nap)))
-    children = ["ps", "--ppid", str(up.pid), "-o", "args="]
+    children = ["ps", "-ww", "--ppid", str(up.pid), "-o", "args="]
     listed = subprocess.run(children, capture_output=True, text=True, check=True).stdout.splitlines()
     (folder,) = (line.split()[-1] for line in listed if "run_folder" in line)
     assert folder in " ".join(processes("docker-registry"))

@@ -19,6 +19,7 @@ from chalicelib.usecases import (
     cleanup,
     execution,
     logs,
+    materials,
     projects,
     reports,
     schedule,
@@ -51,21 +52,22 @@ def route(
     query: Sequence[str] = (),
     headers: Sequence[str] = (),
     refusals: Sequence[HTTPStatus] = (),
-    anonymous: bool = False,
+    caller: openapi.Caller = "user",
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """A route under the API's prefix; the view's annotation is the type of its answer.
 
     For the OpenAPI document are the type of the body, the names of `schemas.Parameters` that the query and
     the headers may have, and `refusals`, those that do not follow from the rest. Bodies are read by `web`,
-    whatever content type they claim. `anonymous` routes answer without a token as well, and refuse a bad one.
+    whatever content type they claim. A route for `anybody` answers without a token as well, and refuses a bad
+    one; what a route for a `build` is shown, its use case checks.
     """
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
-        handle = web.endpoint(app, status, anonymous=anonymous)(view)
+        handle = web.endpoint(app, status, anonymous=caller != "user")(view)
         app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(
             handle
         )
-        ROUTES.append(openapi.Route(view, methods, path, status, body, query, headers, refusals, anonymous))
+        ROUTES.append(openapi.Route(view, methods, path, status, body, query, headers, refusals, caller))
         return handle
 
     return declare
@@ -79,17 +81,17 @@ def healthz() -> Response:
     return Response("", {"Content-Type": "text/plain; charset=utf-8"})
 
 
-@route("/openapi.json", "GET", anonymous=True)
+@route("/openapi.json", "GET", caller="anybody")
 def get_openapi(call: web.Call) -> dict[str, Any]:
     return openapi.document(ROUTES, call.url().removesuffix("/openapi.json"))
 
 
-@route("/versions/{component}", "GET", anonymous=True)
+@route("/versions/{component}", "GET", caller="anybody")
 def get_version(call: web.Call, component: str) -> schemas.Versions | schemas.ChartVersion:
     return serializers.version(component)
 
 
-@route("/log_handler", "GET", anonymous=True)
+@route("/log_handler", "GET", caller="anybody")
 def get_log_handler(call: web.Call) -> schemas.LogHandler:
     return schemas.LogHandler()
 
@@ -108,7 +110,7 @@ def create_user(call: web.Call) -> schemas.NewUser:
     return serializers.new_user(new)
 
 
-@route("/users/token", "POST", refusals=(HTTPStatus.BAD_REQUEST,), anonymous=True)
+@route("/users/token", "POST", refusals=(HTTPStatus.BAD_REQUEST,), caller="anybody")
 def refuse_password_login(call: web.Call) -> NoReturn:
     accounts.refuse_password_login()
 
@@ -397,6 +399,42 @@ def heartbeat(call: web.Call, key: BuildKey) -> None:
 @route(BUILD + "/_reconcile", "POST", body=schemas.ReconciledFields)
 def report_reconciled(call: web.Call, key: BuildKey) -> None:
     reports.report_reconciled(call.services, call.user, key, call.fields())
+
+
+# What a build asks and reports while it runs, by the secret of its attempt
+
+
+def ask(
+    path: str, body: Any = schemas.AttemptFields
+) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    return route(BUILD + path, "POST", body=body, refusals=(HTTPStatus.GONE,), caller="build")
+
+
+@ask("/_materials")
+def get_materials(call: web.Call, key: BuildKey) -> schemas.Text:
+    """What an attempt needs before its steps run: a line `name base64` for each file."""
+    return schemas.Text(call.services.broker.ask(call.question("materials", key)))
+
+
+@ask("/_login")
+def get_login(call: web.Call, key: BuildKey) -> schemas.Text:
+    """A login for the registry, in the JSON of Docker's credential helpers."""
+    return schemas.Text(call.services.broker.ask(call.question("login", key)))
+
+
+@ask("/_report", schemas.ReportFields)
+def report_attempt(call: web.Call, key: BuildKey) -> schemas.Text:
+    """That an attempt has its code, or has pushed its image."""
+    return schemas.Text(call.services.broker.ask(call.question("report", key)))
+
+
+@app.lambda_function(name="broker")
+@telemetry.work("broker")
+def broker(event: Any, context: Any) -> dict[str, Any]:
+    """Answers them; only the function of the API may invoke it. It alone has the right to mint logins."""
+    from chalicelib.adapters.broker import answer
+
+    return answer(event, materials.OwnBroker(wiring.services()).ask)
 
 
 # What wakes the service besides requests

@@ -41,6 +41,10 @@ class NotFound(SlipwayError):
     """There is no such thing, or none that the caller may know of."""
 
 
+class Gone(SlipwayError):
+    """It was there, and never will be again: asking again is in vain."""
+
+
 class TooLarge(SlipwayError):
     """The body exceeds what this way in can carry."""
 

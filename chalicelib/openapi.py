@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from chalicelib import schemas
 
 Json = dict[str, Any]
+Caller = Literal["user", "anybody", "build"]  # whom a route answers: who shows a token, anyone, an attempt
 _REFUSALS = {
     HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
     HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
     HTTPStatus.FORBIDDEN: "The caller may not do this.",
     HTTPStatus.NOT_FOUND: "There is no such thing.",
     HTTPStatus.CONFLICT: "Too many others are changing the same thing; try again.",
+    HTTPStatus.GONE: "It is over: asking again is in vain.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "The idempotency key came with another request before; use a new one.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too many requests; `Retry-After` says when to come back.",
@@ -41,7 +43,7 @@ class Route:
     query: Sequence[str]  # names of `schemas.Parameters`, all optional
     headers: Sequence[str]  # likewise
     refusals: Sequence[HTTPStatus]  # beside those that follow from the rest
-    anonymous: bool
+    caller: Caller
 
     def answers(self) -> Iterator[tuple[HTTPStatus, Any]]:
         """The statuses of success and the types of their bodies."""
@@ -81,7 +83,7 @@ def document(routes: Sequence[Route], server: str) -> Json:
         "components": {
             "schemas": components | more | {"Faults": _FAULTS},
             "responses": {status.name: _refusal(status) for status in _REFUSALS},
-            "securitySchemes": {"token": _AUTHORIZATION},
+            "securitySchemes": {"token": _AUTHORIZATION, "attempt": _ATTEMPT},
         },
         "security": [{"token": []}],
     }
@@ -106,8 +108,8 @@ def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any,
     if route.body is not None:
         content = _ARCHIVE if route.body is bytes else _json(schema_of[route.body])
         operation["requestBody"] = {"required": True, "content": content}
-    if route.anonymous:
-        operation["security"] = [{}, {"token": []}]
+    if route.caller != "user":
+        operation["security"] = [{"attempt": []}] if route.caller == "build" else [{}, {"token": []}]
     return operation
 
 
@@ -140,7 +142,7 @@ def _refused(route: Route, method: str) -> list[HTTPStatus]:
         statuses.add(HTTPStatus.BAD_REQUEST)
     if "{" in route.path:
         statuses.add(HTTPStatus.NOT_FOUND)
-    writes = method != "GET" and not route.anonymous
+    writes = method != "GET" and route.caller == "user"
     if writes:
         statuses.add(HTTPStatus.CONFLICT)
     if "{project}" in route.path or (writes and _tag(route.path) == "users"):
@@ -192,6 +194,12 @@ _AUTHORIZATION = {
     "in": "header",
     "name": "Authorization",
     "description": "The word `token` and the key: `Authorization: token 0123abc…`.",
+}
+_ATTEMPT = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "Authorization",
+    "description": "The word `Build` and the secret that an attempt of a build was given.",
 }
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"repo": _FILE}, "required": ["repo"]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import IO, Any, Generic, Protocol, TypeVar
+from typing import IO, Any, Generic, Literal, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey
@@ -290,7 +290,7 @@ class Offer:
 
 
 class Sources(Protocol):
-    """Code of projects, and what executors fetch of it."""
+    """Code of projects."""
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
         """Keeps an archive by its hash, with what is in it. Idempotent."""
@@ -304,12 +304,6 @@ class Sources(Protocol):
     def find_archive(self, commit: str) -> str | None:
         """The hash of the kept archive that `commit`, the beginning of it, stands for."""
 
-    def stage(self, build: Build, dockerfile: str | None) -> None:
-        """Lays out what the build's executor fetches: Dockerfile and code.tar.gz. Idempotent."""
-
-    def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Where these files of a staged build can be read without a login, for an hour at most."""
-
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         """Leave for one upload into `project` of at most `max_bytes`."""
 
@@ -317,7 +311,7 @@ class Sources(Protocol):
         """What was uploaded under an offer. Raises NotFound."""
 
     def discard(self, build: Build) -> None:
-        """Forgets what was laid out and kept for a build. Idempotent."""
+        """Forgets the build's log, and what an older version had laid out for it. Idempotent."""
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         """Hashes that begin with `prefix`, of archives that were last kept before that time."""
@@ -346,8 +340,8 @@ class Executor(Protocol):
     """Where builds run."""
 
     def submit(self, build: Build) -> str:
-        """Starts the build's current attempt, whose source is staged, and returns its handle. The same
-        attempt submitted again within `replay_seconds` of its claim is one build.
+        """Starts the build's current attempt and returns its handle. The same attempt submitted again within
+        `replay_seconds` of its claim is one build.
 
         Raises Busy (this call made nothing: come later), ExecutorRefused (this call made nothing, and never
         will) and Unavailable (unknown: the same attempt has to be submitted again, or searched). Neither of
@@ -404,6 +398,42 @@ class RegistryLogins(Protocol):
         `expires_at`, about an hour from now."""
 
 
+class DeploymentSecrets(Protocol):
+    """Secrets of the deployment itself."""
+
+    def build_key(self) -> bytes:
+        """What the secrets of builds' attempts are made from; the same for the life of the deployment."""
+
+    def docker_hub_login(self) -> tuple[str, str] | None:
+        """User and token for Docker Hub, if the deployment has one."""
+
+
+class Scripts(Protocol):
+    """What builds run beside the engine."""
+
+    def texts(self) -> Mapping[str, str]:
+        """The scripts, by the names under which they call each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a build asks or reports, and the secret it shows for that."""
+
+    about: Literal["materials", "login", "report"]
+    build: str  # the text of a BuildKey
+    attempt: int
+    secret: str = field(repr=False)
+    told: Mapping[str, str]  # fields of a report
+
+
+class Broker(Protocol):
+    """Answers builds. In AWS a function of its own, because the one that the Internet reaches shall hold
+    nobody's logins."""
+
+    def ask(self, question: Question) -> str:
+        """The answer as a text. Raises Forbidden, Gone, Throttled, Invalid, Conflict, Unavailable."""
+
+
 class Logs(Protocol):
     """Lines of builds; `log` is what the executor's observation named, or what `reported` names."""
 
@@ -451,6 +481,12 @@ class Services(Protocol):
     def registry(self) -> Registry: ...
     @property
     def registry_logins(self) -> RegistryLogins: ...
+    @property
+    def deployment_secrets(self) -> DeploymentSecrets: ...
+    @property
+    def scripts(self) -> Scripts: ...
+    @property
+    def broker(self) -> Broker: ...
     @property
     def logs(self) -> Logs: ...
     def executor(self, name: str) -> Executor:

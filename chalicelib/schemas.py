@@ -321,6 +321,17 @@ class ReconciledFields(Struct):
     status: StatusName
 
 
+class AttemptFields(Struct):
+    attempt: Id
+
+
+class ReportFields(AttemptFields):
+    fetched: Annotated[bool, Meta(description="The attempt has its code.")] = False
+    commit: Annotated[str, Meta(description="What git resolved the revision to.")] | None = None
+    dockerfile: Annotated[str, Meta(description="Base64 for URLs.")] | None = None
+    digest: Annotated[str, Meta(description="Of the image that was pushed.")] | None = None
+
+
 class CodeReferenceFields(Struct):
     branch: Annotated[str, Meta(max_length=REFERENCE_FIELDS["branch"])] | None = None
     commit: Annotated[str, Meta(max_length=REFERENCE_FIELDS["commit"])] | None = None

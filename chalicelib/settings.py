@@ -62,13 +62,23 @@ class Settings:
     log_queue_url: Annotated[str, about("SQS: builds that have ended, whose log is to be archived")]
     dead_letter_queue_url: Annotated[str, about("SQS: requests that can never succeed")]
     codebuild_project: Annotated[str, about("runs the builds")]
-    bucket: Annotated[str, about("S3: sources of builds")]
+    bucket: Annotated[str, about("S3: code and logs")]
     registry: Annotated[str, about("where images go: host[:port][/prefix]")]
+    build_key_secret: Annotated[
+        str, about("Secrets Manager: what the secrets of builds' attempts are made from")
+    ]
     registry_kind: Annotated[Literal["ecr", "plain"], about("plain: http, for one machine only")]
     registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
         default="", repr=False
     )
     registry_role: Annotated[str, about("of AWS; a build's login to ECR is a narrowed session of it")] = ""
+    docker_hub_secret: Annotated[
+        str, about("Secrets Manager: JSON with `username` and `token`; empty: none", "DockerHubSecret")
+    ] = ""
+    api_url: Annotated[
+        str, about("of the API with its prefix, as builds reach it; told to who submits them")
+    ] = ""
+    broker_function: Annotated[str, about("of Lambda: answers builds; told to who serves the API")] = ""
     backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = (
         "codebuild"
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -25,7 +25,7 @@ from chalicelib.domain.build import ID_DIGITS, BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
-from chalicelib.ports import Services
+from chalicelib.ports import Question, Services
 from chalicelib.schemas import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET
 from chalicelib.serializers import PageTooLarge, Paging
 from chalicelib.usecases import accounts, throttle
@@ -48,6 +48,7 @@ _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Gone: HTTPStatus.GONE,
     errors.NoLog: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -124,6 +125,16 @@ class Call:
         key = self.request.headers.get("idempotency-key")
         return f"{self.user.name}:{checked_key(key)}" if key is not None else None
 
+    def question(self, about: Literal["materials", "login", "report"], key: BuildKey) -> Question:
+        """What a build asks: its secret is in the header, its attempt and what it reports in the body.
+        Raises Unauthenticated, Malformed, Invalid, TooLarge."""
+        words = self.request.headers.get("authorization", "").split()
+        if len(words) != 2 or words[0].lower() != "build":
+            raise errors.Unauthenticated("Only builds may ask this: `Authorization: Build <secret>`.")
+        told = {name: str(value) for name, value in self.fields().items() if value not in (None, False)}
+        attempt = _number(told.pop("attempt", None))
+        return Question(about, str(key), attempt, words[1], told)
+
     def archive(self) -> bytes:
         """The body of an upload: part `repo` of a form, or the whole. Raises Invalid, TooLarge."""
         limit = self.services.settings.max_inline_upload_bytes
@@ -199,7 +210,7 @@ def endpoint(
                 token = _token(request, anonymous)
                 user = accounts.authenticate(services, token) if token is not None else None
                 if user is not None:
-                    throttle.admit(services, user)
+                    throttle.admit(services, user.name, services.settings.requests_per_minute)
                 parameters = _path_parameters(captured)
                 if "key" in parameters:
                     telemetry.about(parameters["key"])

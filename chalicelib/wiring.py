@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING
 
 from chalicelib import settings as environment
 from chalicelib.domain.build import CODEBUILD
+from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable
 from chalicelib.ports import (
     Accounts,
     Archive,
     Bookmarks,
+    Broker,
     BuildQueue,
     Builds,
     CodeReferences,
     DeadLetters,
+    DeploymentSecrets,
     Executor,
     LogArchive,
     Logs,
     Projects,
     Registry,
     RegistryLogins,
+    Scripts,
     Services,
     Sources,
 )
@@ -117,6 +121,24 @@ class AwsServices:
         return EcrLogins(self.settings.registry_role)
 
     @cached_property
+    def deployment_secrets(self) -> DeploymentSecrets:
+        from chalicelib.adapters.secrets_manager import SecretsManager
+
+        return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
+
+    @cached_property
+    def scripts(self) -> Scripts:
+        from chalicelib.adapters.steps import StepFiles
+
+        return StepFiles()
+
+    @cached_property
+    def broker(self) -> Broker:
+        from chalicelib.adapters.broker import LambdaBroker
+
+        return LambdaBroker(self.settings.broker_function)
+
+    @cached_property
     def logs(self) -> Logs:
         from chalicelib.adapters.cloudwatch import CloudWatchLogs
 
@@ -137,7 +159,8 @@ class AwsServices:
 
         return CodeBuildExecutor(
             self.settings.codebuild_project,
-            self.settings.bucket,
+            self.settings.api_url,
+            self._secret_of,
             self.settings.buildkit_image,
             self.settings.queue_timeout_minutes,
             self.settings.build_timeout_minutes,
@@ -147,20 +170,21 @@ class AwsServices:
     def _eks(self) -> Executor:
         from chalicelib.adapters.eks.api import KubernetesApi
         from chalicelib.adapters.eks.executor import EksExecutor
-        from chalicelib.adapters.registry import docker_config
 
         eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
         return EksExecutor(
             KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
             eks,
-            self.sources,
-            lambda image: docker_config(self.registry_logins.mint(image)),
+            self.settings.api_url,
+            self._secret_of,
             plain_http=self.settings.plain_http,
             queue_minutes=self.settings.queue_timeout_minutes,
             build_minutes=self.settings.build_timeout_minutes,
-            now=self.now,
         )
+
+    def _secret_of(self, build_uuid: str, attempt: int) -> str:
+        return attempt_secret(self.deployment_secrets.build_key(), build_uuid, attempt)
 
 
 _services: Services = AwsServices()

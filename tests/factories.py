@@ -30,6 +30,7 @@ SETTINGS = Settings(
     codebuild_project="slipway-builds",
     bucket="slipway-sources",
     registry="registry.test:5000",
+    build_key_secret="slipway-build-key",
     registry_kind="plain",
 )
 SPEC: dict[str, Any] = {
@@ -76,8 +77,8 @@ def make_build(status: Status = Status.CREATED, *, number: int = 1, **changes: A
 
 
 def make_claimed(attempt: int = 1, **changes: Any) -> Build:
-    """A build whose attempt the executor was asked to start at NOW."""
-    build = make_build(**changes)
+    """A build whose attempt the executor was asked to start at NOW; its tag was free."""
+    build = make_build(**{"tag_was_free": True, **changes})
     while build.attempt < attempt:
         build = lifecycle.claim(build, NOW)
     return build

@@ -10,28 +10,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
+from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.repositories import Rights, cache_repository, rights
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
     Bookmarkable,
+    Broker,
     BuildView,
     Fresh,
     Given,
     IdempotencyKey,
     LogLine,
     Offer,
+    Question,
     RegistryLogin,
     Replay,
 )
 from chalicelib.settings import Settings
+from chalicelib.usecases.materials import OwnBroker
 from tests.factories import DIGEST, NOW, SETTINGS
 
 
@@ -486,7 +490,6 @@ class FakeSources:
         self._clock, self._log_archive = clock, log_archive or FakeLogArchive()
         self.kept_at: dict[str, datetime] = {}
         self.archives: dict[str, tuple[bytes, Listing]] = {}
-        self.staged: dict[str, tuple[str | None, bytes | None]] = {}  # build uuid -> Dockerfile, code
         self.offers: dict[str, bytes | None] = {}
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
@@ -501,13 +504,6 @@ class FakeSources:
 
     def find_archive(self, commit: str) -> str | None:
         return next((sha256 for sha256 in sorted(self.archives) if sha256.startswith(commit)), None)
-
-    def stage(self, build: Build, dockerfile: str | None) -> None:
-        code = self._kept(build.source.code_sha256)[0] if build.source and build.source.code_sha256 else None
-        self.staged[build.uuid] = (dockerfile, code)
-
-    def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
-        return {name: f"https://storage.test/{build_uuid}/{name}" for name in names}
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         offer_id = uuid.uuid4().hex
@@ -526,7 +522,6 @@ class FakeSources:
         self.offers[offer.fields["key"]] = content
 
     def discard(self, build: Build) -> None:
-        self.staged.pop(build.uuid, None)
         self._log_archive.texts.pop(build.uuid, None)
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
@@ -582,8 +577,8 @@ class FakeExecutor:
     replay_seconds = 150
     forgets_after_seconds = 300  # an attempt submitted later is started anew
 
-    def __init__(self, clock: Clock, sources: FakeSources, emits_events: bool = True) -> None:
-        self._clock, self._sources, self.emits_events = clock, sources, emits_events
+    def __init__(self, clock: Clock, emits_events: bool = True) -> None:
+        self._clock, self.emits_events = clock, emits_events
         self.runs: dict[str, Run] = {}
         self.slots = 1_000_000
         self.stopped: list[str] = []
@@ -597,7 +592,6 @@ class FakeExecutor:
             raise self.fail_next.popleft()
         run = self._remembered(build)
         if run is None:
-            assert build.uuid in self._sources.staged, "the source has to be staged first"
             if sum(each.outcome is None for each in self.runs.values()) >= self.slots:
                 raise Busy("No slot is free.")
             run = self.start(build)
@@ -711,6 +705,22 @@ class FakeRegistryLogins:
         return RegistryLogin(host, "AWS", password, expires_at)
 
 
+class FakeDeploymentSecrets:
+    def __init__(self) -> None:
+        self.docker_hub: tuple[str, str] | None = None
+
+    def build_key(self) -> bytes:
+        return b"a key"
+
+    def docker_hub_login(self) -> tuple[str, str] | None:
+        return self.docker_hub
+
+
+class FakeScripts:
+    def texts(self) -> Mapping[str, str]:
+        return {"ask": "#!/bin/sh\n"}
+
+
 class FakeLogs:
     def __init__(self) -> None:
         self.logs: dict[str, list[LogLine]] = {}
@@ -760,17 +770,38 @@ class FakeServices:
         self.dead_letters = FakeDeadLetters()
         self.log_archive = FakeLogArchive()
         self.sources = FakeSources(self.clock, self.log_archive)
-        self.codebuild = FakeExecutor(self.clock, self.sources)
-        self.eks = FakeExecutor(self.clock, self.sources, emits_events=False)
+        self.codebuild = FakeExecutor(self.clock)
+        self.eks = FakeExecutor(self.clock, emits_events=False)
         self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
         self.registry_logins = FakeRegistryLogins(self.clock)
+        self.deployment_secrets = FakeDeploymentSecrets()
+        self.scripts = FakeScripts()
+        self.broker: Broker = OwnBroker(self)
         self.logs = FakeLogs()
 
     def executor(self, name: str) -> FakeExecutor:
         if name not in self.executors:
             raise Unavailable(f"Nothing runs on {name} here.")
         return self.executors[name]
+
+    def question(
+        self,
+        about: Literal["materials", "login", "report"],
+        build: Build,
+        attempt: int | None = None,
+        /,
+        **told: str,
+    ) -> Question:
+        """What an attempt of a build asks, by default the current one."""
+        number = build.attempt if attempt is None else attempt
+        secret = attempt_secret(self.deployment_secrets.build_key(), build.uuid, number)
+        return Question(about, str(build.key), number, secret, told)
+
+    def push(self, build: Build, digest: str = DIGEST) -> None:
+        """What a build does at its end: it pushes its image and says so."""
+        self.registry.push(build.image, digest)
+        self.broker.ask(self.question("report", build, digest=digest))
 
     def use(self, records: Records) -> None:
         """These ports in the place of those in memory."""
@@ -789,7 +820,7 @@ class FakeServices:
                 self.queue.announced,
                 self.log_queue.announced,
                 self.dead_letters.letters,
-                (self.sources.archives, self.sources.staged, self.sources.offers),
+                (self.sources.archives, self.sources.offers),
                 self.log_archive.texts,
                 self.codebuild.runs,
                 self.eks.runs,

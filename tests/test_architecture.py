@@ -61,6 +61,7 @@ ALLOWED = {
     ),
     "chalicelib": (),
     "app": (
+        "chalicelib.adapters.broker",  # how to read its questions
         "chalicelib.adapters.codebuild",  # how to read its events
         "chalicelib.domain",
         "chalicelib.openapi",

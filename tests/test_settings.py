@@ -10,7 +10,7 @@ NEEDED = {
     f"SLIPWAY_{name}": "x"
     for name in (
         *("TABLE", "DISPATCH_QUEUE_URL", "LOG_QUEUE_URL", "DEAD_LETTER_QUEUE_URL"),
-        *("CODEBUILD_PROJECT", "BUCKET", "REGISTRY"),
+        *("CODEBUILD_PROJECT", "BUCKET", "REGISTRY", "BUILD_KEY_SECRET"),
     )
 } | {"SLIPWAY_REGISTRY_KIND": "ecr"}
 CLUSTER = {"SLIPWAY_EKS_CLUSTER": "lab"}

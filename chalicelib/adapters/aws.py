@@ -1,4 +1,4 @@
-"""What adapters on AWS share: the translation of the SDK's errors, and where sources lie in the bucket."""
+"""What adapters on AWS share: the translation of the SDK's errors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,3 @@ def answered(
         if missing is not None and code in _MISSING:
             raise missing from exc
         raise refusal(code, str(exc)) or Unavailable(f"{service} did not answer; try again.") from exc
-
-
-def source_folder(build_uuid: str) -> str:
-    """Where in the bucket a build's source is laid out."""
-    return f"builds/{build_uuid}/"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from chalicelib.adapters.aws import answered, source_folder
-from chalicelib.adapters.steps import VARIABLES, step
-from chalicelib.domain.build import Build, Source, Status
+from chalicelib.adapters.aws import answered
+from chalicelib.adapters.steps import VARIABLES, variables_of
+from chalicelib.domain.build import Build, Status
 from chalicelib.domain.failure import KILLED, KILLED_CODE
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.domain.repositories import cache_repository
@@ -53,30 +53,28 @@ _EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
 
 
 def start_build_request(
-    build: Build, project: str, bucket: str, buildkit_image: str, queue_minutes: int, build_minutes: int
+    build: Build,
+    project: str,
+    api_url: str,
+    secret: str,
+    buildkit_image: str,
+    queue_minutes: int,
+    build_minutes: int,
 ) -> dict[str, Any]:
     """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
     idempotency token always comes with the same parameters, as CodeBuild demands."""
-    source = build.source or Source()
     variables = {
         "SLIPWAY_BUILD": str(build.key),
         "SLIPWAY_UUID": build.uuid,
-        "SLIPWAY_ATTEMPT": str(build.attempt),
-        "SLIPWAY_IMAGE": build.image,
-        "SLIPWAY_NONCE": build.nonce,
-        "SLIPWAY_NOCACHE": "1" if build.nocache else "",
-        "SLIPWAY_GIT_URL": source.git_url or "",
-        "SLIPWAY_GIT_REVISION": source.git_revision or "",
-        "SLIPWAY_CONTEXT": source.context or "",
-        "SLIPWAY_DOCKERFILE": source.dockerfile or "",
+        **variables_of(build, api_url),
+        "SLIPWAY_SECRET": secret,
         "SLIPWAY_BUILDKIT_IMAGE": buildkit_image,
         "SLIPWAY_CACHE_REPOSITORY": cache_repository(build.image),
     }
     return {
         "projectName": project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
-        "sourceTypeOverride": "S3",
-        "sourceLocationOverride": f"{bucket}/{source_folder(build.uuid)}",
+        "sourceTypeOverride": "NO_SOURCE",
         "buildspecOverride": buildspec(),
         "timeoutInMinutesOverride": build_minutes,
         "queuedTimeoutInMinutesOverride": queue_minutes,
@@ -90,20 +88,21 @@ def start_build_request(
 def buildspec() -> str:
     """What CodeBuild runs for every build, never the buildspec of a user's code: it runs under our role.
 
-    As JSON, which is YAML too; each command is the whole text of a step.
+    As JSON, which is YAML too. CodeBuild prints each command, so they are short: the steps come with the
+    materials.
     """
     phases = {
-        "pre_build": ("fetch_code", "complete_dockerfile", "log_in"),
-        "build": ("build_and_push",),
+        "pre_build": ("fetch_code", "complete_dockerfile", "report_code"),
+        "build": ("build_and_push", "report_image"),
         "post_build": ("end_of_log",),
     }
+    commands = {phase: [f'. "$SLIPWAY_MEMORY/{name}"' for name in names] for phase, names in phases.items()}
+    commands["pre_build"].insert(0, 'sh -c "$SLIPWAY_ASK" ask _materials')
     text = json.dumps(
         {
             "version": 0.2,
             "env": {"shell": "bash", "variables": VARIABLES},
-            "phases": {
-                phase: {"commands": [step(name) for name in names]} for phase, names in phases.items()
-            },
+            "phases": {phase: {"commands": lines} for phase, lines in commands.items()},
         },
         indent=1,
     )
@@ -124,9 +123,17 @@ class CodeBuildExecutor:
     replay_seconds = 150  # CodeBuild keeps idempotency tokens for 300
 
     def __init__(
-        self, project: str, bucket: str, buildkit_image: str, queue_minutes: int, build_minutes: int
+        self,
+        project: str,
+        api_url: str,
+        secret_of: Callable[[str, int], str],
+        buildkit_image: str,
+        queue_minutes: int,
+        build_minutes: int,
     ) -> None:
-        self._project, self._bucket, self._buildkit_image = project, bucket, buildkit_image
+        """`secret_of` makes what an attempt shows to the API, of the build's uuid and the attempt."""
+        self._project, self._api_url, self._buildkit_image = project, api_url, buildkit_image
+        self._secret_of = secret_of
         self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
         self._codebuild: Any = boto3.client("codebuild")
         # The SDK must not repeat a start: after a first try whose answer got lost, "throttled" would not mean
@@ -138,7 +145,8 @@ class CodeBuildExecutor:
         request = start_build_request(
             build,
             self._project,
-            self._bucket,
+            self._api_url,
+            self._secret_of(build.uuid, build.attempt),
             self._buildkit_image,
             self._queue_minutes,
             self._build_minutes,

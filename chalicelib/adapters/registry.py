@@ -225,12 +225,6 @@ class SignedLogins:
         return RegistryLogin(_parts(image)[0], self._user, f"{text}.{signature}", expires_at)
 
 
-def docker_config(login: RegistryLogin) -> str:
-    """Docker's configuration (config.json) with a login."""
-    entry = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
-    return json.dumps({"auths": {login.host: {"auth": entry}}})
-
-
 def _cache(image: str) -> str:
     return cache_repository(image).partition("/")[2]
 

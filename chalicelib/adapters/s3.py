@@ -1,9 +1,9 @@
-"""Code and sources in S3.
+"""Code and logs in S3.
 
 | key                          | what                                             |
 |------------------------------|--------------------------------------------------|
 | code/<sha256>.tar.gz, .json  | an uploaded archive and what is in it            |
-| builds/<build uuid>/…        | what CodeBuild fetches for a build               |
+| builds/<build uuid>/…        | what an older version laid out for a build       |
 | uploads/<project uuid>/<id>  | uploaded under an offer; the bucket forgets it after a day |
 | logs/<build uuid>.txt        | the whole log of a build that has ended          |
 """
@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
 
@@ -19,7 +19,7 @@ import boto3
 import msgspec
 from botocore.config import Config
 
-from chalicelib.adapters.aws import answered, source_folder
+from chalicelib.adapters.aws import answered
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build
 from chalicelib.domain.project import Project
@@ -29,7 +29,6 @@ from chalicelib.settings import has_own_s3
 
 OFFER_SECONDS = 900
 LINK_SECONDS = 60
-SOURCE_LINK_SECONDS = 3600  # for executors that fetch a staged source when they get to it
 STORAGE = "The storage"
 
 
@@ -62,23 +61,6 @@ class S3Sources:
         found = page.get("Contents", [])
         return found[0]["Key"].removeprefix("code/").partition(".")[0] if found else None
 
-    def stage(self, build: Build, dockerfile: str | None) -> None:
-        folder = source_folder(build.uuid)
-        with answered(STORAGE, missing=NotFound):
-            if build.source and build.source.code_sha256:
-                archive = {"Bucket": self._bucket, "Key": _archive_key(build.source.code_sha256)}
-                self._s3.copy_object(Bucket=self._bucket, Key=f"{folder}code.tar.gz", CopySource=archive)
-            body = (dockerfile or "").encode()
-            self._s3.put_object(Bucket=self._bucket, Key=f"{folder}Dockerfile", Body=body)
-
-    def links(self, build_uuid: str, names: Sequence[str]) -> Mapping[str, str]:
-        def link(name: str) -> str:
-            place = {"Bucket": self._bucket, "Key": source_folder(build_uuid) + name}
-            return str(self._s3.generate_presigned_url("get_object", place, ExpiresIn=SOURCE_LINK_SECONDS))
-
-        with answered(STORAGE, missing=NotFound):
-            return {name: link(name) for name in names}
-
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         offer_id = uuid.uuid4().hex
         with answered(STORAGE, missing=NotFound):
@@ -94,8 +76,8 @@ class S3Sources:
         return self._open(_upload_key(project, offer_id))
 
     def discard(self, build: Build) -> None:
-        folder = source_folder(build.uuid)
-        keys = [f"{folder}Dockerfile", f"{folder}code.tar.gz", _log_key(build)]
+        folder = f"builds/{build.uuid}"
+        keys = [f"{folder}/Dockerfile", f"{folder}/code.tar.gz", _log_key(build)]
         with answered(STORAGE, missing=NotFound):
             self._s3.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}

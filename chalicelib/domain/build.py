@@ -123,6 +123,9 @@ class Build:
     submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
     handle: str | None = None  # what the executor calls this build; opaque outside of it
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
+    tag_was_free: bool = False  # before its first claim; nobody asked for those that an older version started
+    fetched_attempt: int = 0  # the last that has its code: its secret opens no more materials
+    pushed_digests: tuple[str, ...] = ()  # which its attempts have reported
     faults: int = 0  # attempts that ended by the executor's own fault
     queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
     turn_at: datetime | None = None  # when it was last claimed after it had waited for its turn

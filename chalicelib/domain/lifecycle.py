@@ -249,8 +249,8 @@ def follow(
 ) -> Build | None:
     """What the record becomes in the light of an observation; None when it tells nothing new.
 
-    `digest` is the registry's answer for the build's image, needed when the attempt's outcome is
-    succeeded or gone: no image, no success. `reason` says in words why the attempt failed.
+    `digest` is that of the build's image (`image_of`): with one, every end but a stop is success, without one
+    none is. `reason` says in words why the attempt failed.
     """
     if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
         return None  # without a claim, the attempt is over: the next one counts
@@ -289,12 +289,14 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
         return advance(build, status, now, at=seen.ended_at, message=message)
 
     match seen.outcome:
-        case Outcome.SUCCEEDED | Outcome.GONE | Outcome.FAULT if digest is not None:
+        case outcome if digest is not None and outcome is not Outcome.STOPPED:
             return replace(end(Status.SUCCEEDED, "Completed"), image_digest=digest)
         case Outcome.SUCCEEDED:
             return end(
                 Status.FAILED, "The build ended without an error, but the registry has no image of it."
             )
+        case Outcome.FAILED if build.stop_requested_at:  # it was told that it shall stop
+            return end(Status.STOPPED, _why_stopped(build))
         case Outcome.STOPPED:
             return end(
                 Status.STOPPED, _why_stopped(build) if build.stop_requested_at else "Stopped from outside."
@@ -319,6 +321,16 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
             )
         case _:
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
+
+
+def image_of(build: Build, answered: str | None) -> str | None:
+    """The digest of the build's image: what the registry answers for its tag, if an attempt reported that.
+
+    Whoever may push to the project's repository can take a tag before the build does. Builds that an older
+    version has started report nothing: for them, any answer counts.
+    """
+    is_reported = answered in build.pushed_digests or (build.attempt > 0 and not build.tag_was_free)
+    return answered if is_reported else None
 
 
 def overdue(

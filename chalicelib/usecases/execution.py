@@ -92,9 +92,10 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             return None
         digest = reason = None
         if seen.attempt == build.attempt:
-            if seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT):
-                digest = services.registry.digest(build.image)
-            elif seen.outcome is Outcome.FAILED and not seen.has_own_reason:
+            is_unclear = seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
+            if is_unclear or (seen.outcome is not None and build.pushed_digests):
+                digest = _digest(services, build)
+            if seen.outcome is Outcome.FAILED and digest is None and not seen.has_own_reason:
                 reason = _reason(services, seen)
         new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
         return new and log_change(build, services.builds.save(new))
@@ -107,6 +108,13 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         if new.nocache and new.image_digest is not None:
             _note_fresh(services, new)
     return key
+
+
+def _digest(services: Services, build: Build) -> str | None:
+    """The digest of the build's image, if it has one. Before one is reported, nobody need be asked."""
+    if build.tag_was_free and not build.pushed_digests:
+        return None
+    return lifecycle.image_of(build, services.registry.digest(build.image))
 
 
 def _note_fresh(services: Services, build: Build) -> None:
@@ -145,7 +153,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         return
     try:
         build = _asked_once_more(services, build)
-        digest = services.registry.digest(known.image) if known.attempt > 0 else None
+        digest = _digest(services, build) if build is not None and build.attempt > 0 else None
     except (Busy, Unavailable):
         digest = None
         if _why_overdue(services, known, GRACE_WITHOUT_ANSWER) is None:
@@ -215,10 +223,21 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
         if build is None or build.is_done or build.handle is not None:
             return build
         if build.submitting_at is None:
+            if build.attempt == 0 and not build.tag_was_free:
+                if services.registry.digest(build.image) is not None:
+                    return _refused_for_its_tag(services, build)
+                build = replace(build, tag_was_free=True)
             return _start(services, _claimed(services, build), is_repeat=False)
         return _complete(services, build, build.submitting_at)
 
     return retry_on_conflict(write)
+
+
+def _refused_for_its_tag(services: Services, build: Build) -> Build:
+    """Tags cannot be overwritten, and what stands there was pushed by somebody else."""
+    words = f"The registry has an image {build.image} already, which this build did not make."
+    failed = lifecycle.advance(build, Status.FAILED, services.now(), message=words)
+    return log_change(build, services.builds.save(failed))
 
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
@@ -261,15 +280,11 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
 
     What the executor answers to a repeated start says nothing about the first one: the claim stays then.
     """
-    if build.attempt > 1 and (digest := services.registry.digest(build.image)):
+    if build.attempt > 1 and (digest := _digest(services, build)):
         return _finished_before(services, build, digest)
-    body = services.builds.body(build.key)
-    if body is None:
-        return None
     executor = services.executor(build.executor)
     services.registry.prepare(build.image)
-    services.sources.stage(build, body.dockerfile)
-    if not _may_repeat(services, build):  # staging took so long that the executor may forget the attempt
+    if not _may_repeat(services, build):  # that took so long that the executor may forget the attempt
         raise Unavailable(f"Build {build.key} could not be submitted in time; it is searched for next.")
     try:
         handle = executor.submit(build)

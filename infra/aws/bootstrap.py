@@ -12,7 +12,6 @@ from typing import Any
 import boto3
 
 from chalicelib import wiring
-from chalicelib.adapters.steps import step
 from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts
 
@@ -24,8 +23,23 @@ _OF_OUTPUT = {
     "RequestsDeadQueueUrl": "SLIPWAY_DEAD_LETTER_QUEUE_URL",
     "BuildProject": "SLIPWAY_CODEBUILD_PROJECT",
     "Registry": "SLIPWAY_REGISTRY",
+    "BuildKey": "SLIPWAY_BUILD_KEY_SECRET",
 }
 _POLL_SECONDS = 5
+_LOG_IN = """# log_in: a failed login ends the build here, and its log names the registry
+(
+  refused() { printf 'ERROR: the login to %s failed\\n' "$1"; exit 1; }
+  if [ -n "${SLIPWAY_ECR_HOST:-}" ]; then
+    password=$(aws ecr get-login-password) || refused "$SLIPWAY_ECR_HOST"
+    printf '%s' "$password" |
+      docker login --username AWS --password-stdin "$SLIPWAY_ECR_HOST" || refused "$SLIPWAY_ECR_HOST"
+  fi
+  if [ -n "${SLIPWAY_DOCKER_HUB_TOKEN:-}" ]; then
+    printf '%s' "$SLIPWAY_DOCKER_HUB_TOKEN" |
+      docker login --username "${SLIPWAY_DOCKER_HUB_USERNAME:-}" --password-stdin || refused 'Docker Hub'
+  fi
+)
+"""
 _COPY = """# copy: with all platforms, so that the digest stays
 for image in $SLIPWAY_BUILDKIT_IMAGES; do
   digest=${image##*@sha256:}
@@ -87,14 +101,20 @@ def copy_images(
     """Has CodeBuild copy images into the deployment's repository of tools, where builds find them by their
     digests, and waits for the end. Raises CopyFailed."""
     codebuild: Any = boto3.client("codebuild")
-    variables = {"SLIPWAY_BUILDKIT_IMAGES": " ".join(images)}
+    given = {
+        "SLIPWAY_BUILDKIT_IMAGES": " ".join(images),
+        "SLIPWAY_ECR_HOST": of.outputs["Registry"].partition("/")[0],
+    }
+    variables = [{"name": name, "value": value, "type": "PLAINTEXT"} for name, value in given.items()]
+    if hub := of.parameters["DockerHubSecret"]:
+        for name, key in (("USERNAME", "username"), ("TOKEN", "token")):
+            secret = {"value": f"{hub}:{key}", "type": "SECRETS_MANAGER"}
+            variables.append({"name": f"SLIPWAY_DOCKER_HUB_{name}", **secret})
     build = codebuild.start_build(
         projectName=of.outputs["BuildProject"],
         buildspecOverride=copying_buildspec(),
         serviceRoleOverride=of.outputs["CopyRole"],
-        environmentVariablesOverride=[
-            {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
-        ],
+        environmentVariablesOverride=variables,
     )["build"]
     phase = ""
     while build["buildStatus"] == "IN_PROGRESS":
@@ -111,6 +131,6 @@ def copy_images(
 
 
 def copying_buildspec() -> str:
-    """Logs in as builds do, then copies."""
-    phases = {"build": {"commands": [step("log_in"), _COPY]}}
+    """Logs in by the rights of the role, which no build has, then copies."""
+    phases = {"build": {"commands": [_LOG_IN, _COPY]}}
     return json.dumps({"version": 0.2, "env": {"shell": "bash"}, "phases": phases})

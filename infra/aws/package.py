@@ -27,7 +27,9 @@ TEMPLATE = Path(__file__).with_name("template.yaml")
 CHALICE_STAGE = "aws"
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # of Lambda's architectures, as wheels name them
 # What adapters make clients of.
-SERVICES = frozenset({"codebuild", "dynamodb", "ecr", "eks", "logs", "s3", "sqs", "sts"})
+SERVICES = frozenset(
+    {"codebuild", "dynamodb", "ecr", "eks", "lambda", "logs", "s3", "secretsmanager", "sqs", "sts"}
+)
 _DESCRIPTIONS = ("service-2.json", "endpoint-rule-set-1.json", "paginators-1.json")
 _OF_INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 # Never loaded: PyYAML's C parser (texts are read by the safe one in Python), time zones but UTC, browsers.

@@ -172,6 +172,11 @@ def create_resources(table: str, bucket: str) -> Queues:
     return Queues(dispatch, logs, requests, dead_requests)
 
 
+def create_secret(name: str, value: str) -> None:
+    """A secret of Secrets Manager."""
+    boto3.client("secretsmanager").create_secret(Name=name, SecretString=value)
+
+
 def _queue(name: str) -> tuple[str, str]:
     """A queue and its dead-letter queue, by their URLs."""
     sqs = boto3.client("sqs")

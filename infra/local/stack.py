@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 
+from chalicelib.ports import Broker
+from chalicelib.wiring import AwsServices
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
 from infra.local.machine.engine import Engine, EngineFailed
-from infra.local.machine.engines import with_logins
+from infra.local.machine.engines import with_helper
 from infra.local.machine.registry import Registry, answers
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
-    from chalicelib.ports import Services
     from infra.local.cluster.api import FakeKubernetes
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ TABLE = "slipway"
 AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
 PREFIX = "slipway"  # of all projects' repositories
+BUILD_KEY = "slipway-build-key"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,16 @@ class Running:
     aws_url: str
     queues: aws.Queues
     kubernetes: FakeKubernetes | None  # with the backend eks
+
+
+class Services(AwsServices):
+    """The broker is no function of its own here."""
+
+    @cached_property
+    def broker(self) -> Broker:
+        from chalicelib.usecases.materials import OwnBroker
+
+        return OwnBroker(self)
 
 
 @contextmanager
@@ -89,6 +102,7 @@ def stack(
                     "SLIPWAY_REGISTRY": f"{registry}/{PREFIX}",
                     "SLIPWAY_REGISTRY_KIND": "plain",
                     "SLIPWAY_REGISTRY_LOGIN": registry_login,
+                    "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
                     "SLIPWAY_API_PREFIX": "/api/v1",
                 }
                 | dict(settings or {})
@@ -96,12 +110,15 @@ def stack(
         )
         clean_up = _CleanUp(engine)
         closing.callback(clean_up.close)
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-login-")))
+        variables = with_helper(engine.environment, folder, registry)
         kubernetes = None
         if os.environ.get("SLIPWAY_BACKEND") == "eks":
             reconcile_every_seconds = EKS_TICK_SECONDS
-            kubernetes = _kubernetes(engine, clean_up, state, concurrency, seconds_per_minute)
+            kubernetes = _kubernetes(variables, clean_up, state, concurrency, seconds_per_minute)
             closing.enter_context(_environment(_eks_settings(kubernetes)))
         queues = aws.create_resources(TABLE, BUCKET)
+        aws.create_secret(BUILD_KEY, _build_key(state))
         closing.enter_context(
             _environment(
                 {
@@ -117,7 +134,10 @@ def stack(
         from chalicelib import wiring
         from chalicelib.usecases import accounts
 
-        services = wiring.AwsServices()
+        images = Registry(registry, registry_login, None)
+        gateway = Gateway(app, port, {f"The registry {registry}": lambda: answers(images)})
+        closing.enter_context(_environment({"SLIPWAY_API_URL": f"{gateway.url}/api/v1"}))
+        services = Services()
         previous = wiring.install(services)
         closing.callback(wiring.install, previous)
         root = accounts.ensure_superuser(services, "root", token=root_token)
@@ -127,19 +147,15 @@ def stack(
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
         triggers = Triggers(app, sources, schedules)
         codebuild = CodeBuild(
-            {PROJECT: engine.environment},
-            s3=boto3.client("s3"),
+            {PROJECT: variables},
             logs=boto3.client("logs"),
             ring=triggers.ring,
             state=state,
             concurrency=concurrency,
             seconds_per_minute=seconds_per_minute,
             clean_up=clean_up,
-            log_in=partial(_log_in, services),
         )
         closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
-        images = Registry(registry, registry_login, None)
-        gateway = Gateway(app, port, {f"The registry {registry}": lambda: answers(images)})
         closing.callback(triggers.close)
         if kubernetes is not None:
             closing.callback(kubernetes.close)
@@ -150,12 +166,14 @@ def stack(
         yield Running(gateway.url, root, codebuild, moto.url, queues, kubernetes)
 
 
-def _log_in(services: Services, variables: Mapping[str, str], folder: Path) -> Mapping[str, str]:
-    """A build's variables with a login of its own in their engine's configuration."""
-    from chalicelib.adapters.registry import docker_config
-
-    login = docker_config(services.registry_logins.mint(variables["SLIPWAY_IMAGE"]))
-    return with_logins(variables, folder, json.loads(login)["auths"])
+def _build_key(state: Path) -> str:
+    """What this stack makes its builds' secrets from, as long as its folder is kept."""
+    file = state / "build-key"
+    if not file.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        file.touch(0o600)
+        file.write_text(secrets.token_hex())
+    return file.read_text()
 
 
 class _CleanUp:
@@ -180,7 +198,11 @@ class _CleanUp:
 
 
 def _kubernetes(
-    engine: Engine, clean_up: Callable[[], None], state: Path, slots: int, seconds_per_minute: float
+    variables: Mapping[str, str],
+    clean_up: Callable[[], None],
+    state: Path,
+    slots: int,
+    seconds_per_minute: float,
 ) -> FakeKubernetes:
     from infra.local.cluster.api import FakeKubernetes
     from infra.local.cluster.node import Node
@@ -188,7 +210,7 @@ def _kubernetes(
     fake = FakeKubernetes(CLUSTER, "slipway-builds")
     fake.node = Node(
         fake,
-        engine.environment,
+        variables,
         logs=boto3.client("logs"),
         state=state / "node",
         slots=slots,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from chalicelib.adapters.eks.api import KubernetesApi
 from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.settings import EksSettings
 from infra.local.cluster.api import FakeKubernetes
-from tests.fakes import Clock, FakeSources
+
+API_URL = "https://api.test/v1"
 
 
 @contextmanager
@@ -27,22 +27,19 @@ def kubernetes() -> Iterator[tuple[FakeKubernetes, EksSettings]]:
 
 def eks_executor(
     eks: EksSettings,
-    sources: FakeSources | None = None,
     *,
-    login: Callable[[str], str] = lambda image: '{"auths": {}}',
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    secret_of: Callable[[str, int], str] = lambda uuid, attempt: f"secret of {uuid} {attempt}",
 ) -> EksExecutor:
     """Speaks to that cluster over TLS, with a token signed by the environment's credentials."""
     api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
     return EksExecutor(
         api,
         eks,
-        sources or FakeSources(Clock()),
-        login,
+        API_URL,
+        secret_of,
         plain_http=False,
         queue_minutes=60,
         build_minutes=60,
-        now=now,
     )
 
 

@@ -1,16 +1,13 @@
-"""What builds on EKS need of AWS: where the cluster is, links to the source."""
+"""What builds on EKS need of AWS: where the cluster is."""
 
 from __future__ import annotations
 
 import boto3
 import pytest
-import urllib3
 
 from chalicelib.adapters.eks.api import KubernetesApi
-from chalicelib.adapters.s3 import S3Sources
 from chalicelib.errors import Unavailable
 from infra.local.cluster.api import FakeKubernetes
-from tests.factories import make_claimed
 
 
 def test_endpoint_and_certificate_are_asked_of_eks(on_aws: None) -> None:
@@ -25,17 +22,6 @@ def test_endpoint_and_certificate_are_asked_of_eks(on_aws: None) -> None:
 def test_a_cluster_that_is_not_there_is_unavailable(on_aws: None) -> None:
     with pytest.raises(Unavailable, match="asked where the cluster nowhere is, did not answer"):
         KubernetesApi("nowhere").call("GET", "/version")
-
-
-def test_links_lead_to_the_staged_files_without_a_login(on_aws: None) -> None:
-    boto3.client("s3").create_bucket(Bucket="links")
-    sources, build = S3Sources("links"), make_claimed()
-    sources.stage(build, "FROM linked\n")
-
-    links = sources.links(build.uuid, ["Dockerfile"])
-
-    assert list(links) == ["Dockerfile"]
-    assert urllib3.request("GET", links["Dockerfile"]).data == b"FROM linked\n"
 
 
 def test_a_token_of_another_kind_is_refused() -> None:

@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import subprocess
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import boto3
 import pytest
 
 from chalicelib.adapters.eks.api import TRIES, KubernetesApi, bearer_token
-from chalicelib.adapters.eks.executor import EksExecutor
+from chalicelib.adapters.eks.executor import Api, EksExecutor
 from chalicelib.adapters.eks.job import SELECTOR, job_name, job_of
 from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
@@ -24,9 +25,9 @@ from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, schedule
 from infra.local.cluster.api import FakeKubernetes
-from tests.adapters.clusters import container, eks_executor, ended, kubernetes, running
-from tests.factories import NOW, SETTINGS, make_claimed, make_project, make_user
-from tests.fakes import Clock, FakeServices, FakeSources
+from tests.adapters.clusters import API_URL, container, eks_executor, ended, kubernetes, running
+from tests.factories import SETTINGS, make_claimed, make_project, make_user
+from tests.fakes import FakeServices
 
 BUILD = make_claimed()
 JOB = job_name(BUILD)
@@ -49,6 +50,18 @@ def executor(cluster: tuple[FakeKubernetes, EksSettings]) -> EksExecutor:
     return eks_executor(cluster[1])
 
 
+def executor_on(api: Api) -> EksExecutor:
+    return EksExecutor(
+        api,
+        EksSettings("lab"),
+        API_URL,
+        lambda uuid, attempt: "hush",
+        plain_http=False,
+        queue_minutes=60,
+        build_minutes=60,
+    )
+
+
 def jobs(fake: FakeKubernetes) -> list[str]:
     return list(fake.objects["jobs"])
 
@@ -56,10 +69,12 @@ def jobs(fake: FakeKubernetes) -> list[str]:
 # Faults
 
 
-def test_a_job_comes_with_its_secrets(fake: FakeKubernetes, executor: EksExecutor) -> None:
+def test_a_job_comes_with_its_secret(fake: FakeKubernetes, executor: EksExecutor) -> None:
     assert executor.submit(BUILD) == JOB
     assert jobs(fake) == [JOB]
-    assert sorted(fake.objects["secrets"]) == [f"{JOB}-registry", f"{JOB}-source"]
+    (secret,) = fake.objects["secrets"].values()
+    assert secret["metadata"]["name"] == f"{JOB}-secret"
+    assert b64decode(secret["data"]["secret"]).decode() == f"secret of {BUILD.uuid} {BUILD.attempt}"
 
 
 def test_an_answer_lost_after_the_job_was_made_makes_no_second_one(
@@ -80,10 +95,10 @@ def test_a_cluster_that_never_answers_is_unavailable_and_the_next_try_completes(
     assert fake.objects["secrets"] == {}
 
     assert executor.submit(BUILD) == JOB
-    assert len(fake.objects["secrets"]) == 2
+    assert len(fake.objects["secrets"]) == 1
 
 
-def test_secrets_that_a_dead_submitter_did_not_make_are_made_by_whoever_looks(
+def test_a_secret_that_a_dead_submitter_did_not_make_is_made_by_whoever_looks(
     fake: FakeKubernetes, executor: EksExecutor
 ) -> None:
     fake.lose_next_answer(TRIES)
@@ -92,26 +107,17 @@ def test_secrets_that_a_dead_submitter_did_not_make_are_made_by_whoever_looks(
 
     assert executor.find_handle(BUILD) == JOB
     executor.observe([JOB])
-    assert len(fake.objects["secrets"]) == 2
+    assert len(fake.objects["secrets"]) == 1
 
 
 @pytest.mark.parametrize("refusal", [(403, "exceeded quota: secrets"), (429, "wait"), (403, "no"), (500, "")])
-def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
+def test_whatever_hinders_the_secret_of_a_job_it_stays_the_only_one(
     refusal: tuple[int, str],
 ) -> None:
     """For 75 minutes no Secret can be made: one Job, one attempt, and a warning that says why it waits."""
     cluster = Cluster()
     services = FakeServices(replace(SETTINGS, eks=EksSettings("lab"), backend="eks"))
-    services.executors["eks"] = EksExecutor(  # type: ignore[assignment]
-        cluster,
-        EksSettings("lab"),
-        services.sources,
-        lambda image: "{}",
-        plain_http=False,
-        queue_minutes=60,
-        build_minutes=60,
-        now=services.now,
-    )
+    services.executors["eks"] = executor_on(cluster)  # type: ignore[assignment]
     services.projects.add(make_project())
     spec = {"config": {"build": {"image": "python:3"}, "version": 1, "kind": "build"}}
     key = builds.create(services, make_user(), "ada", "vision", spec).build.key
@@ -127,7 +133,7 @@ def test_whatever_hinders_the_secrets_of_a_job_it_stays_the_only_one(
 
     cluster.refusal_of_secrets = None
     schedule.reconcile(services)
-    assert len(cluster.secrets) == 2
+    assert len(cluster.secrets) == 1
 
 
 class Cluster:
@@ -163,17 +169,7 @@ def test_a_refusal_that_comes_after_the_job_was_made_does_not_say_that_there_is_
     """The client repeats a call whose answer got lost; what it hears then is about the repetition."""
     cluster = Cluster()
     cluster.refuses_after_making = True
-    executor = EksExecutor(
-        cluster,
-        EksSettings("lab"),
-        FakeSources(Clock()),
-        lambda image: "{}",
-        plain_http=False,
-        queue_minutes=60,
-        build_minutes=60,
-        now=lambda: NOW,
-    )
-    assert executor.submit(BUILD) == JOB
+    assert executor_on(cluster).submit(BUILD) == JOB
 
 
 def test_a_token_that_expired_is_replaced(fake: FakeKubernetes, executor: EksExecutor) -> None:
@@ -235,18 +231,8 @@ def test_a_full_quota_means_wait() -> None:
                 return 404, {}
             return 403, {"message": 'jobs.batch "x" is forbidden: exceeded quota: builds, used: 2000'}
 
-    executor = EksExecutor(
-        Full(),
-        EksSettings("lab"),
-        FakeSources(Clock()),
-        None,
-        plain_http=False,
-        queue_minutes=60,
-        build_minutes=60,
-        now=lambda: datetime.now(UTC),
-    )
     with pytest.raises(Busy, match="exceeded quota"):
-        executor.submit(BUILD)
+        executor_on(Full()).submit(BUILD)
 
 
 @pytest.mark.parametrize(
@@ -314,45 +300,12 @@ def test_any_number_of_running_builds_is_one_list_in_pages(
     assert (len(names), pages) == (5, 3)
 
 
-def test_links_that_may_have_died_are_renewed_until_they_were_used(
-    cluster: tuple[FakeKubernetes, EksSettings],
-) -> None:
-    fake, eks = cluster
-    now = [datetime.now(UTC)]
-    executor = eks_executor(eks, now=lambda: now[0])
-    executor.submit(BUILD)
-
-    def version() -> str:
-        return str(fake.objects["secrets"][f"{JOB}-source"]["metadata"]["resourceVersion"])
-
-    first = version()
-
-    executor.observe([JOB])
-    assert version() == first
-    now[0] += timedelta(minutes=11)
-    executor.observe([JOB])
-    second = version()
-    assert second != first
-
-    fetching = {"name": "fetch", "state": {"running": {"startedAt": "2024-03-01T12:00:00Z"}}}
-    pod = running(fake, JOB, initContainerStatuses=[fetching], containerStatuses=[])
-    now[0] += timedelta(seconds=31)  # it is at it for too long: the link may be dead
-    executor.observe([JOB])
-    third = version()
-    assert third != second
-
-    pod["status"]["initContainerStatuses"][0]["state"] = {"terminated": {"exitCode": 0}}
-    now[0] += timedelta(hours=1)
-    executor.observe([JOB])
-    assert version() == third
-
-
 # What is seen, told. Pods and Jobs as servers write them, shortened to what matters.
 
 
 def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Observation | None:
     made = job_of(
-        BUILD, EksSettings("lab"), plain_http=False, has_login=True, queue_minutes=60, build_minutes=60
+        BUILD, EksSettings("lab"), api_url=API_URL, plain_http=False, queue_minutes=60, build_minutes=60
     )
     made["metadata"]["creationTimestamp"] = "2024-03-01T12:00:00Z"
     template = made["spec"]["template"]
@@ -598,8 +551,8 @@ def test_kubectl_gets_along_with_the_fake(
     other = job_of(
         make_claimed(number=2),
         EksSettings("lab"),
+        api_url=API_URL,
         plain_http=True,
-        has_login=False,
         queue_minutes=1,
         build_minutes=1,
     )

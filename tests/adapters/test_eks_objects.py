@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -18,13 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.adapters import steps
-from chalicelib.adapters.eks.job import fetch_script, job_of, resources_of, secrets_of
+from chalicelib.adapters.eks.job import job_of, resources_of, secret_of
 from chalicelib.domain.build import SPECIAL_FILES_MARK, Build, Source
 from chalicelib.domain.dockerfile import SPECIAL_FILES
 from chalicelib.domain.environment import parse_environment, placement
 from chalicelib.domain.spec import parse_content
 from chalicelib.settings import EksSettings, Profile
 from infra.local.cluster.rules import refusal
+from tests.adapters.attempts import attempt_api, shell_and_path
+from tests.adapters.clusters import API_URL
 from tests.factories import SPEC, make_archive, make_claimed
 
 EXPECTED = Path(__file__).with_name("expected")
@@ -32,11 +33,9 @@ LAB = EksSettings("lab", node_keys=("disk", "example.com/pool"))
 SCHEMAS = "1.33"
 
 
-def job(
-    build: Build, eks_settings: EksSettings = LAB, *, plain_http: bool = False, has_login: bool = True
-) -> dict[str, Any]:
+def job(build: Build, eks_settings: EksSettings = LAB, *, plain_http: bool = False) -> dict[str, Any]:
     return job_of(
-        build, eks_settings, plain_http=plain_http, has_login=has_login, queue_minutes=30, build_minutes=60
+        build, eks_settings, api_url=API_URL, plain_http=plain_http, queue_minutes=30, build_minutes=60
     )
 
 
@@ -81,7 +80,6 @@ CLONED = make_claimed(
                 make_claimed(),
                 EksSettings("lab", image="mirror.test/buildkit"),
                 plain_http=True,
-                has_login=False,
             ),
         ),
     ],
@@ -91,8 +89,10 @@ def test_the_whole_job(name: str, described: dict[str, Any]) -> None:
     # the scripts have tests of their own below
     described = json.loads(json.dumps(described))
     pod = described["spec"]["template"]["spec"]
-    for container in (*pod["initContainers"], *pod["containers"]):
-        container["command"][2] = "…"
+    pod["initContainers"][0]["command"][2] = "…"
+    for variable in pod["initContainers"][0]["env"]:
+        if variable["name"] == "SLIPWAY_ASK":
+            variable["value"] = "…"
     file = EXPECTED / f"{name}.json"
     if not file.exists():
         file.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
@@ -100,27 +100,22 @@ def test_the_whole_job(name: str, described: dict[str, Any]) -> None:
     assert described == json.loads(file.read_text())
 
 
-def test_secrets_belong_to_the_job_and_hold_what_it_must_not_show() -> None:
+def test_the_secret_belongs_to_the_job_which_does_not_show_it() -> None:
     made = job(UPLOADED)
     made["metadata"]["uid"] = "11111111-2222-3333-4444-555555555555"
-    links = {"Dockerfile": "https://s3/D?sig=1", "code.tar.gz": "https://s3/c?sig=2"}
-    owner = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": made["metadata"]["name"],
-        "uid": made["metadata"]["uid"],
-    }
+    secret = secret_of(made, "hush-4711")
 
-    source, registry = secrets_of(made, links, '{"auths": {}}')
-
-    assert source["metadata"]["ownerReferences"] == registry["metadata"]["ownerReferences"] == [owner]
-    assert {name: base64.b64decode(value).decode() for name, value in source["data"].items()} == links
-    assert registry["type"] == "kubernetes.io/dockerconfigjson"
-    assert base64.b64decode(registry["data"][".dockerconfigjson"]) == b'{"auths": {}}'
-    for secret in (source, registry):
-        valid(secret)
-    assert "sig=" not in json.dumps(made)
-    assert len(secrets_of(made, links, None)) == 1
+    assert secret["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": made["metadata"]["name"],
+            "uid": made["metadata"]["uid"],
+        }
+    ]
+    assert base64.b64decode(secret["data"]["secret"]) == b"hush-4711"
+    valid(secret)
+    assert "hush" not in json.dumps(made)
 
 
 def test_nothing_in_a_pod_can_speak_to_the_cluster_or_to_aws() -> None:
@@ -189,7 +184,6 @@ _sources = st.none() | st.builds(
     _sources,
     st.sampled_from(["userns", "rootless"]),
     st.booleans(),
-    st.booleans(),
     st.integers(1, 9999),
     st.booleans(),
 )
@@ -198,7 +192,6 @@ def test_every_object_that_can_be_made_is_taken_by_a_server(
     source: Source | None,
     profile: Profile,
     plain_http: bool,
-    has_login: bool,
     attempt: int,
     nocache: bool,
 ) -> None:
@@ -211,75 +204,66 @@ def test_every_object_that_can_be_made_is_taken_by_a_server(
         resources=spec.environment.resources,
         placement=placement(spec.environment, LAB.node_keys),
     )
-    valid(job(build, replace(LAB, profile=profile), plain_http=plain_http, has_login=has_login))
+    valid(job(build, replace(LAB, profile=profile), plain_http=plain_http))
 
 
-# The script of the first container, in the shell that BuildKit's image has. Links are files here.
-
-FAKE_WGET = 'wget() { cp "$4" "$3"; }\n'
+# The script of the first container, in the shell that BuildKit's image has
 
 
 @pytest.fixture(params=["dash", "busybox"])
-def shell(request: pytest.FixtureRequest) -> list[str]:
-    found = shutil.which(request.param)
-    if found is None:
-        pytest.skip(f"{request.param} is not installed here")
-    return [found, "sh"] if request.param == "busybox" else [found]
+def shell(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str], str]:
+    return shell_and_path(request.param, tmp_path)
 
 
 def fetched(
-    shell: list[str], folder: Path, files: dict[str, bytes], **variables: str
+    shell: tuple[list[str], str], folder: Path, dockerfile: str, code: bytes | None = None, **variables: str
 ) -> tuple[int, str, Path]:
-    work, links = folder / "work", folder / "links"
-    for made in (work, links):
-        made.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-        (links / name).write_text(str(folder / name))
+    """Status, output and the folder with the result."""
+    command, path = shell
+    work = folder / "work"
+    work.mkdir()
     empty = dict.fromkeys(
         ("SLIPWAY_GIT_URL", "SLIPWAY_GIT_REVISION", "SLIPWAY_CONTEXT", "SLIPWAY_DOCKERFILE"), ""
     )
-    done = subprocess.run(
-        [*shell, "-c", FAKE_WGET + fetch_script(), "fetch", *files],
-        cwd=work,
-        env={
-            **empty,
-            "PATH": "/usr/bin:/bin",
-            "SLIPWAY_LINKS": str(links),
-            "SLIPWAY_NONCE": "n",
-            **steps.VARIABLES,
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-        timeout=10,
-    )
+    with attempt_api({"Dockerfile": dockerfile}, {"code": code} if code else {}) as api:
+        told = api.variables(folder / "memory")
+        (folder / "secret").write_text(told.pop("SLIPWAY_SECRET"))
+        done = subprocess.run(
+            [*command, "-c", steps.step("prepare_in_pod")],
+            cwd=work,
+            env={"PATH": path, "SLIPWAY_SECRET_FILE": str(folder / "secret"), **told, **empty, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.stderr == ""
+    if done.returncode == 0:
+        assert api.told("_report") == [{"attempt": "1", "fetched": "1"}]
+        assert api.logins.count(None) == (1 if code else 0)  # storage is asked without our secret
     return done.returncode, done.stdout, work
 
 
-def test_code_is_laid_out_beside_its_dockerfile(shell: list[str], tmp_path: Path) -> None:
+def test_code_is_laid_out_beside_its_dockerfile(shell: tuple[list[str], str], tmp_path: Path) -> None:
     code = make_archive({"src/app.py": "print()", "src/setup.sh": "true", "README": "x"})
-    status, output, work = fetched(
-        shell, tmp_path, {"Dockerfile": b"FROM x\n", "code.tar.gz": code}, SLIPWAY_CONTEXT="src"
-    )
+    status, output, work = fetched(shell, tmp_path, "FROM x\n", code, SLIPWAY_CONTEXT="src")
     assert (status, output) == (0, "")
     assert sorted(each.name for each in (work / "build").iterdir()) == ["app.py", "setup.sh"]
     assert (work / "build" / "setup.sh").stat().st_mode & 0o100
     assert (work / "Dockerfile").read_text() == "FROM x\n"
 
 
-def test_without_code_the_folder_is_empty_and_the_mark_goes(shell: list[str], tmp_path: Path) -> None:
-    status, _, work = fetched(shell, tmp_path, {"Dockerfile": b"FROM x\n#slipway-special-files\nRUN y\n"})
+def test_without_code_the_folder_is_empty_and_the_mark_goes(
+    shell: tuple[list[str], str], tmp_path: Path
+) -> None:
+    status, _, work = fetched(shell, tmp_path, "FROM x\n#slipway-special-files\nRUN y\n")
     assert status == 0
     assert list((work / "build").iterdir()) == []
     assert (work / "Dockerfile").read_text() == "FROM x\nRUN y\n"
 
 
-def test_special_files_of_the_code_are_copied(shell: list[str], tmp_path: Path) -> None:
+def test_special_files_of_the_code_are_copied(shell: tuple[list[str], str], tmp_path: Path) -> None:
     code = make_archive({"requirements.txt": "a", "setup.sh": "true"})
-    text = b"FROM x\n#slipway-special-files\nRUN y\n"
-    _, _, work = fetched(shell, tmp_path, {"Dockerfile": text, "code.tar.gz": code})
+    _, _, work = fetched(shell, tmp_path, "FROM x\n#slipway-special-files\nRUN y\n", code)
     assert (work / "Dockerfile").read_text().splitlines() == [
         "FROM x",
         "COPY build/requirements.txt /code",
@@ -290,15 +274,14 @@ def test_special_files_of_the_code_are_copied(shell: list[str], tmp_path: Path) 
 
 @pytest.mark.parametrize("group", SPECIAL_FILES)
 def test_of_each_group_of_special_files_the_first_is_copied(
-    shell: list[str], tmp_path: Path, group: tuple[str, ...]
+    shell: tuple[list[str], str], tmp_path: Path, group: tuple[str, ...]
 ) -> None:
     code = make_archive(dict.fromkeys(reversed(group), "x"))
-    text = f"FROM x\n{SPECIAL_FILES_MARK}\n".encode()
-    _, _, work = fetched(shell, tmp_path, {"Dockerfile": text, "code.tar.gz": code})
+    _, _, work = fetched(shell, tmp_path, f"FROM x\n{SPECIAL_FILES_MARK}\n", code)
     assert (work / "Dockerfile").read_text() == f"FROM x\nCOPY build/{group[0]} /code\n"
 
 
-def test_a_link_named_setup_makes_nothing_executable(shell: list[str], tmp_path: Path) -> None:
+def test_a_link_named_setup_makes_nothing_executable(shell: tuple[list[str], str], tmp_path: Path) -> None:
     code = io.BytesIO()
     with tarfile.open(fileobj=code, mode="w:gz") as tar:
         for name, target in (("setup.sh", "data"), ("data", "")):
@@ -306,8 +289,7 @@ def test_a_link_named_setup_makes_nothing_executable(shell: list[str], tmp_path:
             entry.type, entry.linkname = (tarfile.SYMTYPE, target) if target else (tarfile.REGTYPE, "")
             entry.mode = 0o644
             tar.addfile(entry)
-    files = {"Dockerfile": b"FROM x\n", "code.tar.gz": code.getvalue()}
-    status, _, work = fetched(shell, tmp_path, files)
+    status, _, work = fetched(shell, tmp_path, "FROM x\n", code.getvalue())
     assert status == 0
     assert (work / "build" / "setup.sh").is_symlink()
     assert not (work / "build" / "data").stat().st_mode & 0o111
@@ -321,9 +303,9 @@ def test_a_link_named_setup_makes_nothing_executable(shell: list[str], tmp_path:
     ],
 )
 def test_what_the_code_does_not_have_is_said(
-    shell: list[str], tmp_path: Path, variable: str, value: str, words: str
+    shell: tuple[list[str], str], tmp_path: Path, variable: str, value: str, words: str
 ) -> None:
-    files = {"Dockerfile": b"FROM x\n", "code.tar.gz": make_archive({"README": "x"})}
-    status, output, _ = fetched(shell, tmp_path, files, **{variable: value})
+    code = make_archive({"README": "x"})
+    status, output, _ = fetched(shell, tmp_path, "FROM x\n", code, **{variable: value})
     assert status != 0
     assert output.strip() == words

@@ -3,7 +3,6 @@ TLS to the fake Kubernetes API."""
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,12 +22,12 @@ from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from infra.local.codebuild.api import CodeBuild
-from tests.adapters.clusters import eks_executor, kubernetes
+from tests.adapters.clusters import API_URL, eks_executor, kubernetes
 from tests.factories import NOW, make_claimed
-from tests.fakes import Clock, FakeExecutor, FakeSources
+from tests.fakes import Clock, FakeExecutor
 
 BUILDKIT = "docker.io/moby/buildkit@sha256:" + "ab" * 32
-PROJECT, BUCKET = "slipway-builds", "slipway-sources"
+PROJECT = "slipway-builds"
 PATIENCE_SECONDS = 30.0
 
 
@@ -37,7 +36,6 @@ class Stage:
     """An executor, and what a test does around it."""
 
     executor: Executor
-    stage_source: Callable[[Build], None]
     forget_token: Callable[[], None]
     refuse: Callable[[str], None]
 
@@ -46,34 +44,26 @@ class Stage:
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "fake":
         clock = Clock(datetime.now(UTC))
-        sources = FakeSources(clock)
-        fake = FakeExecutor(clock, sources)
+        fake = FakeExecutor(clock)
 
         def refuse(code: str) -> None:
             error = Busy if code == "AccountLimitExceededException" else ExecutorRefused
             fake.fail_next.append(error(code))
 
-        yield Stage(
-            fake, lambda build: sources.stage(build, "FROM x"), lambda: clock.forward(minutes=6), refuse
-        )
+        yield Stage(fake, lambda: clock.forward(minutes=6), refuse)
         return
     request.getfixturevalue("on_aws")
     if request.param == "EKS":
-        sources = FakeSources(Clock())
         with kubernetes() as (api, eks):
             yield Stage(
-                eks_executor(eks, sources),
-                lambda build: sources.stage(build, "FROM x"),
+                eks_executor(eks),
                 lambda: None,  # names of Jobs are known for as long as they are there
                 lambda code: api.answer_next(429 if code == "AccountLimitExceededException" else 422, TRIES),
             )
         return
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
     skipped_seconds = [0.0]
     service = CodeBuild(
         {PROJECT: {"SLIPWAY_ENGINE": "none"}},
-        s3=s3,
         logs=boto3.client("logs"),
         ring=lambda event: None,
         state=tmp_path,
@@ -86,22 +76,19 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
         skipped_seconds[0] += 301
 
     yield Stage(
-        CodeBuildExecutor(PROJECT, BUCKET, BUILDKIT, queue_minutes=60, build_minutes=60),
-        lambda build: _put(s3, f"builds/{build.uuid}/Dockerfile"),
+        code_build_executor(),
         forget_token,
         service.refuse_next,
     )
     service.close()
 
 
-def _put(s3: Any, key: str) -> None:
-    s3.put_object(Bucket=BUCKET, Key=key, Body=io.BytesIO(b"FROM x"))
+def code_build_executor() -> CodeBuildExecutor:
+    return CodeBuildExecutor(PROJECT, API_URL, lambda uuid, attempt: "hush", BUILDKIT, 60, 60)
 
 
 def claimed(stage: Stage, number: int = 1) -> Build:
-    build = replace(make_claimed(number=number), submitting_at=datetime.now(UTC) - timedelta(seconds=5))
-    stage.stage_source(build)
-    return build
+    return replace(make_claimed(number=number), submitting_at=datetime.now(UTC) - timedelta(seconds=5))
 
 
 def test_one_attempt_submitted_twice_is_one_build(stage: Stage) -> None:
@@ -177,22 +164,29 @@ def test_the_buildspec_runs_the_steps_and_fits() -> None:
     assert document["env"] == {"shell": "bash", "variables": steps.VARIABLES}
     commands = {name: phase["commands"] for name, phase in document["phases"].items()}
     assert commands == {
-        "pre_build": [steps.step(name) for name in ("fetch_code", "complete_dockerfile", "log_in")],
-        "build": [steps.step("build_and_push")],
-        "post_build": [steps.step("end_of_log")],
+        "pre_build": [
+            'sh -c "$SLIPWAY_ASK" ask _materials',
+            '. "$SLIPWAY_MEMORY/fetch_code"',
+            '. "$SLIPWAY_MEMORY/complete_dockerfile"',
+            '. "$SLIPWAY_MEMORY/report_code"',
+        ],
+        "build": ['. "$SLIPWAY_MEMORY/build_and_push"', '. "$SLIPWAY_MEMORY/report_image"'],
+        "post_build": ['. "$SLIPWAY_MEMORY/end_of_log"'],
     }
 
 
 def test_the_request_is_a_function_of_build_and_attempt() -> None:
     build = make_claimed(attempt=2, nocache=True, source=Source(code_sha256="ab", context="app"))
-    request = start_build_request(build, PROJECT, BUCKET, BUILDKIT, queue_minutes=30, build_minutes=45)
+    request = start_build_request(build, PROJECT, API_URL, "hush", BUILDKIT, 30, 45)
 
     assert request.pop("buildspecOverride") == buildspec()
     variables = {each["name"]: each["value"] for each in request.pop("environmentVariablesOverride")}
     assert variables == {
         "SLIPWAY_BUILD": "ada/vision/1",
         "SLIPWAY_UUID": build.uuid,
+        "SLIPWAY_API": f"{API_URL}/ada/vision/builds/1",
         "SLIPWAY_ATTEMPT": "2",
+        "SLIPWAY_SECRET": "hush",
         "SLIPWAY_IMAGE": "registry.test:5000/ada/vision-0000:1",
         "SLIPWAY_NONCE": build.nonce,
         "SLIPWAY_NOCACHE": "1",
@@ -206,8 +200,7 @@ def test_the_request_is_a_function_of_build_and_attempt() -> None:
     assert request == {
         "projectName": PROJECT,
         "idempotencyToken": f"{build.uuid}-2",
-        "sourceTypeOverride": "S3",
-        "sourceLocationOverride": f"{BUCKET}/builds/{build.uuid}/",
+        "sourceTypeOverride": "NO_SOURCE",
         "timeoutInMinutesOverride": 45,
         "queuedTimeoutInMinutesOverride": 30,
         "autoRetryLimitOverride": 0,
@@ -300,7 +293,7 @@ class Scripted:
 
 
 def test_builds_are_observed_by_hundreds(on_aws: None) -> None:
-    executor = CodeBuildExecutor(PROJECT, BUCKET, BUILDKIT, 60, 60)
+    executor = code_build_executor()
     executor._codebuild = scripted = Scripted()
     handles = [f"{PROJECT}:{number}" for number in range(250)]
 
@@ -312,5 +305,5 @@ def test_a_service_that_does_not_answer_is_unavailable(on_aws: None, monkeypatch
     monkeypatch.setenv("AWS_ENDPOINT_URL_CODEBUILD", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(Unavailable) as trouble:
-        CodeBuildExecutor(PROJECT, BUCKET, BUILDKIT, 60, 60).observe(["x"])
+        code_build_executor().observe(["x"])
     assert trouble.value.__cause__ is not None

@@ -20,7 +20,6 @@ from chalicelib.adapters.registry import (
     FixedLogin,
     HttpRegistry,
     SignedLogins,
-    docker_config,
     session_policy,
 )
 from chalicelib.domain.project import image_reference
@@ -124,14 +123,6 @@ def test_a_login_does_not_show_in_what_is_printed(logins: RegistryLogins) -> Non
     login = logins.mint(IMAGE)
 
     assert login.password and login.password not in repr(login)
-
-
-def test_a_login_is_given_to_docker_as_its_configuration(logins: RegistryLogins) -> None:
-    login = logins.mint(IMAGE)
-
-    (entry,) = json.loads(docker_config(login))["auths"].items()
-    assert entry[0] == HOST
-    assert base64.b64decode(entry[1]["auth"]).decode() == f"AWS:{login.password}"
 
 
 def test_two_plain_logins_differ_and_neither_has_the_registrys_own() -> None:
@@ -288,9 +279,10 @@ def test_the_login_of_a_plain_registry_does_not_show_in_the_settings() -> None:
         "CODEBUILD_PROJECT",
         "BUCKET",
         "REGISTRY",
+        "BUILD_KEY_SECRET",
     )
     given = {f"SLIPWAY_{name}": "x" for name in names}
-    plain = given | {"SLIPWAY_REGISTRY_KIND": "plain", "SLIPWAY_REGISTRY_LOGIN": "AWS:secret"}
+    plain = given | {"SLIPWAY_REGISTRY_KIND": "plain", "SLIPWAY_REGISTRY_LOGIN": "AWS:hush"}
 
-    assert read(plain).registry_login == "AWS:secret"
-    assert "secret" not in repr(read(plain))
+    assert read(plain).registry_login == "AWS:hush"
+    assert "hush" not in repr(read(plain))

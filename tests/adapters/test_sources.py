@@ -20,7 +20,6 @@ from botocore.awsrequest import AWSResponse
 
 from chalicelib.adapters.s3 import S3LogArchive, S3Sources
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Source
 from chalicelib.errors import NoLog, NotFound, Unavailable
 from chalicelib.ports import LogArchive, Offer, Sources
 from tests.factories import NOW, make_build, make_project
@@ -34,7 +33,6 @@ LISTING = Listing(frozenset({"a.py", "app/b.py"}), frozenset({"app"}))
 class Place:
     sources: Sources
     upload: Callable[[Offer, bytes], int]  # what a client does with an offer: HTTP status
-    staged: Callable[[str], dict[str, bytes]]  # files laid out for the build of this uuid
 
 
 @pytest.fixture(params=["fake", "S3"])
@@ -46,12 +44,7 @@ def place(request: pytest.FixtureRequest) -> Place:
             fake.upload(offer, content)
             return 204
 
-        def staged_in_fake(build_uuid: str) -> dict[str, bytes]:
-            dockerfile, code = fake.staged[build_uuid]
-            files = {"Dockerfile": (dockerfile or "").encode()}
-            return files | ({"code.tar.gz": code} if code is not None else {})
-
-        return Place(fake, upload_to_fake, staged_in_fake)
+        return Place(fake, upload_to_fake)
     request.getfixturevalue("on_aws")
     bucket, s3 = f"sources-{uuid.uuid4().hex}", boto3.client("s3")
     s3.create_bucket(Bucket=bucket)
@@ -59,14 +52,7 @@ def place(request: pytest.FixtureRequest) -> Place:
     def upload(offer: Offer, content: bytes) -> int:
         return urllib3.request("POST", offer.url, fields={**offer.fields, "file": ("x", content)}).status
 
-    def staged(build_uuid: str) -> dict[str, bytes]:
-        prefix = f"builds/{build_uuid}/"
-        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
-        return {
-            key.removeprefix(prefix): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
-        }
-
-    return Place(S3Sources(bucket), upload, staged)
+    return Place(S3Sources(bucket), upload)
 
 
 @pytest.fixture(params=["fake", "S3"])
@@ -95,19 +81,6 @@ def test_what_was_not_kept_is_not_found(place: Place) -> None:
             read("cd")
 
 
-def test_a_build_without_code_is_its_dockerfile(place: Place) -> None:
-    place.sources.stage(make_build(), "FROM x\n")
-    assert place.staged(make_build().uuid) == {"Dockerfile": b"FROM x\n"}
-
-
-def test_a_build_with_code_has_it_beside_the_dockerfile(place: Place) -> None:
-    place.sources.keep(io.BytesIO(b"packed"), "ab", LISTING)
-    build = make_build(source=Source(code_sha256="ab"))
-    for _ in range(2):
-        place.sources.stage(build, "FROM x\n")
-    assert place.staged(build.uuid) == {"Dockerfile": b"FROM x\n", "code.tar.gz": b"packed"}
-
-
 def test_what_is_uploaded_under_an_offer_is_received(place: Place) -> None:
     project = make_project()
     offer = place.sources.offer(project, 1_000, NOW)
@@ -126,12 +99,15 @@ def test_an_offer_is_for_one_project(place: Place) -> None:
         place.sources.received(make_project(name="other"), offer.id)
 
 
-def test_what_belongs_to_a_build_is_discarded_with_it(place: Place) -> None:
-    place.sources.stage(make_build(), "FROM x\n")
+def test_what_an_older_version_laid_out_for_a_build_is_discarded_with_it(on_aws: None) -> None:
+    bucket = f"sources-{uuid.uuid4().hex}"
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    for name in ("Dockerfile", "code.tar.gz"):
+        s3.put_object(Bucket=bucket, Key=f"builds/{make_build().uuid}/{name}", Body=b"x")
     for _ in range(2):
-        place.sources.discard(make_build())
-    with pytest.raises(KeyError):
-        place.staged(make_build().uuid)
+        S3Sources(bucket).discard(make_build())
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
 def test_archives_kept_before_a_time_are_stale_until_dropped(place: Place) -> None:
@@ -197,7 +173,6 @@ def signed_links(bucket: str) -> list[str]:
     sources, logs = S3Sources(bucket), S3LogArchive(bucket)
     return [
         sources.url("ab"),
-        *sources.links(make_build().uuid, ["Dockerfile", "code.tar.gz"]).values(),
         logs.url(make_build()),
     ]
 

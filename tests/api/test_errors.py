@@ -22,6 +22,7 @@ ANSWERS: dict[type[errors.SlipwayError], tuple[int, dict[str, str]]] = {
     errors.Forbidden: (403, {}),
     errors.NotFound: (404, {}),
     errors.NoLog: (404, {}),
+    errors.Gone: (410, {}),
     errors.TooLarge: (413, {}),
     errors.Conflict: (409, {"Retry-After": "1"}),
     errors.AlreadyExists: (409, {}),

@@ -12,7 +12,8 @@ from tests.api.conftest import Api, described
 from tests.factories import SPEC, make_archive
 
 # What a route needs: read, write (owner or superuser), mark (as read), self (one's own, or superuser),
-# list (one's own; others see an empty page), superuser, token (anybody known), anonymous.
+# list (one's own; others see an empty page), superuser, token (anybody known), anonymous, attempt (the secret
+# of a build's attempt, which no user has).
 NEEDS = {
     "GET /healthz": "anonymous",
     "GET /openapi.json": "anonymous",
@@ -65,6 +66,9 @@ NEEDS = {
     "POST /{owner}/{project}/builds/{build_id}/coderef": "write",
     "POST /{owner}/{project}/builds/{build_id}/_heartbeat": "write",
     "POST /{owner}/{project}/builds/{build_id}/_reconcile": "write",
+    "POST /{owner}/{project}/builds/{build_id}/_materials": "attempt",
+    "POST /{owner}/{project}/builds/{build_id}/_login": "attempt",
+    "POST /{owner}/{project}/builds/{build_id}/_report": "attempt",
 }
 ROUTES = sorted(
     f"{method} {path.removeprefix('/api/v1')}" for path in app.routes for method in app.routes[path]
@@ -89,6 +93,8 @@ def test_every_route_has_a_row() -> None:
 
 def expected(need: str, caller: str | None, project: str) -> int | None:
     """The refusal, or None for anything but 401 and 403."""
+    if need == "attempt":
+        return 401
     if caller is None:
         return None if need == "anonymous" else 401
     if caller in ("ada", "root") and need != "superuser":
@@ -104,7 +110,7 @@ def expected(need: str, caller: str | None, project: str) -> int | None:
 @pytest.mark.parametrize("route", [each for each in ROUTES if each != "GET /healthz"])
 def test_403_is_described_where_somebody_is_refused_and_nowhere_else(route: str) -> None:
     method, _, path = route.partition(" ")
-    refuses = NEEDS[route] in ("read", "write", "mark", "self", "superuser")
+    refuses = NEEDS[route] in ("read", "write", "mark", "self", "superuser", "attempt")
     assert (403 in described(method, path)) == refuses
 
 

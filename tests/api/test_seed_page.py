@@ -52,7 +52,7 @@ def run(api: Api) -> None:
     assert stored is not None
     end = f"slipway-end {stored.nonce}"
     services.logs.write(f"logs:{now.handle}", "Building: it", end, at=services.now())
-    services.registry.push(stored.image)
+    services.push(stored)
     services.codebuild.end(now, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [now.handle])
 

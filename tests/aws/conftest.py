@@ -27,10 +27,12 @@ from infra.aws.package import MACHINES, ROOT, TEMPLATE
 from infra.bench.runtime import Lambda
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
+from tests.adapters.attempts import AttemptApi, attempt_api
 from tests.aws import stack
 
 FUNCTIONS = (
     "api_handler",
+    "broker",
     "dispatch",
     "keep_log",
     "on_request",
@@ -105,10 +107,7 @@ def listed(value: Any) -> list[Any]:
 EVENTS = ROOT / "tests" / "events"
 KEY = BuildKey("ada", "vision", 1)
 ENDED = ("SUCCEEDED", "FAILED", "FAULT", "STOPPED")
-NO_ENGINE = {
-    "SLIPWAY_ENGINE": "none",
-    "SLIPWAY_ECR_HOST": "",
-}  # every build fails, soon and for a known reason
+NO_ENGINE = {"SLIPWAY_ENGINE": "none"}  # every build fails, soon and for a known reason
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,7 @@ class Deployed:
     codebuild: CodeBuild
     variables: dict[str, str]  # of CodeBuild's project
     rings: list[dict[str, Any]]  # events that CodeBuild sent
+    api: AttemptApi  # that builds ask
 
     def call(self, resource: str, handler: str, event: Any) -> Any:
         """Starts a function anew, as a cold start does, and invokes it."""
@@ -152,6 +152,13 @@ def recorded(name: str) -> Any:
 
 
 @pytest.fixture
+def attempts() -> Iterator[AttemptApi]:
+    """Stands for the API where builds ask it: what they tell goes nowhere."""
+    with attempt_api({"Dockerfile": "FROM x\n", "config.json": "{}"}) as api:
+        yield api
+
+
+@pytest.fixture
 def deployed(
     request: pytest.FixtureRequest,
     packaged: Packaged,
@@ -165,24 +172,26 @@ def deployed(
     endpoints = {**aws.ENVIRONMENT, "AWS_ENDPOINT_URL": moto.url}
     for name, value in endpoints.items():
         monkeypatch.setenv(name, value)
+    aws.create_secret(stack.BUILD_KEY, "a key")
     created = stack.create(transformed, packaged.archive.read_bytes(), getattr(request, "param", {}))
     boto3.client("logs").create_log_group(logGroupName=f"/aws/codebuild/{stack.NAME}-builds")
     rings: list[dict[str, Any]] = []
     variables = dict(NO_ENGINE)
     codebuild = CodeBuild(
         {f"{stack.NAME}-builds": variables},
-        s3=boto3.client("s3"),
         logs=boto3.client("logs"),
         ring=rings.append,
         state=tmp_path / "builds",
     )
     endpoints["AWS_ENDPOINT_URL_CODEBUILD"] = codebuild.start()
+    api = request.getfixturevalue("attempts")
+    endpoints["SLIPWAY_API_URL"] = api.url
     for name, value in {**created.environment("Dispatch"), **endpoints}.items():
         monkeypatch.setenv(name, value)
     services = AwsServices()
     accounts.ensure_superuser(services, "ada", token="ada")
     accounts.ensure_superuser(services, "automation")
     lambda_ = Lambda(packaged.archive, tmp_path)
-    yield Deployed(created, lambda_, services, endpoints, codebuild, variables, rings)
+    yield Deployed(created, lambda_, services, endpoints, codebuild, variables, rings, api)
     codebuild.close()
     moto.close()

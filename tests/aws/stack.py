@@ -13,6 +13,7 @@ import boto3
 
 NAME = "slipway-test"
 CODE = {"Bucket": "slipway-artifacts", "Key": "deployment.zip"}  # where a deployment would put it
+BUILD_KEY = "arn:aws:secretsmanager:us-east-1:123456789012:secret:build-key-abcdef"
 # moto cannot create these from a template; test_template.py reads them there.
 NOT_IN_MOTO = {
     "AWS::ApiGateway::Deployment",
@@ -24,6 +25,7 @@ NOT_IN_MOTO = {
     "AWS::Lambda::EventInvokeConfig",
     "AWS::Lambda::EventSourceMapping",  # it would start containers
     "AWS::S3::BucketPolicy",
+    "AWS::SecretsManager::Secret",
     "AWS::SQS::QueuePolicy",
 }
 
@@ -100,6 +102,8 @@ def _renamed(value: Any, gone: set[str]) -> Any:
     match value:
         case {"Ref": "BuildProject"}:
             return f"{NAME}-builds"
+        case {"Ref": "BuildKey"}:
+            return BUILD_KEY
         case {"Fn::GetAtt": ["BuildProject", "Arn"]}:
             return f"arn:aws:codebuild:us-east-1:123456789012:project/{NAME}-builds"
     return {key: _renamed(each, gone) for key, each in value.items()}

@@ -23,7 +23,7 @@ from infra.local.machine.registry_proxy import Grant
 from tests.aws import stack
 from tests.aws.conftest import Packaged
 from tests.aws.iam import allows
-from tests.aws.stack import NAME
+from tests.aws.stack import BUILD_KEY, NAME
 from tests.factories import NOW
 
 pytestmark = pytest.mark.slow
@@ -36,6 +36,7 @@ HUB = f"arn:aws:secretsmanager:{HERE}:secret:hub-a1b2c3"
 PARAMETERS = {"EksCluster": "lab", "BaseRepositories": ",".join(BASES), "DockerHubSecret": HUB}
 FUNCTIONS = (
     "ApiHandlerRole",
+    "BrokerRole",
     "DispatchRole",
     "KeepLogRole",
     "OnRequestRole",
@@ -46,6 +47,7 @@ FUNCTIONS = (
 LOGIN = "the login of a build"  # a session of RegistryRole, for mallory's project
 ROLES = (*FUNCTIONS, "BuildRole", "CopyRole", "RegistryRole", LOGIN)
 STARTS = {"DispatchRole", "ReconcileRole"}  # the functions that hand builds to their executors
+READS_CODE = {"BrokerRole", "OnRequestRole"}  # signs links to it for builds; reads what is in it
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,9 @@ ANN, ANNS_CACHE = repository("slipway/ann/site-89abcdef"), repository("slipway-c
 BUCKET, BUILD_LOG = "arn:aws:s3:::{Bucket}", f"arn:aws:logs:{HERE}:log-group:{{BuildLogs}}:log-stream:anns"
 QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     # what it is: action, resource ({X}: the physical name of X), whose work it is
-    "read another build's code": ("s3:GetObject", f"{BUCKET}/builds/anns/code.tar.gz", {*STARTS}),
-    "change another build's code": ("s3:PutObject", f"{BUCKET}/builds/anns/code.tar.gz", {*STARTS}),
+    "read another build's code": ("s3:GetObject", f"{BUCKET}/code/0123", {"ApiHandlerRole", *READS_CODE}),
+    "change another build's code": ("s3:PutObject", f"{BUCKET}/code/0123", {"ApiHandlerRole"}),
     "list other builds": ("s3:ListBucket", BUCKET, set()),
-    "read uploaded code": (
-        "s3:GetObject",
-        f"{BUCKET}/code/0123",
-        {"ApiHandlerRole", "OnRequestRole", *STARTS},
-    ),
     "pull another's image": ("ecr:GetDownloadUrlForLayer", ANN, {"RegistryRole"}),
     "push elsewhere": ("ecr:PutImage", ANN, {"RegistryRole"}),
     "poison a cache": ("ecr:PutImage", ANNS_CACHE, {"RegistryRole"}),
@@ -130,7 +127,17 @@ QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
         f"arn:aws:logs:{HERE}:log-group:{{KeepLogLogs}}:log-stream:x",
         {"KeepLogRole"},
     ),
-    "mint a wider login": ("sts:AssumeRole", "arn:aws:iam::123456789012:role/{RegistryRole}", set()),
+    "mint a wider login": (
+        "sts:AssumeRole",
+        "arn:aws:iam::123456789012:role/{RegistryRole}",
+        {"BrokerRole"},  # which narrows it
+    ),
+    "ask as a build": (
+        "lambda:InvokeFunction",
+        f"arn:aws:lambda:{HERE}:function:{{Broker}}",
+        {"ApiHandlerRole"},  # in vain without a build's secret
+    ),
+    "make secrets of builds": ("secretsmanager:GetSecretValue", BUILD_KEY, {"BrokerRole", *STARTS}),
     "start builds of its own": (
         "codebuild:StartBuild",
         f"arn:aws:codebuild:{HERE}:project/{NAME}-builds",
@@ -147,7 +154,7 @@ QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
         f"arn:aws:dynamodb:{HERE}:table/{{Table}}",
         {*FUNCTIONS},
     ),
-    "read the login of Docker Hub": ("secretsmanager:GetSecretValue", HUB, {"CopyRole"}),
+    "read the login of Docker Hub": ("secretsmanager:GetSecretValue", HUB, {"BrokerRole", "CopyRole"}),
     "read other secrets": ("secretsmanager:GetSecretValue", f"{HUB}-of-another", set()),
     "read parameters": ("ssm:GetParameter", f"arn:aws:ssm:{HERE}:parameter/slipway/x", set()),
     "change a function": (
@@ -158,40 +165,10 @@ QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     "become somebody else": ("iam:PutRolePolicy", "arn:aws:iam::123456789012:role/{BuildRole}", set()),
     "reach clusters": ("eks:DescribeCluster", f"arn:aws:eks:{HERE}:cluster/other", set()),
 }
-# What is still open, with the reason. One that is closed makes its test fail until it is taken out of here.
-IN_BUILDS = "CodeBuild's role fetches sources and pushes for all builds, until each asks for what is its own"
-IN_STARTS = "builds on EKS get their login from the functions that start them"
-OPEN = {
-    **dict.fromkeys(
-        [
-            ("read another build's code", "BuildRole"),
-            ("list other builds", "BuildRole"),
-            ("pull another's image", "BuildRole"),
-            ("push elsewhere", "BuildRole"),
-            ("poison a cache", "BuildRole"),
-            ("read a cache", "BuildRole"),
-            ("read the login of Docker Hub", "BuildRole"),
-        ],
-        IN_BUILDS,
-    ),
-    **{("mint a wider login", role): IN_STARTS for role in STARTS},
-}
 
 
-@pytest.mark.parametrize(
-    ("question", "role"),
-    [
-        pytest.param(
-            question,
-            role,
-            marks=[pytest.mark.xfail(strict=True, reason=reason)]
-            if (reason := OPEN.get((question, role)))
-            else [],
-        )
-        for question in QUESTIONS
-        for role in ROLES
-    ],
-)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_nobody_may_do_what_is_not_his_work(deployment: Deployment, question: str, role: str) -> None:
     action, resource, workers = QUESTIONS[question]
     context = {"s3:prefix": "builds/"} if action == "s3:ListBucket" else {}
@@ -210,14 +187,16 @@ def test_a_login_opens_its_own_project_and_pulls_base_images(deployment: Deploym
 
 
 def test_who_may_take_a_role(deployment: Deployment) -> None:
-    """CodeBuild takes its roles for this account alone; functions that start builds take the registry's."""
+    """CodeBuild takes its roles for this project alone; the broker takes the registry's."""
     for role in ("BuildRole", "CopyRole"):
         (statement,) = deployment.trust[role]
         assert statement["Principal"] == {"Service": "codebuild.amazonaws.com"}
-        assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+        project = f"arn:aws:codebuild:{HERE}:project/{NAME}-builds"
+        assert statement["Condition"] == {
+            "StringEquals": {"aws:SourceAccount": "123456789012", "aws:SourceArn": project}
+        }
     (statement,) = deployment.trust["RegistryRole"]
-    takers = {str(each).rpartition("/")[2] for each in statement["Principal"]["AWS"]}
-    assert takers == {deployment.names[role] for role in STARTS}
+    assert str(statement["Principal"]["AWS"]).rpartition("/")[2] == deployment.names["BrokerRole"]
     for role in FUNCTIONS:
         (statement,) = deployment.trust[role]
         assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}

@@ -10,25 +10,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug import Response
 
 from chalicelib.domain.build import Status
+from chalicelib.domain.materials import attempt_secret
+from chalicelib.ports import Question
 from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts, builds
 from infra.aws import bootstrap
 from infra.aws.package import ROOT
+from infra.bench.serving import served
 from tests.aws import stack
 from tests.aws.conftest import Deployed, recorded
 
 pytestmark = pytest.mark.slow
 
 
-def test_every_function_does_its_part(deployed: Deployed) -> None:
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """One without images; its address."""
+    with served(lambda _: Response(status=404)) as address:
+        yield address
+
+
+def test_every_function_does_its_part(deployed: Deployed, registry: str) -> None:
     """From a project to the end of a build, each step by the function that does it in AWS."""
     answer = deployed.call("APIHandler", "app", recorded("create_project"))
     assert answer["statusCode"] == 201, answer
@@ -37,12 +48,20 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     assert deployed.call("OnRequest", "on_request", recorded("requests")) == {"batchItemFailures": []}
     assert deployed.build().name == "nightly"
 
+    deployed.endpoints.update(SLIPWAY_REGISTRY_KIND="plain", SLIPWAY_REGISTRY=f"{registry}/slipway")
     answer = deployed.call("Dispatch", "dispatch", recorded("dispatch"))
     assert [each["itemIdentifier"] for each in answer["batchItemFailures"]] == [
         recorded("dispatch")["Records"][1]["messageId"]  # it names no build
     ]
     handle = deployed.build().handle
     assert handle is not None and handle.startswith(f"{stack.NAME}-builds:")
+
+    build = deployed.build()
+    secret = attempt_secret(deployed.services.deployment_secrets.build_key(), build.uuid, build.attempt)
+    question = Question("materials", str(build.key), build.attempt, secret, {})
+    assert "Dockerfile " in deployed.call("Broker", "broker", asdict(question))["answer"]
+    refused = deployed.call("Broker", "broker", asdict(replace(question, secret="guessed")))
+    assert refused["refused"] == "Forbidden"
 
     deployed.until_ended(handle)
     event = recorded("codebuild_state_change")

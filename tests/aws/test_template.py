@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from chalice.app import CloudWatchEvent
 
 from chalicelib import settings, telemetry
+from chalicelib.adapters.codebuild import build_id_of_event
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import DONE
 from chalicelib.usecases.cleanup import Cleaned
@@ -56,8 +60,18 @@ NOT_IN_AWS = {
 }
 
 
+def own_variables(written: Any) -> dict[str, set[str]]:
+    """By the settings that only some functions get, those functions."""
+    found: dict[str, set[str]] = {}
+    for name, resource in written["Resources"].items():
+        own = resource.get("Properties", {}).get("Environment", {})
+        for variable in own.get("Variables", {}):
+            found.setdefault(variable, set()).add(name)
+    return found
+
+
 def test_functions_get_exactly_the_settings_that_are_read(written: Any) -> None:
-    given = written["Globals"]["Function"]["Environment"]["Variables"]
+    given = {*written["Globals"]["Function"]["Environment"]["Variables"], *own_variables(written)}
     config = json.loads((ROOT / ".chalice" / "config.json").read_text())
     environment = Recording({})
     with pytest.raises(KeyError):
@@ -213,6 +227,91 @@ def test_nothing_is_allowed_by_wildcards(written: Any) -> None:
         if "*" in listed(statement["Resource"]):
             assert set(actions) <= WILDCARD_RESOURCES, statement
     assert count > 40
+
+
+def test_only_functions_that_submit_know_where_the_api_is_and_only_the_apis_the_broker(written: Any) -> None:
+    """Else CloudFormation would meet a circle: the API names its function."""
+    assert own_variables(written) == {
+        "SLIPWAY_API_URL": {"Dispatch", "Reconcile"},
+        "SLIPWAY_BROKER_FUNCTION": {"APIHandler"},
+    }
+
+
+@pytest.mark.slow
+def test_no_resource_needs_itself(transformed: Any) -> None:
+    """cfn-lint does not see all circles."""
+    resources = transformed["Resources"]
+    needs = {name: set(needed(each, resources.keys())) for name, each in resources.items()}
+    assert (
+        "RestAPI" in needs["Dispatch"] and "APIHandler" in needs["RestAPI"]
+    )  # so that something is searched
+    assert [*TopologicalSorter(needs).static_order()]  # raises CycleError
+
+
+def needed(value: Any, names: Collection[str]) -> Iterator[str]:
+    """The resources that a part of a template refers to."""
+    match value:
+        case {"Ref": str(name)} if name in names:
+            yield name
+        case {"Fn::GetAtt": [str(name), *_]}:
+            yield name
+        case {"Fn::Sub": str(text) | [str(text), *_]}:
+            yield from (name for name in re.findall(r"\$\{(\w+)[.}]", text) if name in names)
+    if isinstance(value, dict):
+        if "Type" in value and "DependsOn" in value:
+            yield from listed(value["DependsOn"])
+        value = [*value.values()]
+    if isinstance(value, list):
+        for each in value:
+            yield from needed(each, names)
+
+
+def test_a_build_may_write_its_log_and_nothing_else(written: Any) -> None:
+    """What it pulls and pushes, the login of its own says, which it asks for."""
+    role = written["Resources"]["BuildRole"]["Properties"]
+    assert "ManagedPolicyArns" not in role
+    statements = [each for policy in role["Policies"] for each in policy["PolicyDocument"]["Statement"]]
+    assert [set(listed(each["Action"])) for each in statements] == [
+        {"logs:CreateLogStream", "logs:PutLogEvents"}
+    ]
+    project = written["Resources"]["BuildProject"]["Properties"]
+    assert not [each for each in project["Environment"]["EnvironmentVariables"] if "Type" in each]  # secrets
+
+
+@pytest.mark.slow
+def test_no_secret_of_a_build_travels_with_an_event(transformed: Any) -> None:
+    """What CodeBuild tells has the build's variables: the function and the dead letters get its id alone."""
+    rules = [each for each in transformed["Resources"].values() if each["Type"] == "AWS::Events::Rule"]
+    targets = [each["Properties"]["Targets"] for each in rules if "EventPattern" in each["Properties"]]
+    ((target,),) = targets
+    assert target["InputTransformer"]["InputPathsMap"] == {"build": "$.detail.build-id"}
+    template = target["InputTransformer"]["InputTemplate"]
+    event = json.loads(template.replace("<build>", '"arn:aws:codebuild:eu:1:build/slipway-builds:7"'))
+    assert event["detail"] == {"build-id": "arn:aws:codebuild:eu:1:build/slipway-builds:7"}
+    assert build_id_of_event(CloudWatchEvent(event, None).to_dict()) == "slipway-builds:7"
+
+
+def test_only_the_broker_may_mint_logins(written: Any) -> None:
+    trusting = {
+        name: each["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        for name, each in written["Resources"].items()
+        if each.get("Type") == "AWS::IAM::Role"
+    }
+    ((trust,),) = [trusting["RegistryRole"]]
+    assert trust["Principal"] == {"AWS": {"Fn::GetAtt": ["BrokerRole", "Arn"]}}
+    for function in FUNCTIONS:
+        actions = {action for each in policy(function) for action in listed(each["Action"])}
+        assert ("lambda:InvokeFunction" in actions) == (function == "api_handler")
+        assert ("secretsmanager:GetSecretValue" in actions) == (
+            function in ("broker", "dispatch", "reconcile")
+        )
+        assert "sts:AssumeRole" not in actions
+    (lending,) = [
+        each["Properties"]["Roles"]
+        for each in written["Resources"].values()
+        if each.get("Type") == "AWS::IAM::Policy" and "sts:AssumeRole" in json.dumps(each)
+    ]
+    assert lending == [{"Ref": "BrokerRole"}]
 
 
 def test_the_dashboard_and_alarms_show_exactly_the_metrics_that_are_sent(written: Any) -> None:

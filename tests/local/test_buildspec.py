@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters import codebuild
+from chalicelib.adapters.steps import StepFiles
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.buildspec import Ended, Phase
 
@@ -50,23 +51,42 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     tools = folder.parent / "bin"
     tools.mkdir()
     docker = tools / "docker"
-    docker.write_text(f'#!/bin/sh\necho "$*" >>asked\ntest "$1" != pull || {str(has_copy).lower()}\n')
+    docker.write_text(
+        f"""#!/bin/sh
+        echo "$*" >>asked
+        metadata=$(echo "$*" | sed -n "s/.*--metadata-file //;s/ --tag .*//p")
+        test -z "$metadata" || echo '{{"containerimage.digest": "sha256:ab"}}' >"$metadata"
+        test "$1" != pull || {str(has_copy).lower()}
+        """
+    )
     docker.chmod(0o755)
+    memory = folder.parent / "memory"
+    memory.mkdir()
+    for name, text in StepFiles().texts().items():
+        (memory / name).write_text(text)
+    (memory / "ask").write_text('echo "$*" >>told\n')
     variables = {
         "PATH": f"{tools}:/usr/bin:/bin",
+        "SLIPWAY_MEMORY": str(memory),
         "SLIPWAY_ENGINE": "docker-container",
         "SLIPWAY_IMAGE": "registry.test/ada/vision:1",
+        "SLIPWAY_NOCACHE": "1",
         "SLIPWAY_CACHE_REPOSITORY": "registry.test/cache/ada/vision",
         "SLIPWAY_TOOLS_REPOSITORY": "registry.test/tools",
         "SLIPWAY_BUILDKIT_IMAGE": "docker.io/moby/buildkit:v0.29.0@sha256:0123",
     }
     phase = Phase(commands, folder, variables, lambda _: None)
     assert phase.wait(PATIENCE_SECONDS) == Ended(0)
-    pulled, created, built = (folder / "asked").read_text().splitlines()
+    pulled, created, built, pushed = (folder / "asked").read_text().splitlines()
     assert pulled == "pull --quiet registry.test/tools@sha256:0123"
     assert created == f"buildx create --use --driver docker-container --driver-opt image={used}"
     assert "--cache-from type=registry,ref=registry.test/cache/ada/vision:layers " in built
-    assert built.startswith("buildx build ") and built.endswith("--tag registry.test/ada/vision:1 --push .")
+    assert built.startswith("buildx build ") and built.endswith("--output type=cacheonly .")
+    assert pushed.startswith("buildx build ") and pushed.endswith("--tag registry.test/ada/vision:1 --push .")
+    # the second run takes all from the first: neither the former cache nor an order to build anew
+    assert "--cache-from" in built and "--cache-from" not in pushed
+    assert "--no-cache" in built and "--no-cache" not in pushed
+    assert (folder / "told").read_text() == "_report digest=sha256:ab\n"
 
 
 @pytest.mark.parametrize(

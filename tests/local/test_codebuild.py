@@ -75,13 +75,11 @@ class Local:
 
 @pytest.fixture
 def local(on_aws: None, tmp_path: Path) -> Iterator[Local]:
-    s3, logs = boto3.client("s3"), boto3.client("logs")
-    s3.create_bucket(Bucket=BUCKET)
+    logs = boto3.client("logs")
     events: list[dict[str, Any]] = []
     holder: list[Local] = []
     service = CodeBuild(
         {PROJECT: {"SLIPWAY_ENGINE": "none"}},
-        s3=s3,
         logs=logs,
         ring=events.append,
         state=tmp_path / "work",
@@ -146,18 +144,17 @@ def test_a_failing_command_ends_the_phase_and_post_build_still_runs(local: Local
     assert local.log(build) == ["after"]
 
 
-def test_a_source_folder_is_fetched(local: Local) -> None:
-    boto3.client("s3").put_object(Bucket=BUCKET, Key="builds/7/sub/hello", Body=b"hello from s3\n")
-    build = local.start(
-        "cat sub/hello", sourceTypeOverride="S3", sourceLocationOverride=f"{BUCKET}/builds/7/"
-    )
+def test_a_source_is_refused(local: Local) -> None:
+    with pytest.raises(ClientError) as refusal:
+        local.start("true", sourceTypeOverride="S3", sourceLocationOverride="bucket/builds/7/")
+    assert code_of(refusal) == "InvalidInputException"
+
+
+def test_a_build_has_a_folder_of_its_own_in_memory_until_it_ends(local: Local) -> None:
+    build = local.start('test -d "$SLIPWAY_MEMORY" && echo "$SLIPWAY_MEMORY"')
     local.until_done(build)
-    assert local.log(build) == ["hello from s3"]
-
-
-def test_an_empty_source_folder_fails_the_download(local: Local) -> None:
-    build = local.start("true", sourceTypeOverride="S3", sourceLocationOverride=f"{BUCKET}/builds/none/")
-    assert phases(local.until_done(build))["DOWNLOAD_SOURCE"] == "FAILED"
+    (memory,) = local.log(build)
+    assert not Path(memory).exists()
 
 
 def test_variables_are_those_given_and_none_of_this_process(

@@ -25,6 +25,7 @@ from infra.local.machine.engines import (
     install_missing,
     logged_in,
     private_docker,
+    with_helper,
 )
 from infra.local.machine.python_image import python_image
 from infra.local.machine.registry import Registry
@@ -274,6 +275,21 @@ def test_a_login_stands_beside_those_that_are_there_in_a_file_of_this_user_alone
 
     assert not file.exists()
     assert json.loads((tmp_path / "config.json").read_text()) == own
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "buildah"])
+def test_builds_have_no_login_of_the_stack_but_a_helper_that_is_asked_for_one(
+    name: EngineName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with logged_in(Engine(name, {"SLIPWAY_ENGINE": name}), "127.0.0.1:5", "AWS:secret") as logged:
+        variables = with_helper(logged.environment, tmp_path / "builds", "127.0.0.1:5")
+        (file,) = [path for path in (tmp_path / "builds").iterdir() if path.suffix == ".json"]
+        written = json.loads(file.read_text())
+        assert str(file.parent) in " ".join(variables.values())
+        assert written == {"auths": {}, "credHelpers": {"127.0.0.1:5": "slipway"}}
 
 
 def test_without_engines_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,10 +62,9 @@ def cleaned(world: World) -> Iterator[Broken]:
     for project in store.projects.values():
         if project.archived_at is not None:
             yield Broken("what was deleted is purged", f"project {project.key} is still there")
-    for what, uuids in (("log", world.services.log_archive.texts), ("code", world.services.sources.staged)):
-        for uuid in uuids:
-            if uuid not in live:
-                yield Broken("what was deleted is purged", f"the {what} of {world.known[uuid].build.key}")
+    for uuid in world.services.log_archive.texts:
+        if uuid not in live:
+            yield Broken("what was deleted is purged", f"the log of {world.known[uuid].build.key}")
     for project in store.projects.values():
         if project.code and project.code.sha256 not in world.services.sources.archives:
             yield Broken("code in use is kept", f"{project.key} has lost {project.code.sha256[:8]}")

@@ -80,7 +80,7 @@ class SimulatedExecutor(FakeExecutor):
     """Builds run by themselves here, as the seed says, and push, log and send events."""
 
     def __init__(self, world: World, services: FakeServices, emits_events: bool) -> None:
-        super().__init__(services.clock, services.sources, emits_events)
+        super().__init__(services.clock, emits_events)
         self._world, self._services = world, services
         self.slots = world.slots
         if not emits_events:

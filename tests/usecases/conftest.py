@@ -41,7 +41,7 @@ def upload(services: FakeServices, files: dict[str, str] = FILES) -> str:
 
 def end_with_an_image(services: FakeServices, key: BuildKey) -> None:
     """CodeBuild pushes the build's image and ends its newest run. No event says so."""
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
     services.codebuild.end(services.codebuild.run_of(key), Outcome.SUCCEEDED)
 
 

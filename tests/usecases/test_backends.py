@@ -141,7 +141,7 @@ def started(services: FakeServices, backend: str) -> BuildKey:
 def test_a_tick_watches_for_its_minute_so_that_an_end_shows_within_seconds() -> None:
     services = serving()
     key = started(services, "eks")
-    services.registry.push(services.records.builds[key].image)
+    services.push(services.records.builds[key])
     minute = Minute(services)
     minute.happens[20] = lambda: services.eks.end(services.eks.run_of(key), Outcome.SUCCEEDED)
 

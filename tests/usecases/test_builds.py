@@ -260,7 +260,7 @@ def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
     assert services.records.builds[create()].nocache
 
     execution.attend(services, fresh)
-    services.registry.push(services.records.builds[fresh].image)
+    services.push(services.records.builds[fresh])
     services.codebuild.end(services.codebuild.run_of(fresh), Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [services.codebuild.run_of(fresh).handle])
 

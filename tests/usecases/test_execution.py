@@ -53,22 +53,6 @@ def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> Non
     assert services.queue.take() + services.queue.later == [], "nobody needs to hear of it again"
 
 
-def test_its_dockerfile_is_staged_before_it_starts(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-
-    body = services.builds.body(key)
-    assert body is not None
-    assert services.sources.staged[stored(services, key).uuid] == (body.dockerfile, None)
-
-
-def test_a_first_attempt_has_no_image_to_be_asked_for(services: FakeServices, create: Create) -> None:
-    key = create()
-    services.registry.digest = lambda _: pytest.fail("asked in vain")  # type: ignore[assignment, method-assign]
-    execution.attend(services, key)
-    assert stored(services, key).last_status is Status.SCHEDULED
-
-
 def test_a_message_delivered_twice_starts_one_build(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
@@ -407,13 +391,13 @@ def test_the_age_of_a_claim_is_checked_directly_before_the_start(
 ) -> None:
     key = started_unheard(services, create)
     services.clock.forward(seconds=services.codebuild.replay_seconds - 1)
-    stage = services.sources.stage
+    prepare = services.registry.prepare
 
-    def slow_stage(build: Build, dockerfile: str | None) -> None:
-        stage(build, dockerfile)
+    def slow_prepare(image: str) -> None:
+        prepare(image)
         services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
 
-    services.sources.stage = slow_stage  # type: ignore[method-assign]
+    services.registry.prepare = slow_prepare  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="in time"):
         execution.attend(services, key)
     execution.attend(services, key)
@@ -572,7 +556,7 @@ def test_a_fault_after_the_push_is_a_success_with_its_evidence(
     first = services.codebuild.run_of(key)
     services.codebuild.enter(first, *RUNNING)
     execution.observe(services, CODEBUILD, [first.handle])
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
     services.clock.forward(seconds=100)
     services.codebuild.end(first, Outcome.FAULT)
     execution.observe(services, CODEBUILD, [first.handle])
@@ -594,7 +578,7 @@ def test_an_image_that_appears_after_a_fault_is_a_success_of_that_attempt(
     execution.observe(services, CODEBUILD, [first.handle])
     services.codebuild.end(first, Outcome.FAULT)
     execution.observe(services, CODEBUILD, [first.handle])
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
 
     execution.attend(services, key)
 
@@ -707,7 +691,7 @@ def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices
     run = services.codebuild.run_of(key)
     services.codebuild.end(run, Outcome.FAULT)
     execution.observe(services, CODEBUILD, [run.handle])
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
     services.clock.forward(minutes=200)
 
     schedule.reconcile(services)
@@ -922,7 +906,7 @@ def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
             idle_seconds += 1
         services.clock.forward(seconds=1)
         for run in going:
-            services.registry.push(run.build.image)
+            services.push(run.build)
             services.codebuild.end(run, Outcome.SUCCEEDED)
             execution.observe(services, CODEBUILD, [run.handle])
         if all(stored(services, key).is_done for key in keys):

@@ -72,7 +72,7 @@ def dies(handle: Callable[[], object]) -> bool:
 def finish(services: FakeServices, key: BuildKey) -> None:
     """The executor ends what it was given, and its last event arrives."""
     run = services.codebuild.run_of(key)
-    services.registry.push(services.records.builds[key].image)
+    services.push(services.records.builds[key])
     services.codebuild.end(run, Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [run.handle])
 
@@ -103,7 +103,7 @@ def test_a_record_that_is_cut_off_anywhere_is_completed_by_the_same_event(
         key = create()
         execution.attend(services, key)
         run = services.codebuild.run_of(key)
-        services.registry.push(services.records.builds[key].image)
+        services.push(services.records.builds[key])
         services.codebuild.end(run, Outcome.SUCCEEDED)
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
         execution.observe(services, CODEBUILD, [run.handle])

@@ -84,7 +84,7 @@ def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(
 ) -> None:
     key = create()
     execution.attend(services, key)
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
     services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
     schedule.reconcile(services)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from chalicelib.errors import Throttled
 from chalicelib.usecases import throttle
-from tests.factories import SETTINGS, make_user
 from tests.fakes import FakeServices
 
 
@@ -17,11 +14,11 @@ def fresh_process() -> None:
     throttle._taken.clear()
 
 
-def passed(services: FakeServices, tries: int, name: str = "ada") -> int:
+def passed(services: FakeServices, tries: int, name: str = "ada", limit: int = 25) -> int:
     count = 0
     for _ in range(tries):
         try:
-            throttle.admit(services, make_user(name))
+            throttle.admit(services, name, limit)
         except Throttled:
             continue
         count += 1
@@ -29,12 +26,11 @@ def passed(services: FakeServices, tries: int, name: str = "ada") -> int:
 
 
 def test_without_a_limit_everything_passes(services: FakeServices) -> None:
-    assert passed(services, 1_000) == 1_000
+    assert passed(services, 1_000, limit=0) == 1_000
     assert services.accounts.taken == {}
 
 
 def test_a_user_has_so_many_a_minute_and_others_theirs(services: FakeServices) -> None:
-    services.settings = replace(SETTINGS, requests_per_minute=25)
     assert passed(services, 40) == 25
     assert passed(services, 40, "bob") == 25
     services.clock.forward(minutes=1)
@@ -42,7 +38,6 @@ def test_a_user_has_so_many_a_minute_and_others_theirs(services: FakeServices) -
 
 
 def test_processes_share_the_count_and_ask_for_it_once_in_ten(services: FakeServices) -> None:
-    services.settings = replace(SETTINGS, requests_per_minute=25)
     assert passed(services, 10) == 10
     throttle._taken.clear()  # as another process sees it
     assert passed(services, 40) == 15
@@ -50,8 +45,7 @@ def test_processes_share_the_count_and_ask_for_it_once_in_ten(services: FakeServ
 
 
 def test_the_refusal_says_when_to_come_back(services: FakeServices) -> None:
-    services.settings = replace(SETTINGS, requests_per_minute=1)
     services.clock.forward(seconds=48)
-    passed(services, 1)
+    passed(services, 1, limit=1)
     with pytest.raises(Throttled, match="Expected available in 12 seconds"):
-        throttle.admit(services, make_user())
+        throttle.admit(services, "ada", 1)

@@ -6,25 +6,14 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from chalicelib.adapters.eks.job import (
-    FETCHES,
-    LINKED,
-    SELECTOR,
-    UUID,
-    image_of,
-    job_name,
-    job_of,
-    secrets_of,
-)
-from chalicelib.adapters.eks.observation import JOB_NAME, needs_links, observation_of, pod_is_enough
+from chalicelib.adapters.eks.job import ATTEMPT, HAS_SECRET, SELECTOR, UUID, job_name, job_of, secret_of
+from chalicelib.adapters.eks.observation import JOB_NAME, needs_secret, observation_of, pod_is_enough
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Trouble
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
-from chalicelib.ports import Sources
 from chalicelib.settings import EksSettings
 
 log = logging.getLogger(__name__)
@@ -52,17 +41,16 @@ class EksExecutor:
         self,
         api: Api,
         eks: EksSettings,
-        sources: Sources,
-        login: Callable[[str], str] | None,
+        api_url: str,
+        secret_of: Callable[[str, int], str],
         *,
         plain_http: bool,
         queue_minutes: int,
         build_minutes: int,
-        now: Callable[[], datetime],
     ) -> None:
-        """`login` makes the Docker configuration that may push one image, None where none is needed;
-        `plain_http` is for a registry without TLS."""
-        self._api, self._eks, self._sources, self._login, self._now = api, eks, sources, login, now
+        """`secret_of` makes what an attempt shows to Slipway's API at `api_url`, of the build's uuid and the
+        attempt; `plain_http` is for a registry without TLS."""
+        self._api, self._eks, self._api_url, self._secret_of = api, eks, api_url, secret_of
         self._plain_http, self._queue_minutes, self._build_minutes = plain_http, queue_minutes, build_minutes
         self._jobs = f"/apis/batch/v1/namespaces/{eks.namespace}/jobs"
         self._core = f"/api/v1/namespaces/{eks.namespace}"
@@ -72,8 +60,8 @@ class EksExecutor:
         wanted = job_of(
             build,
             self._eks,
+            api_url=self._api_url,
             plain_http=self._plain_http,
-            has_login=self._login is not None,
             queue_minutes=self._queue_minutes,
             build_minutes=self._build_minutes,
         )
@@ -89,7 +77,7 @@ class EksExecutor:
             if found is None:
                 raise refusal
             job = found
-        if LINKED not in job["metadata"]["annotations"]:
+        if HAS_SECRET not in job["metadata"]["annotations"]:
             self._try_to_furnish(job)
         return name
 
@@ -105,7 +93,7 @@ class EksExecutor:
         for handle in handles:
             job, pod = jobs.get(handle), pods.get(handle)
             trouble = None
-            if job and needs_links(job, pod, self._now()):
+            if job and needs_secret(job, pod):
                 trouble = self._try_to_furnish(job)
             if (observation := observation_of(job, pod, self._group)) is not None:
                 is_over = observation.outcome is not None
@@ -133,26 +121,21 @@ class EksExecutor:
             query = {**query, "continue": more}
 
     def _try_to_furnish(self, job: Json) -> Trouble | None:
-        """`_furnish`, or why it failed. The Job exists and waits for its Secrets: no error may say that the
+        """`_furnish`, or why it failed. The Job exists and waits for its Secret: no error may say that the
         attempt was not made, and the next observation tries again."""
         try:
             self._furnish(job)
         except SlipwayError as error:
-            log.warning("Job %s has no Secrets yet: %s", job["metadata"]["name"], error)
-            return Trouble(Status.WARNING, f"The build waits for its source and login: {error}")
+            log.warning("Job %s has no Secret yet: %s", job["metadata"]["name"], error)
+            return Trouble(Status.WARNING, f"The build waits for its secret: {error}")
         return None
 
     def _furnish(self, job: Json) -> None:
-        """Makes or renews the Job's Secrets, then notes when on the Job."""
+        """Makes the Job's Secret, then notes that on the Job."""
         metadata = job["metadata"]
-        links = self._sources.links(metadata["labels"][UUID], metadata["annotations"][FETCHES].split())
-        login = self._login(image_of(job)) if self._login else None
-        for secret in secrets_of(job, links, login):
-            status, _ = self._call("POST", f"{self._core}/secrets", secret, ok=(409,))
-            if status == 409:
-                path = f"{self._core}/secrets/{secret['metadata']['name']}"
-                self._call("PATCH", path, {"data": secret["data"]})
-        note = {"metadata": {"annotations": {LINKED: self._now().isoformat()}}}
+        secret = self._secret_of(metadata["labels"][UUID], int(metadata["labels"][ATTEMPT]))
+        self._call("POST", f"{self._core}/secrets", secret_of(job, secret), ok=(409,))
+        note = {"metadata": {"annotations": {HAS_SECRET: "true"}}}
         self._call("PATCH", f"{self._jobs}/{metadata['name']}", note, ok=(404,))
 
     def _call(

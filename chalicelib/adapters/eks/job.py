@@ -2,18 +2,19 @@
 
 A Job has two containers that share the folder `/work`: `fetch` puts the source there, by the same steps that
 CodeBuild runs; `build` runs BuildKit on it. The Job's name is made from build and attempt, so that a repeated
-submission finds it. Secrets are created after the Job, because it owns them; its pod waits for them.
+submission finds it. A Secret has what the attempt shows to the API. It is created after the Job, which owns
+it; the pod waits for it.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from chalicelib.adapters import steps
-from chalicelib.domain.build import Build, Source
+from chalicelib.domain.build import Build
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.settings import BUILDKIT, EksSettings
@@ -24,7 +25,7 @@ _MANAGED = {"app.kubernetes.io/managed-by": "slipway"}
 SELECTOR = "app.kubernetes.io/managed-by=slipway"
 TAINT = "slipway/builds"  # of nodes that are reserved for builds
 ATTEMPT, UUID = "slipway/attempt", "slipway/uuid"  # labels
-BUILD, FETCHES, LINKED = "slipway/build", "slipway/fetches", "slipway/linked-at"  # annotations
+BUILD, HAS_SECRET = "slipway/build", "slipway/has-secret"  # annotations
 
 JOB_TTL_SECONDS = 3600  # a Job stays so long after its end, for its log to be shipped and for late repeats
 _REQUESTS = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "10Gi"}
@@ -41,17 +42,20 @@ def job_of(
     build: Build,
     eks: EksSettings,
     *,
+    api_url: str,
     plain_http: bool,
-    has_login: bool,
     queue_minutes: int,
     build_minutes: int,
 ) -> Json:
-    """The Job of a build's current attempt. The registry speaks http if `plain_http`; with `has_login` the
-    Secret with its login is mounted."""
+    """The Job of a build's current attempt. The registry speaks http if `plain_http`."""
     placement = build.placement or Placement()
-    fetches = ["Dockerfile", *(["code.tar.gz"] if build.source and build.source.code_sha256 else [])]
     labels = {**_MANAGED, UUID: build.uuid, ATTEMPT: str(build.attempt)}
-    annotations = {BUILD: str(build.key), FETCHES: " ".join(fetches)}
+    annotations = {BUILD: str(build.key)}
+    told = {
+        **steps.variables_of(build, api_url),
+        "SLIPWAY_MEMORY": "/run/slipway",
+        "SLIPWAY_SECRET_FILE": "/run/secret/secret",
+    }
     name = job_name(build)
     return {
         "apiVersion": "batch/v1",
@@ -76,47 +80,41 @@ def job_of(
                 "spec": {
                     **_pod(placement, eks),
                     "activeDeadlineSeconds": build_minutes * 60,  # from when it has a node
-                    "initContainers": [_fetch_container(build, eks, fetches)],
-                    "containers": [_build_container(build, eks, plain_http, has_login)],
-                    "volumes": _volumes(name, has_login),
+                    "initContainers": [_fetch_container(eks, told)],
+                    "containers": [_build_container(build, eks, plain_http, told)],
+                    "volumes": [
+                        {"name": "work", "emptyDir": {}},
+                        {"name": "state", "emptyDir": {}},
+                        {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
+                        {"name": "secret", "secret": {"secretName": _secret_name(name)}},
+                    ],
                 },
             },
         },
     }
 
 
-def secrets_of(job: Json, links: Mapping[str, str], login: str | None) -> list[Json]:
-    """What the Job's pod must not have in its description: links to the source by file name, and the login
-    of the registry, if any, as Docker's configuration. The cluster deletes them with the Job."""
-    secrets = [_secret(job, "source", "Opaque", links)]
-    if login is not None:
-        kind = "kubernetes.io/dockerconfigjson"
-        secrets.append(_secret(job, "registry", kind, {".dockerconfigjson": login}))
-    return secrets
-
-
-def _secret(job: Json, suffix: str, kind: str, texts: Mapping[str, str]) -> Json:
+def secret_of(job: Json, secret: str) -> Json:
+    """The Secret of a Job: what its attempt shows to the API. The cluster deletes it with the Job."""
     metadata = job["metadata"]
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": f"{metadata['name']}-{suffix}",
+            "name": _secret_name(metadata["name"]),
             "namespace": metadata["namespace"],
             "labels": dict(_MANAGED),
             "ownerReferences": [
                 {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
             ],
         },
-        "type": kind,
-        "data": {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()},
+        "type": "Opaque",
+        "data": {"secret": base64.b64encode(secret.encode()).decode()},
     }
 
 
-def image_of(job: Json) -> str:
-    """Where a Job of `job_of` pushes its image."""
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    return next(str(each["value"]) for each in container["env"] if each["name"] == "SLIPWAY_IMAGE")
+def _secret_name(job: str) -> str:
+    return f"{job}-secret"
 
 
 def _pod(placement: Placement, eks: EksSettings) -> Json:
@@ -134,61 +132,43 @@ def _pod(placement: Placement, eks: EksSettings) -> Json:
     }
 
 
-def _fetch_container(build: Build, eks: EksSettings, fetches: Sequence[str]) -> Json:
-    source = build.source or Source()
+def _fetch_container(eks: EksSettings, told: Mapping[str, str]) -> Json:
     return {
         "name": "fetch",
         "image": _buildkit_image(eks),
-        "command": ["sh", "-c", fetch_script(), "fetch", *fetches],
+        "command": ["sh", "-c", steps.step("prepare_in_pod")],
         "workingDir": "/work",
-        "env": _env(
-            SLIPWAY_LINKS="/run/links",
-            SLIPWAY_NONCE=build.nonce,
-            SLIPWAY_GIT_URL=source.git_url or "",
-            SLIPWAY_GIT_REVISION=source.git_revision or "",
-            SLIPWAY_CONTEXT=source.context or "",
-            SLIPWAY_DOCKERFILE=source.dockerfile or "",
-            **steps.VARIABLES,
-        ),
+        "env": _env({**told, **steps.VARIABLES}),
         "resources": resources_of(None),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [_WORK, {"name": "links", "mountPath": "/run/links", "readOnly": True}],
+        "volumeMounts": _MOUNTS,
     }
 
 
-def _build_container(build: Build, eks: EksSettings, plain_http: bool, has_login: bool) -> Json:
+def _build_container(build: Build, eks: EksSettings, plain_http: bool, told: Mapping[str, str]) -> Json:
     rootless = _is_rootless(eks)
     state = "/home/user/.local/share/buildkit" if rootless else "/var/lib/buildkit"
-    login = {"name": "registry", "mountPath": "/run/registry", "readOnly": True}
-    arguments = buildctl_arguments(build, plain_http=plain_http)
+    plain = ",registry.insecure=true" if plain_http else ""
+    own = {
+        "DOCKER_CONFIG": told["SLIPWAY_MEMORY"],
+        "SLIPWAY_OUTPUT": f"type=image,name={build.image},push=true{plain}",
+        "SLIPWAY_CACHE": f"type=registry,ref={cache_repository(build.image)}:layers{plain}",
+        "SLIPWAY_CACHE_OPTIONS": "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true",
+    }
+    if rootless:
+        own["BUILDKITD_FLAGS"] = "--oci-worker-no-process-sandbox"
     return {
         "name": "build",
         "image": _buildkit_image(eks),
-        "command": ["sh", "-c", steps.step("run_buildkit"), "build", *arguments],
+        "command": ["sh", f"{told['SLIPWAY_MEMORY']}/run_buildkit", *_BUILDCTL],
         "workingDir": "/work",
-        "env": _env(
-            SLIPWAY_IMAGE=build.image,
-            SLIPWAY_NONCE=build.nonce,
-            **({"DOCKER_CONFIG": "/run/registry"} if has_login else {}),
-            **({"BUILDKITD_FLAGS": "--oci-worker-no-process-sandbox"} if rootless else {}),
-        ),
+        "env": _env({**told, **own}),
         "resources": resources_of(build.resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _ROOTLESS if rootless else {"privileged": True},  # within the user namespace
-        "volumeMounts": [_WORK, {"name": "state", "mountPath": state}, *([login] if has_login else [])],
+        "volumeMounts": [*_MOUNTS, {"name": "state", "mountPath": state}],
     }
-
-
-def _volumes(name: str, has_login: bool) -> list[Json]:
-    items = [{"key": ".dockerconfigjson", "path": "config.json"}]
-    login = {"name": "registry", "secret": {"secretName": f"{name}-registry", "items": items}}
-    return [
-        {"name": "work", "emptyDir": {}},
-        {"name": "state", "emptyDir": {}},
-        {"name": "links", "secret": {"secretName": f"{name}-source"}},
-        *([login] if has_login else []),
-    ]
 
 
 def _is_rootless(eks: EksSettings) -> bool:
@@ -199,7 +179,15 @@ def _buildkit_image(eks: EksSettings) -> str:
     return eks.image or BUILDKIT[eks.profile]
 
 
-_WORK: Json = {"name": "work", "mountPath": "/work"}
+_MOUNTS: list[Json] = [
+    {"name": "work", "mountPath": "/work"},
+    {"name": "memory", "mountPath": "/run/slipway"},
+    {"name": "secret", "mountPath": "/run/secret", "readOnly": True},
+]
+_BUILDCTL = (
+    *("--progress", "plain", "--frontend", "dockerfile.v0"),
+    *("--local", "context=/work", "--local", "dockerfile=/work"),
+)
 _ROOTLESS: Json = {
     "runAsUser": 1000,
     "runAsGroup": 1000,
@@ -233,24 +221,5 @@ def _mebibytes(amount: float) -> str:
     return f"{math.ceil(amount)}Mi"
 
 
-def buildctl_arguments(build: Build, *, plain_http: bool) -> list[str]:
-    """The arguments of `buildctl build`."""
-    plain = ",registry.insecure=true" if plain_http else ""
-    cache = f"type=registry,ref={cache_repository(build.image)}:layers{plain}"
-    options = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
-    return [
-        *("--progress", "plain", "--frontend", "dockerfile.v0"),
-        *("--local", "context=/work", "--local", "dockerfile=/work"),
-        *(["--no-cache"] if build.nocache else []),
-        *("--import-cache", cache, "--export-cache", f"{cache},{options}"),
-        *("--output", f"type=image,name={build.image},push=true{plain}"),
-    ]
-
-
-def fetch_script() -> str:
-    """Fetches the files named by its arguments, then prepares code and Dockerfile as CodeBuild does."""
-    return "\n".join(map(steps.step, ("fetch_by_links", "fetch_code", "complete_dockerfile")))
-
-
-def _env(**variables: str) -> list[Json]:
+def _env(variables: Mapping[str, str]) -> list[Json]:
     return [{"name": name, "value": value} for name, value in variables.items()]

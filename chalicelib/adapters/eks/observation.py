@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from chalicelib.adapters.eks.job import ATTEMPT, BUILD, LINKED, UUID
+from chalicelib.adapters.eks.job import ATTEMPT, BUILD, HAS_SECRET, UUID
 from chalicelib.domain.build import Status
 from chalicelib.domain.failure import KILLED, KILLED_CODE, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
@@ -15,8 +15,6 @@ from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
 Json = dict[str, Any]
 
 JOB_NAME = "batch.kubernetes.io/job-name"  # the label by which a pod names its Job
-LINK_AFTER = timedelta(minutes=10)  # links to the source are renewed until the source is fetched,
-LINK_AFTER_IN_USE = timedelta(seconds=30)  # and sooner if the pod has tried to fetch it for so long
 
 
 def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observation | None:
@@ -175,14 +173,12 @@ def _is_fetched(pod: Json | None) -> bool:
     return "terminated" in fetched
 
 
-def needs_links(job: Json, pod: Json | None, now: datetime) -> bool:
-    """Whether the Job's pod has not fetched its source yet, and the links may have expired or are missing."""
+def needs_secret(job: Json, pod: Json | None) -> bool:
+    """Whether the Job's pod still waits for the Job's Secret."""
     is_over = _condition(job, "Failed") or _condition(job, "Complete")
-    if is_over or _is_fetched(pod) or _is_deleted(job):
-        return False
-    linked_at = job["metadata"]["annotations"].get(LINKED)
-    in_use = "running" in (_container(pod, "initContainerStatuses", "fetch").get("state", {}) if pod else {})
-    return linked_at is None or now - _time(linked_at) > (LINK_AFTER_IN_USE if in_use else LINK_AFTER)
+    return not (
+        is_over or _is_fetched(pod) or _is_deleted(job) or HAS_SECRET in job["metadata"]["annotations"]
+    )
 
 
 def pod_is_enough(pod: Json) -> bool:

@@ -1,37 +1,68 @@
 """The shell steps of builds, a file each: what CodeBuild, a pod on EKS and the local node run.
 
-`fetch_code` and `complete_dockerfile` are POSIX: they run in bash and, in BuildKit's image, in busybox.
+`ask` comes first and fetches all others. What runs in a pod is POSIX: in BuildKit's image, busybox runs it.
 
 | variable                                       | set by, value                                        |
 |------------------------------------------------|------------------------------------------------------|
+| SLIPWAY_API, SLIPWAY_ATTEMPT                   | each build: its address in the API, its attempt      |
+| SLIPWAY_SECRET, …_SECRET_FILE                  | each build: what it shows there, or the file with it |
 | SLIPWAY_IMAGE, SLIPWAY_NONCE, SLIPWAY_NOCACHE  | each build                                           |
 | SLIPWAY_GIT_URL, SLIPWAY_GIT_REVISION          | each build; empty without a git repository           |
 | SLIPWAY_CONTEXT, SLIPWAY_DOCKERFILE            | each build; paths in its code                        |
 | SLIPWAY_BUILDKIT_IMAGE                         | each build on CodeBuild: BuildKit's image            |
 | SLIPWAY_CACHE_REPOSITORY                       | each build on CodeBuild: where its layers are cached |
-| SLIPWAY_LINKS                                  | each pod: the folder with the source's URLs          |
-| SLIPWAY_SPECIAL_FILES, …_MARK                  | `VARIABLES`                                          |
+| SLIPWAY_OUTPUT, SLIPWAY_CACHE, …_CACHE_OPTIONS | each pod: for buildctl                               |
+| SLIPWAY_MEMORY                                 | the project, each pod: a folder for the materials    |
+| SLIPWAY_ASK, SLIPWAY_SPECIAL_FILES, …_MARK     | `VARIABLES`                                          |
 | SLIPWAY_ENGINE                                 | the project: docker-container, docker, podman, buildah |
 | SLIPWAY_TOOLS_REPOSITORY                       | the project: where a copy of BuildKit's image may be |
-| SLIPWAY_ECR_HOST                               | the project: log in there; empty: no login           |
-| SLIPWAY_DOCKER_HUB_USERNAME, …_TOKEN           | the project: log in to Docker Hub as well            |
 | SLIPWAY_NETWORK                                | the project: network of RUN steps, may be empty      |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from chalicelib.domain.build import SPECIAL_FILES_MARK
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, SPECIAL_FILES_MARK, Build, Source
 from chalicelib.domain.dockerfile import SPECIAL_FILES
 
-# What `complete_dockerfile` needs: groups separated by spaces, the names of a group by colons.
-VARIABLES = {
-    "SLIPWAY_SPECIAL_FILES": " ".join(":".join(group) for group in SPECIAL_FILES),
-    "SLIPWAY_SPECIAL_FILES_MARK": SPECIAL_FILES_MARK,
-}
+FOLDER = Path(__file__).parent
 
 
 def step(name: str) -> str:
-    """The text of one step, without its first line, which names the shell to editors and shellcheck."""
-    return Path(__file__).with_name(f"{name}.sh").read_text().partition("\n")[2]
+    """The text of one step, without its first line, which names the shell."""
+    return (FOLDER / f"{name}.sh").read_text().partition("\n")[2]
+
+
+# The same for all builds. Special files: groups separated by spaces, the names of a group by colons.
+VARIABLES = {
+    "SLIPWAY_ASK": step("ask"),
+    "SLIPWAY_SPECIAL_FILES": " ".join(":".join(group) for group in SPECIAL_FILES),
+    "SLIPWAY_SPECIAL_FILES_MARK": SPECIAL_FILES_MARK,
+    "SLIPWAY_MAX_DOCKERFILE_BYTES": str(MAX_DOCKERFILE_BYTES),
+}
+
+
+def variables_of(build: Build, api_url: str) -> dict[str, str]:
+    """What the steps of a build's current attempt are told, beside its secret: a pure function of the two."""
+    source = build.source or Source()
+    key = build.key
+    return {
+        "SLIPWAY_API": f"{api_url}/{key.owner}/{key.project}/builds/{key.id}",
+        "SLIPWAY_ATTEMPT": str(build.attempt),
+        "SLIPWAY_IMAGE": build.image,
+        "SLIPWAY_NONCE": build.nonce,
+        "SLIPWAY_NOCACHE": "1" if build.nocache else "",
+        "SLIPWAY_GIT_URL": source.git_url or "",
+        "SLIPWAY_GIT_REVISION": source.git_revision or "",
+        "SLIPWAY_CONTEXT": source.context or "",
+        "SLIPWAY_DOCKERFILE": source.dockerfile or "",
+    }
+
+
+class StepFiles:
+    """`Scripts`: the files of this folder."""
+
+    def texts(self) -> Mapping[str, str]:
+        return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}

@@ -1,9 +1,15 @@
 #!/bin/bash
-# build_and_push: with the engine that SLIPWAY_ENGINE names
+# build_and_push: with the engine that SLIPWAY_ENGINE names; leaves the image's digest in memory.
+# A push is a run of its own, with everything cached: its session asks for a login that is new by then.
 (
   set -e
   network=(${SLIPWAY_NETWORK:+--network "$SLIPWAY_NETWORK"})
   nocache=(${SLIPWAY_NOCACHE:+--no-cache})
+  tools=$(mktemp -d)
+  trap 'rm -rf "$tools"' EXIT
+  cp "$SLIPWAY_MEMORY/docker-credential-slipway" "$tools" # memory may be mounted so that nothing runs there
+  chmod +x "$tools/docker-credential-slipway"
+  export PATH=$tools:$PATH DOCKER_CONFIG=${DOCKER_CONFIG:-$SLIPWAY_MEMORY}
   printf 'Building: %s\n' "$SLIPWAY_IMAGE"
   case "$SLIPWAY_ENGINE" in
     docker-container)
@@ -13,26 +19,30 @@
       if docker pull --quiet "$copy" >/dev/null 2>&1; then buildkit=$copy; fi
       docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" >/dev/null
       cached="type=registry,ref=$SLIPWAY_CACHE_REPOSITORY:layers"
-      cache=(--cache-from "$cached" --cache-to "$cached,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true")
-      docker buildx build --progress plain --provenance=false "${network[@]}" "${nocache[@]}" "${cache[@]}" \
-        --tag "$SLIPWAY_IMAGE" --push .
+      build=(docker buildx build --progress plain --provenance=false "${network[@]}")
+      "${build[@]}" "${nocache[@]}" --cache-from "$cached" --output type=cacheonly .
+      "${build[@]}" --cache-to "$cached,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true" \
+        --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
       ;;
     docker)
       docker buildx build --progress plain --provenance=false "${network[@]}" "${nocache[@]}" \
-        --tag "$SLIPWAY_IMAGE" --push .
+        --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
       # In the engine's store nobody is asked for a login.
       docker image rm --no-prune "$SLIPWAY_IMAGE" >/dev/null
       ;;
     podman | buildah)
       # Without a name, by which other builds would take the image from the store, where nobody asks for a login.
-      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${nocache[@]}" --iidfile ../image-id .
+      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${nocache[@]}" --iidfile "$tools/image-id" .
       printf 'Pushing %s\n' "$SLIPWAY_IMAGE"
-      "$SLIPWAY_ENGINE" push "$(cat ../image-id)" "docker://$SLIPWAY_IMAGE"
+      "$SLIPWAY_ENGINE" push --digestfile "$SLIPWAY_MEMORY/digest" "$(cat "$tools/image-id")" "docker://$SLIPWAY_IMAGE"
       ;;
     *)
       printf 'ERROR: SLIPWAY_ENGINE is "%s"; expected docker-container, docker, podman or buildah\n' "$SLIPWAY_ENGINE"
       exit 2
       ;;
   esac
+  if [ -f "$tools/metadata" ]; then
+    sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' "$tools/metadata" >"$SLIPWAY_MEMORY/digest"
+  fi
   printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE"
 )

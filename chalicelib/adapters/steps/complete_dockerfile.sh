@@ -15,7 +15,4 @@
     sed -i -e "/^$SLIPWAY_SPECIAL_FILES_MARK\$/{r special-files" -e 'd}' Dockerfile
     rm special-files
   fi
-  if [ -n "$SLIPWAY_GIT_URL" ]; then
-    printf 'slipway-dockerfile %s %s\n' "$SLIPWAY_NONCE" "$(base64 < Dockerfile | tr -d '\n')"
-  fi
 )

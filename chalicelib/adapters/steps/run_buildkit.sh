@@ -1,9 +1,22 @@
 #!/bin/sh
-# run_buildkit: BuildKit with the arguments of buildctl, in a pod
+# run_buildkit: BuildKit with the arguments of buildctl, in a pod. A push is a run of its own, with everything
+# cached: its session asks for a login that is new by then.
+# shellcheck disable=SC1091 # the files come with the materials
 cat fetch.log
+rm fetch.log
 printf 'Building: %s\n' "$SLIPWAY_IMAGE"
-status=0
-buildctl-daemonless.sh build "$@" || status=$?
-[ "$status" -ne 0 ] || printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE"
+status=0 tools=$(mktemp -d)
+{
+  cp "$SLIPWAY_MEMORY/docker-credential-slipway" "$tools" &&
+    chmod +x "$tools/docker-credential-slipway" &&
+    export PATH="$tools:$PATH" &&
+    buildctl-daemonless.sh build "$@" ${SLIPWAY_NOCACHE:+--no-cache} \
+      ${SLIPWAY_CACHE:+--import-cache "$SLIPWAY_CACHE"} &&
+    buildctl-daemonless.sh build "$@" ${SLIPWAY_CACHE:+--export-cache "$SLIPWAY_CACHE,$SLIPWAY_CACHE_OPTIONS"} \
+      --metadata-file "$tools/metadata" --output "$SLIPWAY_OUTPUT" &&
+    sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' "$tools/metadata" >"$SLIPWAY_MEMORY/digest" &&
+    printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE" &&
+    . "$SLIPWAY_MEMORY/report_image"
+} || status=$?
 printf 'slipway-end %s\n' "$SLIPWAY_NONCE"
 exit "$status"

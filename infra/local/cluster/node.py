@@ -1,7 +1,7 @@
 """The fake cluster's one node, and the controller of its Jobs: pods whose containers are processes here.
 
 Where a container's description names a path of one of its volumes, that of a folder here is put in its
-place; nothing else is isolated. Two scripts stand for what BuildKit's image would bring: `wget`, and
+place; nothing else is isolated. A script stands for what BuildKit's image would bring:
 `buildctl-daemonless.sh`, which has the local engine build by the step `build_and_push`.
 """
 
@@ -14,7 +14,6 @@ import os
 import secrets
 import shlex
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +26,6 @@ from infra.local.cluster.objects import Cluster, Json, timestamp
 from infra.local.codebuild.buildspec import Phase, in_words
 from infra.local.codebuild.log_stream import LogStream
 from infra.local.machine.engine import MARK
-from infra.local.machine.engines import with_logins
 
 log = logging.getLogger(__name__)
 
@@ -37,28 +35,28 @@ MAX_LINE = 16_000  # containerd cuts longer ones
 KEPT_LINES, KEPT_BYTES = 80, 2048  # of a log in the message of a container that failed
 _JOB_NAME = "batch.kubernetes.io/job-name"
 
-_WGET = """\
-import sys, urllib.request
-output, url = sys.argv[3], sys.argv[4]  # -q -O output url
-try:
-    with urllib.request.urlopen(url) as answer, open(output, "wb") as file:
-        file.write(answer.read())
-except OSError as error:
-    sys.exit(f"wget: server returned error: {error}")
-"""
 _BUILDCTL = """\
 #!/usr/bin/env bash
 # Stands for BuildKit: takes what it is told of the build, and has the local engine do it.
 set -eu
-SLIPWAY_NOCACHE=
+SLIPWAY_NOCACHE= pushes=
 while [ $# -gt 0 ]; do
   case "$1" in
     --local) case "$2" in context=*) cd "${2#context=}" ;; esac; shift ;;
     --no-cache) SLIPWAY_NOCACHE=1 ;;
-    --output) SLIPWAY_IMAGE=${2#*name=}; SLIPWAY_IMAGE=${SLIPWAY_IMAGE%%,*}; shift ;;
+    --metadata-file) metadata=$2; shift ;;
+    --output) SLIPWAY_IMAGE=${2#*name=}; SLIPWAY_IMAGE=${SLIPWAY_IMAGE%%,*} pushes=1; shift ;;
   esac
   shift
 done
+if [ -z "$pushes" ]; then  # the first of two runs
+  build="$SLIPWAY_ENGINE build --layers --format docker"
+  case "$SLIPWAY_ENGINE" in docker) build="docker buildx build" ;; esac
+  exec $build ${SLIPWAY_NOCACHE:+--no-cache} ${SLIPWAY_NETWORK:+--network "$SLIPWAY_NETWORK"} .
+fi
+"""
+_METADATA = """
+printf '{"containerimage.digest": "%s"}' "$(cat "$SLIPWAY_MEMORY/digest")" >"$metadata"
 """
 
 
@@ -93,9 +91,7 @@ class Node:
         self._threads: list[threading.Thread] = []
         self._tools = state / "tools"
         self._tools.mkdir(parents=True, exist_ok=True)
-        _script(self._tools / "buildctl-daemonless.sh", _BUILDCTL + step("build_and_push"))
-        (self._tools / "wget.py").write_text(_WGET)
-        _script(self._tools / "wget", f'#!/bin/sh\nexec {sys.executable} -I "{self._tools}/wget.py" "$@"\n')
+        _script(self._tools / "buildctl-daemonless.sh", _BUILDCTL + step("build_and_push") + _METADATA)
 
     def run(self, job: Json) -> None:
         """Starts a Job that was just created. The lock is held."""
@@ -291,11 +287,8 @@ class Node:
         work = Path(local(container["workingDir"]))
         exit_code = 137
         try:
-            variables = self._variables()
-            if config := own.pop("DOCKER_CONFIG", None):  # the engine reads its logins from elsewhere
-                auths = json.loads(Path(config, "config.json").read_text())["auths"]
-                variables = with_logins(variables, folder / "login", auths)
-            phase = Phase([shlex.join(command)], work, {**variables, **own}, say, self._clean_up)
+            own.pop("DOCKER_CONFIG", None)  # the engine's own names the helper that is asked for logins
+            phase = Phase([shlex.join(command)], work, {**self._variables(), **own}, say, self._clean_up)
             while (ended := phase.wait(WATCH_SECONDS)) is None:
                 try:
                     check()

@@ -28,6 +28,7 @@ from infra.local import signatures
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.log_stream import LogStream
 from infra.local.machine.engine import MARK
+from infra.local.memory import folder_in_memory
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ class _Build:
     request: Mapping[str, Any]
     spec: buildspec.Buildspec
     start_time: float
-    variables: Mapping[str, str] = field(default_factory=dict)
     phases: list[dict[str, Any]] = field(default_factory=list)
     status: str = "IN_PROGRESS"
     end_time: float | None = None
+    memory: Path = Path()  # a folder that is gone with the build
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -89,16 +90,13 @@ class CodeBuild:
     """The service. `projects` maps names to the environment variables of their builds.
 
     `ring` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
-    `clean_up` is called after something of a build was killed. `log_in` stands for what AWS does by the
-    project's role: it takes a build's variables and a folder, and returns them with a login to the registry
-    that is in there.
+    `clean_up` is called after something of a build was killed.
     """
 
     def __init__(
         self,
         projects: Mapping[str, Mapping[str, str]],
         *,
-        s3: Any,
         logs: Any,
         ring: Callable[[dict[str, Any]], None],
         state: Path,
@@ -106,10 +104,8 @@ class CodeBuild:
         seconds_per_minute: float = 60,
         clock: Callable[[], float] = time.time,
         clean_up: Callable[[], None] = lambda: None,
-        log_in: Callable[[Mapping[str, str], Path], Mapping[str, str]] = lambda variables, _: variables,
     ) -> None:
-        self._log_in = log_in
-        self._projects, self._s3, self._logs, self._ring = projects, s3, logs, ring
+        self._projects, self._logs, self._ring = projects, logs, ring
         self._state, self._concurrency = state, concurrency
         self._seconds_per_minute, self._clock, self._clean_up = seconds_per_minute, clock, clean_up
         self._changed = threading.Condition()  # guards everything below
@@ -169,6 +165,8 @@ class CodeBuild:
         project = request.get("projectName", "")
         if project not in self._projects:
             raise Refused("ResourceNotFoundException", f"Project {project} does not exist.")
+        if request.get("sourceTypeOverride", "NO_SOURCE") != "NO_SOURCE":
+            raise Refused("InvalidInputException", "Builds here fetch their source themselves.")
         _minutes(request, "timeoutInMinutesOverride", BUILD_MINUTES)
         _minutes(request, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES)
         text = request.get("buildspecOverride", "")
@@ -240,7 +238,10 @@ class CodeBuild:
         work = self._state / build.log_names[1]
         status = "FAULT"
         try:
-            with closing(LogStream(self._logs, *build.log_names)) as lines:
+            with (
+                closing(LogStream(self._logs, *build.log_names)) as lines,
+                folder_in_memory() as build.memory,
+            ):
                 status = self._go_through(build, lines, work / "src")
         except Exception:
             log.exception("build %s", build.id)
@@ -260,8 +261,8 @@ class CodeBuild:
             self._phase(build, lines, "QUEUED", lambda: self._wait_for_slot(build))
             deadline = time.monotonic() + self._seconds(build, "timeoutInMinutesOverride", BUILD_MINUTES)
             folder.mkdir(parents=True)
-            self._phase(build, lines, "PROVISIONING", lambda: self._provision(build, folder))
-            self._phase(build, lines, "DOWNLOAD_SOURCE", lambda: self._download(build, folder))
+            self._phase(build, lines, "PROVISIONING", lambda: None)
+            self._phase(build, lines, "DOWNLOAD_SOURCE", lambda: None)
             failed: Refused | None = None
             for name in ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD"):
                 try:
@@ -332,36 +333,11 @@ class CodeBuild:
                 self._waiting.remove(build)
                 self._changed.notify_all()
 
-    def _provision(self, build: _Build, folder: Path) -> None:
-        """A build sees what it was given and a minimum, not the variables of this process."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", MARK) if name in os.environ}
-        own = {"CODEBUILD_BUILD_ID": build.id, "CODEBUILD_BUILD_ARN": build.arn}
-        given = {
-            each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
-        }
-        variables = {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
-        build.variables = self._log_in(variables, folder.with_name("login"))
-
-    def _download(self, build: _Build, folder: Path) -> None:
-        if build.request.get("sourceTypeOverride", "NO_SOURCE") == "NO_SOURCE":
-            return
-        bucket, _, prefix = build.request.get("sourceLocationOverride", "").partition("/")
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
-        if not prefix.endswith("/") or not keys:
-            raise Refused("CLIENT_ERROR", f"There is nothing under {bucket}/{prefix}.")
-        for key in keys:
-            target = (folder / key.removeprefix(prefix)).resolve()
-            if not target.is_relative_to(folder.resolve()):
-                raise Refused("CLIENT_ERROR", f"{key} would leave the source folder.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._s3.download_file(bucket, key, str(target))
-
     def _commands(self, build: _Build, lines: LogStream, folder: Path, name: str, deadline: float) -> None:
         commands = build.spec.commands.get(name.lower(), ())
         if not commands:
             return
-        phase = buildspec.Phase(commands, folder, build.variables, lines.say, self._clean_up)
+        phase = buildspec.Phase(commands, folder, self._variables(build), lines.say, self._clean_up)
         while (ended := phase.wait(WATCH_SECONDS)) is None:
             if build.stopping.is_set() or time.monotonic() > deadline:
                 phase.end()
@@ -369,6 +345,19 @@ class CodeBuild:
         if ended.exit_code:
             why = f"Error while executing command: {ended.command}. Reason: exit status {ended.exit_code}"
             raise Refused("COMMAND_EXECUTION_ERROR", why)
+
+    def _variables(self, build: _Build) -> dict[str, str]:
+        """A build sees what it was given and a minimum, not the variables of this process."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", MARK) if name in os.environ}
+        own = {
+            "CODEBUILD_BUILD_ID": build.id,
+            "CODEBUILD_BUILD_ARN": build.arn,
+            "SLIPWAY_MEMORY": str(build.memory),
+        }
+        given = {
+            each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
+        }
+        return {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
 
     def _seconds(self, build: _Build, name: str, bounds: tuple[int, int, int]) -> float:
         return _minutes(build.request, name, bounds) * self._seconds_per_minute
@@ -389,8 +378,7 @@ class CodeBuild:
             "buildComplete": build.end_time is not None,
             "phases": [dict(phase) for phase in build.phases],
             "source": {
-                "type": build.request.get("sourceTypeOverride", "NO_SOURCE"),
-                "location": build.request.get("sourceLocationOverride", ""),
+                "type": "NO_SOURCE",
                 "buildspec": build.request.get("buildspecOverride", ""),
             },
             "environment": {

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
+from chalicelib.usecases.materials import HELPER
 from infra.local.machine.engine import NETWORK, Engine, EngineFailed, EngineName, NoEngine
 from infra.local.machine.python_image import NoImage, python_image
 from infra.local.machine.run_folder import note_engine, remove_with_mounts
@@ -207,17 +208,23 @@ def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
     """The engine with a login, user:password, for the registry `host`, until the block is left."""
     entry = {"auth": base64.b64encode(login.encode()).decode()}
     with tempfile.TemporaryDirectory(prefix="slipway-login-") as folder:
-        variables = with_logins(engine.environment, Path(folder), {host: entry})
-        yield replace(engine, environment=variables)
+        yield replace(engine, environment=_configured(engine.environment, Path(folder), host, entry))
 
 
-def with_logins(
-    environment: Mapping[str, str], folder: Path, auths: Mapping[str, Mapping[str, str]]
+def with_helper(environment: Mapping[str, str], folder: Path, host: str) -> dict[str, str]:
+    """An engine's variables as builds have them: its configuration, a file in `folder`, has no login for
+    `host`, but the name of the helper that asks for one."""
+    return _configured(environment, folder, host, None)
+
+
+def _configured(
+    environment: Mapping[str, str], folder: Path, host: str, entry: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """An engine's variables with more logins, as `auths` of Docker's configuration has them by host.
+    """An engine's variables with a configuration in `folder`: for `host` it has an entry of Docker's `auths`,
+    or builds' credential helper.
 
-    They are in a file in `folder`, which the engine reads and no step of a build sees where steps are
-    isolated. Logins that this machine's user has for other registries stay.
+    No step of a build sees it where steps are isolated. Logins that this machine's user has for other
+    registries stay.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     own = Path(environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
@@ -238,9 +245,12 @@ def with_logins(
         )
         kept = next((place for place in places if place.is_file()), places[0])
     config = json.loads(kept.read_text()) if kept.is_file() else {}
-    config["auths"] = {**config.get("auths", {}), **auths}
-    if "credsStore" in config:  # which would be asked for our registry as well
-        config["credHelpers"] = {**config.get("credHelpers", {}), **dict.fromkeys(auths, "")}
+    config["auths"] = {name: each for name, each in config.get("auths", {}).items() if name != host}
+    if entry is not None:
+        config["auths"][host] = entry
+    if entry is None or "credsStore" in config:  # which would be asked for our registry as well
+        helper = HELPER if entry is None else ""
+        config["credHelpers"] = {**config.get("credHelpers", {}), host: helper}
     file.touch(mode=0o600)
     file.write_text(json.dumps(config))
     return {**environment, **variables}

@@ -1,0 +1,49 @@
+"""The broker as a function of its own, invoked by the one that serves the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from chalicelib.adapters.aws import answered
+from chalicelib.errors import Conflict, Forbidden, Gone, Invalid, SlipwayError, Throttled, Unavailable
+from chalicelib.ports import Question
+
+READ_SECONDS = 20  # the function's time; the API's function has a little more
+_REFUSALS = {kind.__name__: kind for kind in (Conflict, Forbidden, Gone, Invalid, Throttled, Unavailable)}
+
+
+class LambdaBroker:
+    """`Broker` behind a function of Lambda."""
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+        self._lambda: Any = boto3.client("lambda", config=Config(read_timeout=READ_SECONDS))
+
+    def ask(self, question: Question) -> str:
+        with answered("The broker"):
+            answer = self._lambda.invoke(FunctionName=self._function, Payload=json.dumps(asdict(question)))
+            said = json.loads(answer["Payload"].read())
+        if "answer" in said:
+            return str(said["answer"])
+        if (kind := _REFUSALS.get(said.get("refused", ""))) is not None:
+            raise kind(said["words"])
+        raise Unavailable("The broker did not answer; try again.")
+
+
+def answer(event: Mapping[str, Any], ask: Callable[[Question], str]) -> dict[str, Any]:
+    """What the function returns: the answer to the event's question, or why there is none."""
+    try:
+        return {"answer": ask(Question(**event))}
+    except SlipwayError as error:
+        words: Any = str(error)
+        if isinstance(error, Invalid):
+            words = error.reasons
+        elif isinstance(error, Throttled):
+            words = error.seconds
+        return {"refused": type(error).__name__, "words": words}

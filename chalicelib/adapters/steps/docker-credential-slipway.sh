@@ -1,0 +1,9 @@
+#!/bin/sh
+# docker-credential-slipway: what engines ask for a login, with the argument `get`; a login serves half an hour
+login=$SLIPWAY_MEMORY/login
+[ "$1" = get ] || exit 0
+if [ -z "$(find "$login" -mmin -30 2>/dev/null)" ]; then
+  sh "$SLIPWAY_MEMORY/ask" _login >"$login.$$" || exit 1
+  mv "$login.$$" "$login"
+fi
+cat "$login"

@@ -25,8 +25,8 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
-from chalicelib.errors import Busy
-from chalicelib.usecases import builds, execution, logs
+from chalicelib.errors import Busy, Gone
+from chalicelib.usecases import builds, execution, logs, materials
 from chalicelib.usecases.conflicts import isolated, log_change
 from tests.fakes import FakeArchive
 from tests.simulation.faults import Fault
@@ -148,6 +148,30 @@ def reconcile_without_lease(services: Any) -> int:
     return len(due)
 
 
+# Whatever image has the build's tag counts, whoever pushed it
+
+
+def image_of_anybody(build: Build, answered: str | None) -> str | None:
+    return answered
+
+
+def digest_of_anybody(services: Any, build: Build) -> str | None:
+    digest: str | None = services.registry.digest(build.image)
+    return digest
+
+
+# An attempt is only answered once its handle is noted
+
+
+_expect_current = materials._expect_current
+
+
+def expect_noted(build: Build, attempt: int) -> None:
+    _expect_current(build, attempt)
+    if build.handle is None:
+        raise Gone("Who are you?")
+
+
 # For the test of the simulation itself
 
 
@@ -243,6 +267,22 @@ FAULTS = (
         {"chalicelib.adapters.dynamodb.table.ClientError": Exception},
         lambda story: _has(story, Fault.LOST, Fault.SLOW, Fault.SLOW_LOST),
         adapters=True,
+    ),
+    KnownFault(
+        "a stranger's image",
+        ("a final status is right",),
+        1,
+        {
+            "chalicelib.domain.lifecycle.image_of": image_of_anybody,
+            "chalicelib.usecases.execution._digest": digest_of_anybody,
+        },
+        lambda story: story.fault_rates.rates["run"] > 0,
+    ),
+    KnownFault(
+        "refused before its handle is noted",
+        ("an attempt gets what is its own",),
+        1,
+        {"chalicelib.usecases.materials._expect_current": expect_noted},
     ),
     UNANNOUNCED,
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from chalicelib import wiring
+from chalicelib.usecases import throttle
 from tests.simulation import promises, story
 from tests.simulation.adapters import AdaptersWorld
 from tests.simulation.faults import Chance, Faults
@@ -115,6 +116,7 @@ def _in_place(world: World, seed: int) -> Iterator[None]:
     former, state, log = wiring.install(world.seen), random.getstate(), logging.getLogger("chalicelib")
     watch = _Watch(world)
     random.seed(seed)
+    throttle._taken.clear()
     propagates, log.propagate = log.propagate, False
     log.addHandler(watch)
     try:

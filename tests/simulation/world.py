@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import app as entry
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
-from chalicelib.errors import SlipwayError
-from chalicelib.ports import LogLine
+from chalicelib.errors import Forbidden, Gone, Invalid, SlipwayError
+from chalicelib.ports import LogLine, Question
 from chalicelib.settings import EksSettings
+from chalicelib.usecases.materials import OwnBroker
 from tests.factories import DIGEST, SETTINGS
 from tests.fakes import FakeBuildQueue, FakeExecutor, FakeServices, Run
 from tests.simulation.faults import Chance, Faults
@@ -39,6 +40,8 @@ API_LIMIT_SECONDS = 28
 QUEUE_MINUTES = RUN_MINUTES = 20  # of a build, as the executor and the service have it
 WAIT_MINUTES = 60  # for its turn
 RECEIVES, SPARED_AFTER = 5, 3
+ASK_AGAIN_SECONDS, TRIALS = 20, 15  # of a build that asks the API and hears nothing
+STRANGERS_DIGEST = f"sha256:{'5e' * 32}"
 DAY = 24 * 3600
 MINUTE = timedelta(minutes=1)
 
@@ -111,6 +114,7 @@ class _Life:
 
     def __init__(self, world: World, services: FakeServices, executor: SimulatedExecutor, run: Run) -> None:
         self.world, self.services, self.executor, self.run = world, services, executor, run
+        self.asked = 0
         before = len(world.runs(run.build.uuid))
         self.key = f"run {before} of {run.build.key} ({run.build.uuid[:4]})"
 
@@ -125,14 +129,74 @@ class _Life:
                     return
                 lasts = 2 * DAY
         self.world.trace(self.key, f"{self.run.handle} starts (waits {waits:g} s, lasts {lasts:g} s)")
-        after(waits, lambda: self.enter(Status.BUILDING))
-        after(waits + lasts / 4, lambda: self.enter(Status.RUNNING))
-        count = int(chance.between(f"{self.key} lines", 0, 9))
-        for number in range(count):
-            after(waits + lasts * (number + 1) / (count + 1), partial(self.log, f"line {number}"))
-        after(waits + lasts, self.push)
+        after(waits, lambda: self.fetch(lasts))
         if not self.executor.emits_events and self.world.faults.happens("run", f"{self.key} is removed"):
             after((waits + lasts) * chance.between(f"{self.key} is removed at", 0, 1.2), self.remove)
+
+    def fetch(self, lasts: float) -> None:
+        """Its first steps: until they are done, nothing of the user runs."""
+        self.enter(Status.BUILDING)
+        self.ask("materials", lambda: self.ask("report", lambda: self.work(lasts), fetched="1"))
+
+    def work(self, lasts: float) -> None:
+        chance, after = self.world.chance, self.world.scheduler.after
+        after(lasts / 4, lambda: self.enter(Status.RUNNING))
+        count = int(chance.between(f"{self.key} lines", 0, 9))
+        for number in range(count):
+            after(lasts * (number + 1) / (count + 1), partial(self.log, f"line {number}"))
+        after(lasts / 2, lambda: self.ask("login", lambda: None))
+        after(lasts, self.push)
+
+    def ask(
+        self, about: Literal["materials", "login", "report"], then: Callable[[], None], **told: str
+    ) -> None:
+        """Asks the API until it answers, for five minutes; a refusal ends the run."""
+        self.asked += 1
+        self._ask(self.services.question(about, self.run.build, **told), then, self.asked, 1)
+
+    def _ask(self, question: Question, then: Callable[[], None], number: int, trial: int) -> None:
+        if self.run.outcome is not None:
+            return
+        world = self.world
+        name = f"{self.key} asks {number}.{trial} for {question.about}"
+        is_heard = not world.faults.happens("message", f"{name}: its answer gets lost")
+
+        def settle(function: Function) -> None:
+            if self.run.outcome is not None:
+                return
+            if is_heard and function.error is None:
+                then()
+            elif is_heard and isinstance(function.error, Gone | Forbidden | Invalid):
+                self._expect_over(question)
+                self.print(f"{self.run.handle} is refused: {function.error}")
+                self.end(Outcome.FAILED)
+            elif trial == TRIALS:
+                self.end(Outcome.FAILED)
+            else:
+                world.scheduler.after(ASK_AGAIN_SECONDS, lambda: self._ask(question, then, number, trial + 1))
+
+        late = 0.0
+        if world.faults.happens("message", f"{name}: it comes late"):
+            late = world.chance.pick(f"{name} late by", 1, 5, 20, 60)
+        if world.faults.happens("message", f"{name}: it comes twice"):
+            again = world.chance.pick(f"{name} again after", 0.01, 1, 30, 300)
+            copy = f"{name} (again)"
+            world.scheduler.after(again, lambda: world.answer(copy, question, lambda function: None))
+        world.scheduler.after(late, lambda: world.answer(name, question, settle))
+
+    def _expect_over(self, question: Question) -> None:
+        """Nobody refuses an attempt that is the current one of a build that goes on."""
+        build = self.services.records.builds.get(self.run.build.key)
+        if (
+            build is not None
+            and build.uuid == self.run.build.uuid
+            and build.attempt == question.attempt
+            and build.submitting_at is not None
+            and not build.is_done
+            and build.stop_requested_at is None
+        ):
+            words = f"{self.run.handle} was refused: {question.about}"
+            self.world.broken.append(("an attempt gets what is its own", words))
 
     def remove(self) -> None:
         """A node dies, or somebody deletes the Job: the executor does not know it any more."""
@@ -168,9 +232,11 @@ class _Life:
         if self.run.outcome is not None:
             return
         faults, image = self.world.faults, self.run.build.image
+        if faults.happens("run", f"a stranger takes the tag of {self.key}"):
+            self.services.registry.images.setdefault(image, STRANGERS_DIGEST)
         if f"logs:{self.run.handle}" in self.world.fatal:
             self.services.registry.push(image, DIGEST)
-            self.end(Outcome.SUCCEEDED)
+            self.ask("report", lambda: self.end(Outcome.SUCCEEDED), digest=DIGEST)
         elif faults.happens("run", f"{self.key} has a fault before its push", 2):
             self.end(Outcome.FAULT)
         elif self.world.chance.number(f"{self.key} fails") < 0.2:
@@ -182,8 +248,13 @@ class _Life:
             digest = f"sha256:{hashlib.sha256(self.run.handle.encode()).hexdigest()}"
             self.services.registry.push(image, digest)
             self.world.trace(self.key, f"{self.run.handle} pushes {image}")
+            if faults.happens("run", f"{self.key} has a fault before its report"):
+                self.end(Outcome.FAULT)
+                return
             is_fault = faults.happens("run", f"{self.key} has a fault after its push", 2)
-            self.world.scheduler.after(1, lambda: self.end(Outcome.FAULT if is_fault else Outcome.SUCCEEDED))
+            last = Outcome.FAULT if is_fault else Outcome.SUCCEEDED
+            reported = partial(self.world.scheduler.after, 1, lambda: self.end(last))
+            self.ask("report", reported, digest=digest)
 
     def end(self, outcome: Outcome) -> None:
         if self.run.outcome is not None:
@@ -380,6 +451,10 @@ class World:
         function.after = end
         self.scheduler.after(0, function.switch)
         return function
+
+    def answer(self, name: str, question: Question, settle: Callable[[Function], None]) -> None:
+        """The API is asked by a build: the broker behind it answers."""
+        self.go(name, lambda: OwnBroker(self.seen).ask(question), API_LIMIT_SECONDS, settle)
 
     def logged(self, error: BaseException) -> None:
         """A function has logged an exception and gone on."""

@@ -49,11 +49,12 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ -z "$pushes" ]; then  # the first of two runs
-  build="$SLIPWAY_ENGINE build --layers --format docker"
-  case "$SLIPWAY_ENGINE" in docker) build="docker buildx build" ;; esac
-  exec $build ${SLIPWAY_NOCACHE:+--no-cache} ${SLIPWAY_NETWORK:+--network "$SLIPWAY_NETWORK"} .
+# Of the two runs, the engine here needs the second alone.
+if [ -z "$pushes" ]; then
+  printf '%s' "$SLIPWAY_NOCACHE" >"$SLIPWAY_MEMORY/nocache"
+  exit
 fi
+SLIPWAY_NOCACHE=$(cat "$SLIPWAY_MEMORY/nocache")
 """
 _METADATA = """
 printf '{"containerimage.digest": "%s"}' "$(cat "$SLIPWAY_MEMORY/digest")" >"$metadata"

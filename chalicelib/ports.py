@@ -431,7 +431,7 @@ class Broker(Protocol):
     nobody's logins."""
 
     def ask(self, question: Question) -> str:
-        """The answer as a text. Raises Forbidden, Gone, Throttled, Invalid, Conflict, Unavailable."""
+        """The answer as a text. Raises Forbidden, Gone, Throttled and Invalid."""
 
 
 class Logs(Protocol):

@@ -45,7 +45,8 @@ class RealServices(AwsServices):
         services = cls.made.setdefault(settings.backend, cls())
         services.clock = clock
         vars(services)["settings"] = settings
-        vars(services).pop("_eks", None)
+        for name in ("_eks", "deployment_secrets"):
+            vars(services).pop(name, None)
         return services
 
     def now(self) -> datetime:

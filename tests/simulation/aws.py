@@ -195,6 +195,10 @@ class Aws:
         result = f"<AssumeRoleResult><Credentials>{lent}</Credentials></AssumeRoleResult>"
         return Answer(body=f"<AssumeRoleResponse>{result}</AssumeRoleResponse>".encode())
 
+    def _secrets_manager(self, operation: str, body: Json) -> Json:
+        assert operation == "GetSecretValue"
+        return {"SecretString": self._services.deployment_secrets.build_key().decode()}
+
     def _eks(self, operation: str, body: Json) -> Json:
         assert operation == "DescribeCluster"
         data = base64.b64encode(_authority()).decode()
@@ -262,9 +266,7 @@ class Aws:
         self._objects[key] = body
         folder, _, name = key.partition("/")
         sources = self._services.sources
-        if folder == "builds" and name.endswith("/Dockerfile"):
-            sources.staged[name.partition("/")[0]] = (body.decode(), None)
-        elif folder == "logs":
+        if folder == "logs":
             self._services.log_archive.texts[name.removesuffix(".txt")] = body.decode()
         elif folder == "code" and name.endswith(".tar.gz"):
             sha256 = name.removesuffix(".tar.gz")
@@ -274,9 +276,7 @@ class Aws:
     def _remove(self, key: str) -> None:
         self._objects.pop(key, None)
         folder, _, name = key.partition("/")
-        if folder == "builds":
-            self._services.sources.staged.pop(name.partition("/")[0], None)
-        elif folder == "logs":
+        if folder == "logs":
             self._services.log_archive.texts.pop(name.removesuffix(".txt"), None)
         elif folder == "code" and name.endswith(".tar.gz"):
             self._services.sources.drop(name.removesuffix(".tar.gz"))

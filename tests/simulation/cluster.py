@@ -30,7 +30,7 @@ class ClusterExecutor(SimulatedExecutor):
 
     def __init__(self, world: AdaptersWorld) -> None:
         super().__init__(world, world.services, emits_events=False)
-        self.waiting: dict[str, Run] = {}  # for Secrets, by handle
+        self.waiting: dict[str, Run] = {}  # for their Secrets, by handle
 
     def begin(self, run: Run) -> None:
         self.waiting[run.handle] = run
@@ -51,7 +51,7 @@ class ClusterExecutor(SimulatedExecutor):
             run.handle in self.waiting
             and world.scheduler.seconds - world.healed_at > REGULATED_SECONDS < world.healed_at
         ):
-            world.broken.append(("a started build gets its source", f"{run.build.key} waited in vain"))
+            world.broken.append(("a started build gets its secret", f"{run.build.key} waited in vain"))
         self.end(run, Outcome.TIMED_OUT)
 
 
@@ -100,9 +100,7 @@ class SimulatedCluster(FakeKubernetes):
         created = super()._create(root, resource, namespace, described)
         if resource == "secrets":
             job = name.rpartition("-")[0]
-            if job in self._runs and all(
-                f"{job}-{each}" in self.objects["secrets"] for each in ("source", "registry")
-            ):
+            if job in self._runs:
                 self._executor.furnish(self._runs[job])
         return created
 

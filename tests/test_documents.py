@@ -17,10 +17,12 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from chalice.package import YAMLTemplateSerializer
 from chalice.test import Client as ChaliceClient
+from werkzeug import Response
 
 from chalicelib import settings
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import DONE, Status
+from infra.bench import serving
 from infra.local import aws
 from infra.local.machine.machine import STATE, machine
 from infra.local.stack import Running, stack
@@ -145,7 +147,8 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run
     engine: Any = SimpleNamespace(environment={"SLIPWAY_ENGINE": "none"}, clean_up=lambda *_: None)
     with ExitStack() as closing:
         if request.param == "none":
-            yield closing.enter_context(stack(engine, "127.0.0.1:9", tmp_path, root_token=TOKEN)), BASE
+            registry = closing.enter_context(serving.served(lambda _: Response(status=404)))
+            yield closing.enter_context(stack(engine, registry, tmp_path, root_token=TOKEN)), BASE
         else:
             with skipped_without(request.param):
                 tools = closing.enter_context(machine(STATE, print, request.param))

@@ -30,7 +30,7 @@ def test_the_role_is_of_one_namespace_and_reads_no_secrets() -> None:
     (role,) = [each for each in MANIFESTS if each["kind"] == "Role"]
     allowed = {resource: rule["verbs"] for rule in role["rules"] for resource in rule["resources"]}
     assert set(allowed) == {"jobs", "pods", "secrets"}
-    assert set(allowed["secrets"]) == {"create", "patch"}
+    assert set(allowed["secrets"]) == {"create"}
     assert not [each for each in MANIFESTS if each["kind"].startswith("ClusterRole")]
 
 

@@ -203,20 +203,20 @@ FAULTS = (
     KnownFault(
         "busy releases the claim",
         _STARTED_TWICE,
-        2179,
+        3870,
         {"chalicelib.usecases.execution._start": start_and_release},
         lambda story: _has(story, Fault.BUSY) or story.slots < 100,
     ),
     KnownFault(
         "busy after the start",
         _STARTED_TWICE,
-        2,
+        23,
         {"tests.simulation.world.SimulatedExecutor.submit": submit_then_busy},
     ),
     KnownFault(
         "given up without being asked",
         ("an image means success",),
-        277,
+        421,
         {"chalicelib.usecases.execution.give_up_if_overdue": give_up_unasked},
     ),
     KnownFault(
@@ -225,7 +225,7 @@ FAULTS = (
         3436,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
-            "tests.fakes.FakeExecutor.replay_seconds": 240,
+            "tests.fakes.FakeExecutor.replay_seconds": 285,
             "tests.simulation.ports.SLOW_SECONDS": 110,  # one slow call is enough then
         },
         lambda story: not story.on_eks and _has(story, Fault.SLOW, Fault.SLOW_LOST),
@@ -271,7 +271,7 @@ FAULTS = (
     KnownFault(
         "a stranger's image",
         ("a final status is right",),
-        1,
+        117,
         {
             "chalicelib.domain.lifecycle.image_of": image_of_anybody,
             "chalicelib.usecases.execution._digest": digest_of_anybody,
@@ -281,7 +281,7 @@ FAULTS = (
     KnownFault(
         "refused before its handle is noted",
         ("an attempt gets what is its own",),
-        1,
+        6,
         {"chalicelib.usecases.materials._expect_current": expect_noted},
     ),
     UNANNOUNCED,

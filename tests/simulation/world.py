@@ -250,6 +250,12 @@ class _Life:
             self.world.trace(self.key, f"{self.run.handle} pushes {image}")
             if faults.happens("run", f"{self.key} has a fault before its report"):
                 self.end(Outcome.FAULT)
+                question = self.services.question("report", self.run.build, digest=digest)
+                late = self.world.chance.pick(f"{self.key} reports late by", 0.1, 1, 10, 60)
+                report = partial(
+                    self.world.answer, f"{self.key} reports late", question, lambda function: None
+                )
+                self.world.scheduler.after(late, report)
                 return
             is_fault = faults.happens("run", f"{self.key} has a fault after its push", 2)
             last = Outcome.FAULT if is_fault else Outcome.SUCCEEDED

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import urllib3
+from werkzeug import Response
 
+from infra.bench.serving import served
 from infra.local.machine.engine import Engine
 from infra.local.machine.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
@@ -112,11 +114,11 @@ def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
-    """Unless a module has its own: no engine is needed, nothing listens where the images would go, so that
-    no build gets far."""
-    nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), "127.0.0.1:9", "", "scratch")
-    with serving(nothing, tmp_path / "stack") as client:
-        yield client
+    """Unless a module has its own: without an engine, and with an empty registry. No build gets far."""
+    with served(lambda _: Response(status=404)) as registry:
+        nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), registry, "", "scratch")
+        with serving(nothing, tmp_path / "stack") as client:
+            yield client
 
 
 def wait_until(met: Callable[[], bool]) -> None:

@@ -652,7 +652,7 @@ def test_an_image_of_which_the_executor_knows_nothing_any_more_is_a_success(
     run = services.codebuild.run_of(key)
     services.codebuild.end(run, Outcome.FAULT)
     execution.observe(services, CODEBUILD, [run.handle])
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
     services.codebuild.forget(run)
 
     execution.attend(services, key)
@@ -673,7 +673,7 @@ def test_of_several_attempts_the_last_one_that_was_started_made_the_image(
         execution.attend(services, key)
     second = services.codebuild.run_of(key)
     assert len(services.codebuild.runs) == 2
-    services.registry.push(stored(services, key).image)
+    services.push(stored(services, key))
     services.clock.forward(seconds=60)
     services.builds.save(lifecycle.claim(stored(services, key), services.now()))
 

@@ -257,7 +257,10 @@ class Node:
                 data = dict(secret["data"])
             paths = {each["key"]: each["path"] for each in wanted.get("items", ())}
             for key, value in data.items():
-                (place / paths.get(key, key)).write_bytes(base64.b64decode(value))
+                file = place / paths.get(key, key)
+                part = file.with_name(f".{file.name}")  # nobody may read half of it, as on a real node
+                part.write_bytes(base64.b64decode(value))
+                part.replace(file)
         return True
 
     def _run_container(

@@ -34,7 +34,7 @@ from tests.simulation.run import simulate
 from tests.simulation.story import Story, make
 from tests.simulation.world import SimulatedExecutor
 
-SEEDS = 5_000
+SEEDS = 10_000
 IN_VAIN = 5  # so many seeds that break without the fault as well: then it is in the code
 LOST = "NOT FOUND"
 
@@ -222,7 +222,7 @@ FAULTS = (
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        3436,
+        4274,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
             "tests.fakes.FakeExecutor.replay_seconds": 285,
@@ -233,7 +233,7 @@ FAULTS = (
     KnownFault(
         "success without a log",
         ("a log is kept",),
-        2916,
+        8246,
         {"chalicelib.usecases.execution._finished_before": finish_without_evidence},
         lambda story: story.fault_rates.rates["run"] > 0,
     ),

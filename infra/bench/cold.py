@@ -31,6 +31,7 @@ ENVIRONMENT = {  # enough to be loaded and to answer whoever has no token
     "SLIPWAY_CODEBUILD_PROJECT": "builds",
     "SLIPWAY_BUCKET": "bucket",
     "SLIPWAY_REGISTRY": "registry.test/slipway",
+    "SLIPWAY_BUILD_KEY_SECRET": "build-key",
     "SLIPWAY_REGISTRY_KIND": "ecr",
 }
 NO_BUILD = {"Records": [{"messageId": "1", "receiptHandle": "1", "body": "a/b/1", "attributes": {}}]}

@@ -155,6 +155,7 @@ def environment(url: str) -> dict[str, str]:
         "SLIPWAY_CODEBUILD_PROJECT": "builds",
         "SLIPWAY_BUCKET": "bucket",
         "SLIPWAY_REGISTRY": "registry.test/slipway",
+        "SLIPWAY_BUILD_KEY_SECRET": "build-key",
         "SLIPWAY_REGISTRY_KIND": "ecr",
     }
 

@@ -33,13 +33,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def registry() -> Iterator[str]:
-    """One without images; its address."""
+def empty_registry(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Functions find one without images."""
     with served(lambda _: Response(status=404)) as address:
-        yield address
+        plain = {"SLIPWAY_REGISTRY_KIND": "plain", "SLIPWAY_REGISTRY": f"{address}/slipway"}
+        deployed.endpoints.update(plain)
+        for name, value in plain.items():
+            monkeypatch.setenv(name, value)
+        vars(deployed.services).clear()  # as in a new process
+        yield
 
 
-def test_every_function_does_its_part(deployed: Deployed, registry: str) -> None:
+@pytest.mark.usefixtures("empty_registry")
+def test_every_function_does_its_part(deployed: Deployed) -> None:
     """From a project to the end of a build, each step by the function that does it in AWS."""
     answer = deployed.call("APIHandler", "app", recorded("create_project"))
     assert answer["statusCode"] == 201, answer
@@ -48,7 +54,6 @@ def test_every_function_does_its_part(deployed: Deployed, registry: str) -> None
     assert deployed.call("OnRequest", "on_request", recorded("requests")) == {"batchItemFailures": []}
     assert deployed.build().name == "nightly"
 
-    deployed.endpoints.update(SLIPWAY_REGISTRY_KIND="plain", SLIPWAY_REGISTRY=f"{registry}/slipway")
     answer = deployed.call("Dispatch", "dispatch", recorded("dispatch"))
     assert [each["itemIdentifier"] for each in answer["batchItemFailures"]] == [
         recorded("dispatch")["Records"][1]["messageId"]  # it names no build
@@ -137,6 +142,9 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], 
     """Puts a docker in the way that works, or not, and keeps what it was asked."""
     asked, program = tmp_path / "asked", tmp_path / "docker"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    aws = tmp_path / "aws"  # its command line
+    aws.write_text("#!/bin/sh\necho password\n")
+    aws.chmod(0o755)
 
     def works(does: bool) -> list[str]:
         program.write_text(f'#!/bin/sh\necho "$*" >>{asked}\n{str(does).lower()}\n')
@@ -161,6 +169,7 @@ def test_bootstrap_makes_a_superuser_and_has_buildkit_copied(
     assert accounts.authenticate(deployed.services, said["TOKEN"]).is_superuser
     digest = image.partition("@sha256:")[2]
     assert docker(True) == [
+        f"login --username AWS --password-stdin {repository.partition('/')[0]}",
         f"buildx imagetools create --tag {repository}:buildkit-{digest[:12]} {image}",
         f"buildx imagetools inspect {repository}@sha256:{digest}",
     ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug import Response
 
+from infra.bench.serving import served
 from infra.local.cluster import node
 from infra.local.codebuild import buildspec
 from infra.local.machine.engine import Engine
@@ -26,8 +29,11 @@ def test_a_full_disk_is_the_reason(backend: str, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(buildspec, "Phase", refuse)
     monkeypatch.setattr(node, "Phase", refuse)
-    nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), "127.0.0.1:9", "", "scratch")
-    with serving(nothing, tmp_path / "stack", settings={"SLIPWAY_BACKEND": backend}) as client:
+    with ExitStack() as closing:
+        registry = closing.enter_context(served(lambda _: Response(status=404)))
+        nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), registry, "", "scratch")
+        settings = {"SLIPWAY_BACKEND": backend}
+        client = closing.enter_context(serving(nothing, tmp_path / "stack", settings=settings))
         content = json.dumps({"version": 1, "kind": "build", "image": "scratch"})
         build = client.call("POST", f"{PROJECT}/builds/", {"content": content})[1]
         path = f"{PROJECT}/builds/{build['id']}"

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.machine.run_folder import run_folder
+from infra.local.machine.run_folder import TMPFS, run_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are not found")
 PATIENCE_SECONDS = 30.0
 # It has a process in a session of its own, with a child that hides what it is, and a third one.
 RUN = """
 import os, subprocess, sys, tempfile
-from infra.local.machine.run_folder import run_folder
-with run_folder(print) as folder:
+from infra.local.machine.run_folder import folder_in_memory, run_folder
+with run_folder(print) as folder, folder_in_memory() as in_memory:
     step = "env -i sleep 3600 & echo $!; wait"
     step = subprocess.Popen(["sh", "-c", step], stdout=subprocess.PIPE, start_new_session=True)
     third = subprocess.Popen(["sh", "-c", sys.argv[1] + " while :; do sleep 0.1; done"])
     login = tempfile.mkdtemp()
-    print(folder, third.pid, step.pid, step.stdout.readline().decode().strip(), flush=True)
+    print(folder, in_memory, third.pid, step.pid, step.stdout.readline().decode().strip(), flush=True)
     input()
 """
 
@@ -41,8 +41,9 @@ class Run:
             [sys.executable, "-c", RUN, third], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        folder, *numbers = self.process.stdout.readline().split()
-        self.folder, self.children = Path(folder), [int(number) for number in numbers]
+        folder, in_memory, *numbers = self.process.stdout.readline().split()
+        self.folder, self.in_memory = Path(folder), Path(in_memory)
+        self.children = [int(number) for number in numbers]
         (self.watcher,) = [
             int(path.parent.name)
             for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -65,7 +66,8 @@ class Run:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.in_memory):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(path: Path) -> bytes:
@@ -109,11 +111,20 @@ def test_everything_of_a_run_is_in_one_folder_that_only_this_user_may_enter(star
     assert len([*run.folder.iterdir()]) == 2  # the lock, and the folder for the login
 
 
+def test_what_may_not_be_on_a_disk_has_a_folder_in_memory_that_only_this_user_may_enter(
+    start: Callable[[], Run],
+) -> None:
+    run = start()
+    assert run.in_memory.parent == TMPFS
+    assert run.in_memory.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("third", ["", pytest.param("trap '' TERM;", marks=pytest.mark.slow)])
 def test_a_killed_run_takes_its_processes_and_files_with_it(start: Callable[[str], Run], third: str) -> None:
     run = start(third)
     run.kill()
     wait_until(lambda: not run.folder.exists())
+    assert not run.in_memory.exists()
     assert run.alive() == []
     wait_until(lambda: not _is_alive(run.watcher))
 
@@ -126,11 +137,13 @@ def test_where_the_watcher_was_killed_too_the_next_run_does_it(start: Callable[[
     said: list[str] = []
     with run_folder(said.append):
         assert not dead.folder.exists()
+        assert not dead.in_memory.exists()
         assert dead.alive() == []
         assert len(said) == 1 and "was killed" in said[0]
 
         assert len(living.alive()) == 3
         assert living.folder.is_dir()
+        assert living.in_memory.is_dir()
 
 
 def test_a_run_that_ends_leaves_nothing_even_without_its_watcher(start: Callable[[], Run]) -> None:
@@ -141,6 +154,7 @@ def test_a_run_that_ends_leaves_nothing_even_without_its_watcher(start: Callable
         run.process.communicate("\n")
         assert run.process.returncode == 0
         assert not run.folder.exists()
+        assert not run.in_memory.exists()
         assert run.alive() == []
 
 

@@ -28,7 +28,7 @@ from infra.local import signatures
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.log_stream import LogStream
 from infra.local.machine.engine import MARK
-from infra.local.memory import folder_in_memory
+from infra.local.machine.run_folder import folder_in_memory
 
 log = logging.getLogger(__name__)
 

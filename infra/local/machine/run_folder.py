@@ -31,6 +31,7 @@ TERM_SECONDS = 10  # between asking processes to end and killing them: an engine
 KILL_SECONDS = 5
 ENDED = b"ended"  # what the watcher reads from a run that was not killed
 ROOT = Path(__file__).parents[3]
+TMPFS = Path("/dev/shm")  # of Linux
 
 
 @contextmanager
@@ -70,6 +71,16 @@ def run_folder(say: Callable[[str], None]) -> Iterator[Path]:
                 _remove_dead(folder)
 
 
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A folder of this run that only this user may enter, gone after the block; in memory, where the machine
+    has a place for that."""
+    place = TMPFS if TMPFS.is_dir() else None
+    name = Path(os.environ.get(MARK, PREFIX)).name
+    with tempfile.TemporaryDirectory(prefix=f"{name}.memory-", dir=place) as folder:
+        yield Path(folder)
+
+
 def note_engine(engine: Engine) -> None:
     """Whoever cleans up behind this run asks this engine to."""
     if folder := os.environ.get(MARK):
@@ -97,6 +108,8 @@ def _remove(folder: Path) -> None:
         engine = Engine(**json.loads((folder / "engine.json").read_text()))
         engine.remove_containers(folder)
         engine.clean_up()
+    for in_memory in TMPFS.glob(f"{folder.name}.memory-*"):
+        shutil.rmtree(in_memory, ignore_errors=True)
     remove_with_mounts(folder)
 
 

@@ -430,8 +430,8 @@ class World:
         return log
 
     def is_fatal(self, build: Build) -> bool:
-        """Whether its log ends any function that reads it."""
-        return build.log is not None and self.log_name(build.log) in self.fatal
+        """Whether the log of a run of it ends any function that reads it."""
+        return any(f"logs:{run.handle}" in self.fatal for run in self.runs(build.uuid))
 
     # Waking functions
 

@@ -31,7 +31,7 @@ def interrupted(number: int) -> Iterator[Any]:
         raise RuntimeError("the engine took too long")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", program.INTERRUPTS)
 @pytest.mark.parametrize(("command", "status"), [("up", 0), ("demo", 130)])
 def test_an_interruption_decides_the_status_whatever_else_goes_wrong(
     number: int,

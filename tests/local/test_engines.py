@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from chalicelib.adapters.registry import FixedLogin, HttpRegistry
-from chalicelib.adapters.steps import step
+from chalicelib.adapters.steps import StepFiles, step
 from infra.local.machine import engines
 from infra.local.machine.engine import Engine, EngineName, NoEngine
 from infra.local.machine.engines import (
@@ -40,6 +40,10 @@ def base(engine: Engine, state: Path) -> str:
 
 def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[str]:
     """Runs the step that builds as CodeBuild does, in a process group of its own."""
+    memory = folder.with_name(f"{folder.name}-memory")
+    memory.mkdir(exist_ok=True)
+    for name, text in StepFiles().texts().items():
+        (memory / name).write_text(text)
     return subprocess.Popen(
         ["bash", "-c", step("build_and_push")],
         cwd=folder,
@@ -47,6 +51,7 @@ def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[st
             **{name: os.environ[name] for name in ("PATH", "HOME")},
             **engine.environment,
             "SLIPWAY_IMAGE": image,
+            "SLIPWAY_MEMORY": str(memory),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -93,6 +93,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """What an attempt has put in the registry under the build's tag."""
+
+    attempt: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Build:
     """The record of a build, small enough to be read and written whole; its texts are in `BuildBody`."""
 
@@ -125,7 +133,7 @@ class Build:
     log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
     tag_was_free: bool = False  # before its first claim; nobody asked for those that an older version started
     fetched_attempt: int = 0  # the last that has its code: its secret opens no more materials
-    pushed_digests: tuple[str, ...] = ()  # which its attempts have reported
+    pushes: tuple[Push, ...] = ()  # as attempts have reported them
     faults: int = 0  # attempts that ended by the executor's own fault
     queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
     turn_at: datetime | None = None  # when it was last claimed after it had waited for its turn

@@ -329,7 +329,9 @@ def image_of(build: Build, answered: str | None) -> str | None:
     Whoever may push to the project's repository can take a tag before the build does. Builds that an older
     version has started report nothing: for them, any answer counts.
     """
-    is_reported = answered in build.pushed_digests or (build.attempt > 0 and not build.tag_was_free)
+    is_reported = answered in {push.digest for push in build.pushes} or (
+        build.attempt > 0 and not build.tag_was_free
+    )
     return answered if is_reported else None
 
 

@@ -93,7 +93,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         digest = reason = None
         if seen.attempt == build.attempt:
             is_unclear = seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
-            if is_unclear or (seen.outcome is not None and build.pushed_digests):
+            if is_unclear or (seen.outcome is not None and build.pushes):
                 digest = _digest(services, build)
             if seen.outcome is Outcome.FAILED and digest is None and not seen.has_own_reason:
                 reason = _reason(services, seen)
@@ -112,7 +112,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
 
 def _digest(services: Services, build: Build) -> str | None:
     """The digest of the build's image, if it has one. Before one is reported, nobody need be asked."""
-    if build.tag_was_free and not build.pushed_digests:
+    if build.tag_was_free and not build.pushes:
         return None
     return lifecycle.image_of(build, services.registry.digest(build.image))
 
@@ -302,19 +302,26 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
 
 
 def _finished_before(services: Services, build: Build, digest: str) -> Build | None:
-    """Records the success of an earlier attempt, whose image is in the registry: tags cannot be overwritten,
-    nor need they be. Its handle, log and times are recorded if the executor still knows it."""
+    """Records the success of an attempt whose image is in the registry: tags cannot be overwritten, nor need
+    they be. Its handle, log and times are recorded if the executor still knows it; attempts that still run
+    are stopped."""
     executor = services.executor(build.executor)
-    seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
-    made = replace(build, submitting_at=build.submitting_at or build.created_at)
-    for attempt in (build.attempt, *reversed(build.unsure_attempts)):
-        earlier = replace(build, attempt=attempt, submitting_at=build.created_at)
-        handle = executor.find_handle(earlier)
-        if handle and (found := executor.observe([handle]).get(handle)):
+    makers = [push.attempt for push in build.pushes if push.digest == digest]
+    made, seen = replace(build, submitting_at=build.submitting_at or build.created_at), None
+    for attempt in dict.fromkeys((*makers, build.attempt, *reversed(build.unsure_attempts))):
+        handle = executor.find_handle(replace(build, attempt=attempt, submitting_at=build.created_at))
+        found = executor.observe([handle]).get(handle) if handle else None
+        if handle is None or found is None:
+            continue
+        if found.outcome is None:
+            with isolated(build):  # what cannot be stopped has a deadline of its own
+                executor.stop(handle)
+        if seen is None:
             steps = () if build.worked_since else found.steps  # else they were recorded while it ran
-            made = replace(made, attempt=attempt)
             seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED)
-            break
+            made = replace(made, attempt=attempt)
+    if seen is None:
+        seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
     done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
     return done and log_change(build, services.builds.save(done))
 

@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, Push
 from chalicelib.domain.materials import attempt_secret, text_of
 from chalicelib.errors import Forbidden, Gone, Invalid
 from chalicelib.ports import Question, Services
@@ -110,10 +110,10 @@ def _report(services: Services, key: BuildKey, question: Question) -> None:
         if "fetched" in told and build.fetched_attempt != question.attempt:
             _expect_current(build, question.attempt)
             new = replace(new, fetched_attempt=question.attempt, commit=commit or build.commit)
-        if digest is not None and digest not in build.pushed_digests:
-            if len(build.pushed_digests) >= MAX_DIGESTS:
+        if digest is not None and digest not in {push.digest for push in build.pushes}:
+            if len(build.pushes) >= MAX_DIGESTS:
                 raise Invalid({"digest": [f"A build reports at most {MAX_DIGESTS} digests."]})
-            new = replace(new, pushed_digests=(*build.pushed_digests, digest))
+            new = replace(new, pushes=(*build.pushes, Push(question.attempt, digest)))
         if new != build:
             body = services.builds.body(key) if text is not None else None
             services.builds.save(new, body and replace(body, reported_dockerfile=text))

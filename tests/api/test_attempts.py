@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.build import Build, BuildKey, Push
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.usecases import execution, throttle
 from tests.api.conftest import Answer, Api
@@ -61,7 +61,7 @@ def test_after_the_report_of_its_code_only_logins_and_reports_are_left(api: Api,
     )
     assert ask(api, build, "_login").status == 200
     assert ask(api, build, "_report", digest=DIGEST).status == 200
-    assert api.services.records.builds[build.key].pushed_digests == (DIGEST,)
+    assert api.services.records.builds[build.key].pushes == (Push(1, DIGEST),)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
             yield Broken(
                 "a final status is right", f"{build.key} succeeded with {build.image_digest}, not {digest}"
             )
-        case Status.FAILED if digest in build.pushed_digests and is_wanted:
+        case Status.FAILED if digest in {push.digest for push in build.pushes} and is_wanted:
             yield Broken("an image means success", f"{build.key} failed: {build.history[-1].message}")
         case Status.FAILED if is_wanted and not _may_fail(known, runs):
             outcomes = [str(run.outcome) for run in runs]

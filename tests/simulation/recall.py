@@ -222,7 +222,7 @@ FAULTS = (
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        4274,
+        4553,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
             "tests.fakes.FakeExecutor.replay_seconds": 285,

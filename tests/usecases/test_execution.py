@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -698,6 +699,44 @@ def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest, build.handle) == (Status.SUCCEEDED, DIGEST, run.handle)
+
+
+def test_a_run_that_goes_on_when_its_image_is_a_success_is_stopped(
+    services: FakeServices, create: Create
+) -> None:
+    """It has pushed and reported, and does not come to its end before the deadline."""
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.push(stored(services, key))
+    services.clock.forward(minutes=200)
+
+    schedule.reconcile(services)
+
+    assert stored(services, key).last_status is Status.SUCCEEDED
+    assert services.codebuild.stopped == [run.handle]
+
+
+def test_a_second_attempt_is_stopped_when_the_first_reports_its_push_late(
+    services: FakeServices, create: Create
+) -> None:
+    """Nobody has noted the second one when the report comes."""
+    key = create()
+    execution.attend(services, key)
+    first = services.codebuild.run_of(key)
+    services.codebuild.end(first, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [first.handle])
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    (second,) = [run for run in services.codebuild.runs.values() if run.handle != first.handle]
+    services.push(replace(stored(services, key), attempt=1))
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.attempt, build.handle) == (Status.SUCCEEDED, 1, first.handle)
+    assert services.codebuild.stopped == [second.handle]
 
 
 def test_a_run_that_nobody_can_note_any_more_is_stopped(services: FakeServices, create: Create) -> None:

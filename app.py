@@ -115,14 +115,26 @@ def refuse_password_login(call: web.Call) -> NoReturn:
     accounts.refuse_password_login()
 
 
-@route("/users/{user}/tokens", "POST", status=CREATED)
+@route("/users/{user}/tokens", "GET")
+def list_tokens(call: web.Call, user: str) -> schemas.Page[schemas.Token]:
+    """Those that are good, oldest first, all on one page."""
+    found = accounts.tokens(call.services, call.token, user)
+    return schemas.Page(len(found), None, None, [serializers.token(each) for each in found])
+
+
+@route("/users/{user}/tokens", "POST", status=CREATED, body=schemas.TokenFields)
 def issue_token(call: web.Call, user: str) -> schemas.NewUser:
-    return serializers.new_user(accounts.issue_token(call.services, call.token, user))
+    return serializers.new_user(accounts.issue_token(call.services, call.token, user, call.fields()))
 
 
 @route("/users/{user}/tokens", "DELETE", status=NO_CONTENT)
 def revoke_tokens(call: web.Call, user: str) -> None:
     accounts.revoke_tokens(call.services, call.token, user)
+
+
+@route("/users/{user}/tokens/{token_id}", "DELETE", status=NO_CONTENT)
+def revoke_token(call: web.Call, user: str, token_id: str) -> None:
+    accounts.revoke_token(call.services, call.token, user, token_id)
 
 
 # Projects

@@ -145,7 +145,7 @@ def _refused(route: Route, method: str) -> list[HTTPStatus]:
     writes = method != "GET" and route.caller == "user"
     if writes:
         statuses.add(HTTPStatus.CONFLICT)
-    if "{project}" in route.path or (writes and _tag(route.path) == "users"):
+    if "{project}" in route.path or (_tag(route.path) == "users" and (writes or "{user}" in route.path)):
         statuses.add(HTTPStatus.FORBIDDEN)
     return sorted(statuses)
 
@@ -193,7 +193,7 @@ _AUTHORIZATION = {
     "type": "apiKey",
     "in": "header",
     "name": "Authorization",
-    "description": "The word `token` and the key: `Authorization: token 0123abc…`.",
+    "description": "The word `token` or `bearer`, and the key: `Authorization: token 0123abc…`.",
 }
 _ATTEMPT = {
     "type": "apiKey",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
@@ -255,6 +255,15 @@ class Accounts(Protocol):
 
     def add_token(self, token: Token, given: Given = ()) -> None:
         """Replaces a token of the same hash. Raises Conflict."""
+
+    def tokens(self, user: str) -> Sequence[Token]:
+        """All tokens of a user, in no order, also such as have expired or were revoked with all others."""
+
+    def drop_token(self, token: Token, given: Given = ()) -> None:
+        """Idempotent. Raises Conflict."""
+
+    def note_use(self, token: Token, day: date) -> None:
+        """The token was used on that day. Nothing happens if it is gone."""
 
     def save_user(self, user: User, given: Given = ()) -> None:
         """Replaces the user. Raises Conflict."""

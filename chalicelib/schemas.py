@@ -8,7 +8,7 @@ of theirs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from msgspec import Meta, Struct, field
@@ -86,6 +86,16 @@ class NewUser(User):
 
     token: str
     token_expires_at: Time
+
+
+class Token(Struct):
+    """Its `id` names it, and opens nothing; `last_used` is a day, in UTC."""
+
+    id: str
+    name: str
+    created_at: Time
+    expires_at: Time
+    last_used: date | None
 
 
 class Build(Struct):
@@ -247,6 +257,7 @@ class Parameters(Struct):
     build_id: Annotated[int, Meta(ge=1, lt=10**ID_DIGITS, examples=[1])]
     status_uuid: Name
     offer_id: Name
+    token_id: Name
     component: Literal["cli", "platform", "lib", "chart"]
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
@@ -271,6 +282,10 @@ class UserFields(Struct):
     username: Name
     email: str | None = None
     is_superuser: bool | None = None
+
+
+class TokenFields(Struct):
+    name: Annotated[str, Meta(max_length=64)] | None = None
 
 
 class ProjectFields(Struct):

@@ -13,7 +13,7 @@ from chalicelib import schemas
 from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, StatusEntry
 from chalicelib.domain.project import Project
-from chalicelib.domain.user import User
+from chalicelib.domain.user import Token, User
 from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser
@@ -170,6 +170,10 @@ def new_user(new: NewUser) -> schemas.NewUser:
     return schemas.NewUser(
         new.user.name, new.user.email, new.user.is_superuser, token=new.token, token_expires_at=new.expires_at
     )
+
+
+def token(token: Token) -> schemas.Token:
+    return schemas.Token(token.id, token.name, token.created_at, token.expires_at, token.used_on)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,12 +104,19 @@ class Settings:
         int, about("without news of a build so long, it is looked at", "LookAgainSeconds", ge=60)
     ] = 300
     token_lifetime_days: Annotated[int, about("a new token is valid so long", "TokenLifetimeDays", ge=1)] = 30
+    token_renewal_days: Annotated[
+        int,
+        about("tokens that a token makes for its user end so long after the first", "TokenRenewalDays", ge=1),
+    ] = 365
+    projects_are_public: Annotated[
+        bool, about("at first: all users may read a project, its builds and their logs", "ProjectsArePublic")
+    ] = True
     price_per_minute: Annotated[
         float, about("price of a build, for `estimated_cost`; 0: none", "PricePerMinute", ge=0)
     ] = 0.0
     requests_per_minute: Annotated[
         int, about("limit of each user, about; 0: none", "RequestsPerMinute", ge=0)
-    ] = 0
+    ] = 600
     purge_after_days: Annotated[
         int, about("what was archived is purged after that", "PurgeAfterDays", ge=1)
     ] = 7

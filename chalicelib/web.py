@@ -180,7 +180,7 @@ class Call:
         context: Mapping[str, Any] = self.request.context
         headers = self.request.headers
         host = context.get("domainName") or headers.get("host", "localhost")
-        scheme = headers.get("x-forwarded-proto", "http")
+        scheme = "https" if headers.get("x-forwarded-proto") == "https" else "http"
         return f"{scheme}://{host}{context['path']}"
 
 
@@ -285,6 +285,7 @@ def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Re
         response.body = msgspec.json.encode({"detail": detail}).decode()
         response.headers["Content-Type"] = "application/json"
     response.headers.update(CORS.get_access_control_headers())
+    response.headers["X-Content-Type-Options"] = "nosniff"  # foreign text stays text
     return response
 
 
@@ -326,10 +327,10 @@ def _refusal(error: errors.SlipwayError) -> Response:
 
 
 def _token(request: Request, anonymous: bool) -> str | None:
-    """The token of `Authorization: Token <key>`; other schemes count as no credentials. None without any,
-    where that is allowed."""
+    """The token of `Authorization: Token <key>`, or `Bearer <key>`; other schemes count as no credentials.
+    None without any, where that is allowed."""
     words = request.headers.get("authorization", "").split()
-    if not words or words[0].lower() != "token":
+    if not words or words[0].lower() not in ("token", "bearer"):
         if anonymous:
             return None
         raise errors.Unauthenticated("Authentication credentials were not provided.")

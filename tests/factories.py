@@ -22,6 +22,7 @@ NOW = datetime(2024, 3, 1, 12, 0, tzinfo=UTC)
 DIGEST = "sha256:" + "ab" * 32
 KEY = BuildKey("ada", "vision", 1)
 SETTINGS = Settings(
+    requests_per_minute=0,
     table="slipway",
     dispatch_queue_url="https://queue.test/slipway-dispatch",
     log_queue_url="https://queue.test/slipway-logs",

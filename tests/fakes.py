@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import IO, Any, Literal
 
 from chalicelib.adapters.dynamodb import Records
@@ -397,7 +397,7 @@ class FakeCodeReferences:
 class FakeAccounts:
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
-        self.tokens: dict[str, Token] = {}
+        self.by_hash: dict[str, Token] = {}
         self.taken: dict[tuple[str, datetime], int] = {}
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
@@ -405,24 +405,36 @@ class FakeAccounts:
         return self.users.get(name)
 
     def token(self, sha256: str) -> Token | None:
-        return self.tokens.get(sha256)
+        return self.by_hash.get(sha256)
 
     def fresh_user(self, name: str) -> Fresh[User] | None:
         return Fresh(self.users[name], ("user", name)) if name in self.users else None
 
     def fresh_token(self, sha256: str) -> Fresh[Token] | None:
-        return Fresh(self.tokens[sha256], ("token", sha256)) if sha256 in self.tokens else None
+        token = self.by_hash.get(sha256)
+        return Fresh(token, ("token", sha256)) if token else None
 
     def add_user(self, user: User, token: Token, given: Given = ()) -> None:
         self._check(given)
         if user.name in self.users:
             raise AlreadyExists
         self.users[user.name] = user
-        self.tokens[token.sha256] = token
+        self.by_hash[token.sha256] = token
 
     def add_token(self, token: Token, given: Given = ()) -> None:
         self._check(given)
-        self.tokens[token.sha256] = token
+        self.by_hash[token.sha256] = token
+
+    def tokens(self, user: str) -> Sequence[Token]:
+        return [token for token in self.by_hash.values() if token.user == user]
+
+    def drop_token(self, token: Token, given: Given = ()) -> None:
+        self._check(given)
+        self.by_hash.pop(token.sha256, None)
+
+    def note_use(self, token: Token, day: date) -> None:
+        if token.sha256 in self.by_hash:
+            self.by_hash[token.sha256] = replace(self.by_hash[token.sha256], used_on=day)
 
     def save_user(self, user: User, given: Given = ()) -> None:
         self._check(given)
@@ -433,12 +445,18 @@ class FakeAccounts:
             self.before_write.popleft()()
         for fresh in given:
             kind, name = fresh.row
-            if (self.fresh_user if kind == "user" else self.fresh_token)(name) != fresh:
+            now = self.users.get(name) if kind == "user" else _unused(self.by_hash.get(name))
+            if now != _unused(fresh.record):
                 raise Conflict
 
     def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         self.taken[name, minute] = self.taken.get((name, minute), 0) + requests
         return self.taken[name, minute]
+
+
+def _unused(account: Any) -> Any:
+    """Without the day of its last use, which changes apart."""
+    return replace(account, used_on=None) if isinstance(account, Token) else account
 
 
 class FakeBuildQueue:
@@ -812,11 +830,11 @@ class FakeServices:
         return self.clock.now
 
     def written(self) -> object:
-        """All that was ever written or told, to be compared with later."""
+        """All that was ever written or told but the days of tokens' use, to be compared with later."""
         return deepcopy(
             (
                 vars(self.records),
-                vars(self.accounts),
+                {**vars(self.accounts), "by_hash": {k: _unused(v) for k, v in self.accounts.by_hash.items()}},
                 self.queue.announced,
                 self.log_queue.announced,
                 self.dead_letters.letters,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,14 @@ class Token:
     user: str
     created_at: datetime
     expires_at: datetime
+    name: str = ""
+    renewable_until: datetime | None = None  # a token that is made with this one ends by then
+    used_on: date | None = None  # last day of use, in UTC
+
+    @property
+    def id(self) -> str:
+        """Its name among the user's tokens in the API: the first digits of its hash, which open nothing."""
+        return self.sha256[:16]
 
 
 def token_sha256(token: str) -> str:

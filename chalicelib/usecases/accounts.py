@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
-from chalicelib.domain.spec import is_slug
+from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import Token, User, token_sha256
-from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated
+from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from chalicelib.ports import Given, Services
 from chalicelib.usecases.conflicts import retry_on_conflict
 
+log = logging.getLogger(__name__)
+MAX_TOKENS = 100  # of a user, at once
+MAX_TOKEN_NAME = 64
 # First segments of the API's paths: a user of that name could not be reached.
 RESERVED_USERS = frozenset(
     {"users", "superusers", "versions", "log_handler", "projects", "bookmarks", "archives"}
@@ -34,15 +39,31 @@ class NewUser:
 def authenticate(services: Services, token: str) -> User:
     """The user whose token this is; from memory, where there is one. Raises Unauthenticated."""
     known = services.accounts.token(token_sha256(token))
-    return _holder(services, known, services.accounts.user(known.user) if known else None)
+    user = _holder(services, known, services.accounts.user(known.user) if known else None)
+    today = services.now().date()
+    if known is not None and known.used_on != today:
+        try:
+            services.accounts.note_use(known, today)
+        except Unavailable as error:
+            log.warning("The use of a token of %s was not noted: %s", user.name, error)
+    return user
 
 
-def _authenticated_now(services: Services, token: str) -> tuple[User, Given]:
-    """The same, never from memory, with what a write that this user asks for must find unchanged."""
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who asks for a write, never from memory, and what that write must find unchanged."""
+
+    user: User
+    token: Token
+    given: Given
+
+
+def _authenticated_now(services: Services, token: str) -> _Caller:
     known = services.accounts.fresh_token(token_sha256(token))
     user = services.accounts.fresh_user(known.record.user) if known else None
     holder = _holder(services, known.record if known else None, user.record if user else None)
-    return holder, [fresh for fresh in (known, user) if fresh]
+    assert known is not None and user is not None
+    return _Caller(holder, known.record, [known, user])
 
 
 def _holder(services: Services, token: Token | None, user: User | None) -> User:
@@ -71,8 +92,8 @@ def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUs
 
 
 def _create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
-    caller, given = _authenticated_now(services, token)
-    if not caller.is_superuser:
+    caller = _authenticated_now(services, token)
+    if not caller.user.is_superuser:
         raise Forbidden
     username, email = fields.get("username"), fields.get("email")
     is_superuser = fields.get("is_superuser") or False
@@ -87,7 +108,7 @@ def _create_user(services: Services, token: str, fields: dict[str, Any]) -> NewU
         faults["is_superuser"] = ["Must be true or false."]
     if faults:
         raise Invalid(faults)
-    return register(services, str(username), email=email, is_superuser=is_superuser, given=given)
+    return register(services, str(username), email=email, is_superuser=is_superuser, given=caller.given)
 
 
 def register(
@@ -122,13 +143,27 @@ def ensure_superuser(services: Services, name: str, *, token: str | None = None)
     return text
 
 
-def issue_token(services: Services, token: str, name: str) -> NewUser:
-    """One more token for a user. Raises Unauthenticated, NotFound, Forbidden unless `token` is the user's own
-    or a superuser's."""
+def tokens(services: Services, token: str, name: str) -> Sequence[Token]:
+    """The tokens of a user that are good, oldest first. Raises as `issue_token`."""
+    user = _manageable(services, _authenticated_now(services, token), name)[0]
+    return sorted(_good(services, user), key=lambda each: each.created_at)
+
+
+def issue_token(services: Services, token: str, name: str, fields: dict[str, Any]) -> NewUser:
+    """One more token for a user; one that a user makes for himself ends with the right to renew of the token
+    that he shows. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's own or a
+    superuser's."""
+    label = fields.get("name") or ""
+    if not isinstance(label, str) or len(label) > MAX_TOKEN_NAME or has_control_characters(label):
+        raise Invalid({"name": [f"Enter at most {MAX_TOKEN_NAME} characters, without control characters."]})
 
     def write() -> NewUser:
-        user, given = _manageable(services, token, name)
-        text, kept = _new_token(services, user)
+        caller = _authenticated_now(services, token)
+        user, given = _manageable(services, caller, name)
+        if len(_good(services, user)) >= MAX_TOKENS:
+            raise Invalid([f"A user has at most {MAX_TOKENS} tokens; revoke one: DELETE …/tokens/<id>."])
+        renewed = caller.token if caller.user.name == name else None
+        text, kept = _new_token(services, user, name=label, renewed=renewed)
         services.accounts.add_token(kept, given)
         return NewUser(user, text, kept.expires_at)
 
@@ -140,30 +175,58 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
     `account_memory_seconds` longer, except to give or take rights. Raises as `issue_token`."""
 
     def write() -> None:
-        user, given = _manageable(services, token, name)
+        user, given = _manageable(services, _authenticated_now(services, token), name)
         until = services.now() + CLOCKS_DIFFER
         services.accounts.save_user(replace(user, tokens_revoked_at=until), given)
 
     retry_on_conflict(write)
 
 
-def _manageable(services: Services, token: str, name: str) -> tuple[User, Given]:
-    caller, given = _authenticated_now(services, token)
-    if caller.name == name:
-        return caller, given
-    if not caller.is_superuser:
+def revoke_token(services: Services, token: str, name: str, token_id: str) -> None:
+    """Makes one token void, as `revoke_tokens` does with all. Raises NotFound when there is none of that id,
+    and as `issue_token`."""
+
+    def write() -> None:
+        user, given = _manageable(services, _authenticated_now(services, token), name)
+        found = [each for each in services.accounts.tokens(user.name) if each.id == token_id]
+        if not found:
+            raise NotFound
+        for each in found:
+            services.accounts.drop_token(each, given)
+
+    retry_on_conflict(write)
+
+
+def _good(services: Services, user: User) -> list[Token]:
+    since = user.tokens_revoked_at
+    return [
+        each
+        for each in services.accounts.tokens(user.name)
+        if each.expires_at > services.now() and (since is None or each.created_at > since)
+    ]
+
+
+def _manageable(services: Services, caller: _Caller, name: str) -> tuple[User, Given]:
+    if caller.user.name == name:
+        return caller.user, caller.given
+    if not caller.user.is_superuser:
         raise Forbidden
     user = services.accounts.fresh_user(name)
     if user is None:
         raise NotFound
-    return user.record, [*given, user]
+    return user.record, [*caller.given, user]
 
 
-def _new_token(services: Services, user: User, text: str | None = None) -> tuple[str, Token]:
+def _new_token(
+    services: Services, user: User, text: str | None = None, *, name: str = "", renewed: Token | None = None
+) -> tuple[str, Token]:
     """A token's text, by default random, and what is kept of it: it is younger than what was revoked."""
     text = text or secrets.token_hex(32)
     now = services.now()
     if user.tokens_revoked_at is not None:
         now = max(now, user.tokens_revoked_at + timedelta(microseconds=1))
-    expires_at = now + timedelta(days=services.settings.token_lifetime_days)
-    return text, Token(token_sha256(text), user.name, now, expires_at)
+    renewable_until = (renewed.renewable_until if renewed else None) or now + timedelta(
+        days=services.settings.token_renewal_days
+    )
+    expires_at = min(now + timedelta(days=services.settings.token_lifetime_days), renewable_until)
+    return text, Token(token_sha256(text), user.name, now, expires_at, name, renewable_until)

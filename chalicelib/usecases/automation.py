@@ -1,4 +1,8 @@
-"""Requests of automation, from a queue: the same use cases as over REST, as one configured user."""
+"""Requests of automation, from a queue: the same use cases as over REST.
+
+A request runs as the user it names. One that names nobody whom the service knows runs as the configured user
+of automation, and the name is recorded.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +49,7 @@ def _done_before(services: Services, fields: dict[str, Any], message_id: str) ->
     project = services.projects.get(owner, name)
     if project is None:
         return None
-    once = f"{project.uuid}:{fields.get('idempotency_key') or message_id}"
+    once = f"{project.uuid}:{_once(fields, message_id)}"
     replay = services.builds.replay(project.key, once, services.now())
     return replay.build if replay is not None else None
 
@@ -56,17 +60,18 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     owner, project = fields.get("owner"), fields.get("project")
     if not is_slug(owner) or not is_slug(project):
         raise Invalid(["`owner` and `project` must name a project."])
+    named = _user(fields.get("user"))
+    caller = (services.accounts.user(named) if named and is_slug(named) else None) or caller
     match fields.get("action"):
         case "create":
-            key = fields.get("idempotency_key") or message_id
             created = builds.create(
                 services,
                 caller,
                 str(owner),
                 str(project),
                 fields,
-                once=checked_key(key),
-                on_behalf_of=_on_behalf_of(fields.get("user")),
+                once=_once(fields, message_id),
+                on_behalf_of=named if named != caller.name else None,
             )
             return created.build.key
         case "stop":
@@ -99,7 +104,13 @@ def _fields(body: str) -> dict[str, Any]:
     return fields
 
 
-def _on_behalf_of(name: Any) -> str | None:
+def _once(fields: dict[str, Any], message_id: str) -> str:
+    """Of a request, among the keys of the queue alone: those of REST begin with the name of a user and `:`.
+    Raises Invalid."""
+    return f"queue/{checked_key(fields.get('idempotency_key') or message_id)}"
+
+
+def _user(name: Any) -> str | None:
     if name is not None and (not isinstance(name, str) or len(name) > 128 or has_control_characters(name)):
         raise Invalid(["`user` must be a name of at most 128 characters."])
     return name or None
@@ -111,5 +122,5 @@ def _reasons(error: SlipwayError) -> list[str]:
     if isinstance(error, NotFound):
         return ["There is no such project or build."]
     if isinstance(error, Forbidden):
-        return ["The automation user may not do this."]
+        return ["The user may not do this."]
     return [str(error)]

@@ -33,7 +33,14 @@ def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
         raise Invalid({"name": ["This field is required."]})
     now = services.now()
     identity = uuid.uuid4().hex
-    blank = Project(owner=caller.name, name="", uuid=identity, created_at=now, updated_at=now)
+    blank = Project(
+        owner=caller.name,
+        name="",
+        uuid=identity,
+        created_at=now,
+        updated_at=now,
+        is_public=services.settings.projects_are_public,
+    )
     project = _changed(blank, fields)
     try:
         services.projects.add(project)

@@ -104,6 +104,7 @@ def stack(
                     "SLIPWAY_REGISTRY_LOGIN": registry_login,
                     "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
                     "SLIPWAY_API_PREFIX": "/api/v1",
+                    "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user's machine is his
                 }
                 | dict(settings or {})
             )

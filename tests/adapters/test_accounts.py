@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -43,6 +44,47 @@ def test_who_is_not_there(accounts: Accounts) -> None:
     for _ in range(2):
         assert accounts.user("ada") is None
         assert accounts.token(SECRET) is None
+
+
+def test_tokens_of_a_user_are_listed_and_dropped_one_by_one(accounts: Accounts) -> None:
+    secret = Token(SECRET, "ada", NOW, after(60))
+    other = Token(OTHER, "ada", after(1), after(61), "ci", after(100))
+    accounts.add_user(make_user(), secret)
+    accounts.add_token(other)
+    accounts.add_token(Token(token_sha256("eve"), "eve", NOW, after(60)))
+    assert sorted(accounts.tokens("ada"), key=lambda each: each.created_at) == [secret, other]
+
+    for _ in range(2):
+        accounts.drop_token(secret)
+
+    assert accounts.tokens("ada") == [other]
+    assert accounts.token(SECRET) is None
+    assert accounts.tokens("nobody") == []
+
+
+def test_the_day_of_its_use_stands_apart_from_what_writes_compare(accounts: Accounts) -> None:
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
+    known = accounts.fresh_token(SECRET)
+    assert known is not None
+
+    accounts.note_use(known.record, NOW.date())
+
+    used = replace(known.record, used_on=NOW.date())
+    assert accounts.token(SECRET) == used
+    assert accounts.tokens("ada") == [used]
+    accounts.drop_token(known.record, [known])  # as it was read before
+    accounts.note_use(known.record, NOW.date())
+    assert accounts.fresh_token(SECRET) is None
+
+
+def test_a_token_that_has_changed_is_not_dropped(accounts: Accounts) -> None:
+    accounts.add_user(make_user(), Token(SECRET, "ada", NOW, after(60)))
+    known = accounts.fresh_token(SECRET)
+    assert known is not None
+    accounts.add_token(Token(SECRET, "ada", NOW, after(61)))
+    with pytest.raises(Conflict):
+        accounts.drop_token(known.record, [known])
+    assert accounts.fresh_token(SECRET) is not None
 
 
 def test_a_name_is_taken_once_and_brings_no_second_token(accounts: Accounts) -> None:

@@ -23,7 +23,8 @@ FIELDS = {"content": json.dumps(SPEC)}
     ("header", "detail"),
     [
         ("", "Authentication credentials were not provided."),
-        ("Bearer ada", "Authentication credentials were not provided."),
+        ("Basic ada", "Authentication credentials were not provided."),
+        ("Bearer nobody", "Invalid token."),
         ("Token nobody", "Invalid token."),
         ("Token", "Invalid token header. No credentials provided."),
         ("Token a b", "Invalid token header. Token string should not contain spaces."),
@@ -43,6 +44,39 @@ def test_a_token_expires(api: Api) -> None:
 
 def test_the_scheme_is_read_in_any_case(api: Api) -> None:
     assert api("GET", "/users", Authorization="TOKEN ada").status == 200
+
+
+def test_a_bearer_is_a_token(api: Api) -> None:
+    assert api("GET", "/users", Authorization="Bearer ada").status == 200
+
+
+def test_tokens_are_listed_without_themselves_and_revoked_by_id(api: Api) -> None:
+    issued = api("POST", "/users/ada/tokens", {"name": "ci"}).body["token"]
+    page = api.ok("GET", "/users/ada/tokens")
+    assert (page["count"], page["next"], page["previous"]) == (2, None, None)
+    shown = {token["name"]: token for token in page["results"]}
+    assert shown[""]["last_used"] == "2024-03-01"
+    assert shown["ci"]["last_used"] is None
+    assert issued not in json.dumps(page) and token_sha256(issued) not in json.dumps(page)
+
+    assert api("DELETE", f"/users/ada/tokens/{shown['ci']['id']}").status == 204
+
+    assert api("GET", "/users", Authorization=f"Token {issued}").status == 401
+    assert api("DELETE", f"/users/ada/tokens/{shown['ci']['id']}").status == 404
+
+
+@pytest.mark.parametrize("path", ["/users", "/nobody/nothing", "/ada/vision/builds/1"])
+def test_no_answer_is_taken_for_something_else_by_a_browser(api: Api, path: str) -> None:
+    assert api("GET", path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_links_are_of_http_whatever_a_client_says_of_the_protocol(api: Api) -> None:
+    for _ in range(2):
+        api("POST", "/projects", {"name": f"p{_}"})
+    headers = {"X-Forwarded-Proto": "javascript"}
+    assert api("GET", "/ada?limit=1", **headers).body["next"].startswith("http://")
+    headers = {"X-Forwarded-Proto": "https"}
+    assert api("GET", "/ada?limit=1", **headers).body["next"].startswith("https://")
 
 
 def test_who_am_i(api: Api) -> None:

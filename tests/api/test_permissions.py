@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app import app
+from chalicelib.domain.user import token_sha256
 from tests.api.conftest import Api, described
 from tests.factories import SPEC, make_archive
 
@@ -23,7 +24,9 @@ NEEDS = {
     "GET /users": "token",
     "POST /users": "superuser",
     "POST /users/{user}/tokens": "self",
+    "GET /users/{user}/tokens": "self",
     "DELETE /users/{user}/tokens": "self",
+    "DELETE /users/{user}/tokens/{token_id}": "self",
     "POST /projects": "token",
     "GET /{owner}": "token",
     "GET /bookmarks/{user}/projects": "list",
@@ -128,6 +131,7 @@ def test_the_matrix(api: Api, route: str, caller: str | None, project: str) -> N
         user="ada",
         build_id=1,
         status_uuid=row["uuid"],
+        token_id=api.services.accounts.by_hash[token_sha256("ada")].id,
         offer_id="x",
         component="cli",
     )

@@ -111,6 +111,8 @@ def test_a_parameter_has_the_default_and_the_bounds_of_its_setting(
         assert (parameter.get("MinValue"), parameter.get("MaxValue")) == (meta.ge, meta.le)
     elif variable == "SLIPWAY_AUTOMATION_USER":
         assert (parameter["Default"], default) == ("automation", "")  # bootstrap makes that user
+    elif isinstance(default, bool):
+        assert (parameter["Default"], parameter["AllowedValues"]) == (str(default).lower(), ["true", "false"])
     else:
         assert parameter["Default"] in ("", default)  # empty: not set
         assert parameter.get("AllowedValues", []) == list(get_args(type_) if default else ())

@@ -40,7 +40,7 @@ CONFLICTING = {
     "projects": "add save recount",
     "builds": "add save rename lease",
     "archive": "archive restore purge",
-    "accounts": "add_user add_token save_user",
+    "accounts": "add_user add_token drop_token save_user",
 }
 LAGGING = {"projects": "list_projects miscounted", "builds": "list_builds", "archive": "purgeable"}
 SUBMIT, THROTTLED = {"executor": "submit"}, {"executor": "submit find_handle observe stop"}

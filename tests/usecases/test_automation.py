@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chalicelib.domain.build import BuildKey, Status
+from chalicelib.domain.user import Token, token_sha256
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import automation, builds, projects
 from tests.factories import NOW, SPEC, after, make_project, make_user
@@ -18,8 +19,6 @@ CREATE = {"version": 1, "action": "create", "owner": "ada", "project": "vision",
 
 @pytest.fixture
 def automated(services: FakeServices) -> FakeServices:
-    from chalicelib.domain.user import Token, token_sha256
-
     robot = make_user("robot", is_superuser=True)
     services.accounts.add_user(robot, Token(token_sha256("r"), "robot", NOW, after(60)))
     services.projects.add(make_project())
@@ -36,6 +35,37 @@ def test_a_build_is_created_as_the_automation_user(automated: FakeServices) -> N
     (build,) = automated.records.builds.values()
     assert (build.user, build.on_behalf_of, build.tags) == ("robot", "eve", ("nightly",))
     assert automated.queue.take() == [build.key]
+
+
+def test_a_message_that_names_a_user_has_that_users_rights(automated: FakeServices) -> None:
+    for name in ("ada", "mallory"):
+        automated.accounts.add_user(make_user(name), Token(token_sha256(name), name, NOW, after(60)))
+    send(automated, "m-1", user="ada")
+    send(automated, "m-2", user="mallory")
+    send(automated, "m-3", user="mallory", action="stop", build=1)
+
+    (build,) = automated.records.builds.values()
+    assert (build.user, build.on_behalf_of, build.last_status) == ("ada", None, Status.CREATED)
+    assert [reasons for _, reasons in automated.dead_letters.letters] == [["The user may not do this."]] * 2
+
+
+def test_keys_of_the_queue_and_of_rest_never_meet(automated: FakeServices) -> None:
+    """Nor do those of a user whose name looks like the queue."""
+    rest = builds.create(
+        automated, make_user("ada"), "ada", "vision", {"content": json.dumps(SPEC)}, once="ada:deploy-1"
+    )
+    send(automated, "m-1", idempotency_key="ada:deploy-1")
+    send(automated, "m-2", idempotency_key="queue:deploy-1")
+    builds.create(
+        automated,
+        make_user("queue", is_superuser=True),
+        "ada",
+        "vision",
+        {"content": json.dumps(SPEC)},
+        once="queue:deploy-1",
+    )
+    assert len(automated.records.builds) == 4
+    assert rest.build.user == "ada"
 
 
 def test_a_message_delivered_twice_creates_one_build_and_announces_it_again(automated: FakeServices) -> None:

@@ -10,11 +10,13 @@
 | bookmark        | U#name                  | BM#owner/project#id, or BP#owner/project |
 | reverse bookmark | D#…, or P#…: the texts', or the project's | BM#name |
 | token           | T#sha256                | T                   |
+| held token      | U#name                  | T#sha256            |
 | idempotency key | I#owner/project#key     | I                   |
 | request count   | R#user#minute           | R                   |
 | code reference  | C#sha256                | B#owner/project#id, or P#owner/project |
 
-A build carries its status history. A name row reserves a build's name in its project. A reverse bookmark is
+A build carries its status history. A held token lets the tokens
+of a user be listed. A name row reserves a build's name in its project. A reverse bookmark is
 stored beside what is bookmarked, so that a purge finds both without a search.
 
 Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:

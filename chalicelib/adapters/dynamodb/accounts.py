@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import replace
+from datetime import date, datetime
 from typing import Any, cast
 
 from pynamodb.expressions.condition import Condition
@@ -12,7 +14,7 @@ from pynamodb.expressions.condition import Condition
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.records import Account
-from chalicelib.adapters.dynamodb.table import Item, answered, get, transaction
+from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, transaction
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Fresh, Given
@@ -42,7 +44,7 @@ class DynamoAccounts:
     def add_user(self, user: User, token: Token, given: Given = ()) -> None:
         try:
             self._write(
-                [(records.encode_user(user), Item.pk.does_not_exist()), (records.encode_token(token), None)],
+                [(records.encode_user(user), Item.pk.does_not_exist()), *_token_rows(token)],
                 given,
             )
         except Conflict as exc:
@@ -51,7 +53,24 @@ class DynamoAccounts:
             raise
 
     def add_token(self, token: Token, given: Given = ()) -> None:
-        self._write([(records.encode_token(token), None)], given)
+        self._write(_token_rows(token), given)
+
+    def tokens(self, user: str) -> Sequence[Token]:
+        with answered():
+            held = Item.query(keys.held_by(user), Item.sk.startswith(keys.HELD), consistent_read=True)
+            hashes = [item.sk.removeprefix(keys.HELD) for item in held]
+        rows = get_all([keys.token_key(sha256) for sha256 in hashes])
+        return [records.decode_account(item, Token) for item in rows.values()]
+
+    def drop_token(self, token: Token, given: Given = ()) -> None:
+        self._write([], given, [item for item, _ in _token_rows(token)])
+
+    def note_use(self, token: Token, day: date) -> None:
+        key = keys.token_key(token.sha256)
+        with suppress(Conflict), answered():
+            Item(*key).update([Item.used_on.set(day.isoformat())], condition=Item.pk.exists())
+        if key in self._remembered:
+            self._remembered[key] = (self._remembered[key][0], replace(token, used_on=day))
 
     def save_user(self, user: User, given: Given = ()) -> None:
         self._write([(records.encode_user(user), None)], given)
@@ -63,10 +82,16 @@ class DynamoAccounts:
             item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
         return int(item.requests or 0)
 
-    def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given) -> None:
-        """All items, if their conditions hold and what is given is still stored as it was read."""
+    def _write(
+        self, items: Sequence[tuple[Item, Condition | None]], given: Given, gone: Sequence[Item] = ()
+    ) -> None:
+        """Saves all items and deletes those `gone`, if the conditions hold and what is given is still stored
+        as it was read."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
         with transaction() as write:
+            for item in gone:
+                text = texts.pop((item.pk, item.sk), None)
+                write.delete(item, condition=None if text is None else Item.data == text)
             for item, condition in items:
                 text = texts.pop((item.pk, item.sk), None)
                 write.save(item, condition if text is None else Item.data == text)
@@ -84,8 +109,12 @@ class DynamoAccounts:
     def _read(self, key: Key, kind: type[Account]) -> Fresh[Account] | None:
         item, until = get(key), time.monotonic() + self._remember_seconds
         text = item.data or "" if item else ""
-        known = records.decode_account(text, kind) if item else None
+        known = records.decode_account(item, kind) if item else None
         if len(self._remembered) >= CACHE_SIZE:
             self._remembered.clear()
         self._remembered[key] = (until, known)
         return Fresh(known, (*key, text)) if known else None
+
+
+def _token_rows(token: Token) -> list[tuple[Item, Condition | None]]:
+    return [(records.encode_token(token), None), (records.encode_held_token(token), None)]

@@ -12,6 +12,7 @@ from chalicelib.domain.project import ProjectKey
 
 Key = tuple[str, str]  # pk and sk
 DROP = "X"
+HELD = "T#"
 BUILD_BOOKMARK, PROJECT_BOOKMARK, REVERSE_BOOKMARK = "BM#", "BP#", "BM#"
 
 
@@ -41,6 +42,11 @@ def user_key(name: str) -> Key:
 
 def token_key(sha256: str) -> Key:
     return f"T#{sha256}", "T"
+
+
+def held_token_key(user: str, sha256: str) -> Key:
+    """Of the row that says whose token it is: the tokens of a user stand together."""
+    return f"U#{user}", f"{HELD}{sha256}"
 
 
 def idempotency_key(project: ProjectKey, key: str) -> Key:
@@ -109,6 +115,11 @@ def parse_ref(text: str) -> BuildKey | ProjectKey:
 
 def builds(project: ProjectKey) -> str:
     return f"B#{project}"
+
+
+def held_by(user: str) -> str:
+    """Bookmarks and tokens."""
+    return f"U#{user}"
 
 
 def code_references(sha256: str) -> str:

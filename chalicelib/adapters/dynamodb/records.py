@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from chalicelib.domain.user import Token, User
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
 RECOUNT = timedelta(days=1)
+KEPT_EXPIRED = timedelta(days=1)  # a token: its user is told that it has expired
 LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
 _UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "look_at"}
 
@@ -117,12 +118,25 @@ def encode_user(user: User) -> Item:
 
 
 def encode_token(token: Token) -> Item:
-    return Item(*keys.token_key(token.sha256), data=_to_json(token))
+    day = token.used_on.isoformat() if token.used_on else None
+    return Item(*keys.token_key(token.sha256), data=_to_json(token, "used_on"), used_on=day, ttl=_gone(token))
 
 
-def decode_account(data: str, kind: type[Account]) -> Account:
-    """The user or token of a row's `data`."""
-    return msgspec.json.decode(data, type=kind)
+def encode_held_token(token: Token) -> Item:
+    return Item(*keys.held_token_key(token.user, token.sha256), ttl=_gone(token))
+
+
+def decode_account(item: Item, kind: type[Account]) -> Account:
+    """The user or token of a row. The day of a token's last use stands apart from what writes compare."""
+    account = msgspec.json.decode(item.data or "", type=kind)
+    if isinstance(account, Token) and item.used_on:
+        return replace(account, used_on=date.fromisoformat(item.used_on))
+    return account
+
+
+def _gone(token: Token) -> int:
+    """When DynamoDB may delete the rows of a token."""
+    return int((token.expires_at + KEPT_EXPIRED).timestamp())
 
 
 def set_columns(columns: Mapping[str, Any]) -> list[Any]:

@@ -79,6 +79,7 @@ class Item(Model):
     body_sha256 = UnicodeAttribute(null=True)  # of an idempotency key
     suffixes = NumberAttribute(null=True)  # of a name: how many `-<k>` were given
     is_bookmarked = NumberAttribute(null=True, attr_name="kept")  # of a bookmark: 0 once it was removed
+    used_on = UnicodeAttribute(null=True)  # of a token
     public = NumberAttribute(null=True)  # of a project: 1 if it is
     requests = NumberAttribute(null=True, attr_name="taken")  # of a request count
     ttl = NumberAttribute(null=True)  # seconds since 1970; DynamoDB deletes the item some time after

@@ -115,8 +115,8 @@ class Builds(Protocol):
 
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
         """Writes what can change, if the stored version is still `build.version`, and returns the build
-        with its new version. Of `body`, if it is given, the reported Dockerfile is written with it: both or
-        neither. Raises Conflict otherwise, also when the build is gone."""
+        with its new version. Of `body`, if it is given, the found and the reported Dockerfile are written
+        with it: all or nothing. Raises Conflict otherwise, also when the build is gone."""
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
         """Like `save`, and takes a free name as `add` does, in the place of `build.name`, which becomes free;

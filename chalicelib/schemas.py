@@ -122,6 +122,15 @@ class Build(Struct):
     image_digest: str | None
 
 
+class Reported(Struct):
+    """What clients said of a build that runs here. It changes nothing of what the build itself shows."""
+
+    dockerfile: str | None
+    backend: str | None
+    node_scheduled: str | None
+    code_reference: Object | None
+
+
 class BuildDetail(Build):
     """A build with its texts, in both layouts of its specification."""
 
@@ -133,6 +142,7 @@ class BuildDetail(Build):
     num_experiments: Count
     dockerfile: str | None
     commit: str | None
+    reported: Reported | None
     on_behalf_of: str | None
     waiting_reason: str | None  # why the executor takes no build now; the build waits for its turn
     duration_seconds: Amount | None

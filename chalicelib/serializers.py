@@ -39,14 +39,29 @@ def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDet
         node_scheduled=build.node_scheduled,
         num_jobs=0,  # jobs and experiments that use the image live elsewhere
         num_experiments=0,
-        dockerfile=body.shown_dockerfile,
+        dockerfile=body.built_dockerfile
+        if build.is_managed
+        else body.reported_dockerfile or body.built_dockerfile,
         commit=build.commit,
+        reported=_reported(opened),
         on_behalf_of=build.on_behalf_of,
         waiting_reason=build.waiting_reason if build.is_waiting else None,
         duration_seconds=build.duration_seconds,
         billed_minutes=minutes,
         estimated_cost=round(minutes * price_per_minute, 6) if minutes and price_per_minute else None,
     )
+
+
+def _reported(opened: BuildView) -> schemas.Reported | None:
+    """None where nothing was reported, or where what was reported is what the build shows."""
+    build = opened.build
+    said = schemas.Reported(
+        dockerfile=opened.body.reported_dockerfile,
+        backend=build.reported_backend,
+        node_scheduled=build.reported_node,
+        code_reference=build.code_reference,
+    )
+    return said if build.is_managed and any(msgspec.structs.astuple(said)) else None
 
 
 def archived_build(build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
@@ -95,8 +110,9 @@ def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
 
 
 def code_reference(build: Build) -> schemas.CodeReference:
-    """What is known of the build's code; blank values where nothing is."""
-    known = build.code_reference or {}
+    """What is known of the build's code; blank values where nothing is. What a client said of it counts where
+    the build runs elsewhere."""
+    known = (not build.is_managed and build.code_reference) or {}
     source = build.source
     return schemas.CodeReference(
         id=build.key.id,

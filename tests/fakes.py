@@ -212,7 +212,11 @@ class FakeBuilds:
     def _report(self, key: BuildKey, body: BuildBody | None) -> None:
         if body is not None:
             stored = self._records.bodies[key]
-            self._records.bodies[key] = replace(stored, reported_dockerfile=body.reported_dockerfile)
+            self._records.bodies[key] = replace(
+                stored,
+                found_dockerfile=body.found_dockerfile,
+                reported_dockerfile=body.reported_dockerfile,
+            )
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         live = [

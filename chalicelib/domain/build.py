@@ -12,8 +12,8 @@ from typing import Any
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.project import ProjectKey
 
-# A build's texts are one item of at most 400 KB (DynamoDB), a reported Dockerfile included.
-MAX_TEXTS_BYTES = 300_000
+# A build's texts are one item of at most 400 KB (DynamoDB), with the two Dockerfiles that may come later.
+MAX_TEXTS_BYTES = 270_000
 MAX_DOCKERFILE_BYTES = 65_536
 CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
@@ -122,6 +122,8 @@ class Build:
     image_digest: str | None = None
     nocache: bool = False
     node_scheduled: str | None = None
+    reported_backend: str | None = None  # what a client said of a build that runs here; only ever shown
+    reported_node: str | None = None  # likewise
     resources: dict[str, Any] | None = None
     placement: Placement | None = None  # what its pod has beside, where it gets one
     commit: str | None = None
@@ -145,7 +147,7 @@ class Build:
     deleted_at: datetime | None = None  # to be purged, and never to be restored; implies archived_at
     kept_log_bytes: int | None = None  # the whole log is kept as a text of this size
     on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded
-    code_reference: dict[str, Any] | None = None  # what somebody said of its code
+    code_reference: dict[str, Any] | None = None  # what a client said of its code
     version: int = 1  # every write asserts the version it read
 
     @property
@@ -212,14 +214,14 @@ class BuildBody:
     content: str | None = None
     config: dict[str, Any] | None = None
     dockerfile: str | None = None  # what is built
-    reported_dockerfile: str | None = None  # what somebody said was built, by PATCH; only ever shown
+    found_dockerfile: str | None = None  # what is built, where only the fetched code shows it
+    reported_dockerfile: str | None = None  # what a client said was built, by PATCH
 
     @property
-    def shown_dockerfile(self) -> str | None:
-        """What was built; None while that is only known where the code is fetched."""
-        if self.reported_dockerfile or self.dockerfile is None or SPECIAL_FILES_MARK in self.dockerfile:
-            return self.reported_dockerfile
-        return self.dockerfile
+    def built_dockerfile(self) -> str | None:
+        """What is built; None while that is only known where the code is fetched."""
+        is_known = self.dockerfile is not None and SPECIAL_FILES_MARK not in self.dockerfile
+        return self.dockerfile if is_known else self.found_dockerfile
 
     @property
     def is_too_large(self) -> bool:

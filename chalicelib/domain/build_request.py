@@ -137,6 +137,12 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
         build = replace(build, description=description)
     if "tags" in fields:
         build = replace(build, tags=checked_tags(tags))
+    if build.is_managed:  # what happens to it is ours to say; the client's words are kept beside
+        return replace(
+            build,
+            reported_node=node or build.reported_node,
+            reported_backend=backend or build.reported_backend,
+        )
     return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)
 
 

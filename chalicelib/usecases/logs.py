@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import codecs
 import logging
 import tempfile
@@ -14,7 +12,7 @@ from datetime import timedelta
 from typing import IO
 
 from chalicelib.domain.answer import encoded_bytes, fitting
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildBody, BuildKey
+from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, NoLog, Unavailable
 from chalicelib.ports import LogLine, Services
@@ -22,7 +20,6 @@ from chalicelib.usecases import builds
 
 log = logging.getLogger(__name__)
 END_MARK = "slipway-end"  # the buildspec prints it with the build's nonce as the last line
-DOCKERFILE_MARK = "slipway-dockerfile"  # and this, with the Dockerfile in base64, when only it knows that
 QUIET = timedelta(minutes=2)  # after which a log without an end mark is taken for complete
 LOOK_AGAIN = timedelta(minutes=1)
 TAIL_LINES = 20  # of which one is the end mark, if the log has it
@@ -104,18 +101,17 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     if build is None or not build.is_done or build.look_at is None or build.kept_log_bytes is not None:
         return
     with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
-        services.builds.save(*_kept(services, build, is_last_try=is_last_try))
+        services.builds.save(_kept(services, build, is_last_try=is_last_try))
 
 
-def _kept(services: Services, build: Build, *, is_last_try: bool) -> tuple[Build, BuildBody | None]:
-    """The build's record once its log was kept, or when it is to be looked at again; and its texts, if
-    the log has its Dockerfile."""
+def _kept(services: Services, build: Build, *, is_last_try: bool) -> Build:
+    """The build's record once its log was kept, or when it is to be looked at again."""
     if build.log is None or build.deleted_at is not None:
-        return replace(build, look_at=None), None
+        return replace(build, look_at=None)
     if not is_last_try and not _is_complete(services, build, build.log):
-        return replace(build, look_at=services.now() + LOOK_AGAIN), None
+        return replace(build, look_at=services.now() + LOOK_AGAIN)
     with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as text:
-        dockerfile = _copied(services.logs.lines(build.log), build.nonce, text, is_last_try=is_last_try)
+        _copy(services.logs.lines(build.log), build.nonce, text, is_last_try=is_last_try)
         size: int | None = text.tell()
         text.seek(0)
         try:
@@ -126,9 +122,7 @@ def _kept(services: Services, build: Build, *, is_last_try: bool) -> tuple[Build
                 raise
             log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
             size = None
-    body = services.builds.body(build.key) if dockerfile else None
-    reported = body and replace(body, reported_dockerfile=dockerfile)
-    return replace(build, look_at=None, kept_log_bytes=size or None), reported
+    return replace(build, look_at=None, kept_log_bytes=size or None)
 
 
 def _is_complete(services: Services, build: Build, log: str) -> bool:
@@ -139,14 +133,11 @@ def _is_complete(services: Services, build: Build, log: str) -> bool:
     return has_end or services.now() - quiet_since >= QUIET
 
 
-def _copied(lines: Iterator[LogLine], nonce: str, to: IO[bytes], *, is_last_try: bool) -> str | None:
-    """Writes lines as text, up to `MAX_KEPT_BYTES`, or a tenth of that in the last try; returns the
-    Dockerfile that only the build knew, if a line has it."""
+def _copy(lines: Iterator[LogLine], nonce: str, to: IO[bytes], *, is_last_try: bool) -> None:
+    """Writes lines as text, up to `MAX_KEPT_BYTES`, or a tenth of that in the last try."""
     room = MAX_KEPT_BYTES // 10 if is_last_try else MAX_KEPT_BYTES
-    dockerfile = None
     try:
         for line in lines:
-            dockerfile = dockerfile or _dockerfile(line, nonce)
             encoded = render((line,), nonce).encode()
             if to.tell() + len(encoded) > room:
                 to.write(f"… cut here: the log goes on, and at most {room} bytes are kept.\n".encode())
@@ -156,16 +147,14 @@ def _copied(lines: Iterator[LogLine], nonce: str, to: IO[bytes], *, is_last_try:
         if not is_last_try:
             raise
         to.write("… cut here: the rest of the log could not be read.\n".encode())
-    return dockerfile
 
 
 def render(lines: Iterable[LogLine], nonce: str) -> str:
-    """Log lines in the API's text form, without our own marks."""
-    ours = (f"{END_MARK} {nonce}", f"{DOCKERFILE_MARK} {nonce} ")
+    """Log lines in the API's text form, without our own mark."""
     return "".join(
         f"{line.at:%Y-%m-%d %H:%M:%S} UTC -- {line.text}\n"
         for line in lines
-        if not line.text.startswith(ours)
+        if not line.text.startswith(f"{END_MARK} {nonce}")
     )
 
 
@@ -182,13 +171,3 @@ def _page(part: bytes, start: int, size: int, limit: int) -> LogPage:
     text = decoder.decode(part, final=not goes_on)
     end = start + len(part) - len(decoder.getstate()[0])
     return LogPage(text, end if goes_on else None)
-
-
-def _dockerfile(line: LogLine, nonce: str) -> str | None:
-    if not line.text.startswith(f"{DOCKERFILE_MARK} {nonce} "):
-        return None
-    try:
-        text = base64.b64decode(line.text.split()[2], validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    return text if len(text.encode()) <= MAX_DOCKERFILE_BYTES else None

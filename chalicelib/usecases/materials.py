@@ -106,17 +106,18 @@ def _report(services: Services, key: BuildKey, question: Question) -> None:
         build = services.builds.get(key)
         if build is None or build.is_done:
             raise Gone("The build has ended.")
-        new = build
+        new, body = build, None
         if "fetched" in told and build.fetched_attempt != question.attempt:
             _expect_current(build, question.attempt)
             new = replace(new, fetched_attempt=question.attempt, commit=commit or build.commit)
+            body = services.builds.body(key) if text is not None else None
+            body = body and replace(body, found_dockerfile=text)
         if digest is not None and digest not in {push.digest for push in build.pushes}:
             if len(build.pushes) >= MAX_DIGESTS:
                 raise Invalid({"digest": [f"A build reports at most {MAX_DIGESTS} digests."]})
             new = replace(new, pushes=(*build.pushes, Push(question.attempt, digest)))
         if new != build:
-            body = services.builds.body(key) if text is not None else None
-            services.builds.save(new, body and replace(body, reported_dockerfile=text))
+            services.builds.save(new, body)
 
     retry_on_conflict(write)
 

@@ -1,4 +1,5 @@
-"""What clients report about builds that run elsewhere (`is_managed: false`): statuses, lines, heartbeats."""
+"""What clients report about builds: of those that run elsewhere (`is_managed: false`) statuses, lines and
+heartbeats, of any the code."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
 
 
 def reference(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
-    """Replaces the code reference of a build. Raises NotFound, Forbidden, Invalid."""
+    """Replaces what was reported of a build's code; of a build that runs elsewhere it is the commit. Raises
+    NotFound, Forbidden, Invalid."""
     faults = {
         name: [f"Must be a line of at most {limit} characters."]
         for name, limit in REFERENCE_FIELDS.items()
@@ -110,8 +112,9 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
 
     def write() -> Build:
         build = builds.writable(services, caller, key).build
+        commit = build.commit if build.is_managed else kept.get("commit")
         return services.builds.save(
-            replace(build, code_reference={"branch": "master", **kept}, commit=kept.get("commit"))
+            replace(build, code_reference={"branch": "master", **kept}, commit=commit)
         )
 
     return retry_on_conflict(write)

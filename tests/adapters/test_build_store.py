@@ -366,8 +366,9 @@ def test_of_many_writers_at_once_one_wins(store: Store) -> None:
 def test_a_reported_dockerfile_is_shown_and_taken_back(store: Store) -> None:
     build = add(store)
 
-    build = store.builds.save(replace(build, description="mine"), make_body(reported_dockerfile="FROM a\n"))
-    assert store.builds.body(KEY) == make_body(reported_dockerfile="FROM a\n")
+    body = make_body(reported_dockerfile="FROM a\n", found_dockerfile="FROM b\n")
+    build = store.builds.save(replace(build, description="mine"), body)
+    assert store.builds.body(KEY) == body
     assert store.builds.get(KEY) == build
     build = store.builds.rename(build, "it", make_body())
     assert store.builds.body(KEY) == make_body()
@@ -410,9 +411,10 @@ def test_the_largest_texts_a_request_can_bring_are_stored(store: Store) -> None:
     dockerfile = "é" * (MAX_DOCKERFILE_BYTES // 2)
 
     build = store.builds.add(make_build(), body, None)
-    store.builds.save(build, replace(body, reported_dockerfile=dockerfile))
+    later = replace(body, reported_dockerfile=dockerfile, found_dockerfile=dockerfile)
+    store.builds.save(build, later)
 
-    assert store.builds.body(KEY) == replace(body, reported_dockerfile=dockerfile)
+    assert store.builds.body(KEY) == later
 
 
 def test_opening_reads_all_that_belongs_to_a_build(store: Store) -> None:

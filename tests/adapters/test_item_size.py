@@ -54,6 +54,8 @@ def largest_build() -> Build:
         image="i" * 512,
         is_managed=False,
         node_scheduled=ESCAPED * 256,
+        reported_backend=WIDE * 16,
+        reported_node=ESCAPED * 256,
         resources={
             kind: {"requests": 999_999_999.123456, "limits": 999_999_999.123456}
             for kind in ("cpu", "memory", "gpu", "tpu")

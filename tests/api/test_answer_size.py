@@ -178,7 +178,8 @@ def test_a_row_that_is_too_large_by_itself_is_still_a_page(api: Api, get: Get) -
 def test_a_build_with_the_largest_texts_can_be_sent(api: Api, get: Get) -> None:
     """Seven bytes for a control character: it is escaped twice."""
     body = make_body(content="\x01" * (MAX_TEXTS_BYTES // 6 - 50), config=None, dockerfile=None)
-    body = replace(body, reported_dockerfile="\x01" * MAX_DOCKERFILE_BYTES)
+    later = "\x01" * MAX_DOCKERFILE_BYTES
+    body = replace(body, reported_dockerfile=later, found_dockerfile=later)
     assert not body.is_too_large
     add_build(api)
     api.services.records.bodies[KEY] = body

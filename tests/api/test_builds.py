@@ -159,6 +159,25 @@ def test_a_reported_dockerfile_is_shown(api: Api) -> None:
     assert api.ok("GET", f"{BUILDS}/1")["dockerfile"] == "FROM x"
 
 
+def test_what_was_built_cannot_be_rewritten(api: Api) -> None:
+    before = api.ok("POST", BUILDS, {"content": CONTENT})
+    reference = api.ok("GET", f"{BUILDS}/1/coderef")
+    said = {"commit": "c" * 40, "git_url": "https://trusted.test/x"}
+    assert before["reported"] is None
+    assert api.ok("POST", f"{BUILDS}/1/coderef", said) == reference
+    api.ok("PATCH", f"{BUILDS}/1", {"dockerfile": "FROM trusted", "backend": "other", "node_scheduled": "n"})
+
+    after = api.ok("GET", f"{BUILDS}/1")
+    assert after["reported"] == {
+        "dockerfile": "FROM trusted",
+        "backend": "other",
+        "node_scheduled": "n",
+        "code_reference": {"branch": "master", **said},
+    }
+    assert {**after, "reported": None, "updated_at": before["updated_at"]} == before
+    assert api.ok("GET", f"{BUILDS}/1/coderef") == reference
+
+
 def test_put_takes_a_missing_name_for_none(api: Api) -> None:
     api.ok("POST", BUILDS, {"content": CONTENT, "name": "it"})
     assert api.ok("PUT", f"{BUILDS}/1", {"description": "d"})["name"] is None

@@ -69,7 +69,9 @@ def test_5_what_patch_changes(api: Api, build: Any) -> None:
     assert api.ok("PATCH", f"{BUILDS}/1", {"tags": ["a"]})["tags"] == ["a"]
     assert api.ok("PATCH", f"{BUILDS}/1", {"tags": ["b"], "merge": True})["tags"] == ["a", "b"]
     assert api.ok("PATCH", f"{BUILDS}/1", {"content": "x"})["content"] == FIELDS["content"]
-    assert api.ok("PATCH", f"{BUILDS}/1", {"dockerfile": "FROM y"})["dockerfile"] == "FROM y"
+    changed = api.ok("PATCH", f"{BUILDS}/1", {"dockerfile": "FROM y"})
+    assert changed["reported"]["dockerfile"] == "FROM y"
+    assert changed["dockerfile"] == api.ok("GET", f"{BUILDS}/1")["dockerfile"] != "FROM y"
 
 
 def test_6_what_a_stranger_may(api: Api) -> None:

@@ -339,8 +339,8 @@ class Story:
         registry.add(build.image.partition("/")[2])
         self.ask("_materials", build)
         self.ask("_login", build)
-        self.ask("_report", build, fetched="1")
-        self.ask("_report", build, digest=DIGEST, dockerfile="RlJPTSB4")
+        self.ask("_report", build, fetched="1", dockerfile="RlJPTSB4")
+        self.ask("_report", build, digest=DIGEST)
         is_open.set()
         self.deployed.until_ended(self.deployed.build(build.key.id).handle)
         return build.key.id

@@ -161,5 +161,7 @@ def test_code_from_git_at_its_head_and_at_a_commit(
     assert client.get(head)["dockerfile"] is None  # until the build has told
     assert read(client, head, "cat", "/code/note.txt") == "second"
     assert read(client, first, "cat", "/code/note.txt") == "first"
-    assert client.get(first)["commit"] == git.commits[0]
+    for path, commit in zip((head, first), reversed(git.commits), strict=True):
+        assert client.until(path, lambda build: build["dockerfile"] is not None)["commit"] == commit
+        assert f"The commit is {commit}" in client.log(path)
     assert client.until_done(unknown)["last_status"] == "failed"

@@ -193,7 +193,7 @@ def test_a_change_that_is_cut_off_anywhere_is_written_whole_or_not_at_all(
 
         after = services.builds.open(key, "ada")
         assert after is not None
-        shown = (after.build.name, after.build.description, after.build.tags, after.body.shown_dockerfile)
+        shown = (after.build.name, after.build.description, after.build.tags, after.body.reported_dockerfile)
         assert after == before if died else shown == (f"n{calls}", "mine", ("a",), "FROM x\n")
         return died
 

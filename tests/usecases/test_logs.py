@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import tracemalloc
 from collections.abc import Iterator
@@ -80,20 +79,6 @@ def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: 
 
     assert services.log_archive.texts == {}
     assert stored(services, key).look_at is None
-
-
-def test_a_dockerfile_that_only_the_build_knew_is_read_from_its_log(
-    services: FakeServices, create: Create
-) -> None:
-    key = create()
-    nonce = stored(services, key).nonce
-    told = base64.b64encode(b"FROM x\n").decode()
-    ended(services, key, "one", f"slipway-dockerfile {nonce} {told}", f"slipway-end {nonce}")
-    services.clock.forward(minutes=5)
-    tick(services)
-
-    assert builds.get(services, ADA, key).body.shown_dockerfile == "FROM x\n"
-    assert "slipway-dockerfile" not in logs.read(services, ADA, key).text
 
 
 def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(

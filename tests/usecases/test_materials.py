@@ -184,7 +184,12 @@ def test_what_git_resolved_is_reported(services: FakeServices, create: Create) -
     assert stored(services, key).commit == commit
     body = services.builds.body(key)
     assert body is not None
-    assert body.shown_dockerfile == text
+    assert body.found_dockerfile == text
+    # steps run now, and what they could report as the build is not believed
+    services.broker.ask(
+        services.question("report", build, digest=DIGEST, commit="0" * 40, dockerfile="RlJPTSB5")
+    )
+    assert (stored(services, key).commit, services.builds.body(key)) == (commit, body)
 
 
 @pytest.mark.parametrize(

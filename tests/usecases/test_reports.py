@@ -140,6 +140,22 @@ def test_settling_without_a_status_says_that_one_is_needed(
         reports.report_reconciled(services, ADA, elsewhere, {})
 
 
+def test_what_is_reported_of_a_build_that_runs_here_is_kept_apart(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    before = stored(services, key)
+    said = {"commit": "c" * 40, "git_url": "https://trusted.test/x"}
+    reports.reference(services, ADA, key, said)
+    builds.update(services, ADA, key, {"backend": "other", "node_scheduled": "n1"})
+
+    after = stored(services, key)
+    assert after.code_reference == {"branch": "master", **said}
+    assert (after.reported_backend, after.reported_node) == ("other", "n1")
+    ours = ("commit", "backend", "node_scheduled", "source", "image_digest")
+    assert [getattr(after, name) for name in ours] == [getattr(before, name) for name in ours]
+
+
 def test_a_code_reference_is_replaced(services: FakeServices, elsewhere: BuildKey) -> None:
     reports.reference(services, ADA, elsewhere, {"commit": "abc", "git_url": "https://git.test/x"})
     build = reports.reference(services, ADA, elsewhere, {"commit": "def"})

@@ -133,7 +133,7 @@ def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build
     build, actions, condition = records.next_version(build)
     write.update(Item(*keys.record_key(build.key)), actions, condition)
     if body is not None:
-        columns = {"reported_dockerfile": body.reported_dockerfile}
+        columns = {name: getattr(body, name) for name in ("found_dockerfile", "reported_dockerfile")}
         write.update(Item(*keys.body_key(build.key)), records.set_columns(columns), Item.pk.exists())
     return build
 

@@ -72,13 +72,13 @@ def next_version(build: Build) -> tuple[Build, list[Any], Condition]:
 
 
 def encode_body(key: BuildKey, body: BuildBody) -> Item:
-    """Without the reported Dockerfile, which has an attribute of its own."""
-    return Item(*keys.body_key(key), data=_to_json(body))
+    """Without the Dockerfiles that may come later, which have attributes of their own."""
+    return Item(*keys.body_key(key), data=_to_json(body, "found_dockerfile", "reported_dockerfile"))
 
 
 def decode_body(item: Item) -> BuildBody:
     body = msgspec.json.decode(item.data or "", type=BuildBody)
-    return replace(body, reported_dockerfile=item.reported_dockerfile)
+    return replace(body, found_dockerfile=item.found_dockerfile, reported_dockerfile=item.reported_dockerfile)
 
 
 def encode_project(project: Project) -> Item:

@@ -73,6 +73,7 @@ class Item(Model):
     updated_at = UnicodeAttribute(null=True)
     active = UnicodeAttribute(null=True)
     look_at = UnicodeAttribute(null=True)
+    found_dockerfile = UnicodeAttribute(null=True)
     reported_dockerfile = UnicodeAttribute(null=True)
     last_build_id = NumberAttribute(null=True)
     live_builds = NumberAttribute(null=True)

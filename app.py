@@ -23,6 +23,7 @@ from chalicelib.usecases import (
     projects,
     reports,
     schedule,
+    secrets,
     sources,
 )
 
@@ -237,6 +238,24 @@ def use_git(
     changed, is_new = sources.use_git(call.services, call.user, owner, project, call.fields())
     detail = serializers.project_detail(changed, bookmarked=False)
     return schemas.Created(detail) if is_new else detail
+
+
+# Secrets
+
+
+@route(PROJECT + "/secrets", "GET")
+def list_secrets(call: web.Call, owner: str, project: str) -> schemas.SecretNames:
+    return schemas.SecretNames(list(secrets.names(call.services, call.user, owner, project)))
+
+
+@route(PROJECT + "/secrets/{secret}", "PUT", status=NO_CONTENT, body=schemas.SecretFields)
+def put_secret(call: web.Call, owner: str, project: str, secret: str) -> None:
+    secrets.put(call.services, call.user, owner, project, secret, call.fields().get("value"))
+
+
+@route(PROJECT + "/secrets/{secret}", "DELETE", status=NO_CONTENT)
+def delete_secret(call: web.Call, owner: str, project: str, secret: str) -> None:
+    secrets.delete(call.services, call.user, owner, project, secret)
 
 
 # Builds

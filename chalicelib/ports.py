@@ -332,6 +332,23 @@ class Sources(Protocol):
         """Forgets an archive. Idempotent."""
 
 
+class Secrets(Protocol):
+    """Values that a project's builds may mount. Those of a deleted project are not those of another with its
+    name."""
+
+    def put(self, project: Project, name: str, value: str) -> None:
+        """Sets or replaces one. Raises Invalid when the store does not take the value or is full."""
+
+    def names(self, project: Project) -> Sequence[str]:
+        """Of all, in their order. Nothing is decrypted for that."""
+
+    def delete(self, project: Project, name: str) -> None:
+        """Raises NotFound without it."""
+
+    def values(self, project: Project, names: Sequence[str]) -> Mapping[str, str]:
+        """By their names, those that it has."""
+
+
 class LogArchive(Protocol):
     """Logs of builds that have ended, as texts."""
 
@@ -484,6 +501,8 @@ class Services(Protocol):
     def dead_letters(self) -> DeadLetters: ...
     @property
     def sources(self) -> Sources: ...
+    @property
+    def secrets(self) -> Secrets: ...
     @property
     def log_archive(self) -> LogArchive: ...
     @property

@@ -18,6 +18,7 @@ from chalicelib.domain.build import Status as StatusName
 from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_TEXT
 from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.query import MAX_QUERY
+from chalicelib.domain.secrets import MAX_SECRET_BYTES
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
 from chalicelib.usecases.reports import REFERENCE_FIELDS
 from chalicelib.usecases.sources import MAX_GIT_URL
@@ -218,6 +219,10 @@ class Offer(Struct):
     expires_at: Time
 
 
+class SecretNames(Struct):
+    names: list[str]
+
+
 class Versions(Struct):
     latest_version: str
     min_version: str
@@ -268,6 +273,7 @@ class Parameters(Struct):
     status_uuid: Name
     offer_id: Name
     token_id: Name
+    secret: Name
     component: Literal["cli", "platform", "lib", "chart"]
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
@@ -363,6 +369,10 @@ class CodeReferenceFields(Struct):
     head: Annotated[str, Meta(max_length=REFERENCE_FIELDS["head"])] | None = None
     git_url: Annotated[str, Meta(max_length=REFERENCE_FIELDS["git_url"])] | None = None
     is_dirty: bool | None = None
+
+
+class SecretFields(Struct):
+    value: Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_BYTES)]
 
 
 class GitFields(Struct):

@@ -39,9 +39,7 @@ def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDet
         node_scheduled=build.node_scheduled,
         num_jobs=0,  # jobs and experiments that use the image live elsewhere
         num_experiments=0,
-        dockerfile=body.built_dockerfile
-        if build.is_managed
-        else body.reported_dockerfile or body.built_dockerfile,
+        dockerfile=(not build.is_managed and body.reported_dockerfile) or body.built_dockerfile,
         commit=build.commit,
         reported=_reported(opened),
         on_behalf_of=build.on_behalf_of,

@@ -79,6 +79,9 @@ class Settings:
         str, about("of the API with its prefix, as builds reach it; told to who submits them")
     ] = ""
     broker_function: Annotated[str, about("of Lambda: answers builds; told to who serves the API")] = ""
+    private_git_hosts: Annotated[
+        str, about("git hosts that may have private addresses: `host host …`", "PrivateGitHosts")
+    ] = ""
     backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = (
         "codebuild"
     )
@@ -123,6 +126,7 @@ class Settings:
     reported_log_group: Annotated[str, about("group for lines of builds that run elsewhere")] = (
         "/slipway/reported"
     )
+    secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2

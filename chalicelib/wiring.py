@@ -27,6 +27,7 @@ from chalicelib.ports import (
     Registry,
     RegistryLogins,
     Scripts,
+    Secrets,
     Services,
     Sources,
 )
@@ -103,6 +104,12 @@ class AwsServices:
         from chalicelib.adapters.s3 import S3Sources
 
         return S3Sources(self.settings.bucket)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        from chalicelib.adapters.ssm import SsmSecrets
+
+        return SsmSecrets(self.settings.secret_prefix)
 
     @cached_property
     def registry(self) -> Registry:

@@ -743,6 +743,24 @@ class FakeScripts:
         return {"ask": "#!/bin/sh\n"}
 
 
+class FakeSecrets:
+    def __init__(self) -> None:
+        self.stored: dict[tuple[str, str], str] = {}  # by the project's uuid and the name
+
+    def put(self, project: Project, name: str, value: str) -> None:
+        self.stored[project.uuid, name] = value
+
+    def names(self, project: Project) -> Sequence[str]:
+        return sorted(name for uuid_, name in self.stored if uuid_ == project.uuid)
+
+    def delete(self, project: Project, name: str) -> None:
+        if self.stored.pop((project.uuid, name), None) is None:
+            raise NotFound
+
+    def values(self, project: Project, names: Sequence[str]) -> Mapping[str, str]:
+        return {name: self.stored[project.uuid, name] for name in set(names) & set(self.names(project))}
+
+
 class FakeLogs:
     def __init__(self) -> None:
         self.logs: dict[str, list[LogLine]] = {}
@@ -797,6 +815,7 @@ class FakeServices:
         self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
         self.registry_logins = FakeRegistryLogins(self.clock)
+        self.secrets = FakeSecrets()
         self.deployment_secrets = FakeDeploymentSecrets()
         self.scripts = FakeScripts()
         self.broker: Broker = OwnBroker(self)
@@ -848,5 +867,6 @@ class FakeServices:
                 self.eks.runs,
                 self.registry.images,
                 self.registry.prepared,
+                self.secrets.stored,
             )
         )

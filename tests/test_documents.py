@@ -52,7 +52,7 @@ NOT_RUN = [
     ("infra/docs/polyaxon.md", ELSEWHERE),
     ("infra/docs/polyaxon.md", ACCOUNT),
     *[("infra/aws/README.md", ACCOUNT)] * 3,
-    *[("infra/aws/kubernetes/README.md", CLUSTER)] * 2,
+    *[("infra/aws/kubernetes/README.md", CLUSTER)] * 3,
 ]
 TOKEN = "a-token-of-yours"
 BASE = "docker.io/library/python:3.12-slim"

@@ -11,11 +11,13 @@ import boto3
 from botocore.config import Config
 
 from chalicelib.adapters.aws import answered
-from chalicelib.errors import Conflict, Forbidden, Gone, Invalid, SlipwayError, Throttled, Unavailable
+from chalicelib.errors import Busy, Conflict, Forbidden, Gone, Invalid, SlipwayError, Throttled, Unavailable
 from chalicelib.ports import Question
 
 READ_SECONDS = 20  # the function's time; the API's function has a little more
-_REFUSALS = {kind.__name__: kind for kind in (Conflict, Forbidden, Gone, Invalid, Throttled, Unavailable)}
+_REFUSALS = {
+    kind.__name__: kind for kind in (Busy, Conflict, Forbidden, Gone, Invalid, Throttled, Unavailable)
+}
 
 
 class LambdaBroker:

@@ -214,6 +214,8 @@ class BuildBody:
     content: str | None = None
     config: dict[str, Any] | None = None
     dockerfile: str | None = None  # what is built
+    build_args: dict[str, str] | None = None
+    secrets: dict[str, str] | None = None  # names of the project's secrets, by the ids of their mounts
     found_dockerfile: str | None = None  # what is built, where only the fetched code shows it
     reported_dockerfile: str | None = None  # what a client said was built, by PATCH
 
@@ -226,5 +228,6 @@ class BuildBody:
     @property
     def is_too_large(self) -> bool:
         """Whether what a build is made from, as JSON in UTF-8, exceeds `MAX_TEXTS_BYTES`."""
-        texts = json.dumps([self.content, self.config, self.dockerfile], ensure_ascii=False)
+        parts = [self.content, self.config, self.dockerfile, self.build_args]
+        texts = json.dumps(parts, ensure_ascii=False)
         return len(texts.encode()) > MAX_TEXTS_BYTES

@@ -6,6 +6,7 @@ last, build steps can only use the special files that are copied before them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from chalicelib.domain.build import SPECIAL_FILES_MARK
@@ -26,6 +27,7 @@ def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
     Every value was checked by `spec` to stay within its line, so none can add an instruction.
     """
     lines = ["", f"FROM {spec.image}", ""]
+    lines += [f"ARG {name}" for name, _ in spec.build_args]
     if spec.lang_env:
         lines += [f"ENV {name} {spec.lang_env}" for name in ("LC_ALL", "LANG", "LANGUAGE")]
     lines += ["# Use bash as default shell, rather than sh", "ENV SHELL /bin/bash", ""]
@@ -36,6 +38,13 @@ def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
     else:
         for group in SPECIAL_FILES:
             lines += [f"COPY build/{name} /code" for name in group if name in files][:1]
-    lines += [f"RUN {step}" for step in spec.build_steps]
+    lines += [f"RUN {_mounts(spec, step)}{step}" for step in spec.build_steps]
     lines += ["COPY build /code", ""]
     return "\n".join(lines)
+
+
+def _mounts(spec: Spec, step: str) -> str:
+    """The flags of RUN that show a step the secrets whose files it names."""
+    named = [id_ for id_, _ in spec.secrets if re.search(rf"/run/secrets/{re.escape(id_)}(?![\w.-])", step)]
+    # 0444, because the base image may run steps as another user than root
+    return "".join(f"--mount=type=secret,id={id_},required=true,mode=0444 " for id_ in named)

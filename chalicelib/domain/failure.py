@@ -23,7 +23,7 @@ _REPORTS = (
 )
 # How an engine's error line begins, up to what it says. BuildKit numbers the lines that steps print.
 _ERROR = re.compile(r"(?:#\d{1,9} )?(?:(?:ERROR|Error|error)[:\s]\s*|(?=failed to solve))")
-_SHELL = re.compile(r"\A(?:RUN |/bin/(?:ba)?sh -c )")
+_SHELL = re.compile(r"\A(?:RUN (?:--mount=\S{1,200} ){0,20}|/bin/(?:ba)?sh -c )")
 _CODE = re.compile(r"\d{1,10}")
 KILLED_CODE = "137"  # 128 + SIGKILL, as shells and engines report it
 KILLED = "was killed (signal 9); the machine may have run out of memory"

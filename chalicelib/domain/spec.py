@@ -20,6 +20,9 @@ from chalicelib.errors import Invalid
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
 MAX_TAGS = 50
+MAX_SECRETS = 20  # of one build
+# The secret with which a project's code is fetched; no step gets it.
+GIT_TOKEN = "git-token"  # noqa: S105 - a name
 MAX_TAG = 64
 
 BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
@@ -31,6 +34,8 @@ _BUILD = (
     "context",
     "build_steps",
     "env_vars",
+    "build_args",
+    "secrets",
     "lang_env",
     "nocache",
     "commit",
@@ -38,6 +43,8 @@ _BUILD = (
 )
 SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_ARG_NAME = re.compile(r"(?!BUILDKIT_)[a-zA-Z_][a-zA-Z0-9_]{0,127}")
+_SECRET_ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")
 _LANG = re.compile(r"[a-zA-Z0-9_.@-]{1,64}")
 _COMMIT = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._/-]{0,127}")
 _HEREDOC = re.compile(r"(?<!<)<<(?!<)")  # BuildKit takes even `1<<2` for one; `<<<` is harmless
@@ -55,6 +62,8 @@ class Spec:
     context: str | None = None
     build_steps: tuple[str, ...] = ()
     env_vars: tuple[tuple[str, str], ...] = ()
+    build_args: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()  # the id of a mount, and the project's secret that it shows
     lang_env: str | None = None
     nocache: bool = False
     commit: str | None = None
@@ -161,6 +170,8 @@ def _parse(document: Mapping[str, Any]) -> Spec:
         context=check("context", _path),
         build_steps=check("build_steps", _steps, ()),
         env_vars=check("env_vars", _env_vars, ()),
+        build_args=check("build_args", _build_args, ()),
+        secrets=check("secrets", _secrets, ()),
         lang_env=check("lang_env", _lang),
         nocache=check("nocache", _boolean, False),
         commit=check("commit", _revision),
@@ -242,11 +253,51 @@ def _env_var(name: str, value: Any) -> tuple[str, str]:
     key, scalar = value
     if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
         _refuse(f"`{name}`: the name must be letters, digits and underscores, not starting with a digit.")
-    if isinstance(scalar, bool):
-        scalar = str(scalar).lower()
-    if not isinstance(scalar, str | int | float):
+    return key, _line(name, _scalar(name, scalar))
+
+
+def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """They reach the engine as arguments, not as lines: any text of one line will do, even an empty one."""
+    if not isinstance(value, Mapping) or len(value) > MAX_STEPS:
+        _refuse(f"`{name}` must be a mapping of at most {MAX_STEPS} names to values.")
+    return tuple(_build_arg(name, key, each) for key, each in value.items())
+
+
+def _build_arg(name: str, key: Any, value: Any) -> tuple[str, str]:
+    if not isinstance(key, str) or not _ARG_NAME.fullmatch(key):
+        _refuse(f"Names in `{name}` are at most 128 letters, digits, `_`; first no digit, no `BUILDKIT_`.")
+    text = _scalar(f"{name}.{key}", value)
+    if len(text) > MAX_VALUE or has_control_characters(text):
+        _refuse(f"`{name}.{key}` must be a line of at most {MAX_VALUE} characters without control ones.")
+    return key, text
+
+
+def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or len(value) > MAX_SECRETS:
+        _refuse(f"`{name}` must be a list of at most {MAX_SECRETS} entries like `{{id: …, from: …}}`.")
+    secrets = tuple(_secret(f"{name}[{i}]", each) for i, each in enumerate(value))
+    if len(dict(secrets)) < len(secrets):
+        _refuse(f"`{name}` must not have an id twice.")
+    return secrets
+
+
+def _secret(name: str, value: Any) -> tuple[str, str]:
+    if not isinstance(value, Mapping) or set(value) != {"id", "from"}:
+        _refuse(f"`{name}` must have `id` and `from`.")
+    identity, source = value["id"], value["from"]
+    if not isinstance(identity, str) or not _SECRET_ID.fullmatch(identity):
+        _refuse(f"`{name}.id` must be at most 64 letters, digits, `_`, `.`, `-`; first no `.` or `-`.")
+    if not is_slug(source) or source == GIT_TOKEN:
+        _refuse(f"`{name}.from` must name a secret of the project; `{GIT_TOKEN}` is for fetching code only.")
+    return identity, source
+
+
+def _scalar(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float):
         _refuse(f"`{name}`: the value must be a string or a number.")
-    return key, _line(name, str(scalar))
+    return str(value)
 
 
 def _path(name: str, value: Any) -> str:

@@ -19,7 +19,7 @@ from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
-from chalicelib.usecases import projects
+from chalicelib.usecases import projects, secrets
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.projects import may_list, open_project
 from chalicelib.usecases.sources import source_of
@@ -73,7 +73,16 @@ def create(
     source, commit, dockerfile = None, None, None
     if asked.spec is not None:
         source, commit, dockerfile = source_of(services, project, asked.spec)
-    body = BuildBody(asked.content, asked.spec.config if asked.spec else None, dockerfile)
+    spec = asked.spec
+    body = BuildBody(asked.content, dockerfile=dockerfile)
+    if spec is not None:
+        secrets.check(services, project, spec)
+        body = replace(
+            body,
+            config=spec.config,
+            build_args=dict(spec.build_args) or None,
+            secrets=dict(spec.secrets) or None,
+        )
     if body.is_too_large:
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
     executor = _executor(services, asked)

@@ -13,6 +13,7 @@ from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project, image_reference
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
+from chalicelib.usecases import secrets
 from chalicelib.usecases.builds import request_stop
 from chalicelib.usecases.conflicts import isolated
 
@@ -125,6 +126,7 @@ def _purge_project(
     if is_empty:
         if not dry_run:
             services.registry.forget_cache(image_reference(services.settings.registry, project, 0))
+            secrets.forget(services, project)
             services.archive.purge(project)
         done.projects += 1
 

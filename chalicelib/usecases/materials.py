@@ -16,7 +16,7 @@ from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, Push
 from chalicelib.domain.materials import attempt_secret, text_of
 from chalicelib.errors import Forbidden, Gone, Invalid
 from chalicelib.ports import Question, Services
-from chalicelib.usecases import throttle
+from chalicelib.usecases import secrets, throttle
 from chalicelib.usecases.conflicts import retry_on_conflict
 
 REQUESTS_PER_MINUTE = 120  # of one build: its engine may ask for a login for each image
@@ -70,7 +70,10 @@ def _materials(services: Services, build: Build, attempt: int) -> str:
         {
             **services.scripts.texts(),
             "Dockerfile": body.dockerfile or "",
+            "build-args": text_of(body.build_args or {}),
             "config.json": _docker_configuration(services, build),
+            "private-git-hosts": services.settings.private_git_hosts,
+            **secrets.materials(services, build, body),
             **code,
         }
     )

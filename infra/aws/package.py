@@ -28,7 +28,7 @@ CHALICE_STAGE = "aws"
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # of Lambda's architectures, as wheels name them
 # What adapters make clients of.
 SERVICES = frozenset(
-    {"codebuild", "dynamodb", "ecr", "eks", "lambda", "logs", "s3", "secretsmanager", "sqs", "sts"}
+    {"codebuild", "dynamodb", "ecr", "eks", "lambda", "logs", "s3", "secretsmanager", "sqs", "ssm", "sts"}
 )
 _DESCRIPTIONS = ("service-2.json", "endpoint-rule-set-1.json", "paginators-1.json")
 _OF_INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")

@@ -17,8 +17,8 @@ from tests.adapters.attempts import SECRET, AttemptApi, attempt_api, shell_and_p
 
 SCRIPTS = sorted(steps.FOLDER.glob("*.sh"))
 IN_PODS = (
-    *("ask", "complete_dockerfile", "docker-credential-slipway", "fetch_code", "prepare_in_pod"),
-    *("report_code", "report_image", "run_buildkit"),
+    *("ask", "complete_dockerfile", "docker-credential-slipway", "fetch_code", "mask"),
+    *("prepare_in_pod", "report_code", "report_image", "run_buildkit"),
 )
 
 
@@ -42,7 +42,7 @@ def test_what_runs_in_busybox_is_checked_as_posix() -> None:
 
 @pytest.fixture
 def api() -> Iterator[AttemptApi]:
-    with attempt_api({"Dockerfile": "FROM x\n"}) as api:
+    with attempt_api({"Dockerfile": "FROM x\n", "secrets/pip": "hush\n two"}) as api:
         yield api
 
 
@@ -67,7 +67,9 @@ def test_materials_become_files_that_others_cannot_read(ask: Run, api: AttemptAp
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     memory = tmp_path / "memory"
     assert (memory / "Dockerfile").read_text() == "FROM x\n"
-    assert {path.name for path in memory.iterdir()} == {"Dockerfile", *(path.stem for path in SCRIPTS)}
+    assert (memory / "secrets" / "pip").read_text() == "hush\n two"
+    names = {"Dockerfile", "build-args", "secrets", *(path.stem for path in SCRIPTS)}
+    assert {path.name for path in memory.iterdir()} == names
     assert {path.stat().st_mode & 0o077 for path in memory.iterdir()} == {0}
     assert api.asked == [("_materials", {"attempt": "1"})]
     assert api.logins == [f"Build {SECRET}"]

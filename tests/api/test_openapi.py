@@ -57,6 +57,7 @@ def test_what_a_body_needs_is_marked_and_asked_for(api: Api) -> None:
         ("POST", "/projects"): "name",
         ("POST", "/users"): "username",
         ("POST", "/{owner}/{project}/repo/external"): "git_url",
+        ("PUT", "/{owner}/{project}/secrets/{secret}"): "value",
         ("POST", "/{owner}/{project}/builds/{build_id}/_reconcile"): "status",
     }
     by_attempts = {
@@ -66,7 +67,7 @@ def test_what_a_body_needs_is_marked_and_asked_for(api: Api) -> None:
     assert {described.pop(("POST", path)) for path in by_attempts} == {"attempt"}
     assert described == needed
     for (method, path), field in needed.items():
-        place = path.format(owner="ada", project="vision", build_id=elsewhere)
+        place = path.format(owner="ada", project="vision", build_id=elsewhere, secret="x")
         answer = api(method, place, {}, as_="root")
         assert (answer.status, list(answer.body)) == (400, [field]), place
 
@@ -100,6 +101,7 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "BuildFields": ("POST", "/ada/vision/builds", {"is_managed": False}),
     "BuildChanges": ("PATCH", "/ada/vision/builds/1", {}),
     "StatusFields": ("POST", "/ada/vision/builds/1/statuses", {"status": "running"}),
+    "SecretFields": ("PUT", "/ada/vision/secrets/token", {}),
     "CodeReferenceFields": ("POST", "/ada/vision/builds/1/coderef", {}),
 }
 

@@ -46,6 +46,9 @@ NEEDS = {
     "POST /{owner}/{project}/repo/upload/offers/{offer_id}": "write",
     "POST /{owner}/{project}/repo/external": "write",
     "GET /{owner}/{project}/repo/download": "read",
+    "GET /{owner}/{project}/secrets": "write",
+    "PUT /{owner}/{project}/secrets/{secret}": "write",
+    "DELETE /{owner}/{project}/secrets/{secret}": "write",
     "GET /{owner}/{project}/builds": "read",
     "POST /{owner}/{project}/builds": "write",
     "POST /{owner}/{project}/builds/invalidate": "write",
@@ -84,6 +87,7 @@ BODIES: dict[str, Any] = {
     "POST /{owner}/{project}/repo/external": {"git_url": "https://git.test/x"},
     "PUT /{owner}/{project}/repo/upload": make_archive({"a": "b"}),
     "POST /{owner}/{project}/repo/upload": make_archive({"a": "b"}),
+    "PUT /{owner}/{project}/secrets/{secret}": {"value": "v"},
     "POST /users": {"username": "eve"},
     "POST /projects": {"name": "new"},
 }
@@ -133,6 +137,7 @@ def test_the_matrix(api: Api, route: str, caller: str | None, project: str) -> N
         status_uuid=row["uuid"],
         token_id=api.services.accounts.by_hash[token_sha256("ada")].id,
         offer_id="x",
+        secret="token",
         component="cli",
     )
     before = api.services.written()

@@ -97,6 +97,7 @@ def repository(name: str) -> str:
 
 
 ANN, ANNS_CACHE = repository("slipway/ann/site-89abcdef"), repository("slipway-cache/ann/site-89abcdef")
+SECRET = f"arn:aws:ssm:{HERE}:parameter/slipway/{NAME}/ann/0123/token"
 BUCKET, BUILD_LOG = "arn:aws:s3:::{Bucket}", f"arn:aws:logs:{HERE}:log-group:{{BuildLogs}}:log-stream:anns"
 QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     # what it is: action, resource ({X}: the physical name of X), whose work it is
@@ -156,7 +157,9 @@ QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     ),
     "read the login of Docker Hub": ("secretsmanager:GetSecretValue", HUB, {"BrokerRole", "CopyRole"}),
     "read other secrets": ("secretsmanager:GetSecretValue", f"{HUB}-of-another", set()),
-    "read parameters": ("ssm:GetParameter", f"arn:aws:ssm:{HERE}:parameter/slipway/x", set()),
+    "set a project's secret": ("ssm:PutParameter", SECRET, {"ApiHandlerRole"}),
+    "delete a project's secret": ("ssm:DeleteParameter", SECRET, {"ApiHandlerRole", "CleanUpRole"}),
+    "read other parameters": ("ssm:GetParameters", f"arn:aws:ssm:{HERE}:parameter/slipway/x/y", set()),
     "change a function": (
         "lambda:UpdateFunctionCode",
         f"arn:aws:lambda:{HERE}:function:{NAME}-APIHandler",
@@ -174,6 +177,22 @@ def test_nobody_may_do_what_is_not_his_work(deployment: Deployment, question: st
     context = {"s3:prefix": "builds/"} if action == "s3:ListBucket" else {}
     asked = resource.format(**deployment.names)
     assert deployment.allows(role, action, asked, **context) == (role in workers)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_broker_alone_reads_a_projects_secrets(deployment: Deployment, role: str) -> None:
+    """The policy of the key lets everybody in the account decrypt through SSM: a role must be denied it, or
+    not be allowed to ask SSM."""
+    own = {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}
+    through_ssm = {"kms:ViaService": "ssm.us-east-1.amazonaws.com"}
+    key = f"arn:aws:kms:{HERE}:key/0123"
+    reads = ("GetParameter", "GetParameters", "GetParametersByPath", "GetParameterHistory")
+    asks = any(deployment.allows(role, f"ssm:{each}", SECRET) for each in reads)
+    statements = deployment.statements["RegistryRole" if role == LOGIN else role]
+    decrypts = allows([*statements, own], "kms:Decrypt", key, through_ssm)
+    assert (asks and decrypts) == (role == "BrokerRole")
+    lists = deployment.allows(role, "ssm:GetParametersByPath", SECRET.rpartition("/")[0])
+    assert lists == (role in {"ApiHandlerRole", "OnRequestRole", "CleanUpRole"})
 
 
 def test_a_login_opens_its_own_project_and_pulls_base_images(deployment: Deployment) -> None:

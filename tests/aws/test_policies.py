@@ -64,6 +64,7 @@ CONTENT = "{version: 1, kind: build, image: 'python:3.12-slim', build_steps: ['t
 REASONS = {
     "WritesItsLog": "the runtime does",
     "TracesWhereXRayKnowsNoResources": "X-Ray's daemon, beside the function, does",
+    "DecryptsNoSecret": "it denies: who may list parameters could else decrypt them",
     "ReceivesItsMessages": "the event source mapping polls with the function's role",
     "TellsMissingFromForbidden": "without it S3 answers 403 for a missing key",
 }
@@ -136,6 +137,10 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
                 yield f"codebuild:{operation}", f"arn:aws:codebuild:{here}:project/{name}"
         case "eks", "DescribeCluster":
             yield "eks:DescribeCluster", f"arn:aws:eks:{here}:cluster/{params['name']}"
+        case "ssm", _:
+            names = params.get("Names") or [params.get("Name") or f"{params['Path']}/any"]
+            for name in names:
+                yield f"ssm:{operation}", f"arn:aws:ssm:{here}:parameter{name}"
         case "sts", "AssumeRole":
             yield "sts:AssumeRole", params["RoleArn"]
         case "secretsmanager", "GetSecretValue":
@@ -333,7 +338,8 @@ class Story:
 
     def succeed(self, registry: set[str]) -> int:
         """A new build runs, pushes and reports its image, and ends."""
-        build, is_open = self.create(), self.deployed.api.is_open
+        content = CONTENT.replace("{", "{secrets: [{id: a, from: token}], ", 1)
+        build, is_open = self.create(content), self.deployed.api.is_open
         is_open.clear()
         self.dispatch(build.key.id)
         registry.add(build.image.partition("/")[2])
@@ -401,7 +407,12 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("POST", f"{project}/restore")
     api("POST", "/projects", {"name": "other"}, 201)
     api("POST", "/ada/other/repo/external", {"git_url": "https://git.test/other"}, 201)
+    api("PUT", "/ada/other/secrets/token", {"value": "v"}, 204)
     api("DELETE", "/ada/other", None, 204)
+    api("PUT", f"{project}/secrets/token", {"value": "v"}, 204)
+    api("GET", f"{project}/secrets")
+    api("DELETE", f"{project}/secrets/token", None, 204)
+    api("PUT", f"{project}/secrets/token", {"value": "v"}, 204)
     api("POST", f"{project}/bookmark", None, 201)
     api("GET", "/bookmarks/ada/projects")
     api("DELETE", f"{project}/unbookmark", None, 204)
@@ -451,6 +462,12 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once
+    with_secret = recorded("requests")
+    body = json.loads(with_secret["Records"][0]["body"])
+    spec = {"version": 1, "kind": "build", "image": "x", "secrets": [{"id": "a", "from": "unknown"}]}
+    with_secret["Records"][0]["body"] = json.dumps({**body, "content": json.dumps(spec)})
+    with_secret["Records"][0]["messageId"] = "with-secret"
+    call("on_request", with_secret)
     hopeless = recorded("requests")
     hopeless["Records"][0]["body"] = "{}"
     call("on_request", hopeless)

@@ -60,6 +60,24 @@ def older(spec: dict[str, Any]) -> dict[str, Any]:
     return {**header, "build": {key: value for key, value in spec.items() if key not in header}}
 
 
+def test_build_arguments_are_declared_for_the_steps() -> None:
+    dockerfile = generate(parse_content({**SPEC, "build_args": {"VERSION": "1", "OTHER": "2"}}))
+    assert dockerfile.startswith("\nFROM python:3.7-slim\n\nARG VERSION\nARG OTHER\n# Use bash")
+
+
+def test_steps_get_the_secrets_that_they_name() -> None:
+    secrets = [{"id": "pip", "from": "a"}, {"id": "pip.conf", "from": "b"}]
+    steps = ["cat /run/secrets/pip", "cat /run/secrets/pip.conf", "cat </run/secrets/pip>x", "true"]
+    dockerfile = generate(parse_content({**SPEC, "build_steps": steps, "secrets": secrets}))
+    mount = "--mount=type=secret,id={},required=true,mode=0444"
+    assert [line for line in dockerfile.splitlines() if line.startswith("RUN")] == [
+        f"RUN {mount.format('pip')} {steps[0]}",
+        f"RUN {mount.format('pip.conf')} {steps[1]}",
+        f"RUN {mount.format('pip')} {steps[2]}",
+        "RUN true",
+    ]
+
+
 # Byte for byte
 
 

@@ -114,7 +114,7 @@ def test_the_reason_is_what_the_log_says_last(log: str, reason: str | None) -> N
 def test_the_last_failing_step_counts() -> None:
     lines = [
         'Error: building at STEP "RUN first": while running runtime: exit status 1',
-        'Error: building at STEP "RUN second": while running runtime: exit status 2',
+        'Error: building at STEP "RUN --mount=type=secret,id=a --mount=type=bind second": while running runtime: exit status 2',
     ]
 
     assert failure_reason(lines) == "Exit code 2: second"

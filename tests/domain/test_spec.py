@@ -86,6 +86,16 @@ def test_null_fields_are_absent_fields() -> None:
     assert parse_content({**SPEC, **nulls, "env_vars": None}).env_vars == ()
 
 
+def test_build_arguments_are_kept_as_they_are() -> None:
+    given = {"A": " '\"$x` \\", "B": "", "C": True, "D": 1.5}
+    assert parse_content({**SPEC, "build_args": given}).build_args == (
+        ("A", " '\"$x` \\"),
+        ("B", ""),
+        ("C", "true"),
+        ("D", "1.5"),
+    )
+
+
 @pytest.mark.parametrize("version", [1, 1.0])
 def test_the_version_is_one(version: object) -> None:
     assert parse_content({**SPEC, "version": version}).image
@@ -167,6 +177,24 @@ IMAGE = "`image` must"
         ({"env_vars": [["A", None]]}, "`env_vars[0]`: the value must be a string or a number."),
         ({"env_vars": [["A", ["b"]]]}, "`env_vars[0]`: the value must be a string or a number."),
         ({"env_vars": [["A", "b\nc"]]}, "`env_vars[0]` must be a single line without control characters."),
+        ({"build_args": [["A", "b"]]}, "`build_args` must be a mapping of at most 200 names to values."),
+        ({"build_args": {"A B": "c"}}, "Names in `build_args` are at most 128 letters, digits, "),
+        (
+            {"build_args": {"BUILDKIT_SYNTAX": "c"}},
+            "Names in `build_args` are at most 128 letters, digits, ",
+        ),
+        ({"build_args": {"A": None}}, "`build_args.A`: the value must be a string or a number."),
+        ({"build_args": {"A": "b\nc"}}, "`build_args.A` must be a line of at most 4096 characters without"),
+        (
+            {"build_args": {"A": "b" * 4097}},
+            "`build_args.A` must be a line of at most 4096 characters without",
+        ),
+        ({"secrets": {"id": "a"}}, "`secrets` must be a list of at most 20 entries like"),
+        ({"secrets": [{"id": "a"}]}, "`secrets[0]` must have `id` and `from`."),
+        ({"secrets": [{"id": "../a", "from": "b"}]}, "`secrets[0].id` must be at most 64 letters"),
+        ({"secrets": [{"id": "a", "from": "b c"}]}, "`secrets[0].from` must name a secret of the project"),
+        ({"secrets": [{"id": "a", "from": "git-token"}]}, "`secrets[0].from` must name a secret of the"),
+        ({"secrets": [{"id": "a", "from": "b"}] * 2}, "`secrets` must not have an id twice."),
         ({"lang_env": "C UTF"}, "`lang_env` must be a locale such as `C.UTF-8`."),
         ({"nocache": "perhaps"}, "`nocache` must be true or false."),
         ({"nocache": []}, "`nocache` must be true or false."),

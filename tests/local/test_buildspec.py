@@ -61,7 +61,9 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     )
     docker.chmod(0o755)
     memory = folder.parent / "memory"
-    memory.mkdir()
+    (memory / "secrets").mkdir(parents=True)
+    (memory / "build-args").write_text("NAME YSAnYiI=\nEMPTY \n")
+    (memory / "secrets" / "pip").touch()
     for name, text in StepFiles().texts().items():
         (memory / name).write_text(text)
     (memory / "ask").write_text('echo "$*" >>told\n')
@@ -83,6 +85,8 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     assert "--cache-from type=registry,ref=registry.test/cache/ada/vision:layers " in built
     assert built.startswith("buildx build ") and built.endswith("--output type=cacheonly .")
     assert pushed.startswith("buildx build ") and pushed.endswith("--tag registry.test/ada/vision:1 --push .")
+    told = f"--build-arg NAME=a 'b\" --build-arg EMPTY= --secret id=pip,src={memory}/secrets/pip "
+    assert told in built and told in pushed
     # the second run takes all from the first: neither the former cache nor an order to build anew
     assert "--cache-from" in built and "--cache-from" not in pushed
     assert "--no-cache" in built and "--no-cache" not in pushed

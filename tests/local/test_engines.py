@@ -42,7 +42,7 @@ def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[st
     """Runs the step that builds as CodeBuild does, in a process group of its own."""
     memory = folder.with_name(f"{folder.name}-memory")
     memory.mkdir(exist_ok=True)
-    for name, text in StepFiles().texts().items():
+    for name, text in {**StepFiles().texts(), "build-args": ""}.items():
         (memory / name).write_text(text)
     return subprocess.Popen(
         ["bash", "-c", step("build_and_push")],

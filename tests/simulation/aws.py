@@ -36,7 +36,7 @@ _PHASES = {Status.SCHEDULED: "QUEUED", Status.BUILDING: "PRE_BUILD", Status.RUNN
 
 
 class Aws:
-    """SQS, S3, CodeBuild, CloudWatch Logs, ECR, STS and EKS."""
+    """SQS, S3, CodeBuild, CloudWatch Logs, ECR, STS, SSM and EKS."""
 
     def __init__(self, world: AdaptersWorld) -> None:
         self._world, self._services = world, world.services
@@ -198,6 +198,11 @@ class Aws:
     def _secrets_manager(self, operation: str, body: Json) -> Json:
         assert operation == "GetSecretValue"
         return {"SecretString": self._services.deployment_secrets.build_key().decode()}
+
+    def _ssm(self, operation: str, body: Json) -> Json:
+        """Projects have no secrets; whoever purges one asks."""
+        assert operation == "GetParametersByPath"
+        return {"Parameters": []}
 
     def _eks(self, operation: str, body: Json) -> Json:
         assert operation == "DescribeCluster"

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import ssl
-import subprocess
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +11,7 @@ import urllib3
 
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
+from tests.git_server import GitServer, git_server
 from tests.stack.conftest import PROJECT, Client, serving
 
 pytestmark = pytest.mark.engine
@@ -28,75 +23,23 @@ FILES = {
 }
 
 
-@dataclass(frozen=True)
-class GitServer:
-    url: str
-    commits: list[str]
-
-
 @pytest.fixture(scope="module")
-def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GitServer, Path]]:
-    """A git repository with two commits, served over https on loopback, and the certificate to trust."""
-    folder = tmp_path_factory.mktemp("git")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    name = "/CN=127.0.0.1"
-    run(
-        folder,
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", name),
-        *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
-    )
-    work, served = folder / "work", folder / "served"
-    work.mkdir()
-    commits = []
-    run(work, "git", "init", "--quiet", "--initial-branch", "main")
-    for text in ("first", "second"):
-        (work / "note.txt").write_text(text)
-        (work / "requirements.txt").touch()
-        run(work, "git", "add", ".")
-        run(
-            work,
-            "git",
-            "-c",
-            "user.name=t",
-            "-c",
-            "user.email=t@example.com",
-            "commit",
-            "--quiet",
-            "-m",
-            text,
-        )
-        commits.append(run(work, "git", "rev-parse", "HEAD").strip())
-    run(folder, "git", "clone", "--quiet", "--bare", str(work), str(served / "code.git"))
-    run(served / "code.git", "git", "update-server-info")
-
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield GitServer(f"https://127.0.0.1:{server.server_address[1]}/code.git", commits), certificate
-    server.shutdown()
-    server.server_close()
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
+    with git_server(tmp_path_factory.mktemp("git")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def client(
     local_machine: Machine,
-    git_server: tuple[GitServer, Path],
+    git: GitServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
     engine = local_machine.engine
-    trusting = replace(engine, environment={**engine.environment, "GIT_SSL_CAINFO": str(git_server[1])})
-    machine = replace(local_machine, engine=trusting)
-    with serving(machine, tmp_path_factory.mktemp("stack")) as client:
+    trusting = {**engine.environment, "GIT_SSL_CAINFO": str(git.certificate)}
+    machine = replace(local_machine, engine=replace(engine, environment=trusting))
+    settings = {"SLIPWAY_PRIVATE_GIT_HOSTS": "127.0.0.1"}
+    with serving(machine, tmp_path_factory.mktemp("stack"), settings=settings) as client:
         files = {name: text.replace("{base}", machine.base_image) for name, text in FILES.items()}
         upload(client, PROJECT, make_archive(files))
         yield client
@@ -148,10 +91,7 @@ def test_an_upload_through_storage(client: Client) -> None:
     assert read(client, client.build("true", project="/root/large"), "cat", "/code/a.txt") == "from storage\n"
 
 
-def test_code_from_git_at_its_head_and_at_a_commit(
-    client: Client, git_server: tuple[GitServer, Path]
-) -> None:
-    git = git_server[0]
+def test_code_from_git_at_its_head_and_at_a_commit(client: Client, git: GitServer) -> None:
     assert client.call("POST", "/projects", {"name": "git"})[0] == 201
     assert client.call("POST", "/root/git/repo/external", {"git_url": git.url})[0] == 201
     head = client.build("true", project="/root/git")

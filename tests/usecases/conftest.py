@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable
 
 import pytest
@@ -57,3 +58,8 @@ NESTED = {
     "kind": "build",
     "build": {name: value for name, value in SPEC.items() if name not in ("version", "kind")},
 }
+
+
+def parsed(materials: str) -> dict[str, str]:
+    lines = (line.split(" ") for line in materials.splitlines())
+    return {name: b64decode(encoded).decode() for name, encoded in lines}

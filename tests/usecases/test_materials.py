@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from chalicelib.errors import Forbidden, Gone, Invalid, Throttled
 from chalicelib.usecases import builds, execution, materials, throttle
 from tests.factories import DIGEST, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import Create, stored, upload
+from tests.usecases.conftest import NESTED, Create, parsed, stored, upload
 
 OTHER_DIGEST = "sha256:" + "cd" * 32
 
@@ -35,11 +35,6 @@ def running(services: FakeServices, create: Create) -> Build:
     key = create()
     execution.attend(services, key)
     return stored(services, key)
-
-
-def parsed(text: str) -> dict[str, str]:
-    lines = (line.split(" ") for line in text.splitlines())
-    return {name: b64decode(encoded).decode() for name, encoded in lines}
 
 
 def test_a_secret_is_of_one_attempt_of_one_build_and_one_deployment() -> None:
@@ -190,6 +185,14 @@ def test_what_git_resolved_is_reported(services: FakeServices, create: Create) -
         services.question("report", build, digest=DIGEST, commit="0" * 40, dockerfile="RlJPTSB5")
     )
     assert (stored(services, key).commit, services.builds.body(key)) == (commit, body)
+
+
+def test_build_arguments_are_lines_of_their_own(services: FakeServices, create: Create) -> None:
+    arguments = {"B": " two  'words' $x \\", "A": ""}
+    key = create(config={**NESTED, "build": {"image": "x", "build_args": arguments}})
+    execution.attend(services, key)
+    got = parsed(services.broker.ask(services.question("materials", stored(services, key))))
+    assert parsed(got["build-args"]) == arguments
 
 
 @pytest.mark.parametrize(

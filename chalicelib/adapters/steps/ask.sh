@@ -7,7 +7,7 @@ umask 077
 what=$1 secret=${SLIPWAY_SECRET:-} answer=$SLIPWAY_MEMORY/answer.$$
 [ -n "$secret" ] || secret=$(cat "$SLIPWAY_SECRET_FILE")
 shift
-mkdir -p "$SLIPWAY_MEMORY"
+mkdir -p "$SLIPWAY_MEMORY/secrets"
 trap 'rm -f "$answer" "$answer.fields"' EXIT
 printf 'attempt=%s' "$SLIPWAY_ATTEMPT" >"$answer.fields"
 [ $# -eq 0 ] || printf '&%s' "$@" >>"$answer.fields"

@@ -1,10 +1,17 @@
 #!/bin/bash
 # build_and_push: with the engine that SLIPWAY_ENGINE names; leaves the image's digest in memory.
 # A push is a run of its own, with everything cached: its session asks for a login that is new by then.
-(
+build_and_push() (
   set -e
   network=(${SLIPWAY_NETWORK:+--network "$SLIPWAY_NETWORK"})
   nocache=(${SLIPWAY_NOCACHE:+--no-cache})
+  told=()
+  while read -r name value; do
+    told+=(--build-arg "$name=$(printf '%s' "$value" | base64 -d)")
+  done <"$SLIPWAY_MEMORY/build-args"
+  for file in "$SLIPWAY_MEMORY/secrets"/*; do
+    if [ -f "$file" ]; then told+=(--secret "id=${file##*/},src=$file"); fi
+  done
   tools=$(mktemp -d)
   trap 'rm -rf "$tools"' EXIT
   cp "$SLIPWAY_MEMORY/docker-credential-slipway" "$tools" # memory may be mounted so that nothing runs there
@@ -19,20 +26,21 @@
       if docker pull --quiet "$copy" >/dev/null 2>&1; then buildkit=$copy; fi
       docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" >/dev/null
       cached="type=registry,ref=$SLIPWAY_CACHE_REPOSITORY:layers"
-      build=(docker buildx build --progress plain --provenance=false "${network[@]}")
+      build=(docker buildx build --progress plain --provenance=false "${network[@]}" "${told[@]}")
       "${build[@]}" "${nocache[@]}" --cache-from "$cached" --output type=cacheonly .
       "${build[@]}" --cache-to "$cached,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true" \
         --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
       ;;
     docker)
-      docker buildx build --progress plain --provenance=false "${network[@]}" "${nocache[@]}" \
+      docker buildx build --progress plain --provenance=false "${network[@]}" "${told[@]}" "${nocache[@]}" \
         --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
       # In the engine's store nobody is asked for a login.
       docker image rm --no-prune "$SLIPWAY_IMAGE" >/dev/null
       ;;
     podman | buildah)
       # Without a name, by which other builds would take the image from the store, where nobody asks for a login.
-      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${nocache[@]}" --iidfile "$tools/image-id" .
+      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${told[@]}" "${nocache[@]}" \
+        --iidfile "$tools/image-id" .
       printf 'Pushing %s\n' "$SLIPWAY_IMAGE"
       "$SLIPWAY_ENGINE" push --digestfile "$SLIPWAY_MEMORY/digest" "$(cat "$tools/image-id")" "docker://$SLIPWAY_IMAGE"
       ;;
@@ -46,3 +54,4 @@
   fi
   printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE"
 )
+(set -o pipefail; build_and_push 2>&1 | sh "$SLIPWAY_MEMORY/mask")

@@ -5,7 +5,13 @@
 cat fetch.log
 rm fetch.log
 printf 'Building: %s\n' "$SLIPWAY_IMAGE"
-status=0 tools=$(mktemp -d)
+while read -r name value; do
+  set -- "$@" --opt "build-arg:$name=$(printf '%s' "$value" | base64 -d)"
+done <"$SLIPWAY_MEMORY/build-args"
+for file in "$SLIPWAY_MEMORY/secrets"/*; do
+  if [ -f "$file" ]; then set -- "$@" --secret "id=${file##*/},src=$file"; fi
+done
+tools=$(mktemp -d)
 {
   cp "$SLIPWAY_MEMORY/docker-credential-slipway" "$tools" &&
     chmod +x "$tools/docker-credential-slipway" &&
@@ -17,6 +23,8 @@ status=0 tools=$(mktemp -d)
     sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' "$tools/metadata" >"$SLIPWAY_MEMORY/digest" &&
     printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE" &&
     . "$SLIPWAY_MEMORY/report_image"
-} || status=$?
+  printf '%s' "$?" >"$tools/status"
+} 2>&1 | sh "$SLIPWAY_MEMORY/mask"
+status=$(cat "$tools/status")
 printf 'slipway-end %s\n' "$SLIPWAY_NONCE"
 exit "$status"

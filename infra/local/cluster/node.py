@@ -39,15 +39,23 @@ _BUILDCTL = """\
 #!/usr/bin/env bash
 # Stands for BuildKit: takes what it is told of the build, and has the local engine do it.
 set -eu
-SLIPWAY_NOCACHE= pushes=
+SLIPWAY_NOCACHE= pushes= secrets=
+: >"$SLIPWAY_MEMORY/build-args"
 while [ $# -gt 0 ]; do
   case "$1" in
     --local) case "$2" in context=*) cd "${2#context=}" ;; esac; shift ;;
+    --secret) secrets+=" ${2##*/}"; shift ;;
+    --opt) # build-arg:NAME=VALUE
+      given=${2#*:}; shift
+      echo "${given%%=*} $(printf '%s' "${given#*=}" | base64 -w 0)" >>"$SLIPWAY_MEMORY/build-args" ;;
     --no-cache) SLIPWAY_NOCACHE=1 ;;
     --metadata-file) metadata=$2; shift ;;
     --output) SLIPWAY_IMAGE=${2#*name=}; SLIPWAY_IMAGE=${SLIPWAY_IMAGE%%,*} pushes=1; shift ;;
   esac
   shift
+done
+for file in "$SLIPWAY_MEMORY/secrets"/*; do
+  case "$secrets " in *" ${file##*/} "*) ;; *) rm -f "$file" ;; esac
 done
 # Of the two runs, the engine here needs the second alone.
 if [ -z "$pushes" ]; then

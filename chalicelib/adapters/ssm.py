@@ -1,0 +1,70 @@
+"""Secrets of projects in SSM's Parameter Store, encrypted: `<prefix>/<owner>/<project's uuid>/<name>`.
+
+By the uuid a project that is made again under its name does not find those of the former one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from chalicelib.adapters.aws import answered
+from chalicelib.domain.project import Project
+from chalicelib.errors import Busy, Invalid, NotFound, SlipwayError
+
+_KIND = {"Type": "SecureString", "Tier": "Standard", "Overwrite": True}
+_PAGE = 10  # names of one GetParameters
+_ATTEMPTS = 4  # within the broker's time; builds ask again for minutes. A burst exceeds 40 calls a second
+
+
+class SsmSecrets:
+    """`Secrets` as parameters of type SecureString."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
+        self._ssm: Any = boto3.client("ssm", config=Config(retries=retries))
+
+    def put(self, project: Project, name: str, value: str) -> None:
+        with answered("The parameter store", refusal=_refusal):
+            self._ssm.put_parameter(Name=f"{self._folder(project)}/{name}", Value=value, **_KIND)
+
+    def names(self, project: Project) -> Sequence[str]:
+        """Values come encrypted with the names; nothing decrypts them."""
+        with answered("The parameter store", refusal=_refusal):
+            pages = self._ssm.get_paginator("get_parameters_by_path").paginate(Path=self._folder(project))
+            return sorted(each["Name"].rpartition("/")[2] for page in pages for each in page["Parameters"])
+
+    def delete(self, project: Project, name: str) -> None:
+        with answered("The parameter store", refusal=_refusal):
+            self._ssm.delete_parameter(Name=f"{self._folder(project)}/{name}")
+
+    def values(self, project: Project, names: Sequence[str]) -> Mapping[str, str]:
+        folder = self._folder(project)
+        found: dict[str, str] = {}
+        for start in range(0, len(names), _PAGE):
+            wanted = [f"{folder}/{name}" for name in names[start : start + _PAGE]]
+            with answered("The parameter store", refusal=_refusal):
+                answer = self._ssm.get_parameters(Names=wanted, WithDecryption=True)
+            found |= {each["Name"].rpartition("/")[2]: each["Value"] for each in answer["Parameters"]}
+        return found
+
+    def _folder(self, project: Project) -> str:
+        return f"{self._prefix}/{project.owner}/{project.uuid}"
+
+
+def _refusal(code: str, _words: str) -> SlipwayError | None:
+    """Never in SSM's words, which can hold the value."""
+    match code:
+        case "ParameterNotFound":
+            return NotFound()
+        case "ValidationException":
+            return Invalid({"value": ["The parameter store refuses it; it must not contain `{{`."]})
+        case "ParameterLimitExceeded":
+            return Invalid(["The account's parameter store is full; ask the operator."])
+        case "ThrottlingException" | "TooManyUpdates":
+            return Busy("The parameter store asks us to wait; try again.")
+    return None

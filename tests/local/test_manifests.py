@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 FOLDER = Path(__file__).parents[2] / "infra" / "aws" / "kubernetes"
-MANIFESTS = [each for path in sorted(FOLDER.glob("*.yaml")) for each in yaml.safe_load_all(path.read_text())]
+MANIFESTS = [
+    each
+    for path in sorted(FOLDER.glob("*.yaml"))
+    for each in yaml.safe_load_all(path.read_text().replace("${ENDPOINTS}", "10.0.8.0/26"))
+]
 
 specification = importlib.util.spec_from_file_location("check", FOLDER / "check.py")
 assert specification is not None
@@ -54,6 +58,8 @@ class Cluster:
     def get(self, kind: str, name: str = "", *_: str) -> Any:
         if kind in self.lists:
             return {"items": self.lists[kind]}
+        if kind == "networkpolicies":
+            return {"items": [each for each in self.manifests if each["kind"] == "NetworkPolicy"]}
         found = [
             each
             for each in self.manifests
@@ -65,6 +71,36 @@ class Cluster:
 def test_a_cluster_with_everything_lacks_nothing() -> None:
     cluster = Cluster(MANIFESTS, [NODE], [CNI, {"metadata": {"name": "fluent-bit"}}])
     assert not [sentence for mark, sentence in check.findings(cluster) if mark == "missing"]
+
+
+def egress(*blocks: dict[str, Any], name: str = "builds", **more: Any) -> dict[str, Any]:
+    rule = {"to": [{"ipBlock": block} for block in blocks], **more}
+    return {"kind": "NetworkPolicy", "metadata": {"name": name}, "spec": {"egress": [rule]}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_fine"),
+    [
+        (egress({"cidr": "0.0.0.0/0", "except": list(check.PRIVATE[:5])}), True),
+        (egress({"cidr": "0.0.0.0/0", "except": list(check.PRIVATE[1:5])}), False),
+        (egress({"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}), False),
+        (egress({"cidr": "8.0.0.0/8"}), True),
+        (egress({"cidr": "::/0"}), False),
+        (egress({"cidr": "::/0", "except": ["fc00::/7"]}), True),
+        (egress({"cidr": "10.0.0.10/32"}, ports=[{"port": 53}]), True),
+        ({"kind": "NetworkPolicy", "metadata": {"name": "builds"}, "spec": {"egress": [{}]}}, False),
+    ],
+)
+def test_a_policy_that_opens_private_networks_is_found(policy: dict[str, Any], is_fine: bool) -> None:
+    marks = {sentence: mark for mark, sentence in check.findings(Cluster([policy], [NODE], [CNI]))}
+    kept = "The network policy keeps steps from metadata, cluster and private networks."
+    assert (marks.get(kept) == "ok") == is_fine
+
+
+def test_what_another_policy_opens_is_named() -> None:
+    more = egress({"cidr": "10.0.8.0/26"}, name="endpoints")
+    told = list(check.findings(Cluster([more], [NODE], [CNI])))
+    assert ("!", "The network policy endpoints lets steps reach 10.0.8.0/26.") in told
 
 
 def test_an_empty_cluster_lacks_everything_and_is_told_what_to_do() -> None:

@@ -8,6 +8,7 @@ Asks with kubectl, as whoever its configuration names; changes nothing. Exit sta
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typing import Any
 NAMESPACE = "slipway-builds"
 TAINT = "slipway/builds"
 SINCE = (1, 33)  # user namespaces for pods are on by default
-METADATA = {"169.254.169.254/32", "169.254.170.23/32"}
+PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
+DNS_PORT = 53
 
 
 class CannotAsk(Exception):
@@ -60,17 +62,23 @@ def findings(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
     ):
         found = kubectl.get(kind, name, "--namespace", NAMESPACE)
         yield verdict(found, f"The {kind} {name} is there.", f"No {kind} {name}: kubectl apply -f {file}")
-    policy = kubectl.get("networkpolicy", "builds", "--namespace", NAMESPACE)
+    policies = (kubectl.get("networkpolicies", "--namespace", NAMESPACE) or {}).get("items", [])
+    opened = [_private(each) for each in policies if each["metadata"]["name"] == "builds"]
     yield verdict(
-        _denied(policy) >= METADATA,
-        "The network policy denies the metadata addresses.",
-        "No network policy denies the metadata addresses: kubectl apply -f network.yaml",
+        opened == [[]],
+        "The network policy keeps steps from metadata, cluster and private networks.",
+        "Steps reach metadata, cluster or private networks: kubectl apply -f network.yaml",
     )
+    for policy in policies:
+        name, ranges = policy["metadata"]["name"], _private(policy)
+        if name != "builds" and ranges:
+            yield "!", f"The network policy {name} lets steps reach {', '.join(ranges)}."
     yield verdict(
         _enforces_policies(kubectl),
         "Something enforces network policies.",
         "Nothing seems to enforce network policies: turn on `enableNetworkPolicy` of the VPC CNI add-on.",
     )
+    yield "!", "VPC CNI: NETWORK_POLICY_ENFORCING_MODE=strict; else a pod has no policy in its first seconds."
     yield from _nodes(kubectl.get("nodes")["items"])
     daemons = kubectl.get("daemonsets", "--all-namespaces")["items"]
     yield verdict(
@@ -82,13 +90,29 @@ def findings(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
     yield "!", "Access: the functions' role needs an access entry of the cluster with the group `slipway`."
 
 
-def _denied(policy: Any) -> set[str]:
-    blocks = [
-        peer.get("ipBlock") or {}
-        for rule in ((policy or {}).get("spec") or {}).get("egress") or ()
-        for peer in rule.get("to") or ()
-    ]
-    return {address for block in blocks for address in block.get("except") or ()}
+def _private(policy: Any) -> list[str]:
+    """The ranges of addresses that a policy opens although they hold private ones. DNS may be anywhere."""
+    opened = []
+    for rule in (policy.get("spec") or {}).get("egress") or ():
+        if {port.get("port") for port in rule.get("ports") or ()} == {DNS_PORT}:
+            continue
+        for peer in rule.get("to") or [{}]:  # without `to` it is everything
+            block = peer.get("ipBlock") or ({"cidr": "0.0.0.0/0"} if not peer else None)
+            if block is not None and not _spares_private(block):
+                opened.append(block["cidr"])
+            elif block is None:
+                opened.append("pods")
+    return opened
+
+
+def _spares_private(block: Any) -> bool:
+    cidr = ipaddress.ip_network(block["cidr"])
+    spared = [ipaddress.ip_network(each) for each in block.get("except") or ()]
+    private = [each for each in map(ipaddress.ip_network, PRIVATE) if each.version == cidr.version]
+    return all(
+        not cidr.overlaps(each) or any(each.subnet_of(wider) for wider in spared)  # type: ignore[arg-type]
+        for each in private
+    )
 
 
 def _enforces_policies(kubectl: Kubectl) -> bool:

@@ -12,7 +12,7 @@ ARCH ?= arm64
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check load simulate simulate-recall mutants format package deploy bucket bootstrap bench-cold bench-requests lock clean
+.PHONY: help demo up test check load simulate simulate-recall logs-load mutants format package deploy bucket bootstrap bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -43,6 +43,9 @@ simulate-recall: .venv/ready ## put known faults back, one by one: the simulatio
 
 mutants: .venv/mutants ## break the core in 1,800 places, one by one: a test must fail each time; ONLY=pattern takes some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONHASHSEED=0 $(BIN)/python -m tests.mutants $(if $(ONLY),'$(ONLY)')
+
+logs-load: .venv/ready ## keep and serve a log of LINES=5000000 lines: the memory that takes
+	@$(BIN)/python -m tests.logs_load --lines $(or $(LINES),5000000)
 
 format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)

@@ -79,7 +79,7 @@ def route(
 
 @app.route("/healthz", methods=["GET"])
 def healthz() -> Response:
-    return Response("", {"Content-Type": "text/plain; charset=utf-8"})
+    return Response("", {**web.PLAIN_TEXT})
 
 
 @route("/openapi.json", "GET", caller="anybody")
@@ -391,14 +391,15 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.Statu
 
 
 @route(BUILD + "/logs", "GET", query=("cursor",))
-def get_logs(call: web.Call, key: BuildKey) -> schemas.Text | schemas.Redirect:
-    return serializers.log_page(logs.read(call.services, call.user, key, call.cursor()))
+def get_logs(call: web.Call, key: BuildKey) -> schemas.LogText | schemas.Redirect:
+    return serializers.log_page(logs.read(call.services, call.user, key, call.query().get("cursor")))
 
 
 @route(BUILD + "/logs/stream", "GET", query=("cursor",))
-def stream_logs(call: web.Call, key: BuildKey) -> schemas.Text | schemas.Redirect:
+def stream_logs(call: web.Call, key: BuildKey) -> schemas.LogText | schemas.Redirect:
     """The same text: there is no WebSocket here."""
-    return serializers.log_page(logs.read(call.services, call.user, key, call.cursor()))
+    call.refuse_web_socket()
+    return serializers.log_page(logs.read(call.services, call.user, key, call.query().get("cursor")))
 
 
 @route(BUILD + "/logs", "POST", body=schemas.Lines)

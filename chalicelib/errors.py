@@ -50,7 +50,11 @@ class TooLarge(SlipwayError):
 
 
 class NoLog(SlipwayError):
-    """Nothing was logged yet."""
+    """Nothing was logged yet, or nothing will be if it `is_complete`. `cursor` is where lines will begin."""
+
+    def __init__(self, words: str = "", cursor: str = "0", *, is_complete: bool = False) -> None:
+        super().__init__(words)
+        self.cursor, self.is_complete = cursor, is_complete
 
 
 class Conflict(SlipwayError):

@@ -60,7 +60,7 @@ class Route:
 def document(routes: Sequence[Route], server: str) -> Json:
     """OpenAPI 3.1 for the routes; `server` is the address their paths are below."""
     answered = {kind for route in routes for _, kind in route.answers()} | {schemas.Detail}
-    schema_of, components = _schemas(answered - {type(None), schemas.Text, schemas.Redirect})
+    schema_of, components = _schemas(answered - {type(None), schemas.Text, schemas.LogText, schemas.Redirect})
     for component in components.values():
         if "properties" in component:  # an answer has all its fields
             component["required"] = list(component["properties"])
@@ -113,6 +113,12 @@ def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any,
     return operation
 
 
+_LOG_HEADERS: Json = {
+    "X-Slipway-Next-Cursor": {"schema": {"type": "string"}},
+    "X-Slipway-Log-Complete": {"schema": {"type": "string", "enum": ["true", "false"]}},
+}
+
+
 def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
     answers = list(route.answers())
     responses: Json = {}
@@ -120,15 +126,18 @@ def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
         found = responses.setdefault(str(int(status)), {"description": status.phrase})
         if kind is schemas.Redirect:
             found["headers"] = {"Location": {"schema": {"type": "string", "format": "uri"}}}
-        elif kind is schemas.Text:
+            if any(other is schemas.LogText for _, other in answers):
+                found["headers"] |= _LOG_HEADERS
+        elif kind in (schemas.Text, schemas.LogText):
             found["content"] = {"text/plain": {"schema": {"type": "string"}}}
-            found["headers"] = {"X-Slipway-Next-Cursor": {"schema": {"type": "integer"}}}
+            if kind is schemas.LogText:
+                found["headers"] = {**_LOG_HEADERS, "Retry-After": {"schema": {"type": "integer"}}}
         elif kind is not type(None):
             same = [schema_of[other] for at, other in answers if at == status]
             found["content"] = _json(same[0] if len(same) == 1 else {"anyOf": same})
     for status in _refused(route, method):
         responses[str(int(status))] = {"$ref": f"#/components/responses/{status.name}"}
-    if any(kind is schemas.Text for _, kind in answers):  # a text where a log is missing
+    if any(kind is schemas.LogText for _, kind in answers):  # a text where a log is missing
         responses["404"] = _refusal(HTTPStatus.NOT_FOUND, {"type": "string"})
     return responses
 

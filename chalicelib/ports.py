@@ -6,7 +6,7 @@ that a repetition would not complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, Protocol, TypeVar
@@ -14,9 +14,12 @@ from typing import IO, Any, Generic, Literal, Protocol, TypeVar
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.lifecycle import Observation
+from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.user import Token, User
 from chalicelib.settings import Settings
+
+MAX_READ_LINES = 10_000  # of a log with one call (GetLogEvents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,12 @@ class BuildView:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
-    at: datetime
-    text: str
+class LogPart:
+    """A stretch of a log, in the order of time, and the position behind it."""
+
+    lines: Sequence[LogLine]
+    next: Position
+    is_end: bool  # nothing more was there when it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,8 +358,15 @@ class Secrets(Protocol):
 class LogArchive(Protocol):
     """Logs of builds that have ended, as texts."""
 
-    def store(self, build: Build, text: IO[bytes]) -> None:
-        """Replaces the build's log by this UTF-8 text, which is read once, from where it stands."""
+    def store(self, build: Build, text: Iterable[bytes]) -> None:
+        """Replaces the build's log by this UTF-8 text, whole or not at all. Its pieces are taken as they are
+        needed: little of it is in memory."""
+
+    def store_table(self, build: Build, table: Sequence[Block]) -> None:
+        """Keeps beside the text where in it positions of the log are."""
+
+    def table(self, build: Build) -> Sequence[Block]:
+        """What `store_table` has kept; empty for a log that an older version has kept."""
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start` on. Raises NoLog."""
@@ -463,8 +476,10 @@ class Broker(Protocol):
 class Logs(Protocol):
     """Lines of builds; `log` is what the executor's observation named, or what `reported` names."""
 
-    def lines(self, log: str) -> Iterator[LogLine]:
-        """All lines, oldest first, read page by page as they are taken; none while nothing was logged."""
+    def read(self, log: str, after: Position, limit: int = MAX_READ_LINES) -> LogPart:
+        """What is behind a position: about `limit` lines or 1 MB at most, nothing only at the end. What is
+        added later with an earlier time is never found from a position behind it. A process that asks for the
+        same within a second gets the same answer, without asking the log service."""
 
     def reported(self, build: Build) -> str:
         """The log for lines of a build that runs elsewhere."""
@@ -473,7 +488,7 @@ class Logs(Protocol):
         """Adds lines to a log that `reported` named, after all others. At least once."""
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
-        """The last `count` lines, oldest first; empty when there are none."""
+        """The last `count` lines or pieces, oldest first; empty when there are none."""
 
 
 class Services(Protocol):

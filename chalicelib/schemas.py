@@ -20,6 +20,7 @@ from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.query import MAX_QUERY
 from chalicelib.domain.secrets import MAX_SECRET_BYTES
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
+from chalicelib.usecases.logs import CURSOR
 from chalicelib.usecases.reports import REFERENCE_FIELDS
 from chalicelib.usecases.sources import MAX_GIT_URL
 
@@ -51,17 +52,28 @@ SPECIFICATION = (
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text. `next_cursor`, if any, is the header X-Slipway-Next-Cursor: where the next part begins."""
+    """Plain text."""
 
     text: str
-    next_cursor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogText:
+    """Plain text: a part of a log. Headers say where the next begins, whether nothing follows and, if nothing
+    more is there yet, when to ask again."""
+
+    text: str
+    next_cursor: str
+    is_complete: bool
+    retry_after_seconds: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """302 to `url`."""
+    """302 to `url`; of a log that is complete, with the cursor at its end."""
 
     url: str
+    log_end: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +294,9 @@ class Parameters(Struct):
         str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)
     ]
     commit: Annotated[str, Meta(description="Of an upload, as builds have it; the latest if not given.")]
-    cursor: Annotated[int, Meta(ge=0, lt=10**ID_DIGITS, description="The byte where the answer begins.")]
+    cursor: Annotated[
+        str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or what an answer gave.")
+    ]
     idempotency_key: Annotated[
         str,
         Meta(

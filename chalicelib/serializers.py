@@ -17,7 +17,7 @@ from chalicelib.domain.user import Token, User
 from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser
-from chalicelib.usecases.logs import LogPage
+from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
 Row = TypeVar("Row")
@@ -229,6 +229,9 @@ def page(paging: Paging, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
     )
 
 
-def log_page(page: LogPage) -> schemas.Text | schemas.Redirect:
+def log_page(page: LogPage) -> schemas.LogText | schemas.Redirect:
     """A part of a log, with where the next begins, or the address of the whole."""
-    return schemas.Text(page.text, page.next_cursor) if page.url is None else schemas.Redirect(page.url)
+    if page.url is not None:
+        return schemas.Redirect(page.url, page.next_cursor)
+    later = None if page.is_complete or page.is_cut else RETRY_SECONDS
+    return schemas.LogText(page.text, page.next_cursor, page.is_complete, later)

@@ -129,6 +129,9 @@ class Settings:
     secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
+    max_kept_log_bytes: Annotated[
+        int, about("of a log; the rest is cut with a mark", "MaxLogBytes", ge=1_000_000)
+    ] = 100_000_000
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
     max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
     max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000

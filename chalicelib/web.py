@@ -29,14 +29,17 @@ from chalicelib.ports import Question, Services
 from chalicelib.schemas import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET
 from chalicelib.serializers import PageTooLarge, Paging
 from chalicelib.usecases import accounts, throttle
+from chalicelib.usecases.logs import RETRY_SECONDS
 
 log = logging.getLogger(__name__)
 
+PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
 # Any page may call, with a token of its own; Chalice answers what browsers ask first.
 CORS = CORSConfig(
     allow_origin="*",
     allow_headers=["Content-Type", "Idempotency-Key"],
-    expose_headers=["Retry-After", "Idempotent-Replay", "X-Slipway-Next-Cursor"],
+    expose_headers=["Retry-After", "Idempotent-Replay", NEXT_CURSOR, LOG_COMPLETE],
     max_age=600,
 )
 
@@ -166,14 +169,12 @@ class Call:
         """Whether a list that is sorted by its one time is asked for in the other order."""
         return self.query().get("sort") in ("created_at", "updated_at")
 
-    def cursor(self) -> int | None:
-        """Where a log is to be read from, in bytes. Raises Invalid."""
-        text = self.query().get("cursor")
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS):
-            raise errors.Invalid(["`cursor` must be a position in bytes, as an answer gave it."])
-        return int(text)
+    def refuse_web_socket(self) -> None:
+        """Raises Invalid for a request to change to that protocol."""
+        if self.request.headers.get("upgrade", "").lower() == "websocket":
+            raise errors.Invalid(
+                ["There is no WebSocket here: `polyaxon build logs -p` prints the log so far."]
+            )
 
     def url(self) -> str:
         """The absolute address of this request, without its query."""
@@ -258,14 +259,21 @@ def _current_request(app: Chalice) -> Request:
 def _response(answer: Any, status: HTTPStatus) -> Response:
     """What a view returned, as HTTP."""
     match answer:
-        case schemas.Text(text, next_cursor):
-            headers = {} if next_cursor is None else {"X-Slipway-Next-Cursor": str(next_cursor)}
-            return Response(text, {**headers, "Content-Type": "text/plain; charset=utf-8"})
-        case schemas.Redirect(url):
-            return Response("", {"Location": url}, HTTPStatus.FOUND.value)
+        case schemas.Text(text):
+            return Response(text, {**PLAIN_TEXT})
+        case schemas.LogText(text, cursor, is_complete, later):
+            return Response(text, {**_about_log(cursor, is_complete, later), **PLAIN_TEXT})
+        case schemas.Redirect(url, log_end):
+            headers = {} if log_end is None else _about_log(log_end, is_complete=True)
+            return Response("", {**headers, "Location": url}, HTTPStatus.FOUND.value)
         case schemas.Created(body, is_replay):
             return reply(body, HTTPStatus.CREATED, {"Idempotent-Replay": "true"} if is_replay else None)
     return reply(answer, status)
+
+
+def _about_log(cursor: str, is_complete: bool, retry_after_seconds: int | None = None) -> dict[str, str]:
+    headers = {NEXT_CURSOR: cursor, LOG_COMPLETE: str(is_complete).lower()}
+    return headers if retry_after_seconds is None else {**headers, "Retry-After": str(retry_after_seconds)}
 
 
 def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
@@ -313,7 +321,8 @@ def _refusal(error: errors.SlipwayError) -> Response:
     if isinstance(error, errors.Invalid):
         return reply(error.reasons, status)
     if isinstance(error, errors.NoLog):
-        return reply(str(error), status)
+        later = None if error.is_complete else RETRY_SECONDS
+        return reply(str(error), status, _about_log(error.cursor, error.is_complete, later))
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Token"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -16,19 +16,21 @@ from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
+from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.repositories import Rights, cache_repository, rights
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
+    MAX_READ_LINES,
     Bookmarkable,
     Broker,
     BuildView,
     Fresh,
     Given,
     IdempotencyKey,
-    LogLine,
+    LogPart,
     Offer,
     Question,
     RegistryLogin,
@@ -491,12 +493,19 @@ class FakeDeadLetters:
 class FakeLogArchive:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}  # by build uuid
+        self.tables: dict[str, Sequence[Block]] = {}
         self.is_down = False
 
-    def store(self, build: Build, text: IO[bytes]) -> None:
+    def store(self, build: Build, text: Iterable[bytes]) -> None:
         if self.is_down:
             raise Unavailable("The storage did not answer; try again.")
-        self.texts[build.uuid] = text.read().decode()
+        self.texts[build.uuid] = b"".join(text).decode()
+
+    def store_table(self, build: Build, table: Sequence[Block]) -> None:
+        self.tables[build.uuid] = table
+
+    def table(self, build: Build) -> Sequence[Block]:
+        return self.tables.get(build.uuid, ())
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         if build.uuid not in self.texts:
@@ -654,7 +663,7 @@ class FakeExecutor:
         run.steps += [Step(status, self._clock.now) for status in statuses]
 
     def end(
-        self, run: Run, outcome: Outcome, reason: str | None = None, *, has_own_reason: bool = False
+        self, run: Run, outcome: Outcome, reason: str | None = None, *, has_own_reason: bool = True
     ) -> None:
         run.outcome, run.ended_at, run.reason, run.has_own_reason = (
             outcome,
@@ -767,16 +776,23 @@ class FakeLogs:
         self.is_down = False
         self.fails_after_lines: int | None = None
 
-    def lines(self, log: str) -> Iterator[LogLine]:
-        for count, line in enumerate(self.tail(log, -1)):
-            if count == self.fails_after_lines:
+    def read(self, log: str, after: Position, limit: int = MAX_READ_LINES) -> LogPart:
+        lines, position, at = self.tail(log, -1), Position(), 0
+        while at < len(lines) and (next_one := position.after(lines[at].at)) <= after:
+            position, at = next_one, at + 1
+        if self.fails_after_lines is not None:
+            limit = min(limit, self.fails_after_lines - at)
+            if limit <= 0:
                 raise Unavailable("The log service did not answer; try again.")
-            yield line
+        found = lines[at : at + limit]
+        for line in found:
+            after = after.after(line.at)
+        return LogPart(found, after, not found)
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
         if self.is_down:
             raise Unavailable("The log service did not answer; try again.")
-        lines = self.logs.get(log, [])
+        lines = sorted(self.logs.get(log, []), key=lambda line: line.at)
         return lines[-count:] if count >= 0 else lines
 
     def reported(self, build: Build) -> str:

@@ -3,36 +3,88 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import boto3
 
 from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import Build
-from chalicelib.errors import NoLog
-from chalicelib.ports import LogLine
+from chalicelib.domain.log_lines import LogLine, Position, at_of, ms_of
+from chalicelib.errors import NoLog, Unavailable
+from chalicelib.ports import MAX_READ_LINES, LogPart
 
 _OF_A_CLUSTER = ".var.log.containers."  # in names of streams that a cluster's add-on ships
+_MAX_EVENT_BYTES = 262_144 - 26
+_MAX_PAGES = 100  # that are empty, before one is not
+_PIECE_CHARACTERS = 4_096  # at least, of an event that is not the end of its line: containerd cuts at 16 KB
+_SHARED_SECONDS, _SHARED_PARTS = 1, 8  # for readers of the same part
+_TOKEN_SECONDS, _TOKENS = 60, 100  # a token saves the next reader a call; CloudWatch keeps it for a day
 
 
 class CloudWatchLogs:
-    """`Logs` on CloudWatch Logs; `log` is `group:stream`."""
+    """`Logs` on CloudWatch Logs; `log` is `group:stream`. CloudWatch sorts events by time and finds a time;
+    events of one time are counted here."""
 
-    def __init__(self, reported_group: str, client: Any = None) -> None:
-        self._reported_group = reported_group
+    def __init__(
+        self, reported_group: str, client: Any = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reported_group, self._clock = reported_group, clock
         self._logs: Any = client or boto3.client("logs")
+        self._reading = threading.Lock()  # readers of the same part wait for the first
+        self._parts: dict[tuple[str, Position, int], tuple[float, LogPart]] = {}
+        self._tokens: dict[tuple[str, Position], tuple[float, int, str]] = {}  # to when, start time, token
 
-    def lines(self, log: str) -> Iterator[LogLine]:
-        for page in self._pages(log):
-            yield from page
+    def read(self, log: str, after: Position, limit: int = MAX_READ_LINES) -> LogPart:
+        with self._reading:
+            now = self._clock()
+            read_at, part = self._parts.get((log, after, limit), (-1e9, None))
+            if part is None or now - read_at >= _SHARED_SECONDS:
+                part = self._read_after(log, after, limit)
+                _remember(self._parts, (log, after, limit), (now, part), _SHARED_PARTS)
+            return part
+
+    def _read_after(self, log: str, after: Position, limit: int) -> LogPart:
+        """Pages may be empty although more follow; the end is where the token repeats (GetLogEvents)."""
+        noted_at, start_ms, token = self._tokens.pop((log, after), (-1e9, 0, ""))
+        skip = 0
+        if self._clock() - noted_at >= _TOKEN_SECONDS:
+            start_ms, token, skip = ms_of(after.at), "", after.count
+        query: dict[str, Any] = {"startTime": start_ms, "startFromHead": True, "limit": limit}
+        for _ in range(_MAX_PAGES):
+            answer = self._get(log, **query, **({"nextToken": token} if token else {}))
+            lines = _lines(log, answer)
+            served = 0
+            while served < min(skip, len(lines)) and lines[served].at == after.at:
+                served += 1
+            skip -= served
+            if is_short := served < len(lines):
+                skip = 0
+            is_end = answer["nextForwardToken"] in (token, None)
+            token = answer["nextForwardToken"]
+            if is_short or is_end:
+                rest = lines[served:] if served else lines
+                next_one = _behind(after, rest)
+                if token:
+                    _remember(self._tokens, (log, next_one), (self._clock(), start_ms, token), _TOKENS)
+                return LogPart(rest, next_one, is_end)
+        raise Unavailable("The log service answers without lines; try again.")
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
-        group, _, stream = log.partition(":")
-        answer = self._read(group, stream, startFromHead=False, limit=count)
-        return _lines(stream, answer)[-count:]
+        """The first pages may be empty from the end as well."""
+        found: list[LogLine] = []
+        token = ""
+        for _ in range(_MAX_PAGES):
+            more = {"nextToken": token} if token else {}
+            answer = self._get(log, startFromHead=False, limit=count, **more)
+            found = _lines(log, answer) + found
+            if len(found) >= count or answer["nextBackwardToken"] in (token, None):
+                break
+            token = answer["nextBackwardToken"]
+        return found[-count:]
 
     def reported(self, build: Build) -> str:
         return f"{self._reported_group}:{build.uuid}"
@@ -45,58 +97,74 @@ class CloudWatchLogs:
             for batch in _batches(lines):
                 self._logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=batch)
 
-    def _pages(self, log: str) -> Iterator[list[LogLine]]:
-        """Pages from the oldest on. A page may be empty although more follow; the end is where the token
-        repeats (GetLogEvents)."""
+    def _get(self, log: str, **query: Any) -> dict[str, Any]:
         group, _, stream = log.partition(":")
-        token: str | None = None
-        while True:
-            answer = self._read(group, stream, startFromHead=True, **({"nextToken": token} if token else {}))
-            yield _lines(stream, answer)
-            if answer["nextForwardToken"] == token:
-                return
-            token = answer["nextForwardToken"]
-
-    def _read(self, group: str, stream: str, **query: Any) -> dict[str, Any]:
         try:
             with answered("The log service", missing=NoLog):
                 answer: dict[str, Any] = self._logs.get_log_events(
                     logGroupName=group, logStreamName=stream, **query
                 )
         except NoLog:
-            return {"events": [], "nextForwardToken": query.get("nextToken")}
+            return {"events": [], "nextForwardToken": None, "nextBackwardToken": None}
         return answer
 
 
+def _remember(memory: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Forgets what was noted first."""
+    memory.pop(key, None)
+    memory[key] = value
+    if len(memory) > most:
+        del memory[next(iter(memory))]
+
+
+def _behind(after: Position, lines: Sequence[LogLine]) -> Position:
+    if not lines:
+        return after
+    last = lines[-1].at
+    count = next((n for n, line in enumerate(reversed(lines)) if line.at != last), len(lines))
+    return Position(last, count + (after.count if after.at == last else 0))
+
+
 def _batches(lines: Sequence[LogLine]) -> Iterator[list[dict[str, Any]]]:
-    """Events within the limits of one PutLogEvents: 1 MB with 26 bytes for each, 10,000 of them."""
+    """Events within the limits of one PutLogEvents: 1 MB with 26 bytes for each, 10,000 of them. A line ends
+    with its end: a longer one becomes several events."""
     batch: list[dict[str, Any]] = []
     size = 0
+    characters = _MAX_EVENT_BYTES // 4  # of four bytes at most
     for line in lines:
-        text = line.text or " "  # an event needs one
-        event = {"timestamp": int(line.at.timestamp() * 1000), "message": text}
-        length = len(text.encode()) + 26
-        if batch and (size + length > 1_000_000 or len(batch) >= 10_000):
-            yield batch
-            batch, size = [], 0
-        batch.append(event)
-        size += length
+        text = f"{line.text}\n"
+        for start in range(0, len(text), characters):
+            message = text[start : start + characters]
+            length = len(message.encode()) + 26
+            if batch and (size + length > 1_000_000 or len(batch) >= MAX_READ_LINES):
+                yield batch
+                batch, size = [], 0
+            batch.append({"timestamp": ms_of(line.at), "message": message})
+            size += length
     if batch:
         yield batch
 
 
-def _lines(stream: str, answer: dict[str, Any]) -> list[LogLine]:
-    is_json = _OF_A_CLUSTER in stream
-    return [
-        LogLine(datetime.fromtimestamp(event["timestamp"] / 1000, UTC), text)
-        for event in answer["events"]
-        for text in (_logged(event["message"]) if is_json else event["message"]).rstrip("\n").split("\n")
-    ]
+def _lines(log: str, answer: dict[str, Any]) -> list[LogLine]:
+    is_json = _OF_A_CLUSTER in log
+    found: list[LogLine] = []
+    for event in answer["events"]:
+        at, message, goes_on = at_of(event["timestamp"]), event["message"], False
+        if is_json:
+            message, goes_on = _logged(message)
+        elif not message.endswith("\n"):
+            goes_on = len(message) >= _PIECE_CHARACTERS
+        texts = message.removesuffix("\n").split("\n")
+        found += [LogLine(at, text) for text in texts[:-1]]
+        found.append(LogLine(at, texts[-1], goes_on))
+    return found
 
 
-def _logged(message: str) -> str:
-    """What a container printed, of an event that Fluent Bit made of it."""
+def _logged(message: str) -> tuple[str, bool]:
+    """What a container printed, of an event that Fluent Bit made of it, and whether the line goes on: `_p` is
+    containerd's mark, P for partial."""
     try:
-        return str(json.loads(message)["log"])
-    except (ValueError, KeyError, TypeError):
-        return message
+        described = json.loads(message)
+        return str(described["log"]), described.get("_p") == "P"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return message, False

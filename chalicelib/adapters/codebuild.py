@@ -49,6 +49,7 @@ _OUTCOME = {
     "STOPPED": Outcome.STOPPED,
     "FAULT": Outcome.FAULT,
 }
+_OF_COMMANDS = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")  # phases whose commands say why they fail
 _EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
 
 
@@ -202,6 +203,7 @@ def observation_of(described: Mapping[str, Any]) -> Observation:
     group, stream = logs.get("groupName"), logs.get("streamName")
     outcome = _OUTCOME.get(described["buildStatus"])
     ended: datetime | None = described.get("endTime")
+    failed = {phase["phaseType"] for phase in phases if _has_failed(phase)}
     return Observation(
         key=key,
         uuid=uuid,
@@ -212,7 +214,12 @@ def observation_of(described: Mapping[str, Any]) -> Observation:
         outcome=outcome,
         ended_at=ended and ended.astimezone(UTC),
         reason=_reason(described, phases) if outcome in _EXPLAINED else None,
+        has_own_reason=bool(failed) and failed.isdisjoint(_OF_COMMANDS),
     )
+
+
+def _has_failed(phase: Mapping[str, Any]) -> bool:
+    return phase.get("phaseStatus") in ("FAILED", "FAULT")
 
 
 def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> str | None:
@@ -223,12 +230,12 @@ def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -
                 waited = described.get("queuedTimeoutInMinutes")
                 return f"The build waited longer than {waited} minutes in the queue."
             return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
-        if phase.get("phaseStatus") in ("FAILED", "FAULT"):
+        if _has_failed(phase):
             messages = [context.get("message", "") for context in phase.get("contexts", [])]
-            words = " ".join(messages).strip() or phase["phaseStatus"]
+            words = " ".join(messages).rpartition(" Reason: ")[2].strip()  # before it is our own command
             if words.endswith(f"exit status {KILLED_CODE}"):
                 words = f"The command {KILLED}."
-            return f"{phase['phaseType']}: {words}"
+            return f"{phase['phaseType']}: {words or phase['phaseStatus']}"
     if described["buildStatus"] == "TIMED_OUT":
         return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
     return None

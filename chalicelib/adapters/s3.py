@@ -6,22 +6,26 @@
 | builds/<build uuid>/…        | what an older version laid out for a build       |
 | uploads/<project uuid>/<id>  | uploaded under an offer; the bucket forgets it after a day |
 | logs/<build uuid>.txt        | the whole log of a build that has ended          |
+| logs/<build uuid>.positions  | where in it positions of the log are (MessagePack) |
 """
 
 from __future__ import annotations
 
+import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
 
 import boto3
 import msgspec
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from chalicelib.adapters.aws import answered
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build
+from chalicelib.domain.log_lines import Block
 from chalicelib.domain.project import Project
 from chalicelib.errors import NoLog, NotFound
 from chalicelib.ports import Offer
@@ -77,7 +81,7 @@ class S3Sources:
 
     def discard(self, build: Build) -> None:
         folder = f"builds/{build.uuid}"
-        keys = [f"{folder}/Dockerfile", f"{folder}/code.tar.gz", _log_key(build)]
+        keys = [f"{folder}/Dockerfile", f"{folder}/code.tar.gz", _log_key(build), _table_key(build)]
         with answered(STORAGE, missing=NotFound):
             self._s3.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
@@ -129,11 +133,30 @@ class S3LogArchive:
         self._bucket = bucket
         self._s3 = _client()
 
-    def store(self, build: Build, text: IO[bytes]) -> None:
+    def store(self, build: Build, text: Iterable[bytes]) -> None:
+        """Without threads, one part of 8 MB is in memory. A part that is left of an upload which did not end
+        is deleted by the bucket after a day."""
         with answered(STORAGE, missing=NotFound):
             self._s3.upload_fileobj(
-                text, self._bucket, _log_key(build), ExtraArgs={"ContentType": "text/plain; charset=utf-8"}
+                io.BufferedReader(_Stream(text)),
+                self._bucket,
+                _log_key(build),
+                ExtraArgs={"ContentType": "text/plain; charset=utf-8"},
+                Config=TransferConfig(use_threads=False),
             )
+
+    def store_table(self, build: Build, table: Sequence[Block]) -> None:
+        with answered(STORAGE, missing=NotFound):
+            body = msgspec.msgpack.encode(table)
+            self._s3.put_object(Bucket=self._bucket, Key=_table_key(build), Body=body)
+
+    def table(self, build: Build) -> Sequence[Block]:
+        try:
+            with answered(STORAGE, missing=NotFound):
+                answer = self._s3.get_object(Bucket=self._bucket, Key=_table_key(build))
+                return msgspec.msgpack.decode(answer["Body"].read(), type=list[Block])
+        except NotFound:
+            return ()
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         try:
@@ -147,6 +170,22 @@ class S3LogArchive:
 
     def url(self, build: Build) -> str:
         return _presigned(self._s3, self._bucket, _log_key(build), "text/plain; charset=utf-8")
+
+
+class _Stream(io.RawIOBase):
+    """Pieces of a text as a file that is read once."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces, self._left = iter(pieces), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or next(self._pieces, b"")
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
 
 
 def _client() -> Any:
@@ -176,6 +215,10 @@ def _presigned(s3: Any, bucket: str, key: str, content_type: str) -> str:
 
 def _log_key(build: Build) -> str:
     return f"logs/{build.uuid}.txt"
+
+
+def _table_key(build: Build) -> str:
+    return f"logs/{build.uuid}.positions"
 
 
 def _archive_key(sha256: str) -> str:

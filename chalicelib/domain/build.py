@@ -118,7 +118,8 @@ class Build:
     tags: tuple[str, ...] = ()
     is_managed: bool = True  # False: nothing runs here, statuses are reported from outside
     started_at: datetime | None = None
-    finished_at: datetime | None = None
+    finished_at: datetime | None = None  # before its last status, if that waits for the words of the log
+    end_reason: str | None = None  # why it failed, in its executor's words
     image_digest: str | None = None
     nocache: bool = False
     node_scheduled: str | None = None
@@ -145,7 +146,11 @@ class Build:
     look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
     archived_at: datetime | None = None  # hidden since then
     deleted_at: datetime | None = None  # to be purged, and never to be restored; implies archived_at
-    kept_log_bytes: int | None = None  # the whole log is kept as a text of this size
+    kept_log_bytes: int | None = None  # the whole log is kept as a text of this size,
+    kept_log_lines: int | None = None  # of so many lines
+    kept_log_sha256: str | None = None  # and with this hash
+    keeping_log_until: datetime | None = None  # until then nobody else may begin to keep it
+    reported_log_bytes: int | None = None  # of lines that were reported for it
     on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded
     code_reference: dict[str, Any] | None = None  # what a client said of its code
     version: int = 1  # every write asserts the version it read

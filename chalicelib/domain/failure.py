@@ -20,22 +20,71 @@ _REPORTS = (
     ("executor failed running [", "]: exit code: "),
     # buildah:    Error: building at STEP "RUN pip install nope": while running runtime: exit status 1
     ('building at STEP "', '": while running runtime: exit status '),
+    # chroot:     Error: building at STEP "RUN pip install nope": exit status 1
+    ('building at STEP "', '": exit status '),
 )
-# How an engine's error line begins, up to what it says. BuildKit numbers the lines that steps print.
+# How an error line begins, of an engine up to what it says. BuildKit numbers the lines that steps print.
 _ERROR = re.compile(r"(?:#\d{1,9} )?(?:(?:ERROR|Error|error)[:\s]\s*|(?=failed to solve))")
+_OF_TOOLS = re.compile(r"(?=(?:fatal|tar|tar \(child\)|gzip|cp|mv|curl|wget): )")
+# Said after the cause, and by everybody.
+_ECHOES = (
+    "tar: Child returned status",
+    "tar: Error is not recoverable",
+    "tar: Exiting with failure status",
+    "tar (child): Error is not recoverable",
+)
 _SHELL = re.compile(r"\A(?:RUN (?:--mount=\S{1,200} ){0,20}|/bin/(?:ba)?sh -c )")
 _CODE = re.compile(r"\d{1,10}")
 KILLED_CODE = "137"  # 128 + SIGKILL, as shells and engines report it
 KILLED = "was killed (signal 9); the machine may have run out of memory"
 _DISK_FULL = "no space left on device"
-# Docker Hub's answer to too many anonymous pulls from one address, which CodeBuild's shared ones hit.
-_RATE_LIMIT = re.compile(r"toomanyrequests|You have reached your (?:unauthenticated )?pull rate limit", re.I)
+_CODES = {
+    "126": "what it calls cannot be executed",
+    "127": "what it calls was not found",
+    "132": "illegal instruction; is the image for this processor?",
+    KILLED_CODE: KILLED,
+    "139": "segmentation fault",
+    "143": "told to end",
+}
+# What an error line has somewhere, and what that means: the first that fits. Docker Hub's answer to too many
+# anonymous pulls from one address is one that CodeBuild's shared addresses get.
+_MEANINGS = tuple(
+    (re.compile(pattern, re.I), meaning)
+    for pattern, meaning in (
+        (
+            "toomanyrequests|reached your (?:unauthenticated )?pull rate limit|429 Too Many Requests",
+            "The base image's registry refuses more anonymous pulls for now; use a mirror or log in.",
+        ),
+        ("disk quota exceeded|Wrote only \\d{1,9} of", "The disk is full"),
+        ("cannot allocate memory|out of memory|signal: killed", "The memory is not enough"),
+        ("repository is immutable|tag is immutable", "The image's tag is there already"),
+        ("x509: |certificate verif", "A server's certificate is not trusted"),
+        (
+            "pull access denied|insufficient_scope|authorization failed|no basic auth credentials|"
+            "unauthorized\\b|: denied\\b|403 Forbidden|could not read Username|returned error: 40[13]",
+            "Access is refused",
+        ),
+        ("dockerfile parse error|unknown instruction", "The Dockerfile cannot be read"),
+        ("failed to calculate checksum of ref|copier: stat", "A file that the Dockerfile copies is missing"),
+        (
+            "connection refused|no such host|Could not resolve host|i/o timeout|TLS handshake timeout|"
+            "Couldn't connect to server|unexpected EOF\\b(?! in)|status: 5\\d\\d|returned error: 5\\d\\d",
+            "A server cannot be reached",
+        ),
+        (
+            "unexpected end of file|not in gzip format|invalid compressed data|EOF in archive|"
+            "not look like a tar archive",
+            "The code's archive is damaged",
+        ),
+    )
+)
 
 
 def failure_reason(lines: Sequence[str]) -> str | None:
-    """The failing command with its exit code where the log names one, else its last error line, else None.
+    """The failing command with its exit code where the log names one, else its last error line with what that
+    means, else None.
 
-    A full disk is said first, because tools that are no engines also meet it: tar, git, a command.
+    A full disk is said first, because commands meet it as well, whose own words come later.
     """
     lines = [*map(_cut, lines)]
     reason = _command_or_error(lines)
@@ -46,13 +95,19 @@ def failure_reason(lines: Sequence[str]) -> str | None:
 
 
 def _command_or_error(lines: Sequence[str]) -> str | None:
-    errors = [line[mark.end() :] for line in reversed(lines) if (mark := _ERROR.match(line))]
+    found = [
+        line[mark.end() :]
+        for line in reversed(lines)
+        if (mark := _ERROR.match(line) or _OF_TOOLS.match(line)) and not line.startswith(_ECHOES)
+    ]
+    errors = list(filter(None, found))
     for line in errors:
         if step := _failed_step(line):
             return step
-    if any(_RATE_LIMIT.search(line) for line in errors):
-        return "The base image's registry refuses more anonymous pulls for now; use a mirror or log in."
-    return next(filter(None, errors), None)
+    known = ((meaning, line) for line in errors for pattern, meaning in _MEANINGS if pattern.search(line))
+    for meaning, line in known:
+        return meaning if meaning.endswith(".") else f"{meaning}: {line}"
+    return errors[0] if errors else None
 
 
 def _cut(line: str) -> str:
@@ -68,5 +123,5 @@ def _failed_step(line: str) -> str | None:
     if start < 0 or code is None:
         return None
     command = _SHELL.sub("", line[start + len(before) : end], count=1).replace('\\"', '"')
-    why = f" ({KILLED})" if code[0] == KILLED_CODE else ""
+    why = f" ({_CODES[code[0]]})" if code[0] in _CODES else ""
     return f"Exit code {code[0]}{why}: {command}"  # the code first: messages are cut at their end

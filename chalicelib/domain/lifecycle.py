@@ -29,6 +29,7 @@ _LAST_TEXTS_BYTES = MAX_MESSAGE * 6 + MAX_TEXT_BYTES
 _CUT, _DETAILS_CUT = "… (cut)", {"cut": True}
 GRACE = timedelta(minutes=10)
 LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
+WORDS_WITHIN = timedelta(seconds=60)  # of its end, a build's log says why it failed, or its executor does
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
 MAX_FAULTS = 1  # of an executor that a build gets another attempt for
 ZOMBIE = "BuildJob is in zombie state (no heartbeat was reported)."
@@ -145,7 +146,7 @@ def advance(
     if status in _STARTED:
         started_at = started_at or happened
     if status in DONE:
-        finished_at = now
+        finished_at = finished_at or now
         started_at = started_at or build.created_at
     return replace(
         build,
@@ -244,13 +245,35 @@ def _why_stopped(build: Build) -> str | None:
     return "Build is scheduled for deletion." if build.archived_at else None
 
 
+def as_it_ended(build: Build) -> Observation:
+    """What the executor said of a build that has failed, for when its log is read again."""
+    return Observation(
+        key=str(build.key),
+        uuid=build.uuid,
+        attempt=build.attempt,
+        handle=build.handle or "",
+        log=build.log,
+        steps=(),
+        outcome=Outcome.FAILED,
+        ended_at=build.finished_at,
+        reason=build.end_reason,
+    )
+
+
 def follow(
-    build: Build, seen: Observation, now: datetime, *, digest: str | None, reason: str | None
+    build: Build,
+    seen: Observation,
+    now: datetime,
+    *,
+    digest: str | None,
+    reason: str | None,
+    may_change: bool = False,
 ) -> Build | None:
     """What the record becomes in the light of an observation; None when it tells nothing new.
 
     `digest` is that of the build's image (`image_of`): with one, every end but a stop is success, without one
-    none is. `reason` says in words why the attempt failed.
+    none is. `reason` says in words why the attempt failed. If it `may_change`, because lines of the log are
+    yet to come, the build ends now and its last status later.
     """
     if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
         return None  # without a claim, the attempt is over: the next one counts
@@ -260,7 +283,11 @@ def follow(
     for step in seen.steps:
         if _RANK[step.status] > _reached(new, build.handle is not None):
             new = advance(new, step.status, now, at=step.at)
-    if seen.outcome is not None:
+    if may_change and now - (new.finished_at or now) < WORDS_WITHIN:
+        if new.finished_at is None:
+            why = seen.reason and _cut(seen.reason, MAX_MESSAGE)
+            new = replace(new, finished_at=now, end_reason=why, look_at=now + WORDS_WITHIN)
+    elif seen.outcome is not None:
         new = _end(new, seen, now, digest, reason)
     elif seen.trouble is not None:
         new = _troubled(new, seen.trouble, now)

@@ -15,6 +15,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.domain.log_lines import Lines
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
 MAX_SERVED = 10  # waiting builds that one message has started, within its function's time
 GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
+UNTIL_TOLD_SECONDS = (5, 15, 30, 60)  # from a failure, until its log says why; then the schedule looks
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
 
@@ -57,6 +59,9 @@ def _attended(services: Services, known: Build) -> Build | None:
     key = known.key
     if known.is_done or not known.is_managed:
         return known
+    if known.finished_at is not None:
+        record(services, lifecycle.as_it_ended(known), known)
+        return services.builds.get(key)
     project = services.projects.get(key.owner, key.project)
     if project is None or project.archived_at is not None:
         request_stop(services, key)
@@ -91,22 +96,30 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         if build is None or build.is_done:
             return None
         digest = reason = None
+        may_change = False
+        told = seen if build.finished_at is None else lifecycle.as_it_ended(build)
         if seen.attempt == build.attempt:
-            is_unclear = seen.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
-            if is_unclear or (seen.outcome is not None and build.pushes):
+            is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
+            if is_unclear or (told.outcome is not None and build.pushes):
                 digest = _digest(services, build)
-            if seen.outcome is Outcome.FAILED and digest is None and not seen.has_own_reason:
-                reason = _reason(services, seen)
-        new = lifecycle.follow(build, seen, services.now(), digest=digest, reason=reason)
+            if told.outcome is Outcome.FAILED and digest is None and not told.has_own_reason:
+                reason, may_change = _reason(services, told, build.nonce)
+        new = lifecycle.follow(
+            build, told, services.now(), digest=digest, reason=reason, may_change=may_change
+        )
         return new and log_change(build, services.builds.save(new))
 
     new = retry_on_conflict(write)
     if new is not None and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
-    if new is not None and new.is_done:
+    is_waiting_for_words = new is not None and new.finished_at is not None and not new.is_done
+    if is_waiting_for_words:
+        for seconds in UNTIL_TOLD_SECONDS:
+            services.queue.announce(key, after_seconds=seconds)
+    if new is not None and (new.is_done or is_waiting_for_words):
         _announce_next(services, new.executor)
-        if new.nocache and new.image_digest is not None:
-            _note_fresh(services, new)
+    if new is not None and new.is_done and new.nocache and new.image_digest is not None:
+        _note_fresh(services, new)
     return key
 
 
@@ -351,10 +364,13 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
     return build
 
 
-def _reason(services: Services, seen: Observation) -> str | None:
+def _reason(services: Services, seen: Observation, nonce: str) -> tuple[str | None, bool]:
+    """Why a build failed, as its log says by now, and whether lines that say more may be on their way."""
     if seen.log is None:
-        return None
+        return None, False
+    lines = Lines(nonce)
     try:
-        return failure_reason([line.text for line in services.logs.tail(seen.log, TAIL_LINES)])
+        tail = services.logs.tail(seen.log, TAIL_LINES)
     except Unavailable:
-        return None  # the build did fail; only the words are missing
+        return None, True
+    return failure_reason([line for piece in tail for line in lines.add(piece)]), not lines.has_ended

@@ -12,14 +12,16 @@ from typing import Any
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.lifecycle import HEARTBEAT, MAX_MESSAGE, MAX_TEXT_BYTES
+from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.spec import has_control_characters
 from chalicelib.domain.user import User
 from chalicelib.errors import Invalid
-from chalicelib.ports import LogLine, Services
+from chalicelib.ports import Services
 from chalicelib.usecases import builds
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.logs import LOOK_AGAIN
 
+LINE_OVERHEAD_BYTES = 28  # of a kept line: its time
 REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
 
 
@@ -72,23 +74,31 @@ def report_reconciled(services: Services, caller: User, key: BuildKey, fields: d
 
 
 def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) -> None:
-    """Adds lines, a text or a list of texts, to the log until that is kept. Raises NotFound, Forbidden,
-    Invalid."""
+    """Adds lines, a text or a list of texts, to the log until that is kept; of one build as many as a kept
+    log can have. Raises NotFound, Forbidden, Invalid."""
     texts = [lines] if isinstance(lines, str) else lines
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise Invalid(["Send lines of the log: a JSON text, or a list of texts."])
+    added = [line for text in texts for line in text.splitlines()]
+    size = sum(len(line.encode()) + LINE_OVERHEAD_BYTES for line in added)
     log: list[str] = []
 
     def point(build: Build, now: datetime) -> Build:
         if build.kept_log_bytes is not None:
             raise Invalid(["The build has ended and its log is kept: it takes no more lines."])
+        reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_kept_log_bytes
+        if reported > most:
+            raise Invalid(
+                [f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included."]
+            )
         log[:] = [build.log or services.logs.reported(build)]
         # After the end, keeping waits for the lines that are added now.
-        return replace(build, log=log[0], look_at=now + (LOOK_AGAIN if build.is_done else HEARTBEAT))
+        look_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
+        return replace(build, log=log[0], look_at=look_at, reported_log_bytes=reported)
 
     _change(services, caller, key, point)
     now = services.now()
-    services.logs.append(log[0], [LogLine(now, line) for text in texts for line in text.splitlines()])
+    services.logs.append(log[0], [LogLine(now, line) for line in added])
 
 
 def reference(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:

@@ -74,7 +74,7 @@ def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey],
     elif not build.is_managed:  # it is due because no heartbeat came
         failed = lifecycle.advance(build, Status.FAILED, services.now(), message=lifecycle.ZOMBIE)
         log_change(build, services.builds.save(failed))
-    elif build.handle is None:
+    elif build.handle is None or build.finished_at is not None:
         execution.attend(services, build.key)
     elif build.stop_requested_at is None and is_hidden(build.key.project_key):
         execution.attend(services, build.key)  # which stops it

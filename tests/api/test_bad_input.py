@@ -200,13 +200,13 @@ def test_half_a_character_is_refused_wherever_a_text_may_stand(api: Api, escape:
     assert api("PATCH", f"{BUILDS}/1", b'{"description": "\\ud83d\\udea2"}').body["description"] == "🚢"
 
 
-@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "", "%C2%B2", "1" * 13])
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5.2", "", "%C2%B2", "1", "b", f"{10**14}.1", f"b{10**12}"])
 def test_a_cursor_that_no_answer_gave_is_refused(api: Api, cursor: str) -> None:
     api.ok("POST", BUILDS, {"is_managed": False})
     answer = api("GET", f"{BUILDS}/1/logs?cursor={cursor}")
     assert (answer.status, answer.body) == (
         400,
-        ["`cursor` must be a position in bytes, as an answer gave it."],
+        ["`cursor` must be one that an answer gave, or 0."],
     )
 
 
@@ -259,3 +259,12 @@ def test_a_body_that_the_gateway_encoded(api: Api) -> None:
     project = api.services.projects.get("ada", "vision")
     assert project is not None
     assert project.code is not None
+
+
+def test_a_web_socket_is_refused_in_words_that_name_the_way_to_read_a_log(api: Api) -> None:
+    api.ok("POST", BUILDS, {"is_managed": False})
+    answer = api("GET", f"{BUILDS}/1/logs/stream", Upgrade="websocket", Connection="Upgrade")
+    assert (answer.status, answer.body) == (
+        400,
+        ["There is no WebSocket here: `polyaxon build logs -p` prints the log so far."],
+    )

@@ -21,7 +21,10 @@ ANSWERS: dict[type[errors.SlipwayError], tuple[int, dict[str, str]]] = {
     errors.Unauthenticated: (401, {"WWW-Authenticate": "Token"}),
     errors.Forbidden: (403, {}),
     errors.NotFound: (404, {}),
-    errors.NoLog: (404, {}),
+    errors.NoLog: (
+        404,
+        {"X-Slipway-Next-Cursor": "0", "X-Slipway-Log-Complete": "false", "Retry-After": "2"},
+    ),
     errors.Gone: (410, {}),
     errors.TooLarge: (413, {}),
     errors.Conflict: (409, {"Retry-After": "1"}),

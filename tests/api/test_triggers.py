@@ -76,6 +76,7 @@ def test_the_last_try_to_keep_a_log_is_known_by_its_count(api: Api, build: Any) 
     answers = []
     for count in (1, 2, 3):
         recorded["Records"][0]["attributes"]["ApproximateReceiveCount"] = str(count)
+        services.clock.forward(minutes=30)
         answers.append(app.handler_map["keep_log"](recorded, LambdaContext("keep_log", 256, 60_000)))
 
     again = {"batchItemFailures": [{"itemIdentifier": recorded["Records"][0]["messageId"]}]}

@@ -28,11 +28,15 @@ from werkzeug import Request, Response
 
 from app import ROUTES, app
 from chalicelib import ports, wiring
+from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.adapters.dynamodb import records
 from chalicelib.adapters.registry import EcrCredentials, HttpRegistry
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.materials import attempt_secret
+from chalicelib.errors import Unavailable
+from chalicelib.ports import MAX_READ_LINES
 from chalicelib.usecases import cleanup
 from infra.bench.serving import served
 from infra.local.cluster.api import FakeKubernetes
@@ -125,7 +129,10 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
         case "s3", _ if "Key" not in params:  # the form of an offer, signed for one upload
             yield "s3:PutObject", f"arn:aws:s3:::{params['Bucket']}/uploads/one"
         case "s3", _:
-            action = {"HeadObject": "GetObject", "UploadPart": "PutObject"}.get(operation, operation)
+            parts = dict.fromkeys(
+                ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"), "PutObject"
+            )
+            action = {"HeadObject": "GetObject", **parts}.get(operation, operation)
             yield f"s3:{action}", f"arn:aws:s3:::{params['Bucket']}/{params['Key']}"
         case "logs", _:
             # The local CodeBuild writes where the real one would without our LogsConfig.
@@ -370,10 +377,31 @@ class Story:
 
     def keep(self, number: int) -> None:
         """The schedule sends a build that has ended, and its log is kept."""
+        assert self.sent_to_keep(number) == []
+
+    def keep_in_vain(self, number: int) -> None:
+        """The log cannot be read to its end while the beginning is being stored, in parts."""
+        services, build = self.deployed.services, self.deployed.build(number)
+        assert build.log is not None
+        lines = ["x" * 900] * MAX_READ_LINES + [f"slipway-end {build.nonce}"]
+        services.logs.append(build.log, [LogLine(services.now(), line) for line in lines])
+        real = CloudWatchLogs._get
+
+        def get(logs: CloudWatchLogs, log: str, **query: Any) -> Any:
+            if query["startFromHead"] and "nextToken" in query:
+                raise Unavailable("The log service did not answer; try again.")
+            return real(logs, log, **query)
+
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(CloudWatchLogs, "_get", get)
+            assert self.sent_to_keep(number) != []
+
+    def sent_to_keep(self, number: int) -> Any:
+        """The messages that come again."""
         self.tick(number)
         event = recorded("keep_log")
         event["Records"][0]["body"] = f"ada/vision/{number}"
-        assert self.call("keep_log", event) == {"batchItemFailures": []}
+        return self.call("keep_log", event)["batchItemFailures"]
 
     def ring(self, number: int) -> None:
         """CodeBuild tells that a build has ended, once it has."""
@@ -458,7 +486,9 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", f"{all_builds}/2/logs")
     api("POST", f"{all_builds}/2/_heartbeat")
     api("POST", f"{all_builds}/2/_reconcile", {"status": "succeeded"})
-    story.keep(2)  # what was reported
+    aws.restart()  # a process remembers how to read on
+    story.keep_in_vain(2)  # what was reported
+    story.keep(2)
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once
@@ -581,6 +611,10 @@ def run_on_eks(calls: Calls, deployed: Deployed, aws: Services, cluster: FakeKub
         assert handle is not None
         running(cluster, handle, phase="Failed", **container(**ended(1)))
         look(number)
+        assert deployed.build(number).last_status is not Status.FAILED  # its log may still say why
+        aws.ahead += lifecycle.WORDS_WITHIN
+        look(number)
         assert deployed.build(number).last_status is Status.FAILED
     story.keep(first)
+    aws.restart()  # else a reader shares what was just read
     story.api("GET", f"/ada/vision/builds/{first}/logs", None, 404)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     folder: Path, has_copy: bool, used: str
 ) -> None:
     """Of the branch for AWS, which needs BuildKit's image to run whole: what it asks docker to do."""
-    commands = buildspec.parse(codebuild.buildspec()).commands["build"]
+    spec = buildspec.parse(codebuild.buildspec())
     tools = folder.parent / "bin"
     tools.mkdir()
     docker = tools / "docker"
@@ -68,6 +69,7 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
         (memory / name).write_text(text)
     (memory / "ask").write_text('echo "$*" >>told\n')
     variables = {
+        **spec.variables,
         "PATH": f"{tools}:/usr/bin:/bin",
         "SLIPWAY_MEMORY": str(memory),
         "SLIPWAY_ENGINE": "docker-container",
@@ -77,11 +79,14 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
         "SLIPWAY_TOOLS_REPOSITORY": "registry.test/tools",
         "SLIPWAY_BUILDKIT_IMAGE": "docker.io/moby/buildkit:v0.29.0@sha256:0123",
     }
-    phase = Phase(commands, folder, variables, lambda _: None)
+    phase = Phase(spec.commands["build"], folder, variables, lambda _: None)
     assert phase.wait(PATIENCE_SECONDS) == Ended(0)
     pulled, created, built, pushed = (folder / "asked").read_text().splitlines()
     assert pulled == "pull --quiet registry.test/tools@sha256:0123"
-    assert created == f"buildx create --use --driver docker-container --driver-opt image={used}"
+    assert created == (
+        f"buildx create --use --driver docker-container --driver-opt image={used} "
+        "--driver-opt env.BUILDKIT_STEP_LOG_MAX_SIZE=-1 --driver-opt env.BUILDKIT_STEP_LOG_MAX_SPEED=-1"
+    )
     assert "--cache-from type=registry,ref=registry.test/cache/ada/vision:layers " in built
     assert built.startswith("buildx build ") and built.endswith("--output type=cacheonly .")
     assert pushed.startswith("buildx build ") and pushed.endswith("--tag registry.test/ada/vision:1 --push .")
@@ -109,7 +114,7 @@ def test_commands_share_a_shell_a_folder_and_what_they_were_given(run: Run, fold
 
 def test_the_first_failing_command_ends_the_phase_and_is_named(run: Run) -> None:
     ended, said = run("echo one", "# says why\necho two; (exit 7)", "echo never")
-    assert (ended, said) == (Ended(7, "# says why"), ["one", "two"])
+    assert (ended, said) == (Ended(7, "# says why\necho two; (exit 7)"), ["one", "two"])
 
 
 @pytest.mark.parametrize(
@@ -117,13 +122,23 @@ def test_the_first_failing_command_ends_the_phase_and_is_named(run: Run) -> None
 )
 def test_a_command_may_end_the_shell_itself(run: Run, command: str, code: int) -> None:
     ended, said = run(command, "echo never")
-    assert ended == Ended(code, command.splitlines()[0])
+    assert ended == Ended(code, command)
     assert "never" not in said
 
 
 def test_both_outputs_are_read_in_order_and_odd_bytes_are_shown(run: Run) -> None:
     _, said = run("echo one; echo two >&2; printf 'caf\\351\\n'; printf 'no end'")
     assert said == ["one", "two", "caf\ufffd", "no end"]
+
+
+def test_codebuild_prints_each_command_and_an_empty_line(folder: Path) -> None:
+    said: list[str] = []
+    phase = Phase(["echo one\necho two", "exit 3"], folder, {"PATH": "/usr/bin"}, said.append, echoes=True)
+    assert phase.wait(PATIENCE_SECONDS) == Ended(3, "exit 3")
+    time = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6}"
+    assert re.fullmatch(rf"\[Container\] {time} Running command echo one", said[0])
+    assert said[1:5] == ["echo two", "one", "two", ""]
+    assert re.fullmatch(rf"\[Container\] {time} Running command exit 3", said[5])
 
 
 def test_nothing_waits_for_input(run: Run) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from chalicelib.domain.log_lines import Lines, LogLine
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.api import CodeBuild
 
@@ -64,7 +66,9 @@ class Local:
     def log(self, build: str) -> list[str]:
         _, _, stream = build.partition(":")
         events = self.logs.get_log_events(logGroupName=f"/aws/codebuild/{PROJECT}", logStreamName=stream)
-        return [event["message"] for event in events["events"] if not event["message"].startswith("[Con")]
+        lines = Lines("")
+        pieces = [LogLine(datetime.now(UTC), event["message"].rstrip("\n")) for event in events["events"]]
+        return [line for piece in pieces for line in lines.add(piece)]
 
     def gate(self) -> tuple[str, Path]:
         """A command that waits until a file is there, and that file."""
@@ -129,7 +133,7 @@ def test_a_failing_command_ends_the_phase_and_post_build_still_runs(local: Local
     spec = {
         "version": 0.2,
         "phases": {
-            "build": {"commands": ["# first\nexit 3", "echo never"]},
+            "build": {"commands": ["exit 3", "echo never"]},
             "post_build": {"commands": ["echo after"]},
         },
     }
@@ -139,7 +143,7 @@ def test_a_failing_command_ends_the_phase_and_post_build_still_runs(local: Local
     assert described["buildStatus"] == "FAILED"
     assert phases(described)["BUILD"] == "FAILED"
     failed = next(phase for phase in described["phases"] if phase["phaseType"] == "BUILD")
-    assert failed["contexts"][0]["message"] == "Error while executing command: # first. Reason: exit status 3"
+    assert failed["contexts"][0]["message"] == "Error while executing command: exit 3. Reason: exit status 3"
     assert local.log(build) == ["after"]
 
 
@@ -200,7 +204,7 @@ def test_a_disk_that_gets_full_does_not_hide_which_command_failed(small_disk: Pa
 
     assert described["buildStatus"] == "FAILED"
     (failed,) = [phase for phase in described["phases"] if phase.get("phaseStatus") == "FAILED"]
-    assert failed["contexts"][0]["message"].endswith("command: # says why. Reason: exit status 7")
+    assert failed["contexts"][0]["message"].endswith("command: # says why\nexit 7. Reason: exit status 7")
 
 
 def test_an_error_of_the_machine_is_said(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:

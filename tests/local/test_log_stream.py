@@ -62,7 +62,7 @@ def test_what_one_call_cannot_take_becomes_several_in_order(
     for line in lines:
         stream.say(line)
     stream.flush()
-    assert cloudwatch.messages == lines
+    assert cloudwatch.messages == [f"{line}\n" for line in lines]
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "☃", "🚢"])
@@ -72,14 +72,14 @@ def test_a_line_beyond_one_event_becomes_several_and_loses_nothing(
     line = letter * (MAX_EVENT_BYTES + 1)
     stream.say(line)
     stream.flush()
-    assert "".join(cloudwatch.messages) == line
+    assert "".join(cloudwatch.messages) == f"{line}\n"
 
 
-def test_an_empty_line_is_kept_as_a_space(cloudwatch: FakeCloudWatch, stream: LogStream) -> None:
+def test_an_empty_line_is_kept(cloudwatch: FakeCloudWatch, stream: LogStream) -> None:
     """The service takes no empty messages."""
     stream.say("")
     stream.flush()
-    assert cloudwatch.messages == [" "]
+    assert cloudwatch.messages == ["\n"]
 
 
 def test_what_the_service_did_not_take_is_sent_again(cloudwatch: FakeCloudWatch, stream: LogStream) -> None:
@@ -88,11 +88,11 @@ def test_what_the_service_did_not_take_is_sent_again(cloudwatch: FakeCloudWatch,
     stream.say("one")
     stream.say("two")
     stream.flush()
-    assert cloudwatch.messages == ["one", "two"]
+    assert cloudwatch.messages == ["one\n", "two\n"]
 
 
 def test_closing_sends_what_still_waits(cloudwatch: FakeCloudWatch) -> None:
     stream = LogStream(cloudwatch, "group", "stream")
     stream.say("last words")
     stream.close()
-    assert cloudwatch.messages == ["last words"]
+    assert cloudwatch.messages == ["last words\n"]

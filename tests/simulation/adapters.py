@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar
 from unittest import mock
 
+from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import CODEBUILD, EKS, BuildKey
@@ -45,9 +47,14 @@ class RealServices(AwsServices):
         services = cls.made.setdefault(settings.backend, cls())
         services.clock = clock
         vars(services)["settings"] = settings
-        for name in ("_eks", "deployment_secrets"):
+        # `logs` remembers for a minute, by the story's clock
+        for name in ("_eks", "deployment_secrets", "logs"):
             vars(services).pop(name, None)
         return services
+
+    @cached_property
+    def logs(self) -> CloudWatchLogs:
+        return CloudWatchLogs(self.settings.reported_log_group, clock=lambda: self.clock.now.timestamp())
 
     def now(self) -> datetime:
         return self.clock.now

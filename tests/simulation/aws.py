@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,8 +19,8 @@ import trustme
 from chalicelib.adapters.registry import LOGIN_SECONDS
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import BuildKey, Status
+from chalicelib.domain.log_lines import LogLine, at_of, ms_of
 from chalicelib.errors import Busy
-from chalicelib.ports import LogLine
 from tests.fakes import Run
 from tests.simulation.http_calls import CLUSTER, Answer, Refused, Request
 from tests.simulation.scheduler import Ended, current
@@ -133,7 +133,7 @@ class Aws:
                 return {}
             case "PutLogEvents":
                 lines = [
-                    LogLine(datetime.fromtimestamp(each["timestamp"] / 1000, UTC), each["message"])
+                    LogLine(at_of(each["timestamp"]), each["message"].removesuffix("\n"))
                     for each in body["logEvents"]
                 ]
                 logs[name] = sorted([*logs.get(name, []), *lines], key=lambda line: line.at)
@@ -144,9 +144,12 @@ class Aws:
             raise Refused("ResourceNotFoundException")
         lines, token = logs.get(name, []), body.get("nextToken")
         if not body["startFromHead"]:
-            return {"events": self._events(name, body, lines[-body["limit"] :])}
+            last = {"nextForwardToken": EMPTY, "nextBackwardToken": token or EMPTY}
+            return {"events": [] if token else self._events(name, body, lines[-body["limit"] :]), **last}
         after = self._positions[int(token)] if token not in (None, EMPTY) else None
-        first = 1 + next(index for index, line in enumerate(lines) if line is after) if after else 0
+        first = sum(ms_of(line.at) < body["startTime"] for line in lines)
+        if after:
+            first = 1 + next(index for index, line in enumerate(lines) if line is after)
         page = lines[first : first + LOG_PAGE]
         if page:
             self._positions.append(page[-1])
@@ -157,7 +160,7 @@ class Aws:
         is_of_pod = name != f"{body['logGroupName']}:{body['logStreamName']}"
         return [
             {
-                "timestamp": int(line.at.timestamp() * 1000),
+                "timestamp": ms_of(line.at),
                 "message": json.dumps({"log": f"{line.text}\n"}) if is_of_pod else line.text,
             }
             for line in lines
@@ -271,7 +274,7 @@ class Aws:
         self._objects[key] = body
         folder, _, name = key.partition("/")
         sources = self._services.sources
-        if folder == "logs":
+        if folder == "logs" and name.endswith(".txt"):
             self._services.log_archive.texts[name.removesuffix(".txt")] = body.decode()
         elif folder == "code" and name.endswith(".tar.gz"):
             sha256 = name.removesuffix(".tar.gz")

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from chalicelib.domain.build import EKS, Build, Status
 from chalicelib.domain.lifecycle import GRACE, Outcome
-from chalicelib.errors import NoLog, SlipwayError
+from chalicelib.errors import SlipwayError
 from chalicelib.usecases import logs
 from tests.factories import make_user
 from tests.fakes import Run
@@ -257,17 +257,13 @@ def _was_answered(world: World, name: str) -> bool:
 
 def _read(world: World, build: Build) -> list[str]:
     """The lines of a log, page after page, as a client reads them."""
-    text, cursor, is_first = "", None, True
-    while is_first or cursor is not None:
-        try:
-            page = logs.read(world.seen, ADA, build.key, cursor)
-        except NoLog:
-            return []
-        if page.url is not None:
-            cursor, is_first = 0, False
-            continue
-        text, cursor, is_first = text + page.text, page.next_cursor, False
-    return [line.partition(" UTC -- ")[2] for line in text.splitlines() if "the log goes on" not in line]
+    text, cursor = "", "0"
+    while True:
+        page = logs.read(world.seen, ADA, build.key, cursor)
+        text, cursor = text + page.text, page.next_cursor
+        if not page.is_cut:
+            break
+    return [line.partition(" UTC -- ")[2] for line in text.splitlines()]
 
 
 def _dead_letters(world: World) -> Iterator[Broken]:

@@ -216,7 +216,7 @@ FAULTS = (
     KnownFault(
         "given up without being asked",
         ("an image means success",),
-        421,
+        1019,
         {"chalicelib.usecases.execution.give_up_if_overdue": give_up_unasked},
     ),
     KnownFault(

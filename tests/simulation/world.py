@@ -17,9 +17,10 @@ from typing import Any, Literal
 import app as entry
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.project import Project
 from chalicelib.errors import Forbidden, Gone, Invalid, SlipwayError
-from chalicelib.ports import LogLine, Question
+from chalicelib.ports import Question
 from chalicelib.settings import EksSettings
 from chalicelib.usecases.materials import OwnBroker
 from tests.factories import DIGEST, SETTINGS

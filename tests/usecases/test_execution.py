@@ -19,7 +19,7 @@ from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from chalicelib.usecases import builds, execution, schedule
 from tests.factories import DIGEST, make_project, make_user
-from tests.fakes import Died, FakeServices
+from tests.fakes import Died, FakeServices, Run
 from tests.usecases.conftest import Create, end_with_an_image, stored
 
 RUNNING = (Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
@@ -454,31 +454,79 @@ def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, c
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
-def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Create) -> None:
+STEP_FAILED = 'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1'
+
+
+def failed(
+    services: FakeServices, create: Create, *lines: str, with_end: bool = False
+) -> tuple[BuildKey, Run]:
+    """A build that CodeBuild has ended, and the log that has arrived by then."""
     key = create()
     execution.attend(services, key)
     run = services.codebuild.run_of(key)
-    services.logs.write(
-        f"logs:{run.handle}",
-        'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
-    )
-    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1")
+    end = [f"slipway-end {stored(services, key).nonce}"] if with_end else []
+    services.logs.write(f"logs:{run.handle}", *lines, *end)
+    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1", has_own_reason=False)
+    services.queue.take()
     execution.observe(services, CODEBUILD, [run.handle])
+    return key, run
+
+
+@pytest.mark.parametrize(
+    "end", ["", "[Container] 2024/03/01 12:01:07.485 Phase complete: PRE_BUILD State: FAILED"]
+)
+def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Create, end: str) -> None:
+    key, _ = failed(services, create, STEP_FAILED, *([end] if end else []), with_end=not end)
 
     assert stored(services, key).history[-1].message == "Exit code 1: pip install nope"
+    assert stored(services, key).last_status is Status.FAILED
 
 
-def test_a_failure_without_a_readable_log_has_the_executors_words(
+def test_a_failure_waits_for_the_last_lines_and_all_else_is_fixed_at_once(
     services: FakeServices, create: Create
 ) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
-    services.logs.is_down = True
-    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1")
-    execution.observe(services, CODEBUILD, [run.handle])
+    waiting = create()
+    services.codebuild.slots = 0
+    execution.attend(services, waiting)
+    services.codebuild.slots = 1
+    key, run = failed(services, create, "#7 0.1 installing")
+    ended_at = services.now()
 
-    assert stored(services, key).history[-1].message == "BUILD: exit status 1"
+    build = stored(services, key)
+    assert (build.finished_at, build.is_done) == (ended_at, False)
+    assert waiting in services.queue.take()  # its slot is free
+    services.clock.forward(seconds=15)
+    services.logs.write(f"logs:{run.handle}", STEP_FAILED, f"slipway-end {build.nonce}")
+    services.codebuild.forget(run)
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.history[-1].message) == (Status.FAILED, "Exit code 1: pip install nope")
+    assert (build.finished_at, build.history[-1].created_at) == (ended_at, ended_at)
+    services.logs.write(f"logs:{run.handle}", "ERROR: too late")
+    execution.attend(services, key)
+    assert stored(services, key) == build
+
+
+@pytest.mark.parametrize("by", ["message", "schedule"])
+@pytest.mark.parametrize("trouble", ["silent", "down"])
+def test_a_log_without_its_end_is_waited_for_one_minute(
+    services: FakeServices, create: Create, by: str, trouble: str
+) -> None:
+    services.logs.is_down = trouble == "down"
+    key, _ = failed(services, create, *([] if trouble == "down" else ["#7 ERROR: perhaps"]))
+    for _ in range(2):
+        assert not stored(services, key).is_done
+        services.clock.forward(seconds=30)
+        if by == "message":
+            execution.attend(services, key)
+        else:
+            services.codebuild.is_down = True  # nobody asks it any more
+            schedule.reconcile(services)
+
+    expected = "BUILD: exit status 1" if trouble == "down" else "perhaps"
+    assert stored(services, key).history[-1].message == expected
+    assert stored(services, key).billed_minutes == 0
 
 
 def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServices, create: Create) -> None:

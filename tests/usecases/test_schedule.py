@@ -266,7 +266,7 @@ def dies_for(services: FakeServices, deadly: BuildKey) -> None:
         services.builds: ("get", "save", "body"),
         services.codebuild: ("submit", "find_handle", "observe", "stop"),
         services.log_queue: ("announce",),
-        services.logs: ("lines", "tail"),
+        services.logs: ("read", "tail"),
     }.items():
         for name in names:
             setattr(port, name, deadly_for(getattr(port, name)))

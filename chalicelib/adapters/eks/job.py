@@ -152,6 +152,8 @@ def _build_container(build: Build, eks: EksSettings, plain_http: bool, told: Map
     plain = ",registry.insecure=true" if plain_http else ""
     own = {
         "DOCKER_CONFIG": told["SLIPWAY_MEMORY"],
+        "BUILDKIT_STEP_LOG_MAX_SIZE": "-1",  # else a step's log ends at 2 MiB
+        "BUILDKIT_STEP_LOG_MAX_SPEED": "-1",
         "SLIPWAY_OUTPUT": f"type=image,name={build.image},push=true{plain}",
         "SLIPWAY_CACHE": f"type=registry,ref={cache_repository(build.image)}:layers{plain}",
         "SLIPWAY_CACHE_OPTIONS": "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true",

@@ -24,7 +24,8 @@ build_and_push() (
       # A copy of our own, if there is one, does not meet Docker Hub's limits.
       copy="${SLIPWAY_TOOLS_REPOSITORY:-}@${buildkit##*@}"
       if docker pull --quiet "$copy" >/dev/null 2>&1; then buildkit=$copy; fi
-      docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" >/dev/null
+      docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" \
+        --driver-opt env.BUILDKIT_STEP_LOG_MAX_SIZE=-1 --driver-opt env.BUILDKIT_STEP_LOG_MAX_SPEED=-1 >/dev/null
       cached="type=registry,ref=$SLIPWAY_CACHE_REPOSITORY:layers"
       build=(docker buildx build --progress plain --provenance=false "${network[@]}" "${told[@]}")
       "${build[@]}" "${nocache[@]}" --cache-from "$cached" --output type=cacheonly .
@@ -52,6 +53,6 @@ build_and_push() (
   if [ -f "$tools/metadata" ]; then
     sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' "$tools/metadata" >"$SLIPWAY_MEMORY/digest"
   fi
-  printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE"
+  printf 'Pushing finished: %s@%s\n' "${SLIPWAY_IMAGE%:*}" "$(cat "$SLIPWAY_MEMORY/digest")"
 )
 (set -o pipefail; build_and_push 2>&1 | sh "$SLIPWAY_MEMORY/mask")

@@ -21,7 +21,7 @@ tools=$(mktemp -d)
     buildctl-daemonless.sh build "$@" ${SLIPWAY_CACHE:+--export-cache "$SLIPWAY_CACHE,$SLIPWAY_CACHE_OPTIONS"} \
       --metadata-file "$tools/metadata" --output "$SLIPWAY_OUTPUT" &&
     sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' "$tools/metadata" >"$SLIPWAY_MEMORY/digest" &&
-    printf 'Pushing finished: %s\n' "$SLIPWAY_IMAGE" &&
+    printf 'Pushing finished: %s@%s\n' "${SLIPWAY_IMAGE%:*}" "$(cat "$SLIPWAY_MEMORY/digest")" &&
     . "$SLIPWAY_MEMORY/report_image"
   printf '%s' "$?" >"$tools/status"
 } 2>&1 | sh "$SLIPWAY_MEMORY/mask"

@@ -284,7 +284,8 @@ class Node:
         def say(line: str) -> None:
             printed.append(line)
             for at in range(0, len(line) or 1, MAX_LINE):
-                stream.say(_shipped(pod, container, identity, line[at : at + MAX_LINE]))
+                piece, is_last = line[at : at + MAX_LINE], at + MAX_LINE >= len(line)
+                stream.say(_shipped(pod, container, identity, piece, is_last=is_last))
 
         def local(text: str) -> str:
             for mount in container["volumeMounts"]:
@@ -342,13 +343,13 @@ class Node:
         return deadline_seconds / 60 * self._seconds_per_minute
 
 
-def _shipped(pod: Json, container: Json, identity: str, line: str) -> str:
+def _shipped(pod: Json, container: Json, identity: str, line: str, *, is_last: bool) -> str:
     """An event as the cluster's add-on (Fluent Bit) writes it."""
     return json.dumps(
         {
             "time": datetime.now(UTC).isoformat(),
             "stream": "stdout",
-            "_p": "F",
+            "_p": "F" if is_last else "P",
             "log": line,
             "kubernetes": {
                 "pod_name": pod["metadata"]["name"],

@@ -287,6 +287,8 @@ class CodeBuild:
         with self._changed:
             build.phases.append(phase)
         status, contexts = "SUCCEEDED", [{"statusCode": "", "message": ""}]
+        if name in _LOGGED:
+            _container(lines, f"Entering phase {name}")
         try:
             work()
         except _Ended as end:
@@ -310,8 +312,9 @@ class CodeBuild:
                 phase |= {"phaseStatus": status, "endTime": ended, "contexts": contexts}
                 phase["durationInSeconds"] = int(ended - phase["startTime"])
             if name in _LOGGED:
-                now = f"{datetime.now(UTC):%Y/%m/%d %H:%M:%S.%f}"
-                lines.say(f"[Container] {now} Phase complete: {name} State: {status}")
+                _container(lines, f"Phase complete: {name} State: {status}")
+                code, message = contexts[0]["statusCode"], contexts[0]["message"]
+                _container(lines, f"Phase context status code: {code} Message: {message}")
             lines.flush()
             self._announce("CodeBuild Build Phase Change", build, _phase_detail(phase))
 
@@ -337,12 +340,18 @@ class CodeBuild:
         commands = build.spec.commands.get(name.lower(), ())
         if not commands:
             return
-        phase = buildspec.Phase(commands, folder, self._variables(build), lines.say, self._clean_up)
+        phase = buildspec.Phase(
+            commands, folder, self._variables(build), lines.say, self._clean_up, echoes=True
+        )
         while (ended := phase.wait(WATCH_SECONDS)) is None:
             if build.stopping.is_set() or time.monotonic() > deadline:
                 phase.end()
                 raise _Ended("STOPPED" if build.stopping.is_set() else "TIMED_OUT")
         if ended.exit_code:
+            lines.say("")
+            _container(
+                lines, f"Command did not exit successfully {ended.command} exit status {ended.exit_code}"
+            )
             why = f"Error while executing command: {ended.command}. Reason: exit status {ended.exit_code}"
             raise Refused("COMMAND_EXECUTION_ERROR", why)
 
@@ -447,6 +456,12 @@ class CodeBuild:
 
 
 _LOGGED = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")
+
+
+def _container(lines: LogStream, words: str) -> None:
+    """Says what CodeBuild itself says in a build's log, an event a line."""
+    for line in f"[Container] {datetime.now(UTC):%Y/%m/%d %H:%M:%S.%f} {words}".split("\n"):
+        lines.say(line)
 
 
 def _minutes(request: Mapping[str, Any], name: str, bounds: tuple[int, int, int]) -> int:

@@ -28,7 +28,7 @@ class Buildspec:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a phase ended: `exit_code` 0 for success; else `command` is the failing one's first line."""
+    """How a phase ended: `exit_code` 0 for success; else `command` is the failing one."""
 
     exit_code: int
     command: str = ""
@@ -71,7 +71,10 @@ class Phase:
         environment: Mapping[str, str],
         say: Callable[[str], None],
         clean_up: Callable[[], None] = lambda: None,
+        *,
+        echoes: bool = False,
     ) -> None:
+        """With `echoes`, each command is printed before it runs, and an empty line after it."""
         self._commands = commands
         self._control = folder.parent / f"{folder.name}-control"
         self._control.mkdir(exist_ok=True)
@@ -81,12 +84,9 @@ class Phase:
             (self._control / str(number)).write_text(command)
             # `1<>` overwrites the number of the command before, for which a full disk has room.
             # Sourced as a simple command, because `if` or `||` would switch `set -e` off inside of it.
-            script += [
-                f"echo {number} 1<> {self._control}/at",
-                f". {self._control}/{number}",
-                "s=$?",
-                _STOP_IF,
-            ]
+            echo = [_ECHO.format(file=self._control / str(number))] if echoes else []
+            run = [f"echo {number} 1<> {self._control}/at", f". {self._control}/{number}", "s=$?", _STOP_IF]
+            script += [*echo, *run, *(["echo"] if echoes else [])]
         (self._control / "at").write_text("0")  # of an earlier phase it would name another command
         (self._control / "phase").write_text("\n".join([*script, ""]))
         self._process = subprocess.Popen(
@@ -112,7 +112,7 @@ class Phase:
         if code in (-signal.SIGKILL, KILLED):
             self._clean_up()
         at = int((self._control / "at").read_text())
-        return Ended(code, self._commands[at].strip().splitlines()[0] if code else "")
+        return Ended(code, self._commands[at] if code else "")
 
     def end(self) -> None:
         """Ends it with all its children."""
@@ -144,4 +144,8 @@ class Phase:
             self._say(line.decode(errors="replace").rstrip("\r\n"))
 
 
+_ECHO = (
+    "TZ=UTC printf '[Container] %(%Y/%m/%d %H:%M:%S)T.%s Running command ' -1 \"${{EPOCHREALTIME#*.}}\"; "
+    "printf '%s\\n' \"$(<{file})\""
+)
 _STOP_IF = 'if [ "$s" -ne 0 ]; then exit "$s"; fi'

@@ -37,9 +37,10 @@ class LogStream:
         self._thread.start()
 
     def say(self, line: str) -> None:
-        """Adds a line; one that exceeds an event's limit becomes several events."""
+        """Adds a line with its end; one that exceeds an event's limit becomes several events."""
         characters = MAX_EVENT_BYTES // 4  # of at most four bytes each
-        pieces = [line[at : at + characters] for at in range(0, len(line), characters)] or [" "]
+        text = f"{line}\n"
+        pieces = [text[at : at + characters] for at in range(0, len(text), characters)]
         with self._lock:
             self._last_ms = max(self._last_ms, int(time.time() * 1000))
             self._waiting += [{"timestamp": self._last_ms, "message": piece} for piece in pieces]

@@ -1,0 +1,180 @@
+"""The lines of a log as people see them, made of what an executor has stored.
+
+The log service has pieces: lines, and parts of lines that were too long for it. Pieces are joined, what
+CodeBuild and our own steps say to each other is left out, and what a terminal would obey is shown instead.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+END_MARK = "slipway-end"  # the steps print it with the build's nonce as the last line
+MAX_LINE_BYTES = 64 * 1024  # of a line that is shown
+GOES_ON = " … (cut here: the line goes on)"
+_MAX_JOINED = 100_000  # characters of a line's pieces that are kept: more than are shown
+# What CodeBuild itself says, the echo of our commands included; they are a line each.
+_CODEBUILD = re.compile(r"\[Container\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})? ")
+# After a failure there, CodeBuild does not come to the step that prints the end mark.
+_FAILED_EARLY = re.compile(_CODEBUILD.pattern + r"Phase complete: (?:INSTALL|PRE_BUILD) State: FAILED")
+# What a terminal obeys or a reader takes for the end of a line: control characters, and those that change the
+# direction of text. A tab stays.
+_HARMLESS: dict[int, int | str] = {code: 0x2400 + code for code in range(32) if code != 9}
+_HARMLESS |= {0x7F: 0x2421, **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
+_HARMLESS |= {
+    code: f"\\u{code:04x}"
+    for first, last in ((0x80, 0x9F), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E), (0x2066, 0x2069))
+    for code in range(first, last + 1)
+}
+_START = datetime.fromtimestamp(0, UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line, or a piece of one that `goes_on`, and when it was printed, in whole milliseconds."""
+
+    at: datetime
+    text: str
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """In a log: after so many pieces of that very time. The same for ever, whatever is added behind it."""
+
+    at: datetime = _START
+    count: int = 0
+
+    def after(self, at: datetime) -> Position:
+        """Behind one more piece."""
+        return Position(at, self.count + 1 if at == self.at else 1)
+
+
+def shown(line: str) -> str:
+    """A line as it may be printed anywhere; every line that people see passes here.
+
+    Of what carriage returns separate, the last that is not blank: a progress bar's last state. A control
+    character becomes the picture that Unicode has for it. More than `MAX_LINE_BYTES` are cut with a mark.
+    """
+    if "\r" in line:
+        line = next((state for state in reversed(line.split("\r")) if state.strip()), "")
+    if not line.isprintable():
+        line = line.translate(_HARMLESS)
+    if len(line) * 4 > MAX_LINE_BYTES and len(encoded := line.encode()) > MAX_LINE_BYTES:
+        line = encoded[:MAX_LINE_BYTES].decode(errors="ignore") + GOES_ON
+    return line
+
+
+class Lines:
+    """Makes lines of pieces, in order. It may begin at any position that is `between_lines`."""
+
+    def __init__(self, nonce: str) -> None:
+        self.has_ended = (
+            False  # nothing of the build follows: the end mark was seen, or CodeBuild has said so
+        )
+        self._end_mark = f"{END_MARK} {nonce}"
+        self._begun = ""  # of a line that goes on
+        self._has_empty = False  # CodeBuild prints an empty line before its own: held back until the next
+
+    @property
+    def between_lines(self) -> bool:
+        return not self._begun and not self._has_empty
+
+    def add(self, piece: LogLine) -> Sequence[str]:
+        """The lines that are complete by this piece, as people see them; if there are any, what comes next
+        begins anew."""
+        text = self._begun + piece.text if self._begun else piece.text
+        if len(text) > _MAX_JOINED:
+            states = text.rstrip("\r").rpartition("\r")[2] + "\r" * text.endswith("\r")
+            text = (states if "\r" in text else text)[:_MAX_JOINED]
+        self._begun = text if piece.goes_on else ""
+        if piece.goes_on:
+            return ()
+        had_empty, self._has_empty = self._has_empty, not text and not self._has_empty
+        if not text:
+            return ("", "") if had_empty else ()
+        if text[0] == "[" and _CODEBUILD.match(text):
+            self.has_ended = self.has_ended or _FAILED_EARLY.match(text) is not None
+            return ()
+        if text.endswith(self._end_mark):  # behind what was printed without an end of line
+            self.has_ended = True
+            text = text.removesuffix(self._end_mark)
+            if not text:
+                return ()
+        return ("", shown(text)) if had_empty else (shown(text),)
+
+    def rest(self) -> Sequence[str]:
+        """The line that was begun, once nothing follows it."""
+        return self.add(LogLine(_START, "")) if self._begun else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of a kept log: where it begins, in the log (milliseconds since 1970, count) and in the text
+    (a byte), and of each of its pieces: milliseconds since the one before x 4 + lines that it added."""
+
+    at_ms: int
+    count: int
+    byte: int
+    pieces: bytes  # 64-bit numbers, compressed
+
+
+@dataclass
+class Table:
+    """Made while a log is kept: the text has only seconds, and a reader's position has to be found in it."""
+
+    blocks: list[Block] = field(default_factory=list)
+    _position: Position = field(default_factory=Position)
+    _begin: tuple[int, int, int] = (0, 0, 0)
+    _pieces: array[int] = field(default_factory=lambda: array("Q"))
+
+    BLOCK_BYTES = 64 * 1024  # of text in a block, about
+    BLOCK_PIECES = 8_192  # at most
+
+    def add(self, at: datetime, lines: int, byte: int) -> None:
+        """A piece added so many lines to the text, which is then `byte` long."""
+        since = max(0, (at - self._position.at) // _MILLISECOND) if at != self._position.at else 0
+        self._pieces.append(since * 4 + lines)
+        self._position = self._position.after(at)
+        if len(self._pieces) >= self.BLOCK_PIECES or byte - self._begin[2] >= self.BLOCK_BYTES:
+            self.close(byte)
+
+    def close(self, byte: int) -> None:
+        """Ends the block, and the table if nothing follows."""
+        self.blocks.append(Block(*self._begin, zlib.compress(self._pieces.tobytes(), 1)))
+        self._begin = (ms_of(self._position.at), self._position.count, byte)
+        self._pieces = array("Q")
+
+
+def find(blocks: Sequence[Block], position: Position) -> tuple[int, int]:
+    """Where a position is in the text: behind so many lines from this byte on, which are a block at most."""
+    wanted = (ms_of(position.at), position.count)
+    number = bisect_right(blocks, wanted, key=lambda block: (block.at_ms, block.count)) - 1
+    if number < 0:
+        return 0, 0
+    at_ms, count, lines = blocks[number].at_ms, blocks[number].count, 0
+    pieces = array("Q")
+    pieces.frombytes(zlib.decompress(blocks[number].pieces))
+    for piece in pieces:
+        since, added = divmod(piece, 4)
+        at_ms, count = at_ms + since, 1 if since else count + 1
+        if (at_ms, count) > wanted:
+            break
+        lines += added
+    return blocks[number].byte, lines
+
+
+def ms_of(at: datetime) -> int:
+    """A time in milliseconds since 1970, exactly: floats would round."""
+    return (at - _START) // _MILLISECOND
+
+
+def at_of(ms: int) -> datetime:
+    """The inverse of `ms_of`."""
+    return _START + ms * _MILLISECOND

@@ -7,6 +7,7 @@ never called. The same input gives the same bytes.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -98,6 +99,8 @@ def prepare(archive: Path) -> None:
                 if _is_needed(each):
                     whole.extract(each, folder)
         _prune_endpoints(folder / "botocore" / "data" / "endpoints.json")
+        for description in folder.glob("botocore/data/*/*/service-2.json.gz"):
+            _drop_documentation(description)
         _compile(folder)
         _pack(folder, archive)
 
@@ -136,6 +139,18 @@ def _prune_endpoints(path: Path) -> None:
         services = partition["services"]
         partition["services"] = {name: each for name, each in services.items() if name in SERVICES}
     path.write_text(json.dumps(endpoints, separators=(",", ":")))
+
+
+def _drop_documentation(path: Path) -> None:
+    """Of a service: half of its description, read by every first client and only shown by `help`."""
+    description = json.loads(gzip.decompress(path.read_bytes()), object_hook=_without_documentation)
+    text = json.dumps(description, separators=(",", ":")).encode()
+    path.write_bytes(gzip.compress(text, mtime=0))
+
+
+def _without_documentation(each: dict[str, Any]) -> dict[str, Any]:
+    """With an empty text, because botocore asks for one; a member of that name has no text."""
+    return each | {"documentation": ""} if isinstance(each.get("documentation"), str) else each
 
 
 def _compile(folder: Path) -> None:

@@ -426,6 +426,8 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", "/users")
     api("POST", "/users", {"username": "bob"}, 201)
     api("POST", "/users/bob/tokens", None, 201)
+    bobs = api("GET", "/users/bob/tokens")["results"][0]["id"]
+    api("DELETE", f"/users/bob/tokens/{bobs}", None, 204)
     api("DELETE", "/users/bob/tokens", None, 204)
     api("POST", "/projects", {"name": "vision"}, 201)
     api("GET", "/ada")

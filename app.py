@@ -65,9 +65,7 @@ def route(
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
         handle = web.endpoint(app, status, anonymous=caller != "user")(view)
-        app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(
-            handle
-        )
+        app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(handle)
         ROUTES.append(openapi.Route(view, methods, path, status, body, query, headers, refusals, caller))
         return handle
 
@@ -232,9 +230,7 @@ def download_code(call: web.Call, owner: str, project: str) -> schemas.Redirect:
 
 
 @route(PROJECT + "/repo/external", "POST", body=schemas.GitFields)
-def use_git(
-    call: web.Call, owner: str, project: str
-) -> schemas.ProjectDetail | schemas.Created[schemas.ProjectDetail]:
+def use_git(call: web.Call, owner: str, project: str) -> schemas.ProjectDetail | schemas.Created[schemas.ProjectDetail]:
     changed, is_new = sources.use_git(call.services, call.user, owner, project, call.fields())
     detail = serializers.project_detail(changed, bookmarked=False)
     return schemas.Created(detail) if is_new else detail
@@ -287,9 +283,7 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
     refusals=(HTTPStatus.UNPROCESSABLE_ENTITY,),
 )
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
-    created = builds.create(
-        call.services, call.user, owner, project, call.fields(), once=call.idempotency_key()
-    )
+    created = builds.create(call.services, call.user, owner, project, call.fields(), once=call.idempotency_key())
     detail = serializers.build_detail(created.view, call.services.settings.price_per_minute)
     return schemas.Created(detail, created.is_replay)
 
@@ -372,8 +366,7 @@ def list_statuses(call: web.Call, key: BuildKey) -> schemas.Page[schemas.StatusE
     paging = call.paging()
     build = builds.get(call.services, call.user, key).build
     shown = [
-        serializers.status_entry(build, entry)
-        for entry in build.history[paging.offset : paging.offset + paging.limit]
+        serializers.status_entry(build, entry) for entry in build.history[paging.offset : paging.offset + paging.limit]
     ]
     return serializers.page(paging, shown, len(build.history))
 
@@ -436,9 +429,7 @@ def report_reconciled(call: web.Call, key: BuildKey) -> None:
 # What a build asks and reports while it runs, by the secret of its attempt
 
 
-def ask(
-    path: str, body: Any = schemas.AttemptFields
-) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+def ask(path: str, body: Any = schemas.AttemptFields) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     return route(BUILD + path, "POST", body=body, refusals=(HTTPStatus.GONE,), caller="build")
 
 

@@ -173,18 +173,14 @@ def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Json], Json]:
     """The schemas of types, and the components that they refer to. Without defaults: generators take a field
     that has one for a field that is always there."""
     ordered = sorted(kinds, key=str)
-    described, components = msgspec.json.schema_components(
-        ordered, ref_template="#/components/schemas/{name}"
-    )
+    described, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     for component in components.values():
         if "enum" in component:
             component["type"] = "string"
         for field in component.get("properties", {}).values():
             field.pop("default", None)
             for option in field.get("anyOf", ()):  # what is said of `X | None` belongs to the field
-                field.update(
-                    (word, option.pop(word)) for word in ("description", "examples") if word in option
-                )
+                field.update((word, option.pop(word)) for word in ("description", "examples") if word in option)
     return dict(zip(ordered, described, strict=True)), components
 
 

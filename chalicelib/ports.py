@@ -76,9 +76,7 @@ class Projects(Protocol):
         """Writes all but the counters, if the stored project has this uuid and still `project.version`, and
         returns the project with its new version. Raises Conflict otherwise."""
 
-    def list_projects(
-        self, owner: str, offset: int, limit: int, *, public: bool
-    ) -> tuple[Sequence[Project], int]:
+    def list_projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
         """The owner's live projects, newest change first, after skipping `offset`, and how many there are in
         all; the public ones alone if asked for. May lag about a second behind."""
 
@@ -97,9 +95,7 @@ class Builds(Protocol):
         """Takes the next id of a project's builds and counts one more live build. No id is given twice; an
         `add` that fails afterwards leaves a gap. Raises NotFound for a deleted project, or another one."""
 
-    def add(
-        self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None
-    ) -> Build:
+    def add(self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None) -> Build:
         """Stores a new build whole or not at all.
 
         A `wanted_name` that is taken gets the next free suffix `-<k>`; the build is returned with the name it
@@ -160,9 +156,7 @@ class Archive(Protocol):
         """Archived builds that `user` created, newest change first, and how many there are in all. Each has
         what lists show, as in `Builds.list_builds`."""
 
-    def purgeable(
-        self, deleted_before: datetime, archived_before: datetime
-    ) -> Iterator[BuildKey | ProjectKey]:
+    def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
         """What may be purged, longest due first, found as it is taken; no build with a `look_at`. May lag
         behind, so read again."""
 

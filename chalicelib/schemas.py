@@ -42,9 +42,7 @@ Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"]
 GitUrl = Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
 QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 MERGE = Meta(description="true: add `tags` to those that are there.")
-SPECIFICATION = (
-    '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
-)
+SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
 
 
 # Answers that are not JSON, or whose status is not the route's
@@ -290,18 +288,14 @@ class Parameters(Struct):
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
     sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]
-    query: Annotated[
-        str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)
-    ]
+    query: Annotated[str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)]
     commit: Annotated[str, Meta(description="Of an upload, as builds have it; the latest if not given.")]
     cursor: Annotated[
         str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or what an answer gave.")
     ]
     idempotency_key: Annotated[
         str,
-        Meta(
-            pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request."
-        ),
+        Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request."),
     ] = field(name="Idempotency-Key")
 
 

@@ -20,16 +20,13 @@ import msgspec
 # needs nodes where any user may make user namespaces.
 Profile = Literal["userns", "rootless"]
 BUILDKIT = {
-    "userns": "docker.io/moby/buildkit:v0.29.0"
-    "@sha256:0039c1d47e8748b5afea56f4e85f14febaf34452bd99d9552d2daa82262b5cc5",
+    "userns": "docker.io/moby/buildkit:v0.29.0@sha256:0039c1d47e8748b5afea56f4e85f14febaf34452bd99d9552d2daa82262b5cc5",
     "rootless": "docker.io/moby/buildkit:v0.33.0-rootless"
     "@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef",
 }
 
 
-def about(
-    meaning: str, parameter: str = "", *, ge: float | None = None, le: float | None = None
-) -> msgspec.Meta:
+def about(meaning: str, parameter: str = "", *, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
     """What a setting means, the template's parameter that sets it (if there is one), and its bounds."""
     return msgspec.Meta(description=meaning, ge=ge, le=le, extra={"parameter": parameter})
 
@@ -44,15 +41,11 @@ class EksSettings:
     namespace: Annotated[str, about("namespace of the builds' Jobs", "EksNamespace")] = "slipway-builds"
     profile: Annotated[Profile, about("how BuildKit runs in a pod", "EksProfile")] = "userns"
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
-    log_group: Annotated[
-        str, about("where pods' logs are; empty: Container Insights' group", "EksLogGroup")
-    ] = ""
+    log_group: Annotated[str, about("where pods' logs are; empty: Container Insights' group", "EksLogGroup")] = ""
     node_selector: Annotated[
         dict[str, str], about("labels of nodes for all builds: `key=value,…`", "EksNodeSelector")
     ] = field(default_factory=dict)
-    node_keys: Annotated[
-        tuple[str, ...], about("keys of nodes that builds may name: `key,…`", "EksNodeKeys")
-    ] = ()
+    node_keys: Annotated[tuple[str, ...], about("keys of nodes that builds may name: `key,…`", "EksNodeKeys")] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +57,7 @@ class Settings:
     codebuild_project: Annotated[str, about("runs the builds")]
     bucket: Annotated[str, about("S3: code and logs")]
     registry: Annotated[str, about("where images go: host[:port][/prefix]")]
-    build_key_secret: Annotated[
-        str, about("Secrets Manager: what the secrets of builds' attempts are made from")
-    ]
+    build_key_secret: Annotated[str, about("Secrets Manager: what the secrets of builds' attempts are made from")]
     registry_kind: Annotated[Literal["ecr", "plain"], about("plain: http, for one machine only")]
     registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
         default="", repr=False
@@ -75,25 +66,17 @@ class Settings:
     docker_hub_secret: Annotated[
         str, about("Secrets Manager: JSON with `username` and `token`; empty: none", "DockerHubSecret")
     ] = ""
-    api_url: Annotated[
-        str, about("of the API with its prefix, as builds reach it; told to who submits them")
-    ] = ""
+    api_url: Annotated[str, about("of the API with its prefix, as builds reach it; told to who submits them")] = ""
     broker_function: Annotated[str, about("of Lambda: answers builds; told to who serves the API")] = ""
     private_git_hosts: Annotated[
         str, about("git hosts that may have private addresses: `host host …`", "PrivateGitHosts")
     ] = ""
-    backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = (
-        "codebuild"
-    )
-    buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT[
-        "userns"
-    ]
+    backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = "codebuild"
+    buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT["userns"]
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: Annotated[int, about("between polls of builds without events, during a tick")] = 10
     watch_seconds: Annotated[int, about("length of a tick with such builds; a tick starts each minute")] = 55
-    automation_user: Annotated[
-        str, about("as whom requests of the queue run; empty: they wait", "AutomationUser")
-    ] = ""
+    automation_user: Annotated[str, about("as whom requests of the queue run; empty: they wait", "AutomationUser")] = ""
     build_timeout_minutes: Annotated[
         int, about("a build that runs longer fails", "BuildTimeoutMinutes", ge=5, le=2160)
     ] = 60
@@ -117,21 +100,15 @@ class Settings:
     price_per_minute: Annotated[
         float, about("price of a build, for `estimated_cost`; 0: none", "PricePerMinute", ge=0)
     ] = 0.0
-    requests_per_minute: Annotated[
-        int, about("limit of each user, about; 0: none", "RequestsPerMinute", ge=0)
-    ] = 600
-    purge_after_days: Annotated[
-        int, about("what was archived is purged after that", "PurgeAfterDays", ge=1)
-    ] = 7
-    reported_log_group: Annotated[str, about("group for lines of builds that run elsewhere")] = (
-        "/slipway/reported"
-    )
+    requests_per_minute: Annotated[int, about("limit of each user, about; 0: none", "RequestsPerMinute", ge=0)] = 600
+    purge_after_days: Annotated[int, about("what was archived is purged after that", "PurgeAfterDays", ge=1)] = 7
+    reported_log_group: Annotated[str, about("group for lines of builds that run elsewhere")] = "/slipway/reported"
     secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
-    max_kept_log_bytes: Annotated[
-        int, about("of a log; the rest is cut with a mark", "MaxLogBytes", ge=1_000_000)
-    ] = 100_000_000
+    max_kept_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", "MaxLogBytes", ge=1_000_000)] = (
+        100_000_000
+    )
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
     max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
     max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000

@@ -83,9 +83,7 @@ def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str,
     metrics = {
         "Namespace": NAMESPACE,
         "Dimensions": [["Stack"]],
-        "Metrics": [
-            {"Name": name, "Unit": "Seconds" if name.endswith("Seconds") else "Count"} for name in measures
-        ],
+        "Metrics": [{"Name": name, "Unit": "Seconds" if name.endswith("Seconds") else "Count"} for name in measures],
     }
     return {"_aws": {"Timestamp": at_ms, "CloudWatchMetrics": [metrics]}, "Stack": stack, **measures}
 

@@ -172,9 +172,7 @@ class Call:
     def refuse_web_socket(self) -> None:
         """Raises Invalid for a request to change to that protocol."""
         if self.request.headers.get("upgrade", "").lower() == "websocket":
-            raise errors.Invalid(
-                ["There is no WebSocket here: `polyaxon build logs -p` prints the log so far."]
-            )
+            raise errors.Invalid(["There is no WebSocket here: `polyaxon build logs -p` prints the log so far."])
 
     def url(self) -> str:
         """The absolute address of this request, without its query."""
@@ -220,9 +218,7 @@ def endpoint(
                 return _refusal(error)
             except Exception:
                 log.exception("unexpected error in %s", view.__name__)
-                return reply(
-                    {"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR
-                )
+                return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
         return handle
 

@@ -32,18 +32,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Groups are seen by pairs of versions of pytest and pytest-xdist only; else a docker daemon would start
     twice in one folder, and each worker would package and make stacks for each test."""
     if session.config.getoption("dist", "no") == "loadgroup" and hasattr(session.config, "workerinput"):
-        assert all("@" in item.nodeid for item in session.items), (
-            "pytest-xdist does not see the tests' groups"
-        )
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the tests' groups"
 
 
 def _group(item: pytest.Item) -> str:
     """Those of one file; but all with docker, whose daemon has the state's folder for itself, and all with
     other engines, which share one store; and all that use the package, which is made once then."""
     folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
-    parameters = (
-        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    )
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     if "docker" in parameters.values():
         return "docker"
     if item.get_closest_marker("engine"):

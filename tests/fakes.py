@@ -127,9 +127,7 @@ class FakeProjects:
         self._records.projects[project.owner, project.name] = new
         return new
 
-    def list_projects(
-        self, owner: str, offset: int, limit: int, *, public: bool
-    ) -> tuple[Sequence[Project], int]:
+    def list_projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
         shown = [
             project
             for project in self._records.projects.values()
@@ -163,9 +161,7 @@ class FakeBuilds:
         self._records.miscounted.setdefault(project.key, now + timedelta(days=1))
         return new.last_build_id
 
-    def add(
-        self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None
-    ) -> Build:
+    def add(self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None) -> Build:
         records = self._records
         records.others_go_first()
         project = build.key.project_key
@@ -280,9 +276,7 @@ class FakeArchive:
         shown.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
         return shown[offset : offset + limit], len(shown)
 
-    def purgeable(
-        self, deleted_before: datetime, archived_before: datetime
-    ) -> Iterator[BuildKey | ProjectKey]:
+    def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
         records: list[Build | Project] = [*self._records.builds.values(), *self._records.projects.values()]
         idle = [each for each in records if not (isinstance(each, Build) and each.look_at)]
         deleted = [(each.deleted_at, each) for each in idle if each.deleted_at]
@@ -369,8 +363,7 @@ class FakeCodeReferences:
 
     def is_referenced(self, code_sha256: str, now: datetime) -> bool:
         noted = any(
-            sha256 == code_sha256 and at > now - timedelta(hours=1)
-            for (sha256, _), at in self._records.noted.items()
+            sha256 == code_sha256 and at > now - timedelta(hours=1) for (sha256, _), at in self._records.noted.items()
         )
         return noted or bool(self.having(code_sha256))
 
@@ -391,13 +384,9 @@ class FakeCodeReferences:
         """Projects that have the code, or a build with it."""
         builds, projects = self._records.builds.values(), self._records.projects.values()
         of_builds = {
-            build.key.project_key
-            for build in builds
-            if build.source and build.source.code_sha256 == code_sha256
+            build.key.project_key for build in builds if build.source and build.source.code_sha256 == code_sha256
         }
-        return of_builds | {
-            project.key for project in projects if project.code and project.code.sha256 == code_sha256
-        }
+        return of_builds | {project.key for project in projects if project.code and project.code.sha256 == code_sha256}
 
 
 class FakeAccounts:
@@ -662,9 +651,7 @@ class FakeExecutor:
         """The build goes through these stages now."""
         run.steps += [Step(status, self._clock.now) for status in statuses]
 
-    def end(
-        self, run: Run, outcome: Outcome, reason: str | None = None, *, has_own_reason: bool = True
-    ) -> None:
+    def end(self, run: Run, outcome: Outcome, reason: str | None = None, *, has_own_reason: bool = True) -> None:
         run.outcome, run.ended_at, run.reason, run.has_own_reason = (
             outcome,
             self._clock.now,

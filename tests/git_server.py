@@ -25,9 +25,7 @@ class GitServer:
 
 
 @contextmanager
-def git_server(
-    folder: Path, login: str | None = None, files: Mapping[str, str] | None = None
-) -> Iterator[GitServer]:
+def git_server(folder: Path, login: str | None = None, files: Mapping[str, str] | None = None) -> Iterator[GitServer]:
     """Served until the block is left; with a login, `user:password`, to nobody else. Both commits have
     `files`."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"

@@ -91,9 +91,7 @@ def run(lines: int) -> float:
     """Prints what it took, and returns the memory that was needed, in MiB."""
     os.environ |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x")
     os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
-    os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = (
-        "when_required"  # else bodies come in chunks of their own
-    )
+    os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # else bodies come in chunks of their own
     services: Any = FakeServices(replace(SETTINGS, max_kept_log_bytes=10**10))
     services.projects.add(make_project())
     build = make_build(Status.FAILED, log="group:stream", look_at=NOW, finished_at=NOW)

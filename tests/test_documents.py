@@ -93,9 +93,7 @@ def test_a_page_is_short_and_begins_with_whom_it_is_for(path: str) -> None:
 
 def test_the_front_page_says_at_once_what_for_whom_and_how_far() -> None:
     beginning = "\n".join(text_of("README.md").splitlines()[:30])
-    assert all(
-        each in beginning for each in ("**For**", "nothing has run in an AWS account yet", "```mermaid")
-    )
+    assert all(each in beginning for each in ("**For**", "nothing has run in an AWS account yet", "```mermaid"))
 
 
 def anchors(path: str) -> set[str]:
@@ -152,9 +150,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run
         else:
             with skipped_without(request.param):
                 tools = closing.enter_context(machine(STATE, print, request.param))
-            on = stack(
-                tools.engine, tools.registry, tmp_path, registry_login=tools.registry_login, root_token=TOKEN
-            )
+            on = stack(tools.engine, tools.registry, tmp_path, registry_login=tools.registry_login, root_token=TOKEN)
             yield closing.enter_context(on), tools.base_image
 
 

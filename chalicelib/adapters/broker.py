@@ -15,9 +15,7 @@ from chalicelib.errors import Busy, Conflict, Forbidden, Gone, Invalid, SlipwayE
 from chalicelib.ports import Question
 
 READ_SECONDS = 20  # the function's time; the API's function has a little more
-_REFUSALS = {
-    kind.__name__: kind for kind in (Busy, Conflict, Forbidden, Gone, Invalid, Throttled, Unavailable)
-}
+_REFUSALS = {kind.__name__: kind for kind in (Busy, Conflict, Forbidden, Gone, Invalid, Throttled, Unavailable)}
 
 
 class LambdaBroker:

@@ -29,9 +29,7 @@ class CloudWatchLogs:
     """`Logs` on CloudWatch Logs; `log` is `group:stream`. CloudWatch sorts events by time and finds a time;
     events of one time are counted here."""
 
-    def __init__(
-        self, reported_group: str, client: Any = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, reported_group: str, client: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._reported_group, self._clock = reported_group, clock
         self._logs: Any = client or boto3.client("logs")
         self._reading = threading.Lock()  # readers of the same part wait for the first
@@ -101,9 +99,7 @@ class CloudWatchLogs:
         group, _, stream = log.partition(":")
         try:
             with answered("The log service", missing=NoLog):
-                answer: dict[str, Any] = self._logs.get_log_events(
-                    logGroupName=group, logStreamName=stream, **query
-                )
+                answer: dict[str, Any] = self._logs.get_log_events(logGroupName=group, logStreamName=stream, **query)
         except NoLog:
             return {"events": [], "nextForwardToken": None, "nextBackwardToken": None}
         return answer

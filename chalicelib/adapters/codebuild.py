@@ -185,9 +185,7 @@ class CodeBuildExecutor:
 
     def _describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         chunks = [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]
-        return [
-            each for chunk in chunks for each in self._codebuild.batch_get_builds(ids=list(chunk))["builds"]
-        ]
+        return [each for chunk in chunks for each in self._codebuild.batch_get_builds(ids=list(chunk))["builds"]]
 
 
 def observation_of(described: Mapping[str, Any]) -> Observation:

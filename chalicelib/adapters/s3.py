@@ -47,9 +47,7 @@ class S3Sources:
         with answered(STORAGE, missing=NotFound):
             self._s3.upload_fileobj(packed, self._bucket, _archive_key(sha256))
             # Last, so that whoever finds the listing finds the archive.
-            self._s3.put_object(
-                Bucket=self._bucket, Key=_listing_key(sha256), Body=msgspec.json.encode(listing)
-            )
+            self._s3.put_object(Bucket=self._bucket, Key=_listing_key(sha256), Body=msgspec.json.encode(listing))
 
     def listing(self, sha256: str) -> Listing:
         with answered(STORAGE, missing=NotFound):
@@ -90,9 +88,7 @@ class S3Sources:
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         found: list[str] = []
         with answered(STORAGE, missing=NotFound):
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=f"code/{prefix}"
-            )
+            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"code/{prefix}")
             for page in pages:
                 for each in page.get("Contents", []):
                     if each["Key"].endswith(".tar.gz") and each["LastModified"] < before:

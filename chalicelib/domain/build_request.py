@@ -69,9 +69,7 @@ def parse_request(fields: dict[str, Any]) -> BuildRequest:
     )
 
 
-def _field_faults(
-    name: Any, description: Any, tags: Any, backend: Any, is_managed: Any
-) -> dict[str, list[str]]:
+def _field_faults(name: Any, description: Any, tags: Any, backend: Any, is_managed: Any) -> dict[str, list[str]]:
     faults: dict[str, list[str]] = {}
     if name is not None and (fault := name_fault(name)):
         faults["name"] = [fault]
@@ -162,8 +160,4 @@ def checked_key(key: object) -> str:
 
 def is_text(text: object) -> bool:
     """Whether `text` can be a description: any lines, of bounded length."""
-    return (
-        isinstance(text, str)
-        and len(text) <= MAX_TEXT
-        and not has_control_characters(re.sub(r"[\r\n]", "", text))
-    )
+    return isinstance(text, str) and len(text) <= MAX_TEXT and not has_control_characters(re.sub(r"[\r\n]", "", text))

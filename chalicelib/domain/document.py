@@ -52,9 +52,7 @@ def read(text: str) -> object:
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
             if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise Invalid(
-                    ["The specification has a merge key (`<<`): write out the fields it stands for."]
-                )
+                raise Invalid(["The specification has a merge key (`<<`): write out the fields it stands for."])
             super().flatten_mapping(node)
 
     try:

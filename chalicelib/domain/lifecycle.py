@@ -233,9 +233,7 @@ def request_stop(build: Build, now: datetime) -> Build | None:
     if build.is_done:
         return None
     if build.submitting_at is None:  # as always of builds that run elsewhere
-        return advance(
-            replace(build, stop_requested_at=now), Status.STOPPED, now, message=_why_stopped(build)
-        )
+        return advance(replace(build, stop_requested_at=now), Status.STOPPED, now, message=_why_stopped(build))
     if build.stop_requested_at is not None:
         return None
     return replace(build, stop_requested_at=now, look_at=now)
@@ -319,15 +317,11 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
         case outcome if digest is not None and outcome is not Outcome.STOPPED:
             return replace(end(Status.SUCCEEDED, "Completed"), image_digest=digest)
         case Outcome.SUCCEEDED:
-            return end(
-                Status.FAILED, "The build ended without an error, but the registry has no image of it."
-            )
+            return end(Status.FAILED, "The build ended without an error, but the registry has no image of it.")
         case Outcome.FAILED if build.stop_requested_at:  # it was told that it shall stop
             return end(Status.STOPPED, _why_stopped(build))
         case Outcome.STOPPED:
-            return end(
-                Status.STOPPED, _why_stopped(build) if build.stop_requested_at else "Stopped from outside."
-            )
+            return end(Status.STOPPED, _why_stopped(build) if build.stop_requested_at else "Stopped from outside.")
         case Outcome.GONE if build.stop_requested_at:
             return end(Status.STOPPED, _why_stopped(build))
         case Outcome.GONE:
@@ -356,9 +350,7 @@ def image_of(build: Build, answered: str | None) -> str | None:
     Whoever may push to the project's repository can take a tag before the build does. Builds that an older
     version has started report nothing: for them, any answer counts.
     """
-    is_reported = answered in {push.digest for push in build.pushes} or (
-        build.attempt > 0 and not build.tag_was_free
-    )
+    is_reported = answered in {push.digest for push in build.pushes} or (build.attempt > 0 and not build.tag_was_free)
     return answered if is_reported else None
 
 

@@ -75,9 +75,7 @@ class Lines:
     """Makes lines of pieces, in order. It may begin at any position that is `between_lines`."""
 
     def __init__(self, nonce: str) -> None:
-        self.has_ended = (
-            False  # nothing of the build follows: the end mark was seen, or CodeBuild has said so
-        )
+        self.has_ended = False  # nothing of the build follows: the end mark was seen, or CodeBuild has said so
         self._end_mark = f"{END_MARK} {nonce}"
         self._begun = ""  # of a line that goes on
         self._has_empty = False  # CodeBuild prints an empty line before its own: held back until the next

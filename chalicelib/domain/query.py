@@ -43,9 +43,7 @@ _FIELDS = {
     "tags": _Field("list", lambda build: build.tags),
     # People and projects have no number here that a query could mean: both are found by name.
     **dict.fromkeys(("user", "user.username", "user.id"), _Field("value", lambda build: build.user)),
-    **dict.fromkeys(
-        ("project", "project.name", "project.id"), _Field("value", lambda build: build.key.project)
-    ),
+    **dict.fromkeys(("project", "project.name", "project.id"), _Field("value", lambda build: build.key.project)),
     **{name: _Field("time", operator.attrgetter(name)) for name in SORTS},
 }
 

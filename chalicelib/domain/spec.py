@@ -109,9 +109,7 @@ def is_slug(name: object) -> bool:
 
 def checked_tags(tags: object) -> tuple[str, ...]:
     """Tags without repetition, in their order. Raises Invalid (a bare list of sentences)."""
-    if not isinstance(tags, list) or not all(
-        isinstance(tag, str) and 0 < len(tag) <= MAX_TAG for tag in tags
-    ):
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and 0 < len(tag) <= MAX_TAG for tag in tags):
         _refuse(f"`tags` must be a list of strings of 1 to {MAX_TAG} characters.")
     unique = tuple(dict.fromkeys(tags))
     if len(unique) > MAX_TAGS:
@@ -124,8 +122,7 @@ def checked_tags(tags: object) -> tuple[str, ...]:
 def has_control_characters(text: str) -> bool:
     """Characters that would end or garble a line (tabs are fine), or that cannot be stored as UTF-8."""
     return any(
-        (char < " " and char != "\t") or char in "\x7f\x85\u2028\u2029" or "\ud800" <= char <= "\udfff"
-        for char in text
+        (char < " " and char != "\t") or char in "\x7f\x85\u2028\u2029" or "\ud800" <= char <= "\udfff" for char in text
     )
 
 
@@ -215,11 +212,7 @@ def _image(name: str, value: Any) -> str:
         _refuse("`image` must start with a letter or digit and be ASCII.")
     reference = image.split("@")[0]
     parts = reference.split(":")
-    if (
-        len(parts) > 3
-        or (len(parts) == 3 and ("/" not in parts[1] or parts[1].startswith("/")))
-        or not parts[0]
-    ):
+    if len(parts) > 3 or (len(parts) == 3 and ("/" not in parts[1] or parts[1].startswith("/"))) or not parts[0]:
         _refuse("`image` must look like `name`, `name:tag` or `host:port/name:tag`.")
     if "$" in image or "#" in image:
         _refuse("`image` must not contain `$` or `#`.")

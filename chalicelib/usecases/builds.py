@@ -295,9 +295,7 @@ def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequ
 def _bookmarks_anywhere(services: Services, caller: User, builds: Sequence[Build]) -> frozenset[BuildKey]:
     """Like `Bookmarks.among`, for builds of several projects."""
     found = [
-        services.bookmarks.among(
-            caller.name, [build.key for build in builds if build.key.project_key == place]
-        )
+        services.bookmarks.among(caller.name, [build.key for build in builds if build.key.project_key == place])
         for place in _places(builds)
     ]
     return frozenset().union(*found)

@@ -102,9 +102,7 @@ def _purge_build(services: Services, build: Build, dry_run: bool) -> bool:
     return False
 
 
-def _purge_project(
-    services: Services, project: Project, limits: _Limits, dry_run: bool, done: Cleaned
-) -> None:
+def _purge_project(services: Services, project: Project, limits: _Limits, dry_run: bool, done: Cleaned) -> None:
     """Purges the project's builds and, once there are none, the project."""
     if project.deleted_at is None:
         # It is marked first, so that nobody restores half of it, and purged an hour later.

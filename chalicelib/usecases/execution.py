@@ -104,9 +104,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
                 digest = _digest(services, build)
             if told.outcome is Outcome.FAILED and digest is None and not told.has_own_reason:
                 reason, may_change = _reason(services, told, build.nonce)
-        new = lifecycle.follow(
-            build, told, services.now(), digest=digest, reason=reason, may_change=may_change
-        )
+        new = lifecycle.follow(build, told, services.now(), digest=digest, reason=reason, may_change=may_change)
         return new and log_change(build, services.builds.save(new))
 
     new = retry_on_conflict(write)

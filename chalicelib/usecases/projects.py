@@ -49,9 +49,7 @@ def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
     return project
 
 
-def open_project(
-    services: Services, caller: User, owner: str, name: str, *, archived: bool = False
-) -> Project:
+def open_project(services: Services, caller: User, owner: str, name: str, *, archived: bool = False) -> Project:
     """A project the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
     project = services.projects.get(owner, name)
     if project is None or project.deleted_at or (project.archived_at and not archived):
@@ -73,9 +71,7 @@ def page(services: Services, caller: User, owner: str, offset: int, limit: int) 
     """The live projects of an owner that the caller may see, newest change first. Raises NotFound."""
     if services.accounts.user(owner) is None:
         raise NotFound
-    projects, count = services.projects.list_projects(
-        owner, offset, limit, public=not may_write(caller, owner)
-    )
+    projects, count = services.projects.list_projects(owner, offset, limit, public=not may_write(caller, owner))
     return ProjectPage(projects, _bookmarks(services, caller, projects), count)
 
 

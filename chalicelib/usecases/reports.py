@@ -41,9 +41,7 @@ def report_status(services: Services, caller: User, key: BuildKey, fields: dict[
         raise Invalid(faults)
 
     def add(build: Build, now: datetime) -> Build:
-        new = lifecycle.advance(
-            build, status, now, at=at, message=message, traceback=traceback, details=details
-        )
+        new = lifecycle.advance(build, status, now, at=at, message=message, traceback=traceback, details=details)
         return new if new.is_done else replace(new, look_at=now + HEARTBEAT)
 
     return _change(services, caller, key, add)
@@ -88,9 +86,7 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
             raise Invalid(["The build has ended and its log is kept: it takes no more lines."])
         reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_kept_log_bytes
         if reported > most:
-            raise Invalid(
-                [f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included."]
-            )
+            raise Invalid([f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included."])
         log[:] = [build.log or services.logs.reported(build)]
         # After the end, keeping waits for the lines that are added now.
         look_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
@@ -109,9 +105,7 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
         for name, limit in REFERENCE_FIELDS.items()
         if fields.get(name) is not None
         and not (
-            isinstance(fields[name], str)
-            and len(fields[name]) <= limit
-            and not has_control_characters(fields[name])
+            isinstance(fields[name], str) and len(fields[name]) <= limit and not has_control_characters(fields[name])
         )
     }
     if not isinstance(fields.get("is_dirty"), bool | None):
@@ -123,16 +117,12 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
     def write() -> Build:
         build = builds.writable(services, caller, key).build
         commit = build.commit if build.is_managed else kept.get("commit")
-        return services.builds.save(
-            replace(build, code_reference={"branch": "master", **kept}, commit=commit)
-        )
+        return services.builds.save(replace(build, code_reference={"branch": "master", **kept}, commit=commit))
 
     return retry_on_conflict(write)
 
 
-def _change(
-    services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]
-) -> Build:
+def _change(services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]) -> Build:
     """Writes a change of a build that runs elsewhere. Raises Invalid for one that runs here."""
 
     def write() -> Build:

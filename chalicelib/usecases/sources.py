@@ -57,9 +57,7 @@ def complete(services: Services, caller: User, owner: str, name: str, offer_id: 
         return _take(services, project, packed)
 
 
-def use_git(
-    services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]
-) -> tuple[Project, bool]:
+def use_git(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> tuple[Project, bool]:
     """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
     Invalid. Whether it can be reached, the first build tells."""
     project = projects.writable(services, caller, owner, name)
@@ -71,9 +69,7 @@ def use_git(
     if project.code is not None:
         raise Forbidden("The project's code was uploaded; it cannot come from git as well.")
     now = services.now()
-    return projects.save(
-        services, project, lambda project: replace(project, git_url=url, updated_at=now)
-    ), True
+    return projects.save(services, project, lambda project: replace(project, git_url=url, updated_at=now)), True
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:
@@ -89,9 +85,7 @@ def download_url(services: Services, caller: User, owner: str, name: str, commit
     return services.sources.url(sha256)
 
 
-def source_of(
-    services: Services, project: Project, spec: Spec
-) -> tuple[Source | None, str | None, str | None]:
+def source_of(services: Services, project: Project, spec: Spec) -> tuple[Source | None, str | None, str | None]:
     """What a build of `spec` takes from the project: its source, the commit that stands for it, and the
     Dockerfile as far as it is known. Raises Invalid when the project's code cannot give what is asked for."""
     if project.git_url is not None:
@@ -102,14 +96,10 @@ def source_of(
         return source, spec.commit, None if spec.dockerfile else generate(spec, files=None)
     if project.code is None:
         if spec.dockerfile or spec.context or spec.commit or spec.branch:
-            raise Invalid(
-                ["`dockerfile`, `context`, `commit` and `branch` need code, and the project has none."]
-            )
+            raise Invalid(["`dockerfile`, `context`, `commit` and `branch` need code, and the project has none."])
         return None, None, generate(spec)
     if spec.branch or spec.commit not in (None, project.code.commit):
-        raise Invalid(
-            [f"The project's code was uploaded and has one commit, {project.code.commit}, and no branches."]
-        )
+        raise Invalid([f"The project's code was uploaded and has one commit, {project.code.commit}, and no branches."])
     files = services.sources.listing(project.code.sha256).inside(spec.context)
     source = Source(code_sha256=project.code.sha256, context=spec.context)
     if spec.dockerfile is None:
@@ -130,9 +120,7 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
     services.code_references.note(sha256, project.key, now)
     services.sources.keep(packed, sha256, listing)
     if services.code_references.is_being_dropped(sha256, services.now()):
-        raise Conflict(
-            "The same code, unused for long, is being removed just now; upload it again in ten minutes."
-        )
+        raise Conflict("The same code, unused for long, is being removed just now; upload it again in ten minutes.")
     new = Code(sha256, size, now)
     return projects.save(services, project, lambda project: replace(project, code=new, updated_at=now))
 
@@ -148,9 +136,7 @@ def _checked_git_url(url: object) -> str:
         raise Invalid(fault)
     try:
         parts = urlsplit(url)
-        plain = (
-            parts.scheme == "https" and parts.hostname and parts.path.strip("/") and "@" not in parts.netloc
-        )
+        plain = parts.scheme == "https" and parts.hostname and parts.path.strip("/") and "@" not in parts.netloc
         port_is_sane = parts.port is None or parts.port > 0
     except ValueError as exc:
         raise Invalid(fault) from exc

@@ -66,9 +66,7 @@ class LockedPip(SubprocessPip):
 def locked(requirement: str) -> str:
     """What the lock has of `name==version`, with its hashes. Raises NotAsLocked."""
     name, _, version = requirement.partition("==")
-    pattern = (
-        rf"(?m)^{re.escape(name.replace('_', '-'))}=={re.escape(version)}(?: ;.*)? \\\n(?: +--hash=.*\n?)+"
-    )
+    pattern = rf"(?m)^{re.escape(name.replace('_', '-'))}=={re.escape(version)}(?: ;.*)? \\\n(?: +--hash=.*\n?)+"
     if found := re.search(pattern, LOCK.read_text()):
         return found[0]
     raise NotAsLocked(f"{LOCK.name} has no {requirement}.")
@@ -79,9 +77,7 @@ def package(out: Path, architecture: str, *, prepared: bool = True) -> None:
     deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined] # no parameter of Chalice says so
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice wants one; the template has none
     factory = CLIFactory(str(ROOT), environ=os.environ)
-    config = factory.create_config_obj(
-        CHALICE_STAGE, user_provided_params={"lambda_architecture": architecture}
-    )
+    config = factory.create_config_obj(CHALICE_STAGE, user_provided_params={"lambda_architecture": architecture})
     packager = factory.create_app_packager(
         config, factory.create_package_options(), "cloudformation", "yaml", str(TEMPLATE)
     )
@@ -120,12 +116,7 @@ def wheel_tags(archive: Path) -> dict[str, list[str]]:
 
 def _is_needed(name: str) -> bool:
     parts = name.split("/")
-    if (
-        name.endswith("/")
-        or "__pycache__" in parts
-        or parts[-1] in _OF_INSTALLING
-        or name.startswith(_UNUSED)
-    ):
+    if name.endswith("/") or "__pycache__" in parts or parts[-1] in _OF_INSTALLING or name.startswith(_UNUSED):
         return False
     if parts[:2] == ["botocore", "data"] and len(parts) > 3:
         return parts[2] in SERVICES and parts[-1].removesuffix(".gz") in _DESCRIPTIONS

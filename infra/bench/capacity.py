@@ -69,9 +69,7 @@ class Meter:
 def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) -> float:
     """What reading has cost, by the parameters of a call and its answer."""
     if operation == "GetItem":
-        return max(math.ceil(_size(answer.get("Item", {})) / _KB4), 1) * (
-            1 if asked.get("ConsistentRead") else 0.5
-        )
+        return max(math.ceil(_size(answer.get("Item", {})) / _KB4), 1) * (1 if asked.get("ConsistentRead") else 0.5)
     if operation == "BatchGetItem":
         (table,) = asked["RequestItems"].values()
         found = [item for items in answer["Responses"].values() for item in items]
@@ -84,9 +82,7 @@ def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) ->
     return 0
 
 
-def update_units(
-    before: Mapping[str, Any], after: Mapping[str, Any], indexes: Sequence[Mapping[str, Any]]
-) -> int:
+def update_units(before: Mapping[str, Any], after: Mapping[str, Any], indexes: Sequence[Mapping[str, Any]]) -> int:
     """What an update has cost: a unit for each started KB of the larger item, and of each entry that is put
     into an index of `DescribeTable` or taken out of it. A changed key does both.
 

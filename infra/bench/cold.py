@@ -52,9 +52,7 @@ def main() -> None:
                 runs = [_cold(lambda_, f"http://{no_rows}") for _ in range(RUNS)]
                 init, first = (statistics.median(each) for each in zip(*runs, strict=True))
                 megabytes = archive.stat().st_size / 1e6
-            print(
-                f"{label:<12}{megabytes:>6.1f} MB{init * 1000:>7.0f} ms{first * 1000:>10.0f} ms", flush=True
-            )
+            print(f"{label:<12}{megabytes:>6.1f} MB{init * 1000:>7.0f} ms{first * 1000:>10.0f} ms", flush=True)
             rows.append((megabytes, init))
     size, init = (after / before for before, after in zip(*rows, strict=True))
     print(f"{'ratio':<12}{size:>9.2f}{init:>10.2f}")

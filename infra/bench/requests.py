@@ -236,10 +236,7 @@ def fork(things: Things) -> None:
     """Prints which processes did each thing `FEWER` and `MORE` times."""
     for make in things.made.values():
         make()()
-    forks = {
-        name: [_forked([make() for _ in range(n)]) for n in (FEWER, MORE)]
-        for name, make in things.made.items()
-    }
+    forks = {name: [_forked([make() for _ in range(n)]) for n in (FEWER, MORE)] for name, make in things.made.items()}
     print(json.dumps(forks))
 
 

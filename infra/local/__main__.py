@@ -32,9 +32,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
     up = commands.add_parser("up", help="serve the API until interrupted")
-    up.add_argument(
-        "--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free"
-    )
+    up.add_argument("--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free")
     token = os.environ.get("SLIPWAY_ROOT_TOKEN") or None
     up.add_argument("--token", type=_token, default=token, help="of user root, or SLIPWAY_ROOT_TOKEN")
     arguments = parser.parse_args()

@@ -186,9 +186,7 @@ def _lent(key_id: str) -> str | None:
     return None
 
 
-def _request(
-    method: str, target: str, headers: Mapping[str, str], names: str, at: str, body: bytes
-) -> AWSRequest:
+def _request(method: str, target: str, headers: Mapping[str, str], names: str, at: str, body: bytes) -> AWSRequest:
     """The part of a request that was signed. Nothing that changes what it means may be left out."""
     signed = names.split(";")
     if "host" not in signed or [n for n in headers if n.startswith("x-amz-") and n not in signed]:

@@ -42,9 +42,7 @@ class AttemptApi:
             return Response('{"detail": "Not now."}', status=self.refusals.pop(0))
         if what == "_materials":
             links = {f"{name}_url": f"{self.url}/{name}" for name in self.files}
-            return Response(
-                text_of({**steps.StepFiles().texts(), "build-args": "", **links, **self.materials})
-            )
+            return Response(text_of({**steps.StepFiles().texts(), "build-args": "", **links, **self.materials}))
         return Response('{"ServerURL": "r.test"}' if what == "_login" else "")
 
     def told(self, what: str) -> list[dict[str, str]]:
@@ -63,9 +61,7 @@ class AttemptApi:
 
 
 @contextmanager
-def attempt_api(
-    materials: Mapping[str, str], files: Mapping[str, bytes] | None = None
-) -> Iterator[AttemptApi]:
+def attempt_api(materials: Mapping[str, str], files: Mapping[str, bytes] | None = None) -> Iterator[AttemptApi]:
     api = AttemptApi(materials, files or {})
     api.is_open.set()
     with served(api.answer) as address:

@@ -88,9 +88,7 @@ def purgeable(store: Store, before: datetime) -> list[BuildKey | ProjectKey]:
 
 
 def test_a_project_is_read_as_it_was_added(store: Store) -> None:
-    project = make_project(
-        description="two\nlines", tags=("a", "b"), is_public=False, code=Code("ab" * 32, 10, NOW)
-    )
+    project = make_project(description="two\nlines", tags=("a", "b"), is_public=False, code=Code("ab" * 32, 10, NOW))
 
     store.projects.add(project)
 
@@ -960,9 +958,7 @@ def test_a_refused_write_is_a_conflict_if_another_write_was_the_reason(
 
 
 @pytest.mark.parametrize("error", [ReadTimeoutError, ConnectTimeoutError, ConnectionClosedError])
-def test_a_database_that_does_not_answer_is_unavailable(
-    dynamo: Records, error: type[HTTPClientError]
-) -> None:
+def test_a_database_that_does_not_answer_is_unavailable(dynamo: Records, error: type[HTTPClientError]) -> None:
     """PynamoDB cannot name the code of such an error, because there was no answer."""
     build = add(dynamo)
 

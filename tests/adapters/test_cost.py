@@ -172,9 +172,7 @@ def costs_of_changes(store: Records, build: Build, story: list[tuple[Status, str
 
 
 @pytest.mark.parametrize("executor", [CODEBUILD, EKS])
-def test_statuses_cost_little_as_long_as_managed_builds_write_them(
-    executor: str, table_in_emulator: Records
-) -> None:
+def test_statuses_cost_little_as_long_as_managed_builds_write_them(executor: str, table_in_emulator: Records) -> None:
     """The end costs two units more than its size: it also moves the build in the index of what is due."""
     *changes, end = costs_of_changes(table_in_emulator, large_build(executor), TROUBLED)
     assert max(changes) <= 6

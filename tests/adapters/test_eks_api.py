@@ -84,9 +84,7 @@ def test_an_answer_that_stays_the_same_is_returned_after_three_tries(
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 409, 422])
-def test_an_answer_that_will_not_change_is_returned_at_once(
-    server: _Server, api: KubernetesApi, status: int
-) -> None:
+def test_an_answer_that_will_not_change_is_returned_at_once(server: _Server, api: KubernetesApi, status: int) -> None:
     server.script = [(status, {"Location": "/y"})]
     assert api.call("POST", "/x", {}) == (status, {})
     assert len(server.asked) == 1

@@ -77,9 +77,7 @@ def test_a_job_comes_with_its_secret(fake: FakeKubernetes, executor: EksExecutor
     assert b64decode(secret["data"]["secret"]).decode() == f"secret of {BUILD.uuid} {BUILD.attempt}"
 
 
-def test_an_answer_lost_after_the_job_was_made_makes_no_second_one(
-    fake: FakeKubernetes, executor: EksExecutor
-) -> None:
+def test_an_answer_lost_after_the_job_was_made_makes_no_second_one(fake: FakeKubernetes, executor: EksExecutor) -> None:
     fake.lose_next_answer()
     assert executor.submit(BUILD) == JOB
     assert jobs(fake) == [JOB]
@@ -275,9 +273,7 @@ def test_another_namespace_is_forbidden(cluster: tuple[FakeKubernetes, EksSettin
 # Looking
 
 
-def test_any_number_of_running_builds_is_one_list_in_pages(
-    fake: FakeKubernetes, executor: EksExecutor
-) -> None:
+def test_any_number_of_running_builds_is_one_list_in_pages(fake: FakeKubernetes, executor: EksExecutor) -> None:
     builds = [make_claimed(number=number) for number in range(1, 6)]
     handles = [executor.submit(build) for build in builds]
     for handle in handles:
@@ -304,9 +300,7 @@ def test_any_number_of_running_builds_is_one_list_in_pages(
 
 
 def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Observation | None:
-    made = job_of(
-        BUILD, EksSettings("lab"), api_url=API_URL, plain_http=False, queue_minutes=60, build_minutes=60
-    )
+    made = job_of(BUILD, EksSettings("lab"), api_url=API_URL, plain_http=False, queue_minutes=60, build_minutes=60)
     made["metadata"]["creationTimestamp"] = "2024-03-01T12:00:00Z"
     template = made["spec"]["template"]
     if pod is not None:
@@ -330,9 +324,7 @@ def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Obser
 
 
 def condition(kind: str, status: str = "True", **more: str) -> dict[str, Any]:
-    return {
-        "conditions": [{"type": kind, "status": status, "lastTransitionTime": "2024-03-01T12:00:05Z", **more}]
-    }
+    return {"conditions": [{"type": kind, "status": status, "lastTransitionTime": "2024-03-01T12:00:05Z", **more}]}
 
 
 @pytest.mark.parametrize(
@@ -521,9 +513,7 @@ def kubectl(cluster: tuple[FakeKubernetes, EksSettings], tmp_path: Path) -> Call
             }
         ],
         "users": [{"name": "admin", "user": {"token": fake.admin_token}}],
-        "contexts": [
-            {"name": "fake", "context": {"cluster": "fake", "user": "admin", "namespace": fake.namespace}}
-        ],
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "admin", "namespace": fake.namespace}}],
     }
     (tmp_path / "config").write_text(json.dumps(config))
 

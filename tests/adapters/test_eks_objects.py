@@ -34,9 +34,7 @@ SCHEMAS = "1.33"
 
 
 def job(build: Build, eks_settings: EksSettings = LAB, *, plain_http: bool = False) -> dict[str, Any]:
-    return job_of(
-        build, eks_settings, api_url=API_URL, plain_http=plain_http, queue_minutes=30, build_minutes=60
-    )
+    return job_of(build, eks_settings, api_url=API_URL, plain_http=plain_http, queue_minutes=30, build_minutes=60)
 
 
 def valid(described: dict[str, Any]) -> None:
@@ -222,9 +220,7 @@ def fetched(
     command, path = shell
     work = folder / "work"
     work.mkdir()
-    empty = dict.fromkeys(
-        ("SLIPWAY_GIT_URL", "SLIPWAY_GIT_REVISION", "SLIPWAY_CONTEXT", "SLIPWAY_DOCKERFILE"), ""
-    )
+    empty = dict.fromkeys(("SLIPWAY_GIT_URL", "SLIPWAY_GIT_REVISION", "SLIPWAY_CONTEXT", "SLIPWAY_DOCKERFILE"), "")
     with attempt_api({"Dockerfile": dockerfile}, {"code": code} if code else {}) as api:
         told = api.variables(folder / "memory")
         (folder / "secret").write_text(told.pop("SLIPWAY_SECRET"))
@@ -252,9 +248,7 @@ def test_code_is_laid_out_beside_its_dockerfile(shell: tuple[list[str], str], tm
     assert (work / "Dockerfile").read_text() == "FROM x\n"
 
 
-def test_without_code_the_folder_is_empty_and_the_mark_goes(
-    shell: tuple[list[str], str], tmp_path: Path
-) -> None:
+def test_without_code_the_folder_is_empty_and_the_mark_goes(shell: tuple[list[str], str], tmp_path: Path) -> None:
     status, _, work = fetched(shell, tmp_path, "FROM x\n#slipway-special-files\nRUN y\n")
     assert status == 0
     assert list((work / "build").iterdir()) == []

@@ -88,9 +88,7 @@ def test_addresses_that_are_not_of_the_internet_are_refused(
 
 
 @pytest.mark.parametrize("host", ["%31%32%37.0.0.1", "git.test.", "a,b", "a'b"])
-def test_hosts_that_git_could_read_in_another_way_are_refused(
-    fetch: Fetch, tmp_path: Path, host: str
-) -> None:
+def test_hosts_that_git_could_read_in_another_way_are_refused(fetch: Fetch, tmp_path: Path, host: str) -> None:
     done = fetch(f"https://{host}/code.git")
     assert (done.returncode, "is no host name" in done.stdout) == (1, True)
     assert not (tmp_path / "called").exists()

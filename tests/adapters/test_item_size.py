@@ -87,9 +87,7 @@ WORST: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", WORST, ids=lambda fields: " ".join(fields))
-def test_the_largest_record_takes_every_status_and_its_end(
-    services: FakeServices, fields: dict[str, Any]
-) -> None:
+def test_the_largest_record_takes_every_status_and_its_end(services: FakeServices, fields: dict[str, Any]) -> None:
     build = largest_build()
     for number in range(MAX_HISTORY - 2):
         build = lifecycle.advance(build, (Status.UNSCHEDULABLE, Status.WARNING)[number % 2], NOW, **fields)

@@ -266,9 +266,7 @@ class Counted:
     """A log of CloudWatch that grows, and how often it was asked."""
 
     def __init__(self, lines: int) -> None:
-        self.events: list[dict[str, Any]] = [
-            {"timestamp": n // 3, "message": f"line {n}\n"} for n in range(lines)
-        ]
+        self.events: list[dict[str, Any]] = [{"timestamp": n // 3, "message": f"line {n}\n"} for n in range(lines)]
         self.calls = 0
 
     def get_log_events(self, **query: Any) -> dict[str, Any]:

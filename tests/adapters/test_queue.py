@@ -83,6 +83,4 @@ def test_reasons_quote_nothing_that_sqs_refuses(sqs: Any) -> None:
     SqsDeadLetters(url).put("{", ["`a\x01\ufffe\ud800` is no field.", "🚢\t"])
 
     (message,) = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"])["Messages"]
-    assert (
-        message["MessageAttributes"]["reasons"]["StringValue"] == "`a\ufffd\ufffd\ufffd` is no field.\n🚢\t"
-    )
+    assert message["MessageAttributes"]["reasons"]["StringValue"] == "`a\ufffd\ufffd\ufffd` is no field.\n🚢\t"

@@ -21,9 +21,7 @@ from tests.fakes import as_listed
 texts = st.sampled_from(["", "a", '"', "\\", "}", "{,:[]", "two\nlines", "\x01", "ünï 🚢", "null"])
 names = st.text("aZ0._-", min_size=1, max_size=3)
 times = st.integers(0, 10**9).map(lambda milliseconds: after(milliseconds / 1000))
-values: st.SearchStrategy[Any] = st.sampled_from(
-    [None, True, 1, -2.5, "}", 2**53, [1, {"a": "b"}], {"c": {}}]
-)
+values: st.SearchStrategy[Any] = st.sampled_from([None, True, 1, -2.5, "}", 2**53, [1, {"a": "b"}], {"c": {}}])
 objects = st.dictionaries(texts, values, max_size=2)
 project_keys = st.builds(ProjectKey, names, names)
 build_keys = st.builds(BuildKey, names, names, st.integers(1, 10**12 - 1))
@@ -31,9 +29,7 @@ entries = st.builds(
     StatusEntry, st.integers(1, 500), texts, st.sampled_from(Status), times, *[st.none() | texts] * 2, objects
 )
 string_maps = st.dictionaries(texts, texts, max_size=2)
-placements = st.builds(
-    Placement, string_maps, string_maps, string_maps, st.lists(string_maps, max_size=2).map(tuple)
-)
+placements = st.builds(Placement, string_maps, string_maps, string_maps, st.lists(string_maps, max_size=2).map(tuple))
 builds = st.builds(
     Build,
     key=build_keys,

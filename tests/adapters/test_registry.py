@@ -179,9 +179,7 @@ def ecr(on_aws: None) -> Any:
 def test_ecr_repositories_have_tags_that_cannot_be_moved(ecr: Any) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
 
-    HttpRegistry("https", EcrCredentials(ecr)).prepare(
-        f"000000000000.dkr.ecr.us-east-1.amazonaws.com/{name}:1"
-    )
+    HttpRegistry("https", EcrCredentials(ecr)).prepare(f"000000000000.dkr.ecr.us-east-1.amazonaws.com/{name}:1")
 
     (repository,) = ecr.describe_repositories(repositoryNames=[name])["repositories"]
     assert repository["imageTagMutability"] == "IMMUTABLE"
@@ -226,9 +224,7 @@ def test_the_policy_of_a_login_fits_a_session_with_the_longest_names() -> None:
 
 def test_the_policy_of_a_login_names_the_projects_partition_region_and_account() -> None:
     host = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"
-    policy = json.loads(
-        session_policy("arn:aws-cn:iam::123456789012:role/x", f"{host}/slipway/ada/vision-1:7")
-    )
+    policy = json.loads(session_policy("arn:aws-cn:iam::123456789012:role/x", f"{host}/slipway/ada/vision-1:7"))
 
     log_in, own, bases = policy["Statement"]
     arn = "arn:aws-cn:ecr:cn-north-1:123456789012:repository"

@@ -163,9 +163,7 @@ def regions() -> dict[str, str]:
         if not region.endswith("-global")  # of services that have no region
     }
     endpoints = json.loads((BOTOCORE_DATA / "endpoints.json").read_text())["partitions"]
-    return suffixes | {
-        region: partition["dnsSuffix"] for partition in endpoints for region in partition["regions"]
-    }
+    return suffixes | {region: partition["dnsSuffix"] for partition in endpoints for region in partition["regions"]}
 
 
 def signed_links(bucket: str) -> list[str]:
@@ -213,9 +211,7 @@ def test_storage_elsewhere_has_its_buckets_in_the_path(
 
 
 @pytest.mark.parametrize("size", [-1, 10])
-def test_a_body_that_breaks_off_is_unavailable(
-    on_aws: None, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_a_body_that_breaks_off_is_unavailable(on_aws: None, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """It is read later than the beginning of the answer came."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.Session())
 

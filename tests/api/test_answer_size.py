@@ -195,9 +195,7 @@ def test_a_build_with_the_largest_texts_can_be_sent(api: Api, get: Get) -> None:
     assert (answer.status, answer.size < MAX_ANSWER_BYTES) == (200, True)
 
 
-def test_what_cannot_be_sent_is_an_error_that_says_so(
-    api: Api, get: Get, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_cannot_be_sent_is_an_error_that_says_so(api: Api, get: Get, caplog: pytest.LogCaptureFixture) -> None:
     add_build(api)
     api.services.records.bodies[KEY] = make_body(dockerfile="\x01" * 1_000_000)
 

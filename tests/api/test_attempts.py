@@ -76,9 +76,7 @@ def test_after_the_report_of_its_code_only_logins_and_reports_are_left(api: Api,
     ],
     ids=str,
 )
-def test_who_does_not_show_the_secret_gets_nothing(
-    api: Api, build: Build, header: str | None, status: int
-) -> None:
+def test_who_does_not_show_the_secret_gets_nothing(api: Api, build: Build, header: str | None, status: int) -> None:
     headers = {} if header is None else {"Authorization": header}
     for what in ("_materials", "_login", "_report"):
         assert api("POST", f"{BUILD}/{what}", {"attempt": 1}, as_=None, **headers).status == status
@@ -87,8 +85,7 @@ def test_who_does_not_show_the_secret_gets_nothing(
 def test_a_build_that_is_not_there_is_answered_as_a_wrong_secret_is(api: Api, build: Build) -> None:
     path = BUILD.replace("/1", "/99")
     answers = [
-        api("POST", f"{each}/_login", {"attempt": 1}, as_=None, Authorization="Build x")
-        for each in (path, BUILD)
+        api("POST", f"{each}/_login", {"attempt": 1}, as_=None, Authorization="Build x") for each in (path, BUILD)
     ]
     assert answers[0] == answers[1]
 

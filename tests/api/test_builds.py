@@ -120,9 +120,7 @@ def test_next_leads_nowhere_that_is_refused(api: Api) -> None:
     assert api("GET", f"{BUILDS}?offset=10001").status == 400
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=-1", "limit=x", "limit=", "offset=x", "limit=9" + "9" * 30]
-)
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=", "offset=x", "limit=9" + "9" * 30])
 def test_odd_paging_is_the_default(api: Api, query: str) -> None:
     api.ok("POST", BUILDS, {"content": CONTENT})
     assert len(api.ok("GET", f"{BUILDS}?{query}")["results"]) == 1
@@ -183,9 +181,7 @@ def test_put_takes_a_missing_name_for_none(api: Api) -> None:
     assert api.ok("PUT", f"{BUILDS}/1", {"description": "d"})["name"] is None
 
 
-@pytest.mark.parametrize(
-    "path", ["/ada/vision/builds/2", "/ada/vision/builds/x", "/ada/none/builds/1", "/bob/none"]
-)
+@pytest.mark.parametrize("path", ["/ada/vision/builds/2", "/ada/vision/builds/x", "/ada/none/builds/1", "/bob/none"])
 def test_what_is_not_there_is_not_found(api: Api, path: str) -> None:
     answer = api("GET", path)
     assert (answer.status, answer.body) == (404, {"detail": "Not found."})

@@ -164,9 +164,7 @@ def test_every_answer_can_be_read_by_pages_of_other_origins(api: Api) -> None:
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-@pytest.mark.parametrize(
-    "body", [b"{", b"[1]", b'"x"', b"\xff", b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 9_999]
-)
+@pytest.mark.parametrize("body", [b"{", b"[1]", b'"x"', b"\xff", b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 9_999])
 def test_bodies_that_cannot_be_read(api: Api, body: bytes) -> None:
     before = api.services.written()
     answer = api("POST", "/ada/vision/builds", body)

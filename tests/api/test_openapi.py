@@ -60,9 +60,7 @@ def test_what_a_body_needs_is_marked_and_asked_for(api: Api) -> None:
         ("PUT", "/{owner}/{project}/secrets/{secret}"): "value",
         ("POST", "/{owner}/{project}/builds/{build_id}/_reconcile"): "status",
     }
-    by_attempts = {
-        f"/{{owner}}/{{project}}/builds/{{build_id}}/{name}" for name in ("_materials", "_login", "_report")
-    }
+    by_attempts = {f"/{{owner}}/{{project}}/builds/{{build_id}}/{name}" for name in ("_materials", "_login", "_report")}
     described = marked(api.ok("GET", "/openapi.json"))
     assert {described.pop(("POST", path)) for path in by_attempts} == {"attempt"}
     assert described == needed
@@ -109,9 +107,7 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.parametrize(
     ("body", "field", "bound"), [(body, *each) for body in BODIES for each in fields(body)], ids=str
 )
-def test_a_text_may_be_as_long_as_the_document_says_and_no_longer(
-    api: Api, body: str, field: str, bound: int
-) -> None:
+def test_a_text_may_be_as_long_as_the_document_says_and_no_longer(api: Api, body: str, field: str, bound: int) -> None:
     api.ok("POST", "/ada/vision/builds", {"is_managed": False})
     method, path, needed = BODIES[body]
 

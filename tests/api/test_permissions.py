@@ -76,9 +76,7 @@ NEEDS = {
     "POST /{owner}/{project}/builds/{build_id}/_login": "attempt",
     "POST /{owner}/{project}/builds/{build_id}/_report": "attempt",
 }
-ROUTES = sorted(
-    f"{method} {path.removeprefix('/api/v1')}" for path in app.routes for method in app.routes[path]
-)
+ROUTES = sorted(f"{method} {path.removeprefix('/api/v1')}" for path in app.routes for method in app.routes[path])
 BODIES: dict[str, Any] = {
     "POST /{owner}/{project}/builds": {"content": json.dumps(SPEC)},
     "POST /{owner}/{project}/builds/{build_id}/statuses": {"status": "building"},

@@ -116,9 +116,7 @@ def test_get_build_statuses(api: Api, build: Any, slash: str) -> None:
         "running",
         "succeeded",
     ]
-    assert all(
-        row.keys() >= {"id", "uuid", "created_at", "message", "status", "details"} for row in page["results"]
-    )
+    assert all(row.keys() >= {"id", "uuid", "created_at", "message", "status", "details"} for row in page["results"])
     assert {row["job"] for row in page["results"]} == {1}
     assert page["results"][-1]["message"] == "Completed"
 

@@ -75,11 +75,7 @@ def create(transformed: dict[str, Any], archive: bytes, parameters: Mapping[str,
     assert described["StackStatus"] == "CREATE_COMPLETE", described
     resources = cloudformation.describe_stack_resources(StackName=NAME)["StackResources"]
     return Stack(
-        {
-            each["LogicalResourceId"]: each["PhysicalResourceId"]
-            for each in resources
-            if "PhysicalResourceId" in each
-        },
+        {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in resources if "PhysicalResourceId" in each},
         {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]},
     )
 

@@ -83,9 +83,7 @@ def deployment(packaged: Packaged, transformed: Any) -> Iterator[Deployment]:
         for role in roles:
             described = boto3.client("iam").get_role(RoleName=made.resources[role])["Role"]
             document: Any = described["AssumeRolePolicyDocument"]
-            trust[role] = (document if isinstance(document, dict) else ast.literal_eval(document))[
-                "Statement"
-            ]
+            trust[role] = (document if isinstance(document, dict) else ast.literal_eval(document))["Statement"]
         statements = {role: [each for _, each in made.allowed(role)] for role in roles}
         yield Deployment(statements, trust, made.resources)
     boto3.DEFAULT_SESSION = None
@@ -237,9 +235,7 @@ def test_who_may_take_a_role(deployment: Deployment) -> None:
         ({"Condition": {"StringLike": {"k": ["u", "v*"]}}}, {"context": {"k": "vw"}}, True),
     ],
 )
-def test_policies_are_evaluated_as_aws_does(
-    changes: dict[str, Any], asked: dict[str, Any], allowed: bool
-) -> None:
+def test_policies_are_evaluated_as_aws_does(changes: dict[str, Any], asked: dict[str, Any], allowed: bool) -> None:
     plain = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": "arn:aws:s3:::b/*", **changes}
     statement = {name: value for name, value in plain.items() if value is not None}
     request = {"action": "s3:GetObject", "resource": "arn:aws:s3:::b/x", **asked}

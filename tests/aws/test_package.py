@@ -25,9 +25,7 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
         names = set(archive.namelist())
         compiled = archive.read(next(name for name in names if name.startswith("__pycache__/app.")))
     assert int.from_bytes(compiled[4:8], "little") == 0b01  # by hash, and never checked
-    described = {
-        name.split("/")[2] for name in names if name.startswith("botocore/data/") and name.count("/") > 3
-    }
+    described = {name.split("/")[2] for name in names if name.startswith("botocore/data/") and name.count("/") > 3}
     assert described == SERVICES
     with zipfile.ZipFile(packaged.archive) as archive:
         for name in names:

@@ -129,9 +129,7 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
         case "s3", _ if "Key" not in params:  # the form of an offer, signed for one upload
             yield "s3:PutObject", f"arn:aws:s3:::{params['Bucket']}/uploads/one"
         case "s3", _:
-            parts = dict.fromkeys(
-                ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"), "PutObject"
-            )
+            parts = dict.fromkeys(("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"), "PutObject")
             action = {"HeadObject": "GetObject", **parts}.get(operation, operation)
             yield f"s3:{action}", f"arn:aws:s3:::{params['Bucket']}/{params['Key']}"
         case "logs", _:
@@ -450,9 +448,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("PUT", f"{project}/repo/upload", former)
     api("PUT", f"{project}/repo/upload", archive)
     offer = api("POST", f"{project}/repo/upload/offers", None, 201)
-    boto3.client("s3").upload_fileobj(
-        io.BytesIO(archive), deployed.stack.outputs["Bucket"], offer["fields"]["key"]
-    )
+    boto3.client("s3").upload_fileobj(io.BytesIO(archive), deployed.stack.outputs["Bucket"], offer["fields"]["key"])
     api("POST", f"{project}/repo/upload/offers/{offer['complete'].rpartition('/')[2]}")
     api("GET", f"{project}/repo/download", None, 302)
 

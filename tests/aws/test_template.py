@@ -184,9 +184,7 @@ def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> N
 
 def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) -> None:
     """AWS asks for six times the function's timeout."""
-    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
-        "lambda_functions"
-    ]
+    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"]["lambda_functions"]
     for queue, function in (
         ("DispatchQueue", "dispatch"),
         ("LogQueue", "keep_log"),
@@ -198,9 +196,7 @@ def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) ->
 
 
 def test_every_function_has_a_policy_of_its_own() -> None:
-    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"][
-        "lambda_functions"
-    ]
+    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"]["lambda_functions"]
     assert {name: each["iam_policy_file"] for name, each in functions.items()} == {
         name: f"policy-{name}.json" for name in FUNCTIONS
     }
@@ -244,9 +240,7 @@ def test_no_resource_needs_itself(transformed: Any) -> None:
     """cfn-lint does not see all circles."""
     resources = transformed["Resources"]
     needs = {name: set(needed(each, resources.keys())) for name, each in resources.items()}
-    assert (
-        "RestAPI" in needs["Dispatch"] and "APIHandler" in needs["RestAPI"]
-    )  # so that something is searched
+    assert "RestAPI" in needs["Dispatch"] and "APIHandler" in needs["RestAPI"]  # so that something is searched
     assert [*TopologicalSorter(needs).static_order()]  # raises CycleError
 
 
@@ -273,9 +267,7 @@ def test_a_build_may_write_its_log_and_nothing_else(written: Any) -> None:
     role = written["Resources"]["BuildRole"]["Properties"]
     assert "ManagedPolicyArns" not in role
     statements = [each for policy in role["Policies"] for each in policy["PolicyDocument"]["Statement"]]
-    assert [set(listed(each["Action"])) for each in statements] == [
-        {"logs:CreateLogStream", "logs:PutLogEvents"}
-    ]
+    assert [set(listed(each["Action"])) for each in statements] == [{"logs:CreateLogStream", "logs:PutLogEvents"}]
     project = written["Resources"]["BuildProject"]["Properties"]
     assert not [each for each in project["Environment"]["EnvironmentVariables"] if "Type" in each]  # secrets
 
@@ -304,9 +296,7 @@ def test_only_the_broker_may_mint_logins(written: Any) -> None:
     for function in FUNCTIONS:
         actions = {action for each in policy(function) for action in listed(each["Action"])}
         assert ("lambda:InvokeFunction" in actions) == (function == "api_handler")
-        assert ("secretsmanager:GetSecretValue" in actions) == (
-            function in ("broker", "dispatch", "reconcile")
-        )
+        assert ("secretsmanager:GetSecretValue" in actions) == (function in ("broker", "dispatch", "reconcile"))
         assert "sts:AssumeRole" not in actions
     (lending,) = [
         each["Properties"]["Roles"]
@@ -385,9 +375,7 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
     body = resources["RestAPI"]["Properties"]["Body"]
     assert "multipart/form-data" in body["x-amazon-apigateway-binary-media-types"]
     assert resources["RestAPI"]["Properties"]["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
-    stage = next(
-        each["Properties"] for each in resources.values() if each["Type"] == "AWS::ApiGateway::Stage"
-    )
+    stage = next(each["Properties"] for each in resources.values() if each["Type"] == "AWS::ApiGateway::Stage")
     assert stage["StageName"] == "api"
     assert stage["TracingEnabled"] is True
     assert all(path.startswith("/v1/") or path == "/healthz" for path in body["paths"])

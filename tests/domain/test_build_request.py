@@ -75,9 +75,7 @@ def test_yaml_is_refused_before_it_costs_much(content: str, reason: str) -> None
 
 
 @pytest.mark.parametrize("field", ["content", "config"])
-def test_yaml_that_is_too_long_is_not_given_to_the_parser(
-    field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_yaml_that_is_too_long_is_not_given_to_the_parser(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 
     parsed: list[int] = []

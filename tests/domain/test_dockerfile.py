@@ -223,9 +223,7 @@ def accepted(document: dict[str, Any]) -> Spec:
 
 def expect_only_its_fields(spec: Spec) -> None:
     expected = [("FROM", spec.image)]
-    expected += [
-        ("ENV", f"{name} {spec.lang_env}") for name in ("LC_ALL", "LANG", "LANGUAGE") if spec.lang_env
-    ]
+    expected += [("ENV", f"{name} {spec.lang_env}") for name in ("LC_ALL", "LANG", "LANGUAGE") if spec.lang_env]
     expected += [("ENV", "SHELL /bin/bash")]
     expected += [("ENV", f"{name} {value}".strip()) for name, value in spec.env_vars]
     expected += [("WORKDIR", "/code")]

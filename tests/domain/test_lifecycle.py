@@ -50,9 +50,7 @@ def test_the_table_names_every_status() -> None:
 
 
 @pytest.mark.parametrize(("last", "status", "allowed"), MOVES)
-def test_a_status_follows_another_only_where_the_table_says_so(
-    last: Status, status: Status, allowed: bool
-) -> None:
+def test_a_status_follows_another_only_where_the_table_says_so(last: Status, status: Status, allowed: bool) -> None:
     build = make_build(last)
 
     assert lifecycle.may_follow(last, status) is allowed
@@ -212,9 +210,7 @@ ROOM = MAX_HISTORY_BYTES - MAX_HISTORY * 224 - ROOM_OF_THE_LAST
 
 @pytest.mark.parametrize("letter", ["t", "é"])
 @pytest.mark.parametrize(("status", "room"), [(SCHEDULED, ROOM), (Status.FAILED, ROOM + ROOM_OF_THE_LAST)])
-def test_a_text_that_just_fits_is_whole_and_a_longer_one_is_cut_to_fit(
-    status: Status, room: int, letter: str
-) -> None:
+def test_a_text_that_just_fits_is_whole_and_a_longer_one_is_cut_to_fit(status: Status, room: int, letter: str) -> None:
     size = len(letter.encode())
     whole = letter * ((room - len('""')) // size)
     for text, shown in (
@@ -250,9 +246,7 @@ def test_what_fills_the_history_leaves_the_last_status_its_own_room(texts: dict[
 
 
 def test_half_a_character_is_no_obstacle() -> None:
-    assert (
-        lifecycle.advance(make_build(), Status.FAILED, NOW, message="\ud800").history[-1].message == "\ud800"
-    )
+    assert lifecycle.advance(make_build(), Status.FAILED, NOW, message="\ud800").history[-1].message == "\ud800"
 
 
 TEXTS = st.one_of(st.none(), st.text(max_size=256), st.just("\x01" * 256), st.just("\U0001f40d" * 256))
@@ -538,9 +532,7 @@ ENDINGS = st.sampled_from([o for o in Outcome if o is not Outcome.GONE])
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[Observation, Sequence[Observation]]:
     """How one attempt ended, and its observations as they may arrive: lost, repeated, in any order."""
-    stages = draw(
-        st.lists(st.sampled_from(STORY), unique=True).map(lambda some: sorted(some, key=STORY.index))
-    )
+    stages = draw(st.lists(st.sampled_from(STORY), unique=True).map(lambda some: sorted(some, key=STORY.index)))
     final = make_observation(*stages, outcome=draw(ENDINGS), log="logs:run-1")
     views = [make_observation(*stages[:count]) for count in range(len(stages) + 1)] + [final]
     return final, [*draw(st.lists(st.sampled_from(views), max_size=8)), final]
@@ -565,9 +557,7 @@ def test_lost_repeated_and_reordered_observations_end_alike(
 
 
 @given(deliveries(), st.lists(st.sampled_from(list(Outcome))))
-def test_a_final_status_never_changes(
-    delivery: tuple[Observation, Sequence[Observation]], late: list[Outcome]
-) -> None:
+def test_a_final_status_never_changes(delivery: tuple[Observation, Sequence[Observation]], late: list[Outcome]) -> None:
     final, arriving = delivery
     build = followed(make_claimed(attempt=2), replace(final, attempt=2))
     assume(build.is_done)  # the first fault is forgiven
@@ -634,9 +624,7 @@ WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minu
     ],
 )
 def test_when_to_give_up(build: Build, minutes: float, reason: str | None) -> None:
-    assert (
-        lifecycle.overdue(build, NOW + timedelta(minutes=minutes), wait=WAIT, queue=QUEUE, run=RUN) == reason
-    )
+    assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), wait=WAIT, queue=QUEUE, run=RUN) == reason
 
 
 def test_a_stage_of_many_phases_begins_with_the_first() -> None:
@@ -656,9 +644,7 @@ def test_the_first_entry_has_an_aware_time() -> None:
 # Trouble that may pass
 
 
-def troubled(
-    build: Build, *steps: Status, trouble: Status = Status.UNSCHEDULABLE, words: str = "no node"
-) -> Build:
+def troubled(build: Build, *steps: Status, trouble: Status = Status.UNSCHEDULABLE, words: str = "no node") -> Build:
     seen = make_observation(*steps, trouble=Trouble(trouble, words))
     return lifecycle.follow(build, seen, after(60), digest=None, reason=None) or build
 
@@ -701,9 +687,7 @@ def test_trouble_leaves_room_for_one_more_attempt() -> None:
     for number in range(200):
         kind = (Status.UNSCHEDULABLE, Status.UNKNOWN)[number % 2]
         build = troubled(build, Status.SCHEDULED, trouble=kind)
-    build = followed(
-        build, make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.FAULT), digest=None
-    )
+    build = followed(build, make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.FAULT), digest=None)
     assert build.last_status is Status.WARNING
 
     build = lifecycle.claim(build, after(300))

@@ -24,9 +24,7 @@ def test_every_attempt_after_the_first_is_a_retry() -> None:
 
 def test_the_end_has_a_status_and_times() -> None:
     waiting = lifecycle.submitted(lifecycle.claim(make_build(), after(1)), "run-1", after(2), after(300))
-    running = lifecycle.advance(
-        lifecycle.advance(waiting, Status.BUILDING, after(10)), Status.RUNNING, after(12)
-    )
+    running = lifecycle.advance(lifecycle.advance(waiting, Status.BUILDING, after(10)), Status.RUNNING, after(12))
     failed = lifecycle.advance(running, Status.FAILED, after(70))
     assert of_change(running, failed) == {"Failed": 1, "QueuedSeconds": 10, "BuildingSeconds": 60}
     assert of_change(failed, replace(failed, kept_log_bytes=3)) == {}

@@ -171,9 +171,7 @@ def test_no_query_asks_nothing() -> None:
 
 
 PIECES = st.lists(
-    st.sampled_from(
-        ["id", "status", "name", "tags", "started_at", ":", "~", "|", "%", "..", "<", "=", ">", ","]
-    )
+    st.sampled_from(["id", "status", "name", "tags", "started_at", ":", "~", "|", "%", "..", "<", "=", ">", ","])
     | st.sampled_from(["2024-03-01", "12:30", "7", "a", " "])
     | st.text(max_size=3),
     max_size=8,
@@ -192,9 +190,7 @@ def test_any_text_is_a_query_or_is_refused(text: str, build: Build) -> None:
 
 CONDITIONS = st.sampled_from(
     ["id:7", "id:8|9", "status:running", "name:%rain%", "name:a|b", "tags:gpu|x", "commit:abc", "user:ada"]
-) | st.sampled_from(
-    ["created_at:2024-03-01", "started_at:2024-03-01 12:30", "started_at:2024-03-01..2024-04-01"]
-)
+) | st.sampled_from(["created_at:2024-03-01", "started_at:2024-03-01 12:30", "started_at:2024-03-01..2024-04-01"])
 
 
 @given(CONDITIONS, st.sampled_from([BUILD, BLANK]))

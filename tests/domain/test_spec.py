@@ -60,9 +60,7 @@ def test_a_whole_specification() -> None:
         branch="feature/x",
         backend="kaniko",
         tags=("a", "b"),
-        environment=Environment(
-            spec.document["environment"], {"cpu": {"requests": 1, "limits": 2.5}, "memory": {}}
-        ),
+        environment=Environment(spec.document["environment"], {"cpu": {"requests": 1, "limits": 2.5}, "memory": {}}),
     )
 
 
@@ -300,8 +298,7 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 FIELDS = st.sampled_from(
-    [field.name for field in fields(Spec)]
-    + ["version", "kind", "name", "description", "logging", "environment", "ref"]
+    [field.name for field in fields(Spec)] + ["version", "kind", "name", "description", "logging", "environment", "ref"]
 )
 
 

@@ -21,8 +21,7 @@ def dynamodb(on_aws: None) -> Any:
         TableName=TABLE,
         BillingMode="PAY_PER_REQUEST",
         KeySchema=[
-            {"AttributeName": name, "KeyType": kind}
-            for name, kind in zip(KEYS, ("HASH", "RANGE"), strict=True)
+            {"AttributeName": name, "KeyType": kind} for name, kind in zip(KEYS, ("HASH", "RANGE"), strict=True)
         ],
         AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in KEYS],
     )
@@ -40,8 +39,7 @@ def row(name: str, value: str) -> dict[str, Any]:
 
 def rows(dynamodb: Any) -> dict[str, str]:
     return {
-        each["sk"]["S"]: each["value"]["S"]
-        for each in dynamodb.scan(TableName=TABLE, ConsistentRead=True)["Items"]
+        each["sk"]["S"]: each["value"]["S"] for each in dynamodb.scan(TableName=TABLE, ConsistentRead=True)["Items"]
     }
 
 

@@ -117,9 +117,7 @@ def test_the_first_failing_command_ends_the_phase_and_is_named(run: Run) -> None
     assert (ended, said) == (Ended(7, "# says why\necho two; (exit 7)"), ["one", "two"])
 
 
-@pytest.mark.parametrize(
-    ("command", "code"), [("exit 3", 3), ("set -e\nfalse\ntrue", 1), ("no-such-program", 127)]
-)
+@pytest.mark.parametrize(("command", "code"), [("exit 3", 3), ("set -e\nfalse\ntrue", 1), ("no-such-program", 127)])
 def test_a_command_may_end_the_shell_itself(run: Run, command: str, code: int) -> None:
     ended, said = run(command, "echo never")
     assert ended == Ended(code, command)
@@ -155,9 +153,7 @@ def test_ending_a_phase_ends_all_its_children(folder: Path) -> None:
     alive = folder / "alive"
     command = f"trap 'rm {alive}' EXIT; touch {alive}; echo ready; sleep 60 | cat"
     killed: list[str] = []
-    phase = Phase(
-        [f"bash -c {command!r} & wait"], folder, VARIABLES, said.append, lambda: killed.append("cleaned")
-    )
+    phase = Phase([f"bash -c {command!r} & wait"], folder, VARIABLES, said.append, lambda: killed.append("cleaned"))
     while "ready" not in said:
         assert phase.wait(0.02) is None
 

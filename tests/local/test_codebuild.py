@@ -160,9 +160,7 @@ def test_a_build_has_a_folder_of_its_own_in_memory_until_it_ends(local: Local) -
     assert not Path(memory).exists()
 
 
-def test_variables_are_those_given_and_none_of_this_process(
-    local: Local, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_are_those_given_and_none_of_this_process(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET_OF_THIS_PROCESS", "x")
     build = local.start(
         'echo "$GIVEN $SLIPWAY_ENGINE ${A_SECRET_OF_THIS_PROCESS:-none}"',

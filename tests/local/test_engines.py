@@ -121,9 +121,7 @@ def test_the_step_builds_and_pushes(engine: Engine, images: Registry, base: str,
 
 
 @pytest.mark.engine
-def test_an_image_is_read_as_the_registry_has_it(
-    engine: Engine, registry_host: str, base: str, tmp_path: Path
-) -> None:
+def test_an_image_is_read_as_the_registry_has_it(engine: Engine, registry_host: str, base: str, tmp_path: Path) -> None:
     image = f"{registry_host}/ann/changing:1"
     for greeting in ("first", "second"):
         (tmp_path / "Dockerfile").write_text(f"FROM {base}\nRUN echo {greeting} > /greeting\n")
@@ -134,9 +132,7 @@ def test_an_image_is_read_as_the_registry_has_it(
 
 
 @pytest.mark.engine
-def test_a_stopped_build_leaves_nothing(
-    engine: Engine, registry_host: str, gate: Gate, tmp_path: Path
-) -> None:
+def test_a_stopped_build_leaves_nothing(engine: Engine, registry_host: str, gate: Gate, tmp_path: Path) -> None:
     build = start_build(engine, f"{registry_host}/ann/stopped:1", tmp_path)
     gate.wait_for_step()
 

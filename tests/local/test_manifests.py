@@ -60,11 +60,7 @@ class Cluster:
             return {"items": self.lists[kind]}
         if kind == "networkpolicies":
             return {"items": [each for each in self.manifests if each["kind"] == "NetworkPolicy"]}
-        found = [
-            each
-            for each in self.manifests
-            if each["kind"].lower() == kind and each["metadata"]["name"] == name
-        ]
+        found = [each for each in self.manifests if each["kind"].lower() == kind and each["metadata"]["name"] == name]
         return found[0] if found else None
 
 

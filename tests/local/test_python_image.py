@@ -53,9 +53,7 @@ def test_pip_installs_in_a_step(engine: Engine, state: Path, registry_host: str,
     assert "ahoy" in engine.run_in_image(image, ["python3", "-c", "import cowsay; cowsay.cow('ahoy')"])
 
 
-def test_without_a_registry_and_without_apt_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_registry_and_without_apt_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_PUBLIC_IMAGES", "0")
     monkeypatch.setenv("PATH", str(tmp_path))
 

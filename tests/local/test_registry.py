@@ -47,9 +47,7 @@ def test_it_answers_its_login_until_the_block_is_left(tmp_path: Path) -> None:
         socket.create_connection((address, int(port)), timeout=5)
 
 
-def test_variables_of_podman_are_not_taken_for_its_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_of_podman_are_not_taken_for_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
     with registry.serve(tmp_path, BUILDAH, print) as images:
         assert status(images, "/v2/", images.login) == 200
@@ -114,13 +112,9 @@ def test_one_that_was_killed_is_started_again_at_the_same_place(tmp_path: Path) 
         headers = urllib3.make_headers(basic_auth=images.login)
         begun = urllib3.request("POST", upload, headers=headers).headers["Location"]
         digest = f"sha256:{sha256(b'layer').hexdigest()}"
-        assert (
-            urllib3.request("PUT", f"{begun}&digest={digest}", body=b"layer", headers=headers).status == 201
-        )
+        assert urllib3.request("PUT", f"{begun}&digest={digest}", body=b"layer", headers=headers).status == 201
 
-        (number,) = [
-            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_ours(path, tmp_path)
-        ]
+        (number,) = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_ours(path, tmp_path)]
         os.kill(number, signal.SIGKILL)
         wait_until(lambda: not registry.answers(images))
         wait_until(lambda: registry.answers(images))

@@ -148,9 +148,7 @@ def test_a_signature_is_good_for_its_own_body_and_path(moto: str) -> None:
 
 
 @pytest.mark.parametrize("minutes", [-16, 16])
-def test_a_signature_is_good_for_a_quarter_of_an_hour(
-    moto: str, monkeypatch: pytest.MonkeyPatch, minutes: int
-) -> None:
+def test_a_signature_is_good_for_a_quarter_of_an_hour(moto: str, monkeypatch: pytest.MonkeyPatch, minutes: int) -> None:
     at = datetime.now(UTC) + timedelta(minutes=minutes)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: at)
     assert call(moto, signed(moto)).status == 403
@@ -181,9 +179,7 @@ def test_large_objects_go_in_and_out_whole(bucket: str) -> None:
     assert s3().get_object(Bucket=bucket, Key="large é ü/+ file")["Body"].read() == content
 
 
-def test_a_link_opens_its_own_object_for_as_long_as_it_says(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_opens_its_own_object_for_as_long_as_it_says(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = link()
     assert get(url) == 200
     assert get(url, Range="bytes=0-1") == 206

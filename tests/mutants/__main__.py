@@ -94,9 +94,7 @@ def described(key: str, path: str) -> str:
     function, class_name = orig_function_and_class_names_from_key(key)
     lines = get_diff_for_mutant(key, path=path).splitlines()
     old, new = (
-        " ".join(
-            line[1:].strip() for line in lines if line.startswith(sign) and not line.startswith(sign * 3)
-        )
+        " ".join(line[1:].strip() for line in lines if line.startswith(sign) and not line.startswith(sign * 3))
         for sign in "-+"
     )
     where = ".".join(filter(None, (Path(path).stem, class_name, function)))

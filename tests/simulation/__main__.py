@@ -24,9 +24,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1_000, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that run seeds")
-    parser.add_argument(
-        "--stories", type=int, default=1, help="to be shrunk and printed, of each broken promise"
-    )
+    parser.add_argument("--stories", type=int, default=1, help="to be shrunk and printed, of each broken promise")
     parser.add_argument("--adapters", action="store_true", help="the real adapters, not the fakes")
     asked = parser.parse_args()
     run = partial(simulate, adapters=asked.adapters)
@@ -46,9 +44,7 @@ def main() -> int:
         counts = Counter({promise: len(found) for promise, found in seeds.items()})
         for promise, count in counts.most_common():
             print(f"{count:6}  {promise}: seeds {', '.join(map(str, seeds[promise][:8]))}")
-        chosen = [
-            (seed, promise) for promise, _ in counts.most_common() for seed in seeds[promise][: asked.stories]
-        ]
+        chosen = [(seed, promise) for promise, _ in counts.most_common() for seed in seeds[promise][: asked.stories]]
         stories = pool.map(partial(_story, adapters=asked.adapters), chosen)
         for story in stories:
             print(f"\n{story}")

@@ -114,9 +114,7 @@ class Aws:
             "phases": [{"phaseType": name, "startTime": at.timestamp()} for name, at in phases],
             "logs": {"groupName": group, "streamName": stream} if run.steps else {},
             "environment": {
-                "environmentVariables": self._requests.get(run.handle, {}).get(
-                    "environmentVariablesOverride", []
-                )
+                "environmentVariables": self._requests.get(run.handle, {}).get("environmentVariablesOverride", [])
             },
         }
 
@@ -133,8 +131,7 @@ class Aws:
                 return {}
             case "PutLogEvents":
                 lines = [
-                    LogLine(at_of(each["timestamp"]), each["message"].removesuffix("\n"))
-                    for each in body["logEvents"]
+                    LogLine(at_of(each["timestamp"]), each["message"].removesuffix("\n")) for each in body["logEvents"]
                 ]
                 logs[name] = sorted([*logs.get(name, []), *lines], key=lambda line: line.at)
                 return {}
@@ -226,9 +223,7 @@ class Aws:
                 return Answer(body=b"<CopyObjectResult><ETag>-</ETag></CopyObjectResult>")
             case "GetObject":
                 body = self._object(key)
-                first, _, last = (
-                    request.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
-                )
+                first, _, last = request.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
                 if first != "0" and int(first) >= len(body):
                     raise Refused("InvalidRange", 416)
                 return Answer(206 if last else 200, body[int(first) : int(last) + 1 if last else None])
@@ -242,9 +237,7 @@ class Aws:
             case "ListObjectsV2":
                 query = {name: value for name, (value,) in parse_qs(url.query).items()}
                 after = query.get("continuation-token", "")
-                found = [
-                    each for each in sorted(objects) if each.startswith(query["prefix"]) and each > after
-                ]
+                found = [each for each in sorted(objects) if each.startswith(query["prefix"]) and each > after]
                 return Answer(body=self._list(found[:PAGE], is_last=len(found) <= PAGE).encode())
         return Answer(204 if request.operation == "DeleteObject" else 200)
 
@@ -258,9 +251,7 @@ class Aws:
         return f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{more}{contents}</ListBucketResult>"
 
     def _kept_at(self, name: str) -> str:
-        at = self._services.sources.kept_at.get(
-            name.partition("/")[2].partition(".")[0], self._services.now()
-        )
+        at = self._services.sources.kept_at.get(name.partition("/")[2].partition(".")[0], self._services.now())
         return at.isoformat()
 
     def _object(self, key: str) -> bytes:

@@ -161,9 +161,7 @@ def _pod_status(run: Run) -> Json:
     ended = {"exitCode": int(run.outcome is not Outcome.SUCCEEDED), "finishedAt": timestamp(run.ended_at)}
     is_fetched = Status.RUNNING in entered
     fetch: Json = (
-        {"terminated": {"exitCode": 0}}
-        if is_fetched
-        else {"running": {"startedAt": entered[Status.BUILDING]}}
+        {"terminated": {"exitCode": 0}} if is_fetched else {"running": {"startedAt": entered[Status.BUILDING]}}
     )
     build: Json = {"running": {"startedAt": entered[Status.RUNNING]}} if is_fetched else {}
     if run.outcome is not None and is_fetched:

@@ -86,9 +86,7 @@ class DynamoDB:
         keys = {_key_of(*write) for write in writes}
         assert len(keys) == len(writes), "one transaction writes a row once"
         if keys & self._at_work:
-            self._cancel(
-                ["TransactionConflict" if _key_of(*write) in self._at_work else "None" for write in writes]
-            )
+            self._cancel(["TransactionConflict" if _key_of(*write) in self._at_work else "None" for write in writes])
         self._at_work |= keys
         try:
             self._wait()

@@ -90,9 +90,7 @@ class Faults:
 
     def happens(self, where: str, key: str, weight: float = 1.0) -> bool:
         """Whether the fault of that key happens. `weight` makes it more or less likely than the others."""
-        if self.is_over or not self._fires(
-            key, self.chance.number(key), self.fault_rates.rates[where] * weight
-        ):
+        if self.is_over or not self._fires(key, self.chance.number(key), self.fault_rates.rates[where] * weight):
             return False
         self.trace("FAULT", key)
         return True

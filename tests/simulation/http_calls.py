@@ -120,9 +120,7 @@ class HttpCalls(Calls):
         fault, seconds, number = self._faults.of_call(
             request.name, key, request.special_faults, caller.is_spared, failing
         )
-        caller.failing = (
-            None if fault in (None, Fault.OWN_CONFLICT, Fault.LAG, Fault.SLOW) else (identity, fault)
-        )
+        caller.failing = None if fault in (None, Fault.OWN_CONFLICT, Fault.LAG, Fault.SLOW) else (identity, fault)
         result: object = None
         try:
             result = answer = self._sent(caller, request, fault, seconds, number)
@@ -135,9 +133,7 @@ class HttpCalls(Calls):
                 went_wrong = "" if fault is None else f" !! {fault}"
                 self._trace(caller.name, f"{request.name}({_words(request)}){went_wrong} -> {result}")
 
-    def _sent(
-        self, caller: Function, request: Request, fault: Fault | None, seconds: float, number: float
-    ) -> Answer:
+    def _sent(self, caller: Function, request: Request, fault: Fault | None, seconds: float, number: float) -> Answer:
         slow = number * SLOW_SECONDS if fault in (Fault.SLOW, Fault.SLOW_LOST) else 0
         before = seconds / 2 + (slow if number < 0.5 else 0)  # its effect
         after = seconds / 2 + (slow if number >= 0.5 else 0)
@@ -159,9 +155,7 @@ class HttpCalls(Calls):
             caller.pause(request.timeout)
             raise TimeoutError
         caller.pause(before)
-        answer = self._done(
-            request, self._scheduler.seconds - number * MAX_LAG_SECONDS if fault is Fault.LAG else None
-        )
+        answer = self._done(request, self._scheduler.seconds - number * MAX_LAG_SECONDS if fault is Fault.LAG else None)
         caller.pause(after)
         match fault:
             case Fault.ENDS_AFTER:
@@ -205,9 +199,7 @@ def _words(request: Request) -> str:
         return shown(urlsplit(request.url).path + " " + request.body[:60].decode(errors="replace"))
     body = json.loads(request.body)
     keys = sorted(_keys(body))
-    return ", ".join(keys) or " ".join(
-        value["S"] for value in body.get("ExpressionAttributeValues", {}).values()
-    )
+    return ", ".join(keys) or " ".join(value["S"] for value in body.get("ExpressionAttributeValues", {}).values())
 
 
 def _keys(body: Any) -> Iterator[str]:
@@ -305,9 +297,7 @@ class _Connection:
 
     def getresponse(self) -> urllib3.HTTPResponse:
         path = urlsplit(self._url).path.split("/")
-        service, kind = (
-            ("kubernetes", path[path.index("namespaces") + 2]) if self.host == CLUSTER else ("registry", "")
-        )
+        service, kind = ("kubernetes", path[path.index("namespaces") + 2]) if self.host == CLUSTER else ("registry", "")
         operation, url = f"{self._method} {kind}".strip(), f"https://{self.host}{self._url}"
         answer = _calls.send(Request(service, operation, url, self._headers, self._body, self.timeout))
         return urllib3.HTTPResponse(

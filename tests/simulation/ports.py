@@ -187,9 +187,7 @@ PORTS = [
 
 def methods_of(port: str) -> list[str]:
     """Those that make a call: properties do not."""
-    return [
-        name for name, each in vars(_protocol(port)).items() if inspect.isfunction(each) and name[0] != "_"
-    ]
+    return [name for name, each in vars(_protocol(port)).items() if inspect.isfunction(each) and name[0] != "_"]
 
 
 @cache
@@ -227,9 +225,7 @@ def shown(value: Any) -> str:
             attempt = f" attempt {value.attempt}" if value.attempt else ""
             claim = " (no claim)" if value.attempt and value.submitting_at is None else ""
             handle = f" {value.handle}" if value.handle else ""
-            flags = (" waits" if value.is_waiting else "") + (
-                " to be stopped" if value.stop_requested_at else ""
-            )
+            flags = (" waits" if value.is_waiting else "") + (" to be stopped" if value.stop_requested_at else "")
             return f"<{value.key} v{value.version} {value.last_status}{attempt}{claim}{handle}{flags}>"
         case Project():
             deleted = " deleted" if value.deleted_at else ""

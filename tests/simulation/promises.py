@@ -71,9 +71,7 @@ def cleaned(world: World) -> Iterator[Broken]:
     for sha256 in world.services.sources.archives:
         if not world.services.code_references.is_referenced(sha256, world.services.now()):
             yield Broken("unused code is dropped", sha256[:8])
-    names = {
-        (build.key.owner, build.key.project, build.name) for build in store.builds.values() if build.name
-    }
+    names = {(build.key.owner, build.key.project, build.name) for build in store.builds.values() if build.name}
     if set(store.names) != names:
         yield Broken("names are freed", f"{sorted(set(store.names) ^ names)}")
     yield from _whole(world)
@@ -136,13 +134,9 @@ def _runs(world: World, known: Known) -> Iterator[Broken]:
     build, runs = known.build, world.runs(known.build.uuid)
     for earlier, later in pairwise(runs):
         if earlier.ended_at is None or earlier.ended_at > later.started_at:
-            yield Broken(
-                "a build is started once", f"{build.key}: {earlier.handle} and {later.handle} run at once"
-            )
+            yield Broken("a build is started once", f"{build.key}: {earlier.handle} and {later.handle} run at once")
         elif earlier.outcome is Outcome.SUCCEEDED:
-            yield Broken(
-                "a build is started once", f"{build.key}: {later.handle} after {earlier.handle} succeeded"
-            )
+            yield Broken("a build is started once", f"{build.key}: {later.handle} after {earlier.handle} succeeded")
     for run in runs:
         if known.final_at is not None:
             final_at = world.scheduler.time(known.final_at)
@@ -168,16 +162,12 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
     is_wanted = known.stop_at is None and hidden_at is None
     match build.last_status:
         case Status.SUCCEEDED if digest is None or build.image_digest != digest or digest == STRANGERS_DIGEST:
-            yield Broken(
-                "a final status is right", f"{build.key} succeeded with {build.image_digest}, not {digest}"
-            )
+            yield Broken("a final status is right", f"{build.key} succeeded with {build.image_digest}, not {digest}")
         case Status.FAILED if digest in {push.digest for push in build.pushes} and is_wanted:
             yield Broken("an image means success", f"{build.key} failed: {build.history[-1].message}")
         case Status.FAILED if is_wanted and not _may_fail(known, runs):
             outcomes = [str(run.outcome) for run in runs]
-            yield Broken(
-                "a final status is right", f"{build.key} failed: {build.history[-1].message} ({outcomes})"
-            )
+            yield Broken("a final status is right", f"{build.key} failed: {build.history[-1].message} ({outcomes})")
         case Status.STOPPED if is_wanted:
             yield Broken("a final status is right", f"{build.key} was stopped though nobody wanted it")
     if build.last_status is not Status.SUCCEEDED and build.image_digest is not None:
@@ -213,11 +203,7 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     got = _read(world, build)
     if not build.is_managed:
         for request in story.requests:
-            if (
-                request.kind == "lines"
-                and request.about == build.description
-                and _was_answered(world, request.name)
-            ):
+            if request.kind == "lines" and request.about == build.description and _was_answered(world, request.name):
                 for line in request.fields["lines"]:
                     if line not in got:
                         yield Broken("no line of a log is lost", f"{build.key} lost {line!r}")
@@ -238,9 +224,7 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
         return
     if not got:
         lines = [*map(len, whole)]
-        yield Broken(
-            "a log is kept", f"{build.key} {build.last_status} has no log, its runs had {lines} lines"
-        )
+        yield Broken("a log is kept", f"{build.key} {build.last_status} has no log, its runs had {lines} lines")
     elif got not in whole:
         yield Broken("no line of a log is lost", f"{build.key} has {got}, its runs had {whole}")
     elif build.kept_log_bytes is None:

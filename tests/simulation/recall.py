@@ -341,9 +341,7 @@ def main(names: list[str]) -> int:
             if names and fault.name not in names:
                 continue
             parts = (range(first, first + 100) for first in range(1, SEEDS, 100))
-            results = (
-                each for part in parts for each in pool.map(partial(_breaks, index), part, chunksize=10)
-            )
+            results = (each for part in parts for each in pool.map(partial(_breaks, index), part, chunksize=10))
             said = search(fault, results)
             print(f"{fault.name}: {said}", flush=True)
             is_lost |= not said.startswith("found")

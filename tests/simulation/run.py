@@ -99,9 +99,7 @@ def _days_pass(world: World) -> None:
     for number in range(4):
         world.start(f"clean_up {number} days later", "clean_up", world.schedule, lambda function: None)
         world.scheduler.run(world.scheduler.seconds + 3_700)
-    twice = [
-        *sorted(world.services.sources.archives)
-    ] * 2  # the first sweep may only forget former references
+    twice = [*sorted(world.services.sources.archives)] * 2  # the first sweep may only forget former references
     for sha256 in twice:
         now = world.services.now().timestamp()
         turns = (int(sha256[:2], 16) - int(now) // SWEEP_SECONDS) % 256

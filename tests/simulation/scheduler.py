@@ -19,9 +19,7 @@ class Ended(BaseException):
 class Function(greenlet):  # type: ignore[misc] # greenlet ships no types
     """One invocation: of a Lambda function, or of the API by a client."""
 
-    def __init__(
-        self, scheduler: Scheduler, name: str, work: Callable[[], Any], limit_seconds: float
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, name: str, work: Callable[[], Any], limit_seconds: float) -> None:
         super().__init__(parent=scheduler.hub)
         self.scheduler, self.name, self.work = scheduler, name, work
         self.started_at = scheduler.seconds

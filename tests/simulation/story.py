@@ -87,10 +87,7 @@ def make(seed: int) -> Story:
 
 
 def _fault_rates(rng: random.Random, deletes_project: bool) -> FaultRates:
-    rates = {
-        where: rng.choice((0, 0.003, 0.01, 0.03, 0.08))
-        for where in ("call", "message", "event", "tick", "run")
-    }
+    rates = {where: rng.choice((0, 0.003, 0.01, 0.03, 0.08)) for where in ("call", "message", "event", "tick", "run")}
     for where in ("message", "event", "tick"):
         if rng.random() < 0.1:
             rates[where] = 0.4
@@ -116,9 +113,7 @@ def _life(rng: random.Random, number: int, at: float) -> list[Request]:
     key = f"key {number}" if rng.random() < 0.7 else None
     again: tuple[float, ...] = ()
     if key and rng.random() < 0.6:
-        again = tuple(
-            rng.choice((0, 0.05, 0.1, 0.1, 0.3, 5, 60, 200, 900, 3600)) for _ in range(rng.choice((1, 1, 2)))
-        )
+        again = tuple(rng.choice((0, 0.05, 0.1, 0.1, 0.3, 5, 60, 200, 900, 3600)) for _ in range(rng.choice((1, 1, 2))))
     requests = [Request(name, kind, at, name, project, key, fields, again)]
     for step in range(rng.choice((0, 0, 1, 1, 2, 3))):
         at += rng.choice((0, 0.05, 0.3, 1, 5, 30, 120, 600))
@@ -140,9 +135,7 @@ def _life(rng: random.Random, number: int, at: float) -> list[Request]:
     return requests
 
 
-def _unmanaged(
-    rng: random.Random, name: str, at: float, project: str, fields: dict[str, Any]
-) -> list[Request]:
+def _unmanaged(rng: random.Random, name: str, at: float, project: str, fields: dict[str, Any]) -> list[Request]:
     """A build that runs elsewhere, whose statuses and lines are reported."""
     number = name.removeprefix("post ")
     requests = [Request(name, "post", at, name, project, f"key {number}", fields)]
@@ -151,9 +144,7 @@ def _unmanaged(
         at += rng.choice((0.3, 5, 60))
         if status == "lines":
             lines = [f"{name} line {step}.{line}" for line in range(3)]
-            requests.append(
-                Request(f"lines {number}.{step}", "lines", at, name, project, fields={"lines": lines})
-            )
+            requests.append(Request(f"lines {number}.{step}", "lines", at, name, project, fields={"lines": lines}))
         elif status:
             report = {"status": status}
             requests.append(Request(f"report {number}.{step}", "report", at, name, project, fields=report))
@@ -179,9 +170,7 @@ def _project(rng: random.Random, at: float) -> list[Request]:
     ]
     if rng.random() < 0.7:
         fields = {"content": CONTENT, "description": "post anew"}
-        requests.append(
-            Request("post anew", "post", at + 10, "post anew", key="key anew", fields=fields, patience=90)
-        )
+        requests.append(Request("post anew", "post", at + 10, "post anew", key="key anew", fields=fields, patience=90))
     return requests
 
 
@@ -306,15 +295,9 @@ DO: dict[str, Callable[[World, Request], Any]] = {
     "bookmark": _of_build(lambda world, request, key: builds.bookmark(world.seen, ADA, key)),
     "log": _of_build(_read_log),
     "list": lambda world, request: builds.page(world.seen, ADA, "ada", request.project, 0, 20),
-    "report": _of_build(
-        lambda world, request, key: reports.report_status(world.seen, ADA, key, dict(request.fields))
-    ),
-    "lines": _of_build(
-        lambda world, request, key: reports.report_lines(world.seen, ADA, key, request.fields["lines"])
-    ),
-    "upload": lambda world, request: sources.upload(
-        world.seen, ADA, "ada", request.project, CODE[request.about]
-    ),
+    "report": _of_build(lambda world, request, key: reports.report_status(world.seen, ADA, key, dict(request.fields))),
+    "lines": _of_build(lambda world, request, key: reports.report_lines(world.seen, ADA, key, request.fields["lines"])),
+    "upload": lambda world, request: sources.upload(world.seen, ADA, "ada", request.project, CODE[request.about]),
     "offer": _use_offer,
     "delete project": lambda world, request: projects.archive(world.seen, ADA, "ada", "vision", delete=True),
     "archive project": lambda world, request: projects.archive(world.seen, ADA, "ada", "vision"),

@@ -55,16 +55,9 @@ SUBMIT, THROTTLED = {"executor": "submit"}, {"executor": "submit find_handle obs
         (Fault.BUSY, THROTTLED),
     ],
 )
-def test_the_docstrings_of_the_ports_say_which_faults_a_method_has(
-    fault: Fault, methods: dict[str, str]
-) -> None:
+def test_the_docstrings_of_the_ports_say_which_faults_a_method_has(fault: Fault, methods: dict[str, str]) -> None:
     """A word that is lost there would switch its fault off."""
-    found = {
-        (port, method)
-        for port in PORTS
-        for method in methods_of(port)
-        if fault in special_faults(port, method)
-    }
+    found = {(port, method) for port in PORTS for method in methods_of(port) if fault in special_faults(port, method)}
     assert found == {(port, method) for port, names in methods.items() for method in names.split()}
 
 

@@ -148,9 +148,7 @@ class _Life:
         after(lasts / 2, lambda: self.ask("login", lambda: None))
         after(lasts, self.push)
 
-    def ask(
-        self, about: Literal["materials", "login", "report"], then: Callable[[], None], **told: str
-    ) -> None:
+    def ask(self, about: Literal["materials", "login", "report"], then: Callable[[], None], **told: str) -> None:
         """Asks the API until it answers, for five minutes; a refusal ends the run."""
         self.asked += 1
         self._ask(self.services.question(about, self.run.build, **told), then, self.asked, 1)
@@ -253,9 +251,7 @@ class _Life:
                 self.end(Outcome.FAULT)
                 question = self.services.question("report", self.run.build, digest=digest)
                 late = self.world.chance.pick(f"{self.key} reports late by", 0.1, 1, 10, 60)
-                report = partial(
-                    self.world.answer, f"{self.key} reports late", question, lambda function: None
-                )
+                report = partial(self.world.answer, f"{self.key} reports late", question, lambda function: None)
                 self.world.scheduler.after(late, report)
                 return
             is_fault = faults.happens("run", f"{self.key} has a fault after its push", 2)
@@ -436,9 +432,7 @@ class World:
 
     # Waking functions
 
-    def start(
-        self, name: str, function: str, event: Mapping[str, Any], settle: Callable[[Function], None]
-    ) -> Function:
+    def start(self, name: str, function: str, event: Mapping[str, Any], settle: Callable[[Function], None]) -> Function:
         """A Lambda function with an event."""
         handler = entry.app.handler_map[function]
         return self.go(name, lambda: handler(event, None), LIMIT_SECONDS[function], settle)
@@ -598,9 +592,7 @@ class World:
 
     def is_quiet(self) -> bool:
         """Whether nothing will happen any more."""
-        return self.scheduler.is_empty and not any(
-            build.look_at for build in self.services.records.builds.values()
-        )
+        return self.scheduler.is_empty and not any(build.look_at for build in self.services.records.builds.values())
 
     def runs(self, uuid: str) -> list[Run]:
         """The runs of a build, oldest first."""

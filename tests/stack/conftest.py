@@ -142,9 +142,7 @@ def engines_building(image: str) -> list[int]:
     """Numbers of the engine's processes that build an image now."""
     engines = [number for number, command in _each_process("cmdline") if " build " in command]
     mark = f"SLIPWAY_IMAGE={image} "
-    return [
-        number for number, variables in _each_process("environ") if number in engines and mark in variables
-    ]
+    return [number for number, variables in _each_process("environ") if number in engines and mark in variables]
 
 
 def _each_process(file: str) -> Iterator[tuple[int, str]]:

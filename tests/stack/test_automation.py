@@ -93,9 +93,7 @@ def test_a_finished_log_is_served_when_the_log_service_has_lost_it(client: Clien
     assert "slipway-end" not in client.log(path)
 
 
-def test_a_build_deleted_while_it_runs_leaves_nothing_behind(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_deleted_while_it_runs_leaves_nothing_behind(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleanup, "SETTLES", timedelta(0))  # else an hour
     path = client.build(unique_sleep())
     client.until(path, lambda build: build["last_status"] == "running")

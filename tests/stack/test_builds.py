@@ -25,9 +25,7 @@ def client(local_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
-    path = client.build(
-        "echo $COLOUR > /colour", "echo finished-$((40+2))", env_vars=[["COLOUR", "sea green"]]
-    )
+    path = client.build("echo $COLOUR > /colour", "echo finished-$((40+2))", env_vars=[["COLOUR", "sea green"]])
     build = client.until_done(path)
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]

@@ -63,9 +63,7 @@ def started(machine: Machine, *words: str) -> subprocess.Popen[str]:
 
 
 def post(url: str, path: str, fields: dict[str, Any]) -> None:
-    answer = urllib3.request(
-        "POST", f"{url}/api/v1{path}", headers={"Authorization": f"token {TOKEN}"}, json=fields
-    )
+    answer = urllib3.request("POST", f"{url}/api/v1{path}", headers={"Authorization": f"token {TOKEN}"}, json=fields)
     assert answer.status == 201, answer.data
 
 

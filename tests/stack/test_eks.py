@@ -122,9 +122,7 @@ def test_a_pod_that_is_deleted_under_us_fails_the_build(client: Client) -> None:
     client.until(path, lambda _: bool(processes(nap)))
     fake, uuid = kubernetes(client), client.get(path)["uuid"]
     (pod,) = [name for name in fake.objects["pods"] if uuid in name]
-    status, _ = fake.answer(
-        "DELETE", f"/api/v1/namespaces/{fake.namespace}/pods/{pod}", fake.admin_token, b""
-    )
+    status, _ = fake.answer("DELETE", f"/api/v1/namespaces/{fake.namespace}/pods/{pod}", fake.admin_token, b"")
     assert status == 200
 
     assert client.until_done(path)["last_status"] == "failed"

@@ -43,9 +43,7 @@ def installed(lock: str, *commands: Sequence[str]) -> Path:
 
 def test_a_generated_python_client_creates_gets_and_lists_builds(client: Client, tmp_path: Path) -> None:
     pip = ("venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    home = installed(
-        "requirements.txt", (sys.executable, "-m", "venv", "venv"), (*pip, "-r", "requirements.txt")
-    )
+    home = installed("requirements.txt", (sys.executable, "-m", "venv", "venv"), (*pip, "-r", "requirements.txt"))
     python = home / "venv" / "bin" / "python"
     url = f"{client.running.url}/api/v1"
     (tmp_path / "openapi.json").write_text(json.dumps(client.get("/openapi.json")))

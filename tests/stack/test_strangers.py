@@ -74,12 +74,8 @@ def attempts(client: Client) -> list[tuple[str, str, str, str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("origin", [PAGE, {}])
-@pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/x-amz-json-1.0"]
-)
-def test_a_page_gets_nothing_even_with_the_id_from_a_link(
-    client: Client, origin: dict[str, str], kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/x-amz-json-1.0"])
+def test_a_page_gets_nothing_even_with_the_id_from_a_link(client: Client, origin: dict[str, str], kind: str) -> None:
     waiting = boto3.client("sqs").get_queue_attributes
     known = key_id(client)
     assert known == aws.ENVIRONMENT["AWS_ACCESS_KEY_ID"]
@@ -91,9 +87,7 @@ def test_a_page_gets_nothing_even_with_the_id_from_a_link(
                 **claim,
                 **({"X-Amz-Target": target} if target else {}),
             }
-            answer = urllib3.request(
-                method, url, headers=headers, body=json.dumps(fields).encode(), retries=False
-            )
+            answer = urllib3.request(method, url, headers=headers, body=json.dumps(fields).encode(), retries=False)
             assert answer.status == 403, (service, target, answer.data)
             assert "Access-Control-Allow-Origin" not in answer.headers
     assert client.get(PROJECT)["name"] == "quick-start"  # nothing was reset
@@ -158,8 +152,7 @@ def _search(beginnings: dict[str, str]) -> None:
     Path("/tmp/decoy").write_text("decoydec" + "0" * 40)
     beginnings["decoy"] = "decoydec"
     patterns = {
-        name: re.compile(re.escape(each.encode()) + rb"[A-Za-z0-9_+/-]{20}")
-        for name, each in beginnings.items()
+        name: re.compile(re.escape(each.encode()) + rb"[A-Za-z0-9_+/-]{20}") for name, each in beginnings.items()
     }
     found = {name: [] for name in patterns}  # type: ignore[var-annotated]
 

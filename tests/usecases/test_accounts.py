@@ -87,9 +87,7 @@ def test_a_token_issued_right_after_a_revocation_is_good(services: FakeServices)
 
 @pytest.mark.parametrize("asked", [0, 1, 2], ids=["one more token", "revoking", "a new user"])
 @pytest.mark.parametrize("ending", ["revoked", "expired", "gone", "user gone"])
-def test_a_token_that_ends_meanwhile_gives_and_takes_no_rights(
-    services: FakeServices, asked: int, ending: str
-) -> None:
+def test_a_token_that_ends_meanwhile_gives_and_takes_no_rights(services: FakeServices, asked: int, ending: str) -> None:
     """The end comes between what is read and what is written."""
     eve = accounts.register(services, "eve", is_superuser=True)
     accounts.register(services, "ada")
@@ -129,9 +127,7 @@ def test_a_token_that_is_issued_while_they_are_revoked_is_void_or_new(services: 
         services.clock.forward(seconds=1)
 
     issued: list[accounts.NewUser] = []
-    services.accounts.before_write.append(
-        lambda: issued.append(accounts.issue_token(services, ROOT, "ada", {}))
-    )
+    services.accounts.before_write.append(lambda: issued.append(accounts.issue_token(services, ROOT, "ada", {})))
     services.accounts.before_write.append(revoke_by_a_clock_that_is_behind)
     with pytest.raises(Unauthenticated):
         accounts.issue_token(services, ada.token, "ada", {})

@@ -125,9 +125,7 @@ def test_a_build_is_stopped(automated: FakeServices) -> None:
     ],
     ids=str,
 )
-def test_what_can_never_succeed_is_put_aside_with_its_reason(
-    automated: FakeServices, body: Any, reason: str
-) -> None:
+def test_what_can_never_succeed_is_put_aside_with_its_reason(automated: FakeServices, body: Any, reason: str) -> None:
     text = body if isinstance(body, str) else json.dumps({**CREATE, **body})
     automation.handle(automated, text, "m-1")
 

@@ -154,9 +154,7 @@ def test_a_tick_watches_for_its_minute_so_that_an_end_shows_within_seconds() -> 
 
 
 @pytest.mark.parametrize("watch_seconds", [40, 50])
-def test_a_tick_ends_before_the_next_and_hands_over(
-    caplog: pytest.LogCaptureFixture, watch_seconds: int
-) -> None:
+def test_a_tick_ends_before_the_next_and_hands_over(caplog: pytest.LogCaptureFixture, watch_seconds: int) -> None:
     caplog.set_level("INFO", "chalicelib.usecases.schedule")
     services = serving(watch_seconds=watch_seconds, watch_every_seconds=20)
     key = started(services, "eks")

@@ -46,8 +46,7 @@ def test_a_build_is_saved_before_it_is_announced(services: FakeServices, create:
 def test_the_same_request_again_is_the_same_build(services: FakeServices, create: Create) -> None:
     create()  # the project
     first, again = (
-        builds.create(services, ADA, "ada", "vision", {"config": NESTED}, once="k").build.key
-        for _ in range(2)
+        builds.create(services, ADA, "ada", "vision", {"config": NESTED}, once="k").build.key for _ in range(2)
     )
     assert first == again
     services.clock.forward(days=15)
@@ -122,9 +121,7 @@ def test_a_build_deleted_twice_counts_once(services: FakeServices, create: Creat
     assert ([build.key.id for build in page.builds], page.count) == ([2], 1)
 
 
-def test_a_change_of_a_build_that_is_deleted_meanwhile_finds_nothing(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_change_of_a_build_that_is_deleted_meanwhile_finds_nothing(services: FakeServices, create: Create) -> None:
     key = create()
     services.records.before_write.append(lambda: builds.archive(services, ADA, key, delete=True))
     with pytest.raises(NotFound):
@@ -178,9 +175,7 @@ def test_pages_are_cut_from_the_newest_change(services: FakeServices, create: Cr
 
 
 @pytest.mark.parametrize("fate", ["it waits", "it ended", "archived", "deleted"])
-def test_a_repeated_request_is_answered_with_its_build_whatever_became_of_it(
-    services: FakeServices, fate: str
-) -> None:
+def test_a_repeated_request_is_answered_with_its_build_whatever_became_of_it(services: FakeServices, fate: str) -> None:
     services.projects.add(make_project())
     made = builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
     if fate == "it ended":
@@ -206,17 +201,14 @@ def test_a_key_of_an_earlier_version_which_kept_no_hash_fits_every_request(servi
     services.projects.add(make_project())
     made = builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
     services.records.once = {
-        place: (replace(replay, body_sha256=""), until)
-        for place, (replay, until) in services.records.once.items()
+        place: (replace(replay, body_sha256=""), until) for place, (replay, until) in services.records.once.items()
     }
     again = builds.create(services, ADA, "ada", "vision", {**REQUEST, "description": "another"}, once="k")
     assert (again.is_replay, again.build.key) == (True, made.build.key)
 
 
 @pytest.mark.parametrize("fate", ["it waits", "it is started", "it ended", "it runs elsewhere"])
-def test_a_repeated_request_announces_a_build_that_nobody_may_have_heard_of(
-    services: FakeServices, fate: str
-) -> None:
+def test_a_repeated_request_announces_a_build_that_nobody_may_have_heard_of(services: FakeServices, fate: str) -> None:
     services.projects.add(make_project())
     request = {**REQUEST, "is_managed": fate != "it runs elsewhere"}
     key = builds.create(services, ADA, "ada", "vision", request, once="k").build.key
@@ -280,9 +272,7 @@ def test_a_build_that_was_made_afresh_by_its_own_wish_changes_nothing_of_the_pro
     assert services.records.projects["ada", "vision"] == project
 
 
-def test_an_older_build_invalidated_later_makes_no_newer_layers_valid(
-    services: FakeServices, create: Create
-) -> None:
+def test_an_older_build_invalidated_later_makes_no_newer_layers_valid(services: FakeServices, create: Create) -> None:
     first = create()
     builds.invalidate(services, ADA, first)
     fresh, _ = create(), create()

@@ -46,9 +46,7 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     assert cleanup(services) == Cleaned()
 
 
-def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(services: FakeServices, create: Create) -> None:
     keys = [create() for _ in range(3)]
     for key in keys:
         archive(services, key)
@@ -131,9 +129,7 @@ def test_a_hidden_build_is_stopped_though_who_hid_it_died(
     assert (build.archived_at is None) == (after == 1)
 
 
-def test_lists_do_not_show_builds_of_projects_that_are_private_by_now(
-    services: FakeServices, create: Create
-) -> None:
+def test_lists_do_not_show_builds_of_projects_that_are_private_by_now(services: FakeServices, create: Create) -> None:
     bob = make_user("bob")
     services.accounts.users["bob"] = bob
     builds.bookmark(services, bob, create())
@@ -233,12 +229,8 @@ def deleted_project(services: FakeServices, name: str = "vision") -> None:
     services.clock.forward(minutes=61)
 
 
-@pytest.mark.parametrize(
-    "state", ["it runs", "it runs, and nobody looks", "its log is not kept", "deleted so"]
-)
-def test_a_project_stays_as_long_as_a_build_of_it_has_to(
-    services: FakeServices, create: Create, state: str
-) -> None:
+@pytest.mark.parametrize("state", ["it runs", "it runs, and nobody looks", "its log is not kept", "deleted so"])
+def test_a_project_stays_as_long_as_a_build_of_it_has_to(services: FakeServices, create: Create, state: str) -> None:
     key = create()
     execution.attend(services, key)
     if state == "it runs, and nobody looks":
@@ -287,9 +279,7 @@ def test_empty_projects_are_purged_and_counted_and_a_dry_run_counts_them_too(ser
     assert services.records.projects == {}
 
 
-def test_a_build_whose_purge_is_interrupted_cannot_be_restored(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_whose_purge_is_interrupted_cannot_be_restored(services: FakeServices, create: Create) -> None:
     key = create()
     archive(services, key)
     services.clock.forward(days=8)
@@ -308,9 +298,7 @@ def test_the_purge_of_a_deleted_build_needs_no_mark(services: FakeServices, crea
     assert cleanup(services) == Cleaned(builds=1)
 
 
-def test_a_count_that_may_be_wrong_is_counted_again_after_a_day(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_count_that_may_be_wrong_is_counted_again_after_a_day(services: FakeServices, create: Create) -> None:
     create()
     project = services.records.projects["ada", "vision"]
     services.records.projects["ada", "vision"] = replace(project, live_builds=7)
@@ -353,9 +341,7 @@ def test_a_cleanup_logs_and_measures_what_it_did(
     assert vars(did)["measures"] == {"BuildsPurged": 1, "ProjectsPurged": 0, "UploadsPurged": 0}
 
 
-def test_an_archived_project_hides_its_builds_until_it_is_restored(
-    services: FakeServices, create: Create
-) -> None:
+def test_an_archived_project_hides_its_builds_until_it_is_restored(services: FakeServices, create: Create) -> None:
     key = create()
     projects.archive(services, ADA, "ada", "vision")
     with pytest.raises(NotFound):

@@ -120,9 +120,7 @@ def test_a_build_that_runs_elsewhere_is_never_started(services: FakeServices, cr
     assert stored(services, key).attempt == 0
 
 
-def test_a_build_whose_project_is_gone_is_stopped_and_never_started(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_whose_project_is_gone_is_stopped_and_never_started(services: FakeServices, create: Create) -> None:
     key = create()
     services.archive.purge(services.records.projects["ada", "vision"])
     execution.attend(services, key)
@@ -145,9 +143,7 @@ def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServic
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
-def test_an_end_that_overtakes_the_handle_leaves_nothing_to_ask(
-    services: FakeServices, create: Create
-) -> None:
+def test_an_end_that_overtakes_the_handle_leaves_nothing_to_ask(services: FakeServices, create: Create) -> None:
     key = create()
 
     def end() -> None:
@@ -387,9 +383,7 @@ def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
     assert stored(services, key).last_status is Status.STOPPED
 
 
-def test_the_age_of_a_claim_is_checked_directly_before_the_start(
-    services: FakeServices, create: Create
-) -> None:
+def test_the_age_of_a_claim_is_checked_directly_before_the_start(services: FakeServices, create: Create) -> None:
     key = started_unheard(services, create)
     services.clock.forward(seconds=services.codebuild.replay_seconds - 1)
     prepare = services.registry.prepare
@@ -412,9 +406,7 @@ def test_a_repeated_start_ends_before_the_executor_forgets_the_attempt(executor:
     """CodeBuild keeps an idempotency token for five minutes."""
     config = json.loads(Path(".chalice/config.json").read_text())
     functions = config["stages"]["aws"]["lambda_functions"]
-    longest = max(
-        functions[name]["lambda_timeout"] for name in ("dispatch", "reconcile", "on_codebuild_event")
-    )
+    longest = max(functions[name]["lambda_timeout"] for name in ("dispatch", "reconcile", "on_codebuild_event"))
     assert executor.replay_seconds + longest < 300
 
 
@@ -457,9 +449,7 @@ def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, c
 STEP_FAILED = 'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1'
 
 
-def failed(
-    services: FakeServices, create: Create, *lines: str, with_end: bool = False
-) -> tuple[BuildKey, Run]:
+def failed(services: FakeServices, create: Create, *lines: str, with_end: bool = False) -> tuple[BuildKey, Run]:
     """A build that CodeBuild has ended, and the log that has arrived by then."""
     key = create()
     execution.attend(services, key)
@@ -472,9 +462,7 @@ def failed(
     return key, run
 
 
-@pytest.mark.parametrize(
-    "end", ["", "[Container] 2024/03/01 12:01:07.485 Phase complete: PRE_BUILD State: FAILED"]
-)
+@pytest.mark.parametrize("end", ["", "[Container] 2024/03/01 12:01:07.485 Phase complete: PRE_BUILD State: FAILED"])
 def test_a_failure_is_explained_from_the_log(services: FakeServices, create: Create, end: str) -> None:
     key, _ = failed(services, create, STEP_FAILED, *([end] if end else []), with_end=not end)
 
@@ -540,9 +528,7 @@ def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServi
     assert stored(services, key).history[-1].message == "The build needed more memory."
 
 
-def test_a_build_that_took_too_long_says_so_whatever_is_in_its_log(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_that_took_too_long_says_so_whatever_is_in_its_log(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
     run = services.codebuild.run_of(key)
@@ -596,9 +582,7 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     assert services.queue.take() == [key]  # announced for the second attempt, not after it
 
 
-def test_a_fault_after_the_push_is_a_success_with_its_evidence(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_fault_after_the_push_is_a_success_with_its_evidence(services: FakeServices, create: Create) -> None:
     """The executor had a fault after the push: tags cannot be overwritten, and need not be."""
     key = create()
     execution.attend(services, key)
@@ -673,9 +657,7 @@ def test_late_news_of_a_former_attempt_ask_and_change_nothing(services: FakeServ
     assert stored(services, key) == before
 
 
-def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(services: FakeServices, create: Create) -> None:
     key = create()
 
     def fault() -> None:
@@ -749,9 +731,7 @@ def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices
     assert (build.last_status, build.image_digest, build.handle) == (Status.SUCCEEDED, DIGEST, run.handle)
 
 
-def test_a_run_that_goes_on_when_its_image_is_a_success_is_stopped(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_run_that_goes_on_when_its_image_is_a_success_is_stopped(services: FakeServices, create: Create) -> None:
     """It has pushed and reported, and does not come to its end before the deadline."""
     key = create()
     execution.attend(services, key)
@@ -828,9 +808,7 @@ def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
 # Builds that wait for their turn
 
 
-def test_when_a_build_ends_the_one_that_waited_longest_is_announced(
-    services: FakeServices, create: Create
-) -> None:
+def test_when_a_build_ends_the_one_that_waited_longest_is_announced(services: FakeServices, create: Create) -> None:
     running = create()
     execution.attend(services, running)
     waiting = []
@@ -850,9 +828,7 @@ def test_when_a_build_ends_the_one_that_waited_longest_is_announced(
     assert services.queue.take() == [waiting[0]]
 
 
-def test_a_build_whose_turn_has_come_brings_those_behind_it_along(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_whose_turn_has_come_brings_those_behind_it_along(services: FakeServices, create: Create) -> None:
     """Two slots became free, and one message told of it."""
     keys = [create() for _ in range(4)]
     for key in keys:
@@ -909,17 +885,13 @@ def test_a_build_that_did_not_wait_brings_no_other_along(services: FakeServices,
     assert stored(services, waiting).is_waiting
 
 
-def test_those_that_wait_are_looked_at_until_the_executor_takes_no_more(
-    services: FakeServices, create: Create
-) -> None:
+def test_those_that_wait_are_looked_at_until_the_executor_takes_no_more(services: FakeServices, create: Create) -> None:
     services.codebuild.slots = 0
     keys = [create() for _ in range(5)]
     for key in keys:
         execution.attend(services, key)
     services.codebuild.slots = 2
-    assert execution.serve_waiting(services, CODEBUILD, 10) == 3, (
-        "two were started, and the third still waits"
-    )
+    assert execution.serve_waiting(services, CODEBUILD, 10) == 3, "two were started, and the third still waits"
     assert [stored(services, key).is_waiting for key in keys] == [False, False, True, True, True]
 
 
@@ -937,9 +909,7 @@ def test_an_end_is_recorded_though_the_next_in_the_line_cannot_be_told(
     assert "The next build for codebuild was not announced: The queue did not answer." in caplog.text
 
 
-def test_a_build_whose_turn_came_late_has_its_time_to_be_started(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_whose_turn_came_late_has_its_time_to_be_started(services: FakeServices, create: Create) -> None:
     """It waited longer than a start may take, and then its start is interrupted."""
     key = create()
     services.codebuild.fail_next.append(Busy("no slot is free"))
@@ -976,9 +946,7 @@ def test_a_success_that_a_repeated_start_finds_has_the_handle_of_that_attempt(
     assert (build.attempt, build.last_status, build.handle) == (2, Status.SUCCEEDED, run.handle)
 
 
-def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(services: FakeServices, create: Create) -> None:
     """200 builds of one second on two slots; messages arrive within the second, ticks each minute."""
     services.codebuild.slots = 2
     keys = [create() for _ in range(200)]
@@ -1104,9 +1072,7 @@ def test_stopping_what_has_ended_changes_nothing(services: FakeServices, create:
     assert services.written() == before
 
 
-def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
     end_with_an_image(services, key)

@@ -88,9 +88,7 @@ def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: 
     assert stored(services, key).look_at is None
 
 
-def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(services: FakeServices, create: Create) -> None:
     services.settings = replace(SETTINGS, max_answer_bytes=100)
     key = create()
     ended(services, key, *["x" * 50] * 10)
@@ -101,9 +99,7 @@ def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(
     assert page.url == f"https://storage.test/logs/{stored(services, key).uuid}"
 
 
-def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_growing_log_that_exceeds_an_answer_says_how_to_go_on(services: FakeServices, create: Create) -> None:
     services.settings = replace(SETTINGS, max_answer_bytes=100)
     key = create()
     ended(services, key, *["x" * 50] * 3)
@@ -171,9 +167,7 @@ def test_a_line_that_has_not_ended_is_served_when_it_ends(services: FakeServices
     assert logs.read(services, ADA, key).text.endswith("UTC -- never ended\n")
 
 
-def test_a_line_that_never_ends_is_not_waited_for_in_one_answer(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_line_that_never_ends_is_not_waited_for_in_one_answer(services: FakeServices, create: Create) -> None:
     key = create()
     build = ended(services, key, "one")
     services.logs.read = lambda log, after, limit=0: LogPart(  # type: ignore[method-assign]
@@ -228,9 +222,7 @@ def follow(services: FakeServices, key: BuildKey, cursor: str = "0") -> tuple[st
         page = logs.read(services, ADA, key, cursor)
         assert page.url is None
         assert not page.text or page.text.endswith("\n")
-        assert (
-            encoded_bytes(page.text) - 2 <= services.settings.max_answer_bytes or page.text.count("\n") <= 2
-        )
+        assert encoded_bytes(page.text) - 2 <= services.settings.max_answer_bytes or page.text.count("\n") <= 2
         text, cursor = text + page.text, page.next_cursor
         if not page.is_cut:
             return text, cursor
@@ -294,9 +286,7 @@ def test_late_lines_are_only_in_the_kept_log_and_double_or_hide_no_other(
     late = data.draw(st.sets(st.integers(0, len(lines) - 1)))
     services, build = world_with([line for n, line in enumerate(lines) if n not in late], 120)
     seen, cursor = follow(services, build.key)
-    come_late = [
-        LogLine(line.at - timedelta(milliseconds=1), "late") for n, line in enumerate(lines) if n in late
-    ]
+    come_late = [LogLine(line.at - timedelta(milliseconds=1), "late") for n, line in enumerate(lines) if n in late]
     services.logs.logs["logs:x"] += come_late
     more, cursor = follow(services, build.key, cursor)
     services.logs.logs["logs:x"].append(LogLine(NOW, "last"))
@@ -428,9 +418,7 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
     assert stored(services, key).look_at is None
     if trouble == "logs":
         (text,) = services.log_archive.texts.values()
-        assert text == (
-            "2024-03-01 12:00:00 UTC -- one\n… cut here: the rest of the log could not be read.\n"
-        )
+        assert text == ("2024-03-01 12:00:00 UTC -- one\n… cut here: the rest of the log could not be read.\n")
     else:
         assert logs.read(services, ADA, key).text.endswith("two\n")  # the log service still has it
 

@@ -181,9 +181,7 @@ def test_what_git_resolved_is_reported(services: FakeServices, create: Create) -
     assert body is not None
     assert body.found_dockerfile == text
     # steps run now, and what they could report as the build is not believed
-    services.broker.ask(
-        services.question("report", build, digest=DIGEST, commit="0" * 40, dockerfile="RlJPTSB5")
-    )
+    services.broker.ask(services.question("report", build, digest=DIGEST, commit="0" * 40, dockerfile="RlJPTSB5"))
     assert (stored(services, key).commit, services.builds.body(key)) == (commit, body)
 
 
@@ -206,9 +204,7 @@ def test_build_arguments_are_lines_of_their_own(services: FakeServices, create: 
         {"fetched": "1", "dockerfile": urlsafe_b64encode(b"x" * 65_537).decode()},
     ],
 )
-def test_a_report_that_cannot_be_is_refused(
-    services: FakeServices, running: Build, told: dict[str, str]
-) -> None:
+def test_a_report_that_cannot_be_is_refused(services: FakeServices, running: Build, told: dict[str, str]) -> None:
     with pytest.raises(Invalid):
         services.broker.ask(services.question("report", running, **told))
     assert stored(services, running.key) == running
@@ -251,9 +247,7 @@ def observed(services: FakeServices, key: BuildKey, outcome: Outcome) -> Build:
     return stored(services, key)
 
 
-@pytest.mark.parametrize(
-    "outcome", [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT, Outcome.GONE]
-)
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT, Outcome.GONE])
 def test_an_image_that_was_reported_is_success_however_the_attempt_ends(
     services: FakeServices, running: Build, outcome: Outcome
 ) -> None:
@@ -287,9 +281,7 @@ def test_a_late_report_of_an_earlier_attempt_counts(services: FakeServices, runn
     assert len(services.codebuild.runs) == 1  # it was not built again
 
 
-def test_a_tag_that_stands_there_before_the_first_claim_fails_the_build(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_tag_that_stands_there_before_the_first_claim_fails_the_build(services: FakeServices, create: Create) -> None:
     key = create()
     image = stored(services, key).image
     services.registry.prepare(image)
@@ -298,9 +290,7 @@ def test_a_tag_that_stands_there_before_the_first_claim_fails_the_build(
 
     build = stored(services, key)
     assert build.last_status is Status.FAILED
-    assert build.history[-1].message == (
-        f"The registry has an image {image} already, which this build did not make."
-    )
+    assert build.history[-1].message == (f"The registry has an image {image} already, which this build did not make.")
     assert services.codebuild.runs == {}
 
 
@@ -333,9 +323,7 @@ def test_a_failed_build_of_an_older_version_stays_failed(services: FakeServices,
     assert observed(services, running.key, Outcome.FAILED).last_status is Status.FAILED
 
 
-def test_a_build_that_was_told_to_stop_and_fails_for_that_is_stopped(
-    services: FakeServices, running: Build
-) -> None:
+def test_a_build_that_was_told_to_stop_and_fails_for_that_is_stopped(services: FakeServices, running: Build) -> None:
     stop(services, running)
     assert observed(services, running.key, Outcome.FAILED).last_status is Status.STOPPED
 

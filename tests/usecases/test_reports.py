@@ -46,9 +46,7 @@ def test_statuses_follow_the_table(services: FakeServices, elsewhere: BuildKey) 
     ],
     ids=str,
 )
-def test_odd_statuses_are_refused(
-    services: FakeServices, elsewhere: BuildKey, fields: dict[str, Any]
-) -> None:
+def test_odd_statuses_are_refused(services: FakeServices, elsewhere: BuildKey, fields: dict[str, Any]) -> None:
     before = services.written()
     with pytest.raises(Invalid):
         reports.report_status(services, ADA, elsewhere, fields)
@@ -124,25 +122,19 @@ def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: Build
     assert logs.read(services, ADA, elsewhere) == before
 
 
-def test_settling_adds_a_status_where_the_table_allows_it(
-    services: FakeServices, elsewhere: BuildKey
-) -> None:
+def test_settling_adds_a_status_where_the_table_allows_it(services: FakeServices, elsewhere: BuildKey) -> None:
     reports.report_reconciled(services, ADA, elsewhere, {"status": "failed"})
     reports.report_reconciled(services, ADA, elsewhere, {"status": "running"})
     build = stored(services, elsewhere)
     assert (build.last_status, build.history[-1].message) == (Status.FAILED, "Status was reconciled.")
 
 
-def test_settling_without_a_status_says_that_one_is_needed(
-    services: FakeServices, elsewhere: BuildKey
-) -> None:
+def test_settling_without_a_status_says_that_one_is_needed(services: FakeServices, elsewhere: BuildKey) -> None:
     with pytest.raises(Invalid, match="This field is required"):
         reports.report_reconciled(services, ADA, elsewhere, {})
 
 
-def test_what_is_reported_of_a_build_that_runs_here_is_kept_apart(
-    services: FakeServices, create: Create
-) -> None:
+def test_what_is_reported_of_a_build_that_runs_here_is_kept_apart(services: FakeServices, create: Create) -> None:
     key = create()
     before = stored(services, key)
     said = {"commit": "c" * 40, "git_url": "https://trusted.test/x"}

@@ -79,9 +79,7 @@ def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, cre
     assert build.history[-1].message == "The build disappeared from where it was running."
 
 
-def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(services: FakeServices, create: Create) -> None:
     key = create()
     execution.attend(services, key)
     services.push(stored(services, key))
@@ -136,9 +134,7 @@ def test_a_build_nobody_could_start_fails_with_the_reason(services: FakeServices
     assert build.history[-1].message == "The build could not be started within 60 minutes."
 
 
-def test_a_build_whose_start_came_to_nothing_fails_with_the_reason(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_whose_start_came_to_nothing_fails_with_the_reason(services: FakeServices, create: Create) -> None:
     key = create()
     services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
@@ -273,9 +269,7 @@ def dies_for(services: FakeServices, deadly: BuildKey) -> None:
 
 
 @pytest.mark.parametrize("trouble", [Unavailable("no"), ValueError("a bug"), MemoryError()], ids=repr)
-def test_any_exception_of_one_build_stays_with_it(
-    services: FakeServices, create: Create, trouble: Exception
-) -> None:
+def test_any_exception_of_one_build_stays_with_it(services: FakeServices, create: Create, trouble: Exception) -> None:
     troubled, other = create(), create()
     services.codebuild.fail_next.append(trouble)
     services.clock.forward(minutes=6)
@@ -306,9 +300,7 @@ def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
     ]
 
 
-def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(
-    services: FakeServices, create: Create
-) -> None:
+def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(services: FakeServices, create: Create) -> None:
     """More of them than one tick looks at, and a build behind them."""
     for _ in range(schedule.MAX_BUILDS):
         create()
@@ -335,9 +327,7 @@ def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServic
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
-def test_a_build_past_its_deadline_whose_end_is_found_was_not_given_up(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_past_its_deadline_whose_end_is_found_was_not_given_up(services: FakeServices, create: Create) -> None:
     """The executor does not answer the first question about all builds."""
     key = create()
     execution.attend(services, key)

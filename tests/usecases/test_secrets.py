@@ -31,9 +31,7 @@ def materials(services: FakeServices, key: BuildKey) -> dict[str, str]:
     return parsed(services.broker.ask(services.question("materials", stored(services, key))))
 
 
-def test_a_build_gets_the_values_that_it_names_as_they_are_then(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_gets_the_values_that_it_names_as_they_are_then(services: FakeServices, create: Create) -> None:
     put(services)
     put(services, "other")
     key = create(**with_secret("token"))
@@ -51,18 +49,14 @@ def test_no_record_has_a_value(services: FakeServices, create: Create) -> None:
     assert "hush" not in records
 
 
-def test_a_secret_that_the_project_does_not_have_is_refused_at_once(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_secret_that_the_project_does_not_have_is_refused_at_once(services: FakeServices, create: Create) -> None:
     before = services.written()
     with pytest.raises(Invalid, match="has no secret `token`; PUT it first"):
         create(**with_secret("token"))
     assert services.written() == before
 
 
-def test_a_build_whose_secret_was_deleted_since_is_refused_in_words(
-    services: FakeServices, create: Create
-) -> None:
+def test_a_build_whose_secret_was_deleted_since_is_refused_in_words(services: FakeServices, create: Create) -> None:
     put(services)
     key = create(**with_secret("token"))
     secrets.delete(services, ADA, "ada", "vision", "token")
@@ -70,9 +64,7 @@ def test_a_build_whose_secret_was_deleted_since_is_refused_in_words(
         materials(services, key)
 
 
-def test_once_an_attempt_has_its_code_its_secret_opens_no_others(
-    services: FakeServices, create: Create
-) -> None:
+def test_once_an_attempt_has_its_code_its_secret_opens_no_others(services: FakeServices, create: Create) -> None:
     put(services)
     key = create(**with_secret("token"))
     materials(services, key)
@@ -85,9 +77,7 @@ def test_once_an_attempt_has_its_code_its_secret_opens_no_others(
 
 
 @pytest.mark.parametrize("value", [None, 1, "", "é" * 2049, "a\0b"], ids=repr)
-def test_odd_values_are_refused_without_being_repeated(
-    services: FakeServices, create: Create, value: object
-) -> None:
+def test_odd_values_are_refused_without_being_repeated(services: FakeServices, create: Create, value: object) -> None:
     with pytest.raises(Invalid) as refusal:
         put(services, value=value)
     assert refusal.value.reasons == {"value": ["Must be a text of 1 to 4096 bytes, without NUL."]}
@@ -111,9 +101,7 @@ def test_others_may_not_even_know_the_names(services: FakeServices, create: Crea
             touch()
 
 
-def test_they_go_with_the_project_and_another_of_its_name_has_none(
-    services: FakeServices, create: Create
-) -> None:
+def test_they_go_with_the_project_and_another_of_its_name_has_none(services: FakeServices, create: Create) -> None:
     put(services)
     projects.archive(services, ADA, "ada", "vision", delete=True)
     services.clock.now += timedelta(hours=2)

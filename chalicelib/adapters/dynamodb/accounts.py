@@ -82,9 +82,7 @@ class DynamoAccounts:
             item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
         return int(item.requests or 0)
 
-    def _write(
-        self, items: Sequence[tuple[Item, Condition | None]], given: Given, gone: Sequence[Item] = ()
-    ) -> None:
+    def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given, gone: Sequence[Item] = ()) -> None:
         """Saves all items and deletes those `gone`, if the conditions hold and what is given is still stored
         as it was read."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}

@@ -24,9 +24,7 @@ class DynamoArchive:
         items, count = list_and_count(keys.archived_builds(user), offset, limit)
         return [records.decode_listed_build(item) for item in items], count
 
-    def purgeable(
-        self, deleted_before: datetime, archived_before: datetime
-    ) -> Iterator[BuildKey | ProjectKey]:
+    def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
         for partition, before in ((keys.DELETED, deleted_before), (keys.ARCHIVED, archived_before)):
             with answered():
                 for item in Item.by_active.query(partition, Item.look_at <= keys.format_instant(before)):
@@ -72,7 +70,5 @@ def _save_and_count(build: Build, live: int) -> Build:
     with answered():
         Item(*keys.record_key(build.key)).update(actions, condition)
     with suppress(Conflict), answered():
-        Item(*keys.record_key(build.key.project_key)).update(
-            records.counted(live, build.updated_at), Item.pk.exists()
-        )
+        Item(*keys.record_key(build.key.project_key)).update(records.counted(live, build.updated_at), Item.pk.exists())
     return build

@@ -36,9 +36,7 @@ class DynamoBuilds:
             )
         return int(item.last_build_id or 0)
 
-    def add(
-        self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None
-    ) -> Build:
+    def add(self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None) -> Build:
         if build.source is not None and build.source.code_sha256 is not None:
             refer(build.source.code_sha256, build.key, build.created_at)
 

@@ -34,9 +34,7 @@ class DynamoProjects:
             item.update(records.set_columns(records.project_columns(new)), is_unchanged)
         return new
 
-    def list_projects(
-        self, owner: str, offset: int, limit: int, *, public: bool
-    ) -> tuple[Sequence[Project], int]:
+    def list_projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
         shown = (Item.public == 1) if public else None
         items, count = list_and_count(keys.live_projects(owner), offset, limit, shown)
         return [records.decode_project(item) for item in items], count

@@ -45,9 +45,7 @@ class Item(Model):
 
         class Meta:
             index_name = "recent"
-            projection = IncludeProjection(
-                ["data", "last", "version", "last_build_id", "live_builds", "public"]
-            )
+            projection = IncludeProjection(["data", "last", "version", "last_build_id", "live_builds", "public"])
 
         recent = UnicodeAttribute(hash_key=True)
         updated_at = UnicodeAttribute(range_key=True)

@@ -97,9 +97,7 @@ class EksExecutor:
                 trouble = self._try_to_furnish(job)
             if (observation := observation_of(job, pod, self._group)) is not None:
                 is_over = observation.outcome is not None
-                seen[handle] = (
-                    observation if is_over else replace(observation, trouble=trouble or observation.trouble)
-                )
+                seen[handle] = observation if is_over else replace(observation, trouble=trouble or observation.trouble)
         return seen
 
     def stop(self, handle: str) -> None:

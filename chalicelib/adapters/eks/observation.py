@@ -176,9 +176,7 @@ def _is_fetched(pod: Json | None) -> bool:
 def needs_secret(job: Json, pod: Json | None) -> bool:
     """Whether the Job's pod still waits for the Job's Secret."""
     is_over = _condition(job, "Failed") or _condition(job, "Complete")
-    return not (
-        is_over or _is_fetched(pod) or _is_deleted(job) or HAS_SECRET in job["metadata"]["annotations"]
-    )
+    return not (is_over or _is_fetched(pod) or _is_deleted(job) or HAS_SECRET in job["metadata"]["annotations"])
 
 
 def pod_is_enough(pod: Json) -> bool:

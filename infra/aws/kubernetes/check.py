@@ -116,14 +116,10 @@ def _spares_private(block: Any) -> bool:
 
 
 def _enforces_policies(kubectl: Kubectl) -> bool:
-    daemons = {
-        each["metadata"]["name"]: each for each in kubectl.get("daemonsets", "--all-namespaces")["items"]
-    }
+    daemons = {each["metadata"]["name"]: each for each in kubectl.get("daemonsets", "--all-namespaces")["items"]}
     if daemons.keys() & {"cilium", "calico-node"}:
         return True
-    containers = (
-        daemons.get("aws-node", {}).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
-    )
+    containers = daemons.get("aws-node", {}).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
     return any("--enable-network-policy=true" in (each.get("args") or ()) for each in containers)
 
 

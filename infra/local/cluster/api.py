@@ -71,9 +71,7 @@ class FakeKubernetes(Cluster):
         super().__init__(cluster)
         self.namespace = namespace
         self.admin_token = secrets.token_urlsafe()  # may do everything, for kubectl
-        self.calls: deque[tuple[str, str]] = deque(
-            maxlen=1000
-        )  # method, path with query; guarded by the lock
+        self.calls: deque[tuple[str, str]] = deque(maxlen=1000)  # method, path with query; guarded by the lock
         self._refusals: list[int] = []
         self._lost = 0
         self._rules = _role_rules()
@@ -264,9 +262,7 @@ def _role_rules() -> list[Json]:
 
 
 def _verb(method: str, name: str | None) -> str:
-    verbs = (
-        {"GET": "get", "DELETE": "delete", "PATCH": "patch"} if name else {"GET": "list", "POST": "create"}
-    )
+    verbs = {"GET": "get", "DELETE": "delete", "PATCH": "patch"} if name else {"GET": "list", "POST": "create"}
     if method not in verbs:
         raise Refused(405, "the server does not allow this method on the requested resource")
     return verbs[method]
@@ -301,8 +297,7 @@ def _selector(text: str) -> Callable[[Mapping[str, str]], bool]:
 
     def matches(labels: Mapping[str, str]) -> bool:
         return all(
-            (key in labels if value is None else labels.get(key) == value) == wanted
-            for key, value, wanted in parts
+            (key in labels if value is None else labels.get(key) == value) == wanted for key, value, wanted in parts
         )
 
     return matches

@@ -271,9 +271,7 @@ class Node:
                 part.replace(file)
         return True
 
-    def _run_container(
-        self, pod: Json, kind: str, container: Json, folder: Path, check: Callable[[], None]
-    ) -> int:
+    def _run_container(self, pod: Json, kind: str, container: Json, folder: Path, check: Callable[[], None]) -> int:
         identity = secrets.token_hex(32)
         metadata = pod["metadata"]
         file = f"{metadata['name']}_{metadata['namespace']}_{container['name']}-{identity}.log"

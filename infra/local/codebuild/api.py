@@ -171,9 +171,7 @@ class CodeBuild:
         _minutes(request, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES)
         text = request.get("buildspecOverride", "")
         if len(text) > MAX_BUILDSPEC_CHARACTERS:
-            raise Refused(
-                "InvalidInputException", f"A buildspec has at most {MAX_BUILDSPEC_CHARACTERS} characters."
-            )
+            raise Refused("InvalidInputException", f"A buildspec has at most {MAX_BUILDSPEC_CHARACTERS} characters.")
         try:
             spec = buildspec.parse(text)
         except ValueError as error:
@@ -181,15 +179,11 @@ class CodeBuild:
         request["buildspecOverride"] = sys.intern(text)  # builds have the same text: one copy is enough
         with self._changed:
             token, now = request.get("idempotencyToken"), self._clock()
-            self._tokens = {
-                name: used for name, used in self._tokens.items() if now - used[0] < TOKEN_SECONDS
-            }
+            self._tokens = {name: used for name, used in self._tokens.items() if now - used[0] < TOKEN_SECONDS}
             if token in self._tokens:
                 _, used_for, build = self._tokens[token]
                 if used_for != request:
-                    raise Refused(
-                        "InvalidInputException", "The idempotency token was used with other parameters."
-                    )
+                    raise Refused("InvalidInputException", "The idempotency token was used with other parameters.")
                 return {"build": self._describe(build)}
             if len(self._waiting) >= QUEUE_PER_SLOT * self._concurrency:
                 raise Refused("AccountLimitExceededException", "Too many builds wait already.")
@@ -340,18 +334,14 @@ class CodeBuild:
         commands = build.spec.commands.get(name.lower(), ())
         if not commands:
             return
-        phase = buildspec.Phase(
-            commands, folder, self._variables(build), lines.say, self._clean_up, echoes=True
-        )
+        phase = buildspec.Phase(commands, folder, self._variables(build), lines.say, self._clean_up, echoes=True)
         while (ended := phase.wait(WATCH_SECONDS)) is None:
             if build.stopping.is_set() or time.monotonic() > deadline:
                 phase.end()
                 raise _Ended("STOPPED" if build.stopping.is_set() else "TIMED_OUT")
         if ended.exit_code:
             lines.say("")
-            _container(
-                lines, f"Command did not exit successfully {ended.command} exit status {ended.exit_code}"
-            )
+            _container(lines, f"Command did not exit successfully {ended.command} exit status {ended.exit_code}")
             why = f"Error while executing command: {ended.command}. Reason: exit status {ended.exit_code}"
             raise Refused("COMMAND_EXECUTION_ERROR", why)
 
@@ -363,9 +353,7 @@ class CodeBuild:
             "CODEBUILD_BUILD_ARN": build.arn,
             "SLIPWAY_MEMORY": str(build.memory),
         }
-        given = {
-            each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])
-        }
+        given = {each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])}
         return {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
 
     def _seconds(self, build: _Build, name: str, bounds: tuple[int, int, int]) -> float:
@@ -399,9 +387,7 @@ class CodeBuild:
             },
             "logs": {"groupName": group, "streamName": stream, "cloudWatchLogs": {"status": "ENABLED"}},
             "timeoutInMinutes": _minutes(build.request, "timeoutInMinutesOverride", BUILD_MINUTES),
-            "queuedTimeoutInMinutes": _minutes(
-                build.request, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES
-            ),
+            "queuedTimeoutInMinutes": _minutes(build.request, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES),
             "initiator": "slipway",
         }
         return described | ({"endTime": build.end_time} if build.end_time else {})

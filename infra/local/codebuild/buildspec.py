@@ -43,8 +43,7 @@ def parse(text: str) -> Buildspec:
             raise ValueError("only version 0.2 is understood")
         variables = {str(k): str(v) for k, v in document.get("env", {}).get("variables", {}).items()}
         phases = {
-            name: [str(command) for command in phase.get("commands", [])]
-            for name, phase in document["phases"].items()
+            name: [str(command) for command in phase.get("commands", [])] for name, phase in document["phases"].items()
         }
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the buildspec cannot be read: {error}") from error

@@ -67,9 +67,7 @@ class LogStream:
     def _put(self, batch: list[dict[str, Any]]) -> None:
         for attempt in range(RETRIES):
             try:
-                self._client.put_log_events(
-                    logGroupName=self._group, logStreamName=self._stream, logEvents=batch
-                )
+                self._client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=batch)
                 return
             except (ClientError, BotoCoreError):
                 log.warning("log events could not be written, attempt %d", attempt + 1)

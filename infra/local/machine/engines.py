@@ -127,8 +127,7 @@ def _containers_engine(
         "CONTAINERS_REGISTRIES_CONF": (
             folder / "registries.conf",
             # every port of this machine, as docker does by itself
-            'unqualified-search-registries = ["docker.io"]\n'
-            '[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n',
+            'unqualified-search-registries = ["docker.io"]\n[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n',
         ),
         "CONTAINERS_CONF": (
             folder / "containers.conf",
@@ -279,9 +278,7 @@ def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
         engine = Engine("docker", {"DOCKER_HOST": host})
         for _ in range(DOCKER_STARTS):
             # A session of its own: an interrupt from the keyboard ends us, and we end it.
-            daemon = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
             closing.callback(_stop, daemon)
             deadline = time.monotonic() + 60
             while daemon.poll() is None and time.monotonic() < deadline:

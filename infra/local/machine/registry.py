@@ -131,9 +131,7 @@ def _kept_running(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subp
 
 def answers(registry: Registry) -> bool:
     """Whether a registry can be used at this moment."""
-    return _answers_once(
-        lambda: HTTPConnection(registry.host, timeout=HEALTH_SECONDS), _basic(registry.login)
-    )
+    return _answers_once(lambda: HTTPConnection(registry.host, timeout=HEALTH_SECONDS), _basic(registry.login))
 
 
 @contextmanager

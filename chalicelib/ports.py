@@ -88,8 +88,7 @@ class Projects(Protocol):
 
 
 class Builds(Protocol):
-    """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a
-    condition."""
+    """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a condition."""
 
     def next_id(self, project: Project, now: datetime) -> int:
         """Takes the next id of a project's builds and counts one more live build. No id is given twice; an
@@ -333,8 +332,7 @@ class Sources(Protocol):
 
 
 class Secrets(Protocol):
-    """Values that a project's builds may mount. Those of a deleted project are not those of another with its
-    name."""
+    """Values that a project's builds may mount. Those of a deleted project are not those of another with its name."""
 
     def put(self, project: Project, name: str, value: str) -> None:
         """Sets or replaces one. Raises Invalid when the store does not take the value or is full."""

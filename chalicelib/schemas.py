@@ -1,8 +1,6 @@
-"""The JSON of the API, as types: what views answer and what may be sent to them. The OpenAPI document is made
-of them.
+"""The JSON of the API, as types: what views answer and what may be sent to them. The OpenAPI document is made of them.
 
-What is sent is described here, with its limits, and checked by the use cases: clients expect faults in words
-of theirs.
+What is sent is described here, with its limits, and checked by the use cases: clients expect faults in words of theirs.
 """
 
 from __future__ import annotations

@@ -121,10 +121,9 @@ def advance(
 ) -> Build:
     """The build with one more row of history. Raises Invalid when the table does not allow it.
 
-    Its texts are cut where the history would exceed `MAX_HISTORY_BYTES`.
-    `at` is when it happened where the build runs (default: `now`); rows stay in the order of time.
-    started_at is set by the first of building, scheduled, running and never overwritten, finished_at by
-    the first final status; a build that never started takes its creation as start.
+    Its texts are cut where the history would exceed `MAX_HISTORY_BYTES`. `at` is when it happened where the build runs
+    (default: `now`); rows stay in the order of time. started_at is set by the first of building, scheduled, running and
+    never overwritten, finished_at by the first final status; a build that never started takes its creation as start.
     """
     last = build.history[-1]
     if not may_follow(last.status, status):

@@ -86,8 +86,7 @@ def refuse_password_login() -> NoReturn:
 
 
 def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
-    """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a
-    superuser's."""
+    """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a superuser's."""
     return retry_on_conflict(lambda: _create_user(services, token, fields))
 
 
@@ -150,9 +149,8 @@ def tokens(services: Services, token: str, name: str) -> Sequence[Token]:
 
 
 def issue_token(services: Services, token: str, name: str, fields: dict[str, Any]) -> NewUser:
-    """One more token for a user; one that a user makes for himself ends with the right to renew of the token
-    that he shows. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's own or a
-    superuser's."""
+    """One more token for a user; one that a user makes for himself ends with the right to renew of the token that he
+    shows. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's own or a superuser's."""
     label = fields.get("name") or ""
     if not isinstance(label, str) or len(label) > MAX_TOKEN_NAME or has_control_characters(label):
         raise Invalid({"name": [f"Enter at most {MAX_TOKEN_NAME} characters, without control characters."]})

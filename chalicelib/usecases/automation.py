@@ -23,8 +23,7 @@ _HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however ofte
 def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
     """Does what a message asks for, once, however often it is delivered, and returns to which build.
 
-    What can never succeed goes to the dead letters with its reasons; that is None. Raises what may be
-    better next time.
+    What can never succeed goes to the dead letters with its reasons; that is None. Raises what may be better next time.
     """
     caller = _automation(services)
     fields: dict[str, Any] = {}

@@ -51,8 +51,7 @@ def log_change(before: Build, after: Build) -> Build:
 
 @contextmanager
 def isolated(one: Build | str) -> Iterator[None]:
-    """Logs what goes wrong with one build, or one executor, so that the others go on; the next look tries
-    again."""
+    """Logs what goes wrong with one build, or one executor, so that the others go on; the next look tries again."""
     try:
         yield
     except Conflict:

@@ -40,9 +40,8 @@ def attend(services: Services, key: BuildKey) -> None:
 
 
 def serve_waiting(services: Services, executor: str, limit: int) -> int:
-    """Has waiting builds started, those first that waited longest, until the executor takes no more, and
-    returns how many it looked at. Each is leased first: one that ends this function does not stay at the head
-    of the line."""
+    """Has waiting builds started, those first that waited longest, until the executor takes no more, and returns how
+    many it looked at. Each is leased first: one that ends this function does not stay at the head of the line."""
     served = 0
     for build in services.builds.waiting(executor, services.now(), limit):
         with isolated(build):
@@ -313,9 +312,8 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
 
 
 def _finished_before(services: Services, build: Build, digest: str) -> Build | None:
-    """Records the success of an attempt whose image is in the registry: tags cannot be overwritten, nor need
-    they be. Its handle, log and times are recorded if the executor still knows it; attempts that still run
-    are stopped."""
+    """Records the success of an attempt whose image is in the registry: tags cannot be overwritten, nor need they be.
+    Its handle, log and times are recorded if the executor still knows it; attempts that still run are stopped."""
     executor = services.executor(build.executor)
     makers = [push.attempt for push in build.pushes if push.digest == digest]
     made, seen = replace(build, submitting_at=build.submitting_at or build.created_at), None

@@ -146,8 +146,7 @@ def _kept_page(services: Services, build: Build, at: Position | int, size: int, 
 
 
 def ask_to_keep(services: Services, build: Build) -> None:
-    """Has the log of a build that has ended kept, by a function of its own: that may take long. Raises
-    Conflict."""
+    """Has the log of a build that has ended kept, by a function of its own: that may take long. Raises Conflict."""
     if build.log is None or build.deleted_at is not None:
         services.builds.save(replace(build, look_at=None))
     else:
@@ -155,8 +154,7 @@ def ask_to_keep(services: Services, build: Build) -> None:
 
 
 def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> None:
-    """Keeps the log of a build that has ended, if it is complete; else has it looked at again. Raises
-    Unavailable.
+    """Keeps the log of a build that has ended, if it is complete; else has it looked at again. Raises Unavailable.
 
     Whatever the log's size, little of it is in memory. If the function ends in between, the next begins anew:
     as much as is kept is read within a minute or two. The last try keeps what can be read, with a mark where

@@ -1,5 +1,4 @@
-"""How many requests a user or a build may make in a minute, roughly: processes take them from a shared count
-by tens.
+"""How many requests a user or a build may make in a minute, roughly: processes take them from a shared count by tens.
 
 So up to nine more per process may pass, or be refused although nobody used them. The gateway's own throttling
 is the hard limit.

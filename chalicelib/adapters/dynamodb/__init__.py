@@ -15,9 +15,8 @@
 | request count   | R#user#minute           | R                   |
 | code reference  | C#sha256                | B#owner/project#id, or P#owner/project |
 
-A build carries its status history. A held token lets the tokens
-of a user be listed. A name row reserves a build's name in its project. A reverse bookmark is
-stored beside what is bookmarked, so that a purge finds both without a search.
+A build carries its status history. A held token lets the tokens of a user be listed. A name row reserves a build's name
+in its project. A reverse bookmark is stored beside what is bookmarked, so that a purge finds both without a search.
 
 Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:
 

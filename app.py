@@ -405,12 +405,7 @@ def get_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     return serializers.code_reference(builds.get(call.services, call.user, key).build)
 
 
-@route(
-    BUILD + "/coderef",
-    "POST",
-    status=CREATED,
-    body=schemas.CodeReferenceFields,
-)
+@route(BUILD + "/coderef", "POST", status=CREATED, body=schemas.CodeReferenceFields)
 def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     changed = reports.reference(call.services, call.user, key, call.fields())
     return serializers.code_reference(changed)

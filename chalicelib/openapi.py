@@ -73,11 +73,7 @@ def document(routes: Sequence[Route], server: str) -> Json:
             paths.setdefault(route.path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Slipway",
-            "version": "1",
-            "description": "Builds container images; Polyaxon's v0 API.",
-        },
+        "info": {"title": "Slipway", "version": "1", "description": "Builds container images; Polyaxon's v0 API."},
         "servers": [{"url": server}],
         "paths": paths,
         "components": {

@@ -292,8 +292,7 @@ class Parameters(Struct):
         str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or what an answer gave.")
     ]
     idempotency_key: Annotated[
-        str,
-        Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request."),
+        str, Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request.")
     ] = field(name="Idempotency-Key")
 
 

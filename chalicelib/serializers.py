@@ -128,10 +128,7 @@ def project(project: Project, bookmarked: bool) -> schemas.Project:
 
 def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
     return schemas.ProjectDetail(
-        **_project(project, bookmarked),
-        readme=project.readme,
-        git_url=project.git_url,
-        num_builds=project.live_builds,
+        **_project(project, bookmarked), readme=project.readme, git_url=project.git_url, num_builds=project.live_builds
     )
 
 
@@ -169,10 +166,7 @@ def version(component: str) -> schemas.Versions | schemas.ChartVersion:
 def offer(offer: Offer, url: str) -> schemas.Offer:
     """`url` is the address that offers are asked for at."""
     return schemas.Offer(
-        url=offer.url,
-        fields=dict(offer.fields),
-        complete=f"{url.rstrip('/')}/{offer.id}",
-        expires_at=offer.expires_at,
+        url=offer.url, fields=dict(offer.fields), complete=f"{url.rstrip('/')}/{offer.id}", expires_at=offer.expires_at
     )
 
 

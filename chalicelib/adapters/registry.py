@@ -120,9 +120,7 @@ class EcrCredentials:
     def make_repository(self, name: str) -> None:
         with answered("ECR"), suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
             self._ecr.create_repository(
-                repositoryName=name,
-                imageTagMutability="IMMUTABLE",
-                imageScanningConfiguration={"scanOnPush": True},
+                repositoryName=name, imageTagMutability="IMMUTABLE", imageScanningConfiguration={"scanOnPush": True}
             )
 
     def make_cache(self, name: str) -> None:
@@ -140,12 +138,7 @@ def _lifecycle() -> str:
     rules = [
         {
             "rulePriority": number,
-            "selection": {
-                "tagStatus": tags,
-                "countType": "sinceImagePushed",
-                "countUnit": "days",
-                "countNumber": days,
-            },
+            "selection": {"tagStatus": tags, "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days},
             "action": {"type": "expire"},
         }
         for number, (tags, days) in enumerate(CACHE_DAYS, 1)

@@ -9,14 +9,7 @@ from typing import Any
 
 from chalicelib.domain import document
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build
-from chalicelib.domain.spec import (
-    Spec,
-    checked_tags,
-    has_control_characters,
-    is_slug,
-    parse_config,
-    parse_content,
-)
+from chalicelib.domain.spec import Spec, checked_tags, has_control_characters, is_slug, parse_config, parse_content
 from chalicelib.errors import Invalid
 
 MAX_TEXT = 4_096  # characters of a description or readme
@@ -137,9 +130,7 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
         build = replace(build, tags=checked_tags(tags))
     if build.is_managed:  # what happens to it is ours to say; the client's words are kept beside
         return replace(
-            build,
-            reported_node=node or build.reported_node,
-            reported_backend=backend or build.reported_backend,
+            build, reported_node=node or build.reported_node, reported_backend=backend or build.reported_backend
         )
     return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)
 

@@ -258,13 +258,7 @@ def as_it_ended(build: Build) -> Observation:
 
 
 def follow(
-    build: Build,
-    seen: Observation,
-    now: datetime,
-    *,
-    digest: str | None,
-    reason: str | None,
-    may_change: bool = False,
+    build: Build, seen: Observation, now: datetime, *, digest: str | None, reason: str | None, may_change: bool = False
 ) -> Build | None:
     """What the record becomes in the light of an observation; None when it tells nothing new.
 
@@ -354,13 +348,7 @@ def image_of(build: Build, answered: str | None) -> str | None:
 
 
 def overdue(
-    build: Build,
-    now: datetime,
-    *,
-    wait: timedelta,
-    queue: timedelta,
-    run: timedelta,
-    grace: timedelta = GRACE,
+    build: Build, now: datetime, *, wait: timedelta, queue: timedelta, run: timedelta, grace: timedelta = GRACE
 ) -> str | None:
     """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
 

@@ -78,10 +78,7 @@ def create(
     if spec is not None:
         secrets.check(services, project, spec)
         body = replace(
-            body,
-            config=spec.config,
-            build_args=dict(spec.build_args) or None,
-            secrets=dict(spec.secrets) or None,
+            body, config=spec.config, build_args=dict(spec.build_args) or None, secrets=dict(spec.secrets) or None
         )
     if body.is_too_large:
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])

@@ -52,10 +52,7 @@ def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
     if builds.writable(services, caller, key).build.is_managed:
         return
     _change(
-        services,
-        caller,
-        key,
-        lambda build, now: build if build.is_done else replace(build, look_at=now + HEARTBEAT),
+        services, caller, key, lambda build, now: build if build.is_done else replace(build, look_at=now + HEARTBEAT)
     )
 
 

@@ -43,10 +43,7 @@ class DynamoAccounts:
 
     def add_user(self, user: User, token: Token, given: Given = ()) -> None:
         try:
-            self._write(
-                [(records.encode_user(user), Item.pk.does_not_exist()), *_token_rows(token)],
-                given,
-            )
+            self._write([(records.encode_user(user), Item.pk.does_not_exist()), *_token_rows(token)], given)
         except Conflict as exc:
             if get(keys.user_key(user.name)):
                 raise AlreadyExists from exc

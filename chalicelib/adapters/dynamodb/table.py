@@ -135,12 +135,7 @@ def list_rows(
 
 
 def list_and_count(
-    partition: str,
-    offset: int,
-    limit: int,
-    shown: Condition | None = None,
-    *,
-    oldest_first: bool = False,
+    partition: str, offset: int, limit: int, shown: Condition | None = None, *, oldest_first: bool = False
 ) -> tuple[list[Item], int]:
     """Rows of a list, and how many it has in all."""
     items = list_rows(partition, offset, limit, shown, oldest_first=oldest_first)

@@ -40,8 +40,6 @@ BUILD = BUILDS + "/{build_id}"
 PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
-
-
 ROUTES: list[openapi.Route] = []
 
 
@@ -105,8 +103,7 @@ def get_user(call: web.Call) -> schemas.User:
 
 @route("/users", "POST", status=CREATED, body=schemas.UserFields)
 def create_user(call: web.Call) -> schemas.NewUser:
-    new = accounts.create_user(call.services, call.token, call.fields())
-    return serializers.new_user(new)
+    return serializers.new_user(accounts.create_user(call.services, call.token, call.fields()))
 
 
 @route("/users/token", "POST", refusals=(HTTPStatus.BAD_REQUEST,), caller="anybody")
@@ -196,8 +193,7 @@ def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.
     page = projects.bookmarked(
         call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
     )
-    results = [serializers.bookmarked_project(each) for each in page.projects]
-    return serializers.page(paging, results, page.count)
+    return serializers.page(paging, [serializers.bookmarked_project(each) for each in page.projects], page.count)
 
 
 # Code
@@ -210,8 +206,7 @@ def upload_code(call: web.Call, owner: str, project: str) -> None:
 
 @route(PROJECT + "/repo/upload/offers", "POST", status=CREATED)
 def offer_upload(call: web.Call, owner: str, project: str) -> schemas.Offer:
-    offer = sources.offer(call.services, call.user, owner, project)
-    return serializers.offer(offer, call.url())
+    return serializers.offer(sources.offer(call.services, call.user, owner, project), call.url())
 
 
 @route(
@@ -259,17 +254,8 @@ def delete_secret(call: web.Call, owner: str, project: str, secret: str) -> None
 
 @route(BUILDS, "GET", query=(*SORTING, "query"))
 def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Build]:
-    paging = call.paging()
-    page = builds.page(
-        call.services,
-        call.user,
-        owner,
-        project,
-        paging.offset,
-        paging.limit,
-        query=call.query().get("query", ""),
-        sort=call.query().get("sort", ""),
-    )
+    paging, query, sort = call.paging(), call.query().get("query", ""), call.query().get("sort", "")
+    page = builds.page(call.services, call.user, owner, project, paging.offset, paging.limit, query=query, sort=sort)
     results = [serializers.build_summary(build, build.key in page.bookmarked) for build in page.builds]
     return serializers.page(paging, results, page.count)
 
@@ -407,8 +393,7 @@ def get_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
 
 @route(BUILD + "/coderef", "POST", status=CREATED, body=schemas.CodeReferenceFields)
 def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
-    changed = reports.reference(call.services, call.user, key, call.fields())
-    return serializers.code_reference(changed)
+    return serializers.code_reference(reports.reference(call.services, call.user, key, call.fields()))
 
 
 @route(BUILD + "/_heartbeat", "POST")

@@ -1,6 +1,7 @@
 """What can go wrong, in the language of builds. HTTP numbers live in `web.py`, nowhere else."""
 
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 
 class SlipwayError(Exception):
@@ -87,3 +88,8 @@ class ExecutorRefused(SlipwayError):
 
 class Unavailable(SlipwayError):
     """A service we depend on did not answer; trying again may help."""
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Raises Invalid for this reason."""
+    raise Invalid([sentence])

@@ -79,7 +79,7 @@ def document(routes: Sequence[Route], server: str) -> Json:
         "components": {
             "schemas": components | more | {"Faults": _FAULTS},
             "responses": {status.name: _refusal(status) for status in _REFUSALS},
-            "securitySchemes": {"token": _AUTHORIZATION, "attempt": _ATTEMPT},
+            "securitySchemes": {"token": _TOKEN, "attempt": _ATTEMPT},
         },
         "security": [{"token": []}],
     }
@@ -190,18 +190,9 @@ def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-_AUTHORIZATION = {
-    "type": "apiKey",
-    "in": "header",
-    "name": "Authorization",
-    "description": "The word `token` or `bearer`, and the key: `Authorization: token 0123abc…`.",
-}
-_ATTEMPT = {
-    "type": "apiKey",
-    "in": "header",
-    "name": "Authorization",
-    "description": "The word `Build` and the secret that an attempt of a build was given.",
-}
+_KEY = {"type": "apiKey", "in": "header", "name": "Authorization"}
+_TOKEN = {**_KEY, "description": "The word `token` or `bearer`, and the key: `Authorization: token 0123abc…`."}
+_ATTEMPT = {**_KEY, "description": "The word `Build` and the secret that an attempt of a build was given."}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"repo": _FILE}, "required": ["repo"]}
 _ARCHIVE = {"application/gzip": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}

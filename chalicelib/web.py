@@ -106,13 +106,15 @@ class Call:
             return None
         try:
             parsed = json.loads(body, parse_constant=_no_constant)
+            if "\\ud" in body or "\\uD" in body:
+                json.dumps(parsed, ensure_ascii=False).encode()
+            return parsed
         except RecursionError as exc:
             raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
+        except UnicodeEncodeError as exc:
+            raise errors.Malformed("The body has an escape for half a character (a lone surrogate).") from exc
         except ValueError as exc:
             raise errors.Malformed(f"JSON parse error - {exc}") from exc
-        if _has_surrogates(body):
-            raise errors.Malformed("The body has an escape for half a character (a lone surrogate).")
-        return parsed
 
     def _text(self) -> str:
         raw, limit = _raw(self.request), self.services.settings.max_body_bytes
@@ -193,13 +195,12 @@ def endpoint(
         @wraps(view)
         def handle(**captured: str) -> Response:
             started_at = time.perf_counter()
-            request = _current_request(app)
+            request = app.current_request
+            assert request is not None, "views run within a request"
             with telemetry.work(view.__name__):
                 response = _bounded(answered(request, captured))
-                fields = {
-                    "status": response.status_code,
-                    "duration_ms": round((time.perf_counter() - started_at) * 1000),
-                }
+                duration_ms = round((time.perf_counter() - started_at) * 1000)
+                fields = {"status": response.status_code, "duration_ms": duration_ms}
                 log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
             return response
 
@@ -244,12 +245,6 @@ def _bounded(response: Response) -> Response:
         return response
     log.error("an answer of %d bytes was not sent", size)
     return reply({"detail": "The answer is too large to be sent."}, HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-def _current_request(app: Chalice) -> Request:
-    request = app.current_request
-    assert request is not None, "views run within a request"
-    return request
 
 
 def _response(answer: Any, status: HTTPStatus) -> Response:
@@ -381,16 +376,6 @@ def _part(raw: bytes, content_type: str, name: str) -> bytes:
     if part is None:
         raise errors.Invalid([f"The form needs a part `{name}` with a gzipped tar archive."])
     return bytes(part.raw)
-
-
-def _has_surrogates(body: str) -> bool:
-    if "\\ud" not in body and "\\uD" not in body:
-        return False
-    try:
-        json.dumps(json.loads(body), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _no_constant(name: str) -> Any:

@@ -6,31 +6,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from chalicelib import ports
 from chalicelib import settings as environment
 from chalicelib.domain.build import CODEBUILD
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable
-from chalicelib.ports import (
-    Accounts,
-    Archive,
-    Bookmarks,
-    Broker,
-    BuildQueue,
-    Builds,
-    CodeReferences,
-    DeadLetters,
-    DeploymentSecrets,
-    Executor,
-    LogArchive,
-    Logs,
-    Projects,
-    Registry,
-    RegistryLogins,
-    Scripts,
-    Secrets,
-    Services,
-    Sources,
-)
 from chalicelib.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,67 +32,67 @@ class AwsServices:
         return Records(self.settings.table, self.settings.account_memory_seconds)
 
     @property
-    def projects(self) -> Projects:
+    def projects(self) -> ports.Projects:
         return self._records.projects
 
     @property
-    def builds(self) -> Builds:
+    def builds(self) -> ports.Builds:
         return self._records.builds
 
     @property
-    def archive(self) -> Archive:
+    def archive(self) -> ports.Archive:
         return self._records.archive
 
     @property
-    def bookmarks(self) -> Bookmarks:
+    def bookmarks(self) -> ports.Bookmarks:
         return self._records.bookmarks
 
     @property
-    def code_references(self) -> CodeReferences:
+    def code_references(self) -> ports.CodeReferences:
         return self._records.code_references
 
     @property
-    def accounts(self) -> Accounts:
+    def accounts(self) -> ports.Accounts:
         return self._records.accounts
 
     @cached_property
-    def queue(self) -> BuildQueue:
+    def queue(self) -> ports.BuildQueue:
         from chalicelib.adapters.sqs import SqsBuildQueue
 
         return SqsBuildQueue(self.settings.dispatch_queue_url)
 
     @cached_property
-    def log_queue(self) -> BuildQueue:
+    def log_queue(self) -> ports.BuildQueue:
         from chalicelib.adapters.sqs import SqsBuildQueue
 
         return SqsBuildQueue(self.settings.log_queue_url)
 
     @cached_property
-    def dead_letters(self) -> DeadLetters:
+    def dead_letters(self) -> ports.DeadLetters:
         from chalicelib.adapters.sqs import SqsDeadLetters
 
         return SqsDeadLetters(self.settings.dead_letter_queue_url)
 
     @cached_property
-    def log_archive(self) -> LogArchive:
+    def log_archive(self) -> ports.LogArchive:
         from chalicelib.adapters.s3 import S3LogArchive
 
         return S3LogArchive(self.settings.bucket)
 
     @cached_property
-    def sources(self) -> Sources:
+    def sources(self) -> ports.Sources:
         from chalicelib.adapters.s3 import S3Sources
 
         return S3Sources(self.settings.bucket)
 
     @cached_property
-    def secrets(self) -> Secrets:
+    def secrets(self) -> ports.Secrets:
         from chalicelib.adapters.ssm import SsmSecrets
 
         return SsmSecrets(self.settings.secret_prefix)
 
     @cached_property
-    def registry(self) -> Registry:
+    def registry(self) -> ports.Registry:
         from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
 
         if self.settings.plain_http:
@@ -120,7 +100,7 @@ class AwsServices:
         return HttpRegistry("https", EcrCredentials())
 
     @cached_property
-    def registry_logins(self) -> RegistryLogins:
+    def registry_logins(self) -> ports.RegistryLogins:
         from chalicelib.adapters.registry import EcrLogins, SignedLogins
 
         if self.settings.plain_http:
@@ -128,25 +108,25 @@ class AwsServices:
         return EcrLogins(self.settings.registry_role)
 
     @cached_property
-    def deployment_secrets(self) -> DeploymentSecrets:
+    def deployment_secrets(self) -> ports.DeploymentSecrets:
         from chalicelib.adapters.secrets_manager import SecretsManager
 
         return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 
     @cached_property
-    def scripts(self) -> Scripts:
+    def scripts(self) -> ports.Scripts:
         from chalicelib.adapters.steps import StepFiles
 
         return StepFiles()
 
     @cached_property
-    def broker(self) -> Broker:
+    def broker(self) -> ports.Broker:
         from chalicelib.adapters.broker import LambdaBroker
 
         return LambdaBroker(self.settings.broker_function)
 
     @cached_property
-    def logs(self) -> Logs:
+    def logs(self) -> ports.Logs:
         from chalicelib.adapters.cloudwatch import CloudWatchLogs
 
         return CloudWatchLogs(self.settings.reported_log_group)
@@ -155,13 +135,13 @@ class AwsServices:
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    def executor(self, name: str) -> Executor:
+    def executor(self, name: str) -> ports.Executor:
         if name not in self.settings.executors:
             raise Unavailable(f"Nothing runs on {name} here.")
         return self._codebuild if name == CODEBUILD else self._eks
 
     @cached_property
-    def _codebuild(self) -> Executor:
+    def _codebuild(self) -> ports.Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
         return CodeBuildExecutor(
@@ -174,7 +154,7 @@ class AwsServices:
         )
 
     @cached_property
-    def _eks(self) -> Executor:
+    def _eks(self) -> ports.Executor:
         from chalicelib.adapters.eks.api import KubernetesApi
         from chalicelib.adapters.eks.executor import EksExecutor
 
@@ -194,10 +174,10 @@ class AwsServices:
         return attempt_secret(self.deployment_secrets.build_key(), build_uuid, attempt)
 
 
-_services: Services = AwsServices()
+_services: ports.Services = AwsServices()
 
 
-def services() -> Services:
+def services() -> ports.Services:
     """The services of this process."""
     return _services
 
@@ -212,7 +192,7 @@ def get_ready() -> None:
         client()
 
 
-def install(replacement: Services) -> Services:
+def install(replacement: ports.Services) -> ports.Services:
     """Puts others in their place, for tests; returns those that were there."""
     global _services
     previous, _services = _services, replacement

@@ -334,16 +334,12 @@ class FakeBookmarks:
         self._records.bookmarks[user, key] = None
         return True
 
-    def list_builds(
-        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> tuple[Sequence[Build], int]:
+    def list_builds(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Build], int]:
         keys = [key for key in self._bookmarked(user, oldest_first) if isinstance(key, BuildKey)]
         found = [self._records.builds.get(key) for key in keys[offset : offset + limit]]
         return [build for build in found if build and build.deleted_at is None], len(keys)
 
-    def list_projects(
-        self, user: str, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> tuple[Sequence[Project], int]:
+    def list_projects(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Project], int]:
         keys = [key for key in self._bookmarked(user, oldest_first) if isinstance(key, ProjectKey)]
         found = [self._records.projects.get((key.owner, key.name)) for key in keys[offset : offset + limit]]
         return [project for project in found if project], len(keys)

@@ -41,9 +41,6 @@ def answer(event: Mapping[str, Any], ask: Callable[[Question], str]) -> dict[str
     try:
         return {"answer": ask(Question(**event))}
     except SlipwayError as error:
-        words: Any = str(error)
-        if isinstance(error, Invalid):
-            words = error.reasons
-        elif isinstance(error, Throttled):
-            words = error.seconds
+        seconds_or_words = error.seconds if isinstance(error, Throttled) else str(error)
+        words = error.reasons if isinstance(error, Invalid) else seconds_or_words
         return {"refused": type(error).__name__, "words": words}

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 import boto3
@@ -55,16 +56,14 @@ class CloudWatchLogs:
         for _ in range(_MAX_PAGES):
             answer = self._get(log, **query, **({"nextToken": token} if token else {}))
             lines = _lines(log, answer)
-            served = 0
-            while served < min(skip, len(lines)) and lines[served].at == after.at:
-                served += 1
+            served = sum(1 for _ in takewhile(lambda line: line.at == after.at, lines[:skip]))
             skip -= served
             if is_short := served < len(lines):
                 skip = 0
             is_end = answer["nextForwardToken"] in (token, None)
             token = answer["nextForwardToken"]
             if is_short or is_end:
-                rest = lines[served:] if served else lines
+                rest = lines[served:]
                 next_one = _behind(after, rest)
                 if token:
                     _remember(self._tokens, (log, next_one), (self._clock(), start_ms, token), _TOKENS)

@@ -28,8 +28,6 @@ _MANIFESTS = ", ".join(
     )
 )
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
-
-
 LOGIN_SECONDS = 3600  # the longest session that a role of a function may have of another role
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")

@@ -50,12 +50,10 @@ class S3Sources:
             self._s3.put_object(Bucket=self._bucket, Key=_listing_key(sha256), Body=msgspec.json.encode(listing))
 
     def listing(self, sha256: str) -> Listing:
-        with answered(STORAGE, missing=NotFound):
-            answer = self._s3.get_object(Bucket=self._bucket, Key=_listing_key(sha256))
-            return msgspec.json.decode(answer["Body"].read(), type=Listing)
+        return msgspec.json.decode(_open(self._s3, self._bucket, _listing_key(sha256)).read(), type=Listing)
 
     def open(self, sha256: str) -> IO[bytes]:
-        return self._open(_archive_key(sha256))
+        return _open(self._s3, self._bucket, _archive_key(sha256))
 
     def find_archive(self, commit: str) -> str | None:
         with answered(STORAGE, missing=NotFound):
@@ -75,7 +73,7 @@ class S3Sources:
         return Offer(offer_id, form["url"], form["fields"], now + timedelta(seconds=OFFER_SECONDS))
 
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
-        return self._open(_upload_key(project, offer_id))
+        return _open(self._s3, self._bucket, _upload_key(project, offer_id))
 
     def discard(self, build: Build) -> None:
         folder = f"builds/{build.uuid}"
@@ -105,10 +103,6 @@ class S3Sources:
         with answered(STORAGE, missing=NotFound):
             for key in (_listing_key(sha256), _archive_key(sha256)):
                 self._s3.delete_object(Bucket=self._bucket, Key=key)
-
-    def _open(self, key: str) -> IO[bytes]:
-        with answered(STORAGE, missing=NotFound):
-            return cast("IO[bytes]", _Body(self._s3.get_object(Bucket=self._bucket, Key=key)["Body"]))
 
 
 class _Body:
@@ -148,19 +142,14 @@ class S3LogArchive:
 
     def table(self, build: Build) -> Sequence[Block]:
         try:
-            with answered(STORAGE, missing=NotFound):
-                answer = self._s3.get_object(Bucket=self._bucket, Key=_table_key(build))
-                return msgspec.msgpack.decode(answer["Body"].read(), type=list[Block])
+            return msgspec.msgpack.decode(_open(self._s3, self._bucket, _table_key(build)).read(), type=list[Block])
         except NotFound:
             return ()
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         try:
-            with answered(STORAGE, missing=NotFound):
-                answer = self._s3.get_object(
-                    Bucket=self._bucket, Key=_log_key(build), Range=f"bytes={start}-{start + size - 1}"
-                )
-                return bytes(answer["Body"].read())
+            stretch = f"bytes={start}-{start + size - 1}"
+            return _open(self._s3, self._bucket, _log_key(build), Range=stretch).read()
         except NotFound as exc:
             raise NoLog("File not found: the log was removed.") from exc
 
@@ -193,20 +182,17 @@ def _client() -> Any:
     return boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
 
 
+def _open(s3: Any, bucket: str, key: str, **part: str) -> IO[bytes]:
+    """An object, or the Range of it that is named. Raises NotFound."""
+    with answered(STORAGE, missing=NotFound):
+        return cast("IO[bytes]", _Body(s3.get_object(Bucket=bucket, Key=key, **part)["Body"]))
+
+
 def _presigned(s3: Any, bucket: str, key: str, content_type: str) -> str:
     name = key.rpartition("/")[2]
-    return str(
-        s3.generate_presigned_url(
-            "get_object",
-            Params={
-                "Bucket": bucket,
-                "Key": key,
-                "ResponseContentType": content_type,
-                "ResponseContentDisposition": f'attachment; filename="{name}"',
-            },
-            ExpiresIn=LINK_SECONDS,
-        )
-    )
+    shown = {"ResponseContentType": content_type, "ResponseContentDisposition": f'attachment; filename="{name}"'}
+    wanted = {"Bucket": bucket, "Key": key, **shown}
+    return str(s3.generate_presigned_url("get_object", Params=wanted, ExpiresIn=LINK_SECONDS))
 
 
 def _log_key(build: Build) -> str:

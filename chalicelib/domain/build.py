@@ -17,8 +17,6 @@ MAX_TEXTS_BYTES = 270_000
 MAX_DOCKERFILE_BYTES = 65_536
 CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
-
-
 # Stands in a Dockerfile for the lines of special files, whose names a git repository shows too late.
 SPECIAL_FILES_MARK = "#slipway-special-files"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, refuse
 
 MAX_YAML_BYTES = 64 * 1024
 MAX_NODES = 5_000  # YAML aliases can make a small text expand without end
@@ -71,7 +71,7 @@ def check(document: Any) -> None:
     for _ in range(MAX_DEPTH):
         nodes += len(level)
         if nodes > MAX_NODES:
-            _refuse("The specification is too large.")
+            refuse("The specification is too large.")
         below: list[Any] = []
         for node in level:
             if isinstance(node, Mapping):
@@ -79,20 +79,16 @@ def check(document: Any) -> None:
             elif isinstance(node, list | tuple):
                 below += node
             elif isinstance(node, str) and any("\ud800" <= char <= "\udfff" for char in node):
-                _refuse("The specification contains text that is not valid UTF-8.")
+                refuse("The specification contains text that is not valid UTF-8.")
             elif isinstance(node, int) and not -(2**63) <= node < 2**63:
-                _refuse("The specification contains a number that is too large.")
+                refuse("The specification contains a number that is too large.")
             elif isinstance(node, float) and not math.isfinite(node):
-                _refuse("The specification contains a number that is not finite.")
+                refuse("The specification contains a number that is not finite.")
             elif not isinstance(node, str | int | float | None):
-                _refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
+                refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
             if len(below) > MAX_NODES:
-                _refuse("The specification is too large.")
+                refuse("The specification is too large.")
         if not below:
             return
         level = below
-    _refuse("The specification is nested too deeply.")
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise Invalid([sentence])
+    refuse("The specification is nested too deeply.")

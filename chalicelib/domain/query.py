@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 from chalicelib.domain.build import Build
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, refuse
 
 MAX_QUERY = 1_000  # characters
 MAX_EXPRESSIONS = 20
@@ -53,12 +53,12 @@ def parse_query(text: str) -> Predicate | None:
     if not text:
         return None
     if len(text) > MAX_QUERY:
-        _refuse(f"Query is not valid: it has more than {MAX_QUERY} characters.")
+        refuse(f"Query is not valid: it has more than {MAX_QUERY} characters.")
     expressions = [part.strip() for part in text.split(",") if part.strip()]
     if not expressions:
-        _refuse("Query is not valid: it has no expression like `field:value`.")
+        refuse("Query is not valid: it has no expression like `field:value`.")
     if len(expressions) > MAX_EXPRESSIONS:
-        _refuse(f"Query is not valid: it has more than {MAX_EXPRESSIONS} expressions.")
+        refuse(f"Query is not valid: it has more than {MAX_EXPRESSIONS} expressions.")
     predicates: list[Predicate] = []
     faults: list[str] = []
     for expression in expressions:
@@ -96,15 +96,13 @@ def _sort_fields(sort: str) -> list[str]:
 def _expression(expression: str) -> Predicate:
     name, colon, condition = (part.strip() for part in expression.partition(":"))
     if not colon or not name or not condition:
-        _refuse(f"`{expression[:100]}` is not an expression like `field:value`.")
+        refuse(f"`{expression[:100]}` is not an expression like `field:value`.")
     field = _FIELDS.get(name)
     if field is None:
-        _refuse(f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")
-    negated = condition.startswith("~")
-    if negated:
-        condition = condition[1:].strip()
+        refuse(f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")
+    negated, condition = condition.startswith("~"), condition.removeprefix("~").strip()
     if not condition:
-        _refuse(f"`{expression[:100]}` has no value.")
+        refuse(f"`{expression[:100]}` has no value.")
     read = field.read
     if field.kind == "time" and (compared := _COMPARISON.fullmatch(condition)):
         # A missing time is neither before nor after another, negated or not.
@@ -119,10 +117,10 @@ def _test(name: str, kind: str, condition: str) -> _Test:
     if kind == "time":
         return _time_test(name, condition)
     if _COMPARISON.match(condition) or (kind != "text" and ".." in condition):
-        _refuse(f"`{name}` cannot be compared; say `{name}:value` or `{name}:a|b`.")
+        refuse(f"`{name}` cannot be compared; say `{name}:value` or `{name}:a|b`.")
     wanted = [part.strip() for part in condition.split("|")]
     if "" in wanted:
-        _refuse(f"`{name}:{condition[:64]}` has an empty alternative.")
+        refuse(f"`{name}:{condition[:64]}` has an empty alternative.")
     if kind == "text" and len(wanted) == 1 and "%" in condition:
         return _like(name, condition)
     if kind == "list":
@@ -136,13 +134,11 @@ def _test(name: str, kind: str, condition: str) -> _Test:
 def _like(name: str, condition: str) -> _Test:
     piece = condition.strip("%").lower()
     if not piece or "%" in piece:
-        _refuse(f"`{name}:{condition[:64]}` must be `%end`, `start%` or `%part%`.")
+        refuse(f"`{name}:{condition[:64]}` must be `%end`, `start%` or `%part%`.")
     at_start, at_end = not condition.startswith("%"), not condition.endswith("%")
 
     def holds(value: str | None) -> bool:
-        if value is None:
-            return False
-        lower = value.lower()
+        lower = (value or "").lower()
         if at_start:
             return lower.startswith(piece)
         return lower.endswith(piece) if at_end else piece in lower
@@ -152,10 +148,10 @@ def _like(name: str, condition: str) -> _Test:
 
 def _time_test(name: str, condition: str) -> _Test:
     if "|" in condition:
-        _refuse(f"`{name}` takes no alternatives; say `{name}:from..to`.")
+        refuse(f"`{name}` takes no alternatives; say `{name}:from..to`.")
     parts = [part.strip() for part in condition.split("..")]
     if len(parts) > 2 or "" in parts:
-        _refuse(f"`{name}:{condition[:64]}` must be one time, or `from..to`.")
+        refuse(f"`{name}:{condition[:64]}` must be one time, or `from..to`.")
     start, end = _moment(name, parts[0])[0], _moment(name, parts[-1])[1]
     return lambda at: at is not None and start <= at < end
 
@@ -176,7 +172,7 @@ def _moment(name: str, text: str) -> tuple[datetime, datetime]:
     """Where the day, minute or second that `text` names begins and ends, in UTC."""
     match = _MOMENT.fullmatch(text) if text.isascii() else None
     if match is None:
-        _refuse(f"`{name}` must be a time such as 2024-03-01 or 2024-03-01 10:30:00.")
+        refuse(f"`{name}` must be a time such as 2024-03-01 or 2024-03-01 10:30:00.")
     numbers = [int(part) for part in match.groups() if part is not None]
     length = {3: timedelta(days=1), 5: timedelta(minutes=1), 6: timedelta(seconds=1)}[len(numbers)]
     try:
@@ -188,9 +184,5 @@ def _moment(name: str, text: str) -> tuple[datetime, datetime]:
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        _refuse(f"`{name}` must be a number.")
+        refuse(f"`{name}` must be a number.")
     return int(text)
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise Invalid([sentence])

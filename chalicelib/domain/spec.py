@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS
 from chalicelib.domain.environment import Environment, parse_environment
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, refuse
 
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
@@ -27,20 +27,9 @@ MAX_TAG = 64
 
 BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
 _HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
-_BUILD = (
-    "image",
-    "dockerfile",
-    "ref",
-    "context",
-    "build_steps",
-    "env_vars",
-    "build_args",
-    "secrets",
-    "lang_env",
-    "nocache",
-    "commit",
-    "branch",
-)
+_CODE = ("image", "dockerfile", "ref", "context", "commit", "branch")
+_RUN = ("build_steps", "env_vars", "build_args", "secrets", "lang_env", "nocache")
+_BUILD = _CODE + _RUN
 SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _ARG_NAME = re.compile(r"(?!BUILDKIT_)[a-zA-Z_][a-zA-Z0-9_]{0,127}")
@@ -93,9 +82,9 @@ def parse_config(document: object) -> Spec:
     nested = dict(_mapping(document))
     build = nested.pop("build", None)
     if not isinstance(build, Mapping):
-        _refuse("`config` needs a `build` section with the fields of the build.")
+        refuse("`config` needs a `build` section with the fields of the build.")
     if stray := [str(key) for key in nested if key in _BUILD]:
-        _refuse(f"In `config`, {_quoted(stray)} belongs under `build`.")
+        refuse(f"In `config`, {_quoted(stray)} belongs under `build`.")
     spec = _parse({**nested, **build})
     if spec.lang_env is None and spec.image is not None:
         return replace(spec, lang_env="en_US.UTF-8")
@@ -110,12 +99,12 @@ def is_slug(name: object) -> bool:
 def checked_tags(tags: object) -> tuple[str, ...]:
     """Tags without repetition, in their order. Raises Invalid (a bare list of sentences)."""
     if not isinstance(tags, list) or not all(isinstance(tag, str) and 0 < len(tag) <= MAX_TAG for tag in tags):
-        _refuse(f"`tags` must be a list of strings of 1 to {MAX_TAG} characters.")
+        refuse(f"`tags` must be a list of strings of 1 to {MAX_TAG} characters.")
     unique = tuple(dict.fromkeys(tags))
     if len(unique) > MAX_TAGS:
-        _refuse(f"`tags` must have at most {MAX_TAGS} entries.")
+        refuse(f"`tags` must have at most {MAX_TAGS} entries.")
     if any(has_control_characters(tag) for tag in unique):
-        _refuse("`tags` must not contain control characters.")
+        refuse("`tags` must not contain control characters.")
     return unique
 
 
@@ -128,25 +117,19 @@ def has_control_characters(text: str) -> bool:
 
 def confined_path(text: str) -> bool:
     """Whether a path stays below where it is used: relative, without `..`, one plain line."""
-    parts = text.split("/")
-    return (
-        bool(text)
-        and not text.startswith("/")
-        and ".." not in parts
-        and "\\" not in text
-        and not has_control_characters(text)
-    )
+    is_one_line = "\\" not in text and not has_control_characters(text)
+    return is_one_line and text != "" and not text.startswith("/") and ".." not in text.split("/")
 
 
 def _parse(document: Mapping[str, Any]) -> Spec:
     document_rules.check(document)
     if unknown := [str(key) for key in document if key not in _HEADER and key not in _BUILD]:
-        _refuse(f"{_quoted(unknown)} is not a field of a build; remove it.")
+        refuse(f"{_quoted(unknown)} is not a field of a build; remove it.")
     version = document.get("version")
     if isinstance(version, bool) or version != 1:
-        _refuse("`version` must be 1.")
+        refuse("`version` must be 1.")
     if document.get("kind") != "build":
-        _refuse("`kind` must be `build`.")
+        refuse("`kind` must be `build`.")
     get = document.get
     faults: list[str] = []
 
@@ -180,7 +163,7 @@ def _parse(document: Mapping[str, Any]) -> Spec:
     check("name", _slug)
     check("description", _text)
     check("logging", _logging)
-    check("ref", lambda *_: _refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."))
+    check("ref", lambda *_: refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."))
     if not faults and (spec.image is None) == (spec.dockerfile is None):
         faults.append("Exactly one of `image` and `dockerfile` is needed.")
     if faults:
@@ -194,94 +177,94 @@ def _parse(document: Mapping[str, Any]) -> Spec:
 def _line(name: str, value: Any) -> str:
     """Text that becomes part of one Dockerfile line and must not be able to start another, or a flag."""
     if not isinstance(value, str) or not value.strip():
-        _refuse(f"`{name}` must be a non-empty string.")
+        refuse(f"`{name}` must be a non-empty string.")
     if len(value) > MAX_VALUE:
-        _refuse(f"`{name}` must have at most {MAX_VALUE} characters.")
+        refuse(f"`{name}` must have at most {MAX_VALUE} characters.")
     if has_control_characters(value):
-        _refuse(f"`{name}` must be a single line without control characters.")
+        refuse(f"`{name}` must be a single line without control characters.")
     if value.rstrip().endswith("\\"):
-        _refuse(f"`{name}` must not end with a backslash, which would join it with the next line.")
+        refuse(f"`{name}` must not end with a backslash, which would join it with the next line.")
     return value
 
 
 def _image(name: str, value: Any) -> str:
     image = _line(name, value)
     if " " in image or "\t" in image:
-        _refuse("`image` must not contain spaces.")
+        refuse("`image` must not contain spaces.")
     if image.startswith("-") or not image.isascii() or not image[0].isalnum():
-        _refuse("`image` must start with a letter or digit and be ASCII.")
+        refuse("`image` must start with a letter or digit and be ASCII.")
     reference = image.split("@")[0]
     parts = reference.split(":")
     if len(parts) > 3 or (len(parts) == 3 and ("/" not in parts[1] or parts[1].startswith("/"))) or not parts[0]:
-        _refuse("`image` must look like `name`, `name:tag` or `host:port/name:tag`.")
+        refuse("`image` must look like `name`, `name:tag` or `host:port/name:tag`.")
     if "$" in image or "#" in image:
-        _refuse("`image` must not contain `$` or `#`.")
+        refuse("`image` must not contain `$` or `#`.")
     return image
 
 
 def _steps(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_STEPS:
-        _refuse(f"`{name}` must be a list of at most {MAX_STEPS} commands.")
+        refuse(f"`{name}` must be a list of at most {MAX_STEPS} commands.")
     return tuple(_step(f"{name}[{i}]", step) for i, step in enumerate(value))
 
 
 def _step(name: str, value: Any) -> str:
     step = _line(name, value)
     if step.lstrip().startswith("--"):
-        _refuse(f"`{name}` must not start with `--`: flags of RUN are not allowed, only commands.")
+        refuse(f"`{name}` must not start with `--`: flags of RUN are not allowed, only commands.")
     if _HEREDOC.search(step):
-        _refuse(f"`{name}` must not contain a here-document (`<<`), which would swallow the lines after it.")
+        refuse(f"`{name}` must not contain a here-document (`<<`), which would swallow the lines after it.")
     return step
 
 
 def _env_vars(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list) or len(value) > MAX_STEPS:
-        _refuse(f"`{name}` must be a list of at most {MAX_STEPS} [NAME, value] pairs.")
+        refuse(f"`{name}` must be a list of at most {MAX_STEPS} [NAME, value] pairs.")
     return tuple(_env_var(f"{name}[{i}]", pair) for i, pair in enumerate(value))
 
 
 def _env_var(name: str, value: Any) -> tuple[str, str]:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        _refuse(f"`{name}` must be a pair [NAME, value].")
+        refuse(f"`{name}` must be a pair [NAME, value].")
     key, scalar = value
     if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
-        _refuse(f"`{name}`: the name must be letters, digits and underscores, not starting with a digit.")
+        refuse(f"`{name}`: the name must be letters, digits and underscores, not starting with a digit.")
     return key, _line(name, _scalar(name, scalar))
 
 
 def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     """They reach the engine as arguments, not as lines: any text of one line will do, even an empty one."""
     if not isinstance(value, Mapping) or len(value) > MAX_STEPS:
-        _refuse(f"`{name}` must be a mapping of at most {MAX_STEPS} names to values.")
+        refuse(f"`{name}` must be a mapping of at most {MAX_STEPS} names to values.")
     return tuple(_build_arg(name, key, each) for key, each in value.items())
 
 
 def _build_arg(name: str, key: Any, value: Any) -> tuple[str, str]:
     if not isinstance(key, str) or not _ARG_NAME.fullmatch(key):
-        _refuse(f"Names in `{name}` are at most 128 letters, digits, `_`; first no digit, no `BUILDKIT_`.")
+        refuse(f"Names in `{name}` are at most 128 letters, digits, `_`; first no digit, no `BUILDKIT_`.")
     text = _scalar(f"{name}.{key}", value)
     if len(text) > MAX_VALUE or has_control_characters(text):
-        _refuse(f"`{name}.{key}` must be a line of at most {MAX_VALUE} characters without control ones.")
+        refuse(f"`{name}.{key}` must be a line of at most {MAX_VALUE} characters without control ones.")
     return key, text
 
 
 def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list) or len(value) > MAX_SECRETS:
-        _refuse(f"`{name}` must be a list of at most {MAX_SECRETS} entries like `{{id: …, from: …}}`.")
+        refuse(f"`{name}` must be a list of at most {MAX_SECRETS} entries like `{{id: …, from: …}}`.")
     secrets = tuple(_secret(f"{name}[{i}]", each) for i, each in enumerate(value))
     if len(dict(secrets)) < len(secrets):
-        _refuse(f"`{name}` must not have an id twice.")
+        refuse(f"`{name}` must not have an id twice.")
     return secrets
 
 
 def _secret(name: str, value: Any) -> tuple[str, str]:
     if not isinstance(value, Mapping) or set(value) != {"id", "from"}:
-        _refuse(f"`{name}` must have `id` and `from`.")
+        refuse(f"`{name}` must have `id` and `from`.")
     identity, source = value["id"], value["from"]
     if not isinstance(identity, str) or not _SECRET_ID.fullmatch(identity):
-        _refuse(f"`{name}.id` must be at most 64 letters, digits, `_`, `.`, `-`; first no `.` or `-`.")
+        refuse(f"`{name}.id` must be at most 64 letters, digits, `_`, `.`, `-`; first no `.` or `-`.")
     if not is_slug(source) or source == GIT_TOKEN:
-        _refuse(f"`{name}.from` must name a secret of the project; `{GIT_TOKEN}` is for fetching code only.")
+        refuse(f"`{name}.from` must name a secret of the project; `{GIT_TOKEN}` is for fetching code only.")
     return identity, source
 
 
@@ -289,68 +272,64 @@ def _scalar(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float):
-        _refuse(f"`{name}`: the value must be a string or a number.")
+        refuse(f"`{name}`: the value must be a string or a number.")
     return str(value)
 
 
 def _path(name: str, value: Any) -> str:
     if not isinstance(value, str) or not confined_path(value) or len(value) > 512:
-        _refuse(f"`{name}` must be a relative path inside the code, without `..`.")
+        refuse(f"`{name}` must be a relative path inside the code, without `..`.")
     return value
 
 
 def _lang(name: str, value: Any) -> str:
     if not isinstance(value, str) or not _LANG.fullmatch(value):
-        _refuse(f"`{name}` must be a locale such as `C.UTF-8`.")
+        refuse(f"`{name}` must be a locale such as `C.UTF-8`.")
     return value
 
 
 def _boolean(name: str, value: Any) -> bool:
     word = str(value).lower() if isinstance(value, bool | int | str) else ""
     if word not in _YES and word not in _NO:
-        _refuse(f"`{name}` must be true or false.")
+        refuse(f"`{name}` must be true or false.")
     return word in _YES
 
 
 def _revision(name: str, value: Any) -> str:
     if not isinstance(value, str) or not _COMMIT.fullmatch(value) or ".." in value:
-        _refuse(f"`{name}` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.")
+        refuse(f"`{name}` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.")
     return value
 
 
 def _backend(name: str, value: Any) -> str:
     if value not in BACKENDS:
-        _refuse(f"`{name}` must be one of {_quoted(BACKENDS)}.")
+        refuse(f"`{name}` must be one of {_quoted(BACKENDS)}.")
     return str(value)
 
 
 def _slug(name: str, value: Any) -> None:
     if not is_slug(value):
-        _refuse(f"`{name}` must be letters, digits, hyphens and underscores, at most 128.")
+        refuse(f"`{name}` must be letters, digits, hyphens and underscores, at most 128.")
 
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        _refuse(f"`{name}` must be a string.")
+        refuse(f"`{name}` must be a string.")
 
 
 def _logging(name: str, value: Any) -> None:
     if not isinstance(value, Mapping) or set(value) - {"level", "formatter"}:
-        _refuse(f"`{name}` may have `level` and `formatter`.")
+        refuse(f"`{name}` may have `level` and `formatter`.")
     if value.get("level", "INFO") not in _LOG_LEVELS:
-        _refuse(f"`{name}.level` must be one of {_quoted(_LOG_LEVELS)}.")
+        refuse(f"`{name}.level` must be one of {_quoted(_LOG_LEVELS)}.")
 
 
 def _mapping(document: object) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
-        _refuse("A build specification must be a mapping with `version`, `kind` and the fields of the build.")
+        refuse("A build specification must be a mapping with `version`, `kind` and the fields of the build.")
     return document
 
 
 def _quoted(names: object) -> str:
     assert isinstance(names, list | tuple)
     return ", ".join(f"`{name[:64]}`" for name in names[:10])
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise Invalid([sentence])

@@ -63,15 +63,8 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     caller = (services.accounts.user(named) if named and is_slug(named) else None) or caller
     match fields.get("action"):
         case "create":
-            created = builds.create(
-                services,
-                caller,
-                str(owner),
-                str(project),
-                fields,
-                once=_once(fields, message_id),
-                on_behalf_of=named if named != caller.name else None,
-            )
+            once, served = _once(fields, message_id), named if named != caller.name else None
+            created = builds.create(services, caller, str(owner), str(project), fields, once=once, on_behalf_of=served)
             return created.build.key
         case "stop":
             number = fields.get("build")

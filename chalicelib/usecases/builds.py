@@ -70,16 +70,12 @@ def create(
     if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
         return _replayed(services, caller, mark, replay)
     asked = parse_request(fields)
-    source, commit, dockerfile = None, None, None
-    if asked.spec is not None:
-        source, commit, dockerfile = source_of(services, project, asked.spec)
-    spec = asked.spec
-    body = BuildBody(asked.content, dockerfile=dockerfile)
+    spec, body, source, commit = asked.spec, BuildBody(asked.content), None, None
     if spec is not None:
+        source, commit, dockerfile = source_of(services, project, spec)
         secrets.check(services, project, spec)
-        body = replace(
-            body, config=spec.config, build_args=dict(spec.build_args) or None, secrets=dict(spec.secrets) or None
-        )
+        build_args, mounts = dict(spec.build_args) or None, dict(spec.secrets) or None
+        body = BuildBody(asked.content, spec.config, dockerfile, build_args, mounts)
     if body.is_too_large:
         raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
     executor = _executor(services, asked)
@@ -100,8 +96,8 @@ def create(
         description=asked.description,
         tags=asked.tags,
         is_managed=asked.is_managed,
-        nocache=(asked.spec is not None and asked.spec.nocache) or project.must_build_afresh,
-        resources=asked.spec.environment.resources if asked.spec else None,
+        nocache=(spec is not None and spec.nocache) or project.must_build_afresh,
+        resources=spec.environment.resources if spec else None,
         placement=_placement(services, asked, executor),
         commit=commit if asked.is_managed else None,
         source=source,
@@ -145,22 +141,14 @@ def _replayed(services: Services, caller: User, mark: IdempotencyKey, replay: Re
 
 
 def page(
-    services: Services,
-    caller: User,
-    owner: str,
-    project_name: str,
-    offset: int,
-    limit: int,
-    *,
-    query: str = "",
-    sort: str = "",
+    services: Services, caller: User, owner: str, name: str, offset: int, limit: int, *, query: str = "", sort: str = ""
 ) -> BuildPage:
     """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid.
 
     With a query or another order, the page and its count are of those that match among the `MAX_EXAMINED`
     builds that changed last.
     """
-    project = open_project(services, caller, owner, project_name)
+    project = open_project(services, caller, owner, name)
     matches = parse_query(query)
     if matches is None and is_default_order(sort):
         builds, count = services.builds.list_builds(project, offset, limit), project.live_builds
@@ -329,10 +317,7 @@ def invalidate_all(services: Services, caller: User, owner: str, project_name: s
 
 
 def _invalidate(services: Services, project: Project, last: int) -> None:
-    def change(project: Project) -> Project:
-        return replace(project, valid_after_build=max(project.valid_after_build, last))
-
-    projects.save(services, project, change)
+    projects.save(services, project, lambda known: replace(known, valid_after_build=max(known.valid_after_build, last)))
 
 
 def request_stop(services: Services, key: BuildKey) -> None:

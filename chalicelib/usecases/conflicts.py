@@ -60,11 +60,7 @@ def isolated(one: Build | str) -> Iterator[None]:
         name = one if isinstance(one, str) else f"build {one.key}"
         fields = {} if isinstance(one, str) else {"build": str(one.key)}
         is_bug = not isinstance(error, SlipwayError)
+        level = logging.ERROR if is_bug else logging.WARNING
         log.log(
-            logging.ERROR if is_bug else logging.WARNING,
-            "%s could not be handled: %s",
-            name,
-            error or type(error).__name__,
-            extra=fields,
-            exc_info=is_bug,
+            level, "%s could not be handled: %s", name, error or type(error).__name__, extra=fields, exc_info=is_bug
         )

@@ -63,9 +63,8 @@ def _materials(services: Services, build: Build, attempt: int) -> str:
     body = services.builds.body(build.key)
     if body is None:
         raise Gone("The build was purged.")
-    code = {}
-    if build.source and build.source.code_sha256:
-        code = {"code_url": services.sources.url(build.source.code_sha256)}
+    sha256 = build.source and build.source.code_sha256
+    code = {"code_url": services.sources.url(sha256)} if sha256 else {}
     return text_of(
         {
             **services.scripts.texts(),

@@ -32,16 +32,8 @@ def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
     if not fields.get("name"):
         raise Invalid({"name": ["This field is required."]})
     now = services.now()
-    identity = uuid.uuid4().hex
-    blank = Project(
-        owner=caller.name,
-        name="",
-        uuid=identity,
-        created_at=now,
-        updated_at=now,
-        is_public=services.settings.projects_are_public,
-    )
-    project = _changed(blank, fields)
+    blank = Project(owner=caller.name, name="", uuid=uuid.uuid4().hex, created_at=now, updated_at=now)
+    project = _changed(replace(blank, is_public=services.settings.projects_are_public), fields)
     try:
         services.projects.add(project)
     except AlreadyExists as exc:
@@ -95,13 +87,12 @@ def archive(services: Services, caller: User, owner: str, name: str, *, delete: 
     Raises NotFound, Forbidden."""
     now = services.now()
     project = writable(services, caller, owner, name, archived=not delete)
-    save(
-        services,
-        project,
-        lambda project: replace(
-            project, archived_at=project.archived_at or now, deleted_at=now if delete else project.deleted_at
-        ),
-    )
+
+    def hide(project: Project) -> Project:
+        deleted_at = now if delete else project.deleted_at
+        return replace(project, archived_at=project.archived_at or now, deleted_at=deleted_at)
+
+    save(services, project, hide)
     for build in services.builds.list_builds(project, 0, STOPPED_AT_ONCE):
         if not build.is_done:
             services.queue.announce(build.key)  # it will find the project archived
@@ -115,14 +106,12 @@ def restore(services: Services, caller: User, owner: str, name: str) -> None:
 
 def bookmark(services: Services, caller: User, owner: str, name: str) -> None:
     """Idempotent. Raises NotFound, Forbidden."""
-    project = open_project(services, caller, owner, name)
-    services.bookmarks.add(caller.name, project.key, services.now())
+    services.bookmarks.add(caller.name, open_project(services, caller, owner, name).key, services.now())
 
 
 def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
     """Idempotent. Raises NotFound, also when the caller never bookmarked it; Forbidden."""
-    project = open_project(services, caller, owner, name)
-    if not services.bookmarks.remove(caller.name, project.key):
+    if not services.bookmarks.remove(caller.name, open_project(services, caller, owner, name).key):
         raise NotFound
 
 

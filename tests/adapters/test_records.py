@@ -113,9 +113,9 @@ def test_a_token_is_decoded_as_it_was_encoded(token: Token) -> None:
 def test_each_key_is_parsed_to_what_it_was_made_of(key: BuildKey | ProjectKey, user: str) -> None:
     assert keys.parse_ref(keys.format_ref(key)) == key
     assert keys.parse_record_key(*keys.record_key(key)) == key
-    assert keys.parse_bookmark_key(keys.bookmark_key(user, key)[1]) == key
+    assert keys.parse_reference_sk(keys.bookmark_key(user, key)[1]) == key
     assert keys.parse_reverse_bookmark_key(keys.reverse_bookmark_key(key, user)[1]) == user
-    assert keys.parse_code_reference_key(keys.code_reference_key("ab", key)[1]) == key
+    assert keys.parse_reference_sk(keys.code_reference_key("ab", key)[1]) == key
 
 
 MADE: list[Callable[[BuildKey, str, datetime], Any]] = [

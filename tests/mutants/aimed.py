@@ -147,7 +147,7 @@ BREAKAGES = [
         ),
         (
             "an older build makes newer layers valid again",
-            "max(project.valid_after_build, last)",
+            "max(known.valid_after_build, last)",
             "last",
         ),
     ),
@@ -183,7 +183,7 @@ BREAKAGES = [
         ),
         ("links have another host", 'context.get("domainName") or headers', "headers"),
         ("links have another scheme", 'headers.get("x-forwarded-proto", "http")', '"http"'),
-        ("lone surrogates pass", "if _has_surrogates(body):", "if False:"),
+        ("lone surrogates pass", "json.dumps(parsed, ensure_ascii=False).encode()", "pass"),
         (
             "any text is a cursor",
             "if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS):",
@@ -224,8 +224,8 @@ BREAKAGES = [
         TABLE,
         (
             "nobody looks at a deleted build that still runs",
-            "(unfinished, look_at), (keys.DELETED, deleted_at),",
-            "(keys.DELETED, deleted_at), (unfinished, look_at),",
+            "(unfinished, look_at), (keys.DELETED, record.deleted_at),",
+            "(keys.DELETED, record.deleted_at), (unfinished, look_at),",
         ),
     ),
     *of(
@@ -257,7 +257,7 @@ BREAKAGES = [
             "return Item.get(*key, consistent_read=True)",
             "return Item.get(*key)",
         ),
-        ("another transaction is trouble", '    "TransactionConflict",\n', ""),
+        ("another transaction is trouble", ', "TransactionConflict"}', "}"),
     ),
 ]
 

@@ -46,15 +46,9 @@ class DynamoBuilds:
                 write.save(records.encode_body(named.key, body), Item.pk.does_not_exist())
                 reserve(write)
                 if once is not None:
-                    write.save(
-                        Item(
-                            *keys.idempotency_key(named.key.project_key, once.key),
-                            data=str(named.key),
-                            body_sha256=once.body_sha256,
-                            ttl=int(once.expires_at.timestamp()),
-                        ),
-                        Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())),
-                    )
+                    key, ttl = keys.idempotency_key(named.key.project_key, once.key), int(once.expires_at.timestamp())
+                    made = Item(*key, data=str(named.key), body_sha256=once.body_sha256, ttl=ttl)
+                    write.save(made, Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())))
             return named
 
         return _named(build, wanted_name, add_named)

@@ -28,7 +28,7 @@ class DynamoCodeReferences:
             rows = list(Item.query(keys.code_references(code_sha256), consistent_read=True, limit=20))
         rows = [row for row in rows if row.sk != keys.DROP]
         for row in rows:
-            if _has_code(keys.parse_code_reference_key(row.sk), code_sha256):
+            if _has_code(keys.parse_reference_sk(row.sk), code_sha256):
                 return True
             if row.updated_at is None or row.updated_at < format_instant(now - SETTLES):
                 with answered():

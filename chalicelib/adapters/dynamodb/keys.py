@@ -62,11 +62,6 @@ def bookmark_key(user: str, key: BuildKey | ProjectKey) -> Key:
     return f"U#{user}", kind + format_ref(key)
 
 
-def parse_bookmark_key(sk: str) -> BuildKey | ProjectKey:
-    """What is bookmarked."""
-    return parse_ref(sk[3:])
-
-
 def reverse_bookmark_key(key: BuildKey | ProjectKey, user: str) -> Key:
     pk, _ = body_key(key) if isinstance(key, BuildKey) else record_key(key)
     return pk, REVERSE_BOOKMARK + user
@@ -87,11 +82,6 @@ def code_reference_of_builds(project: ProjectKey) -> str:
     return f"B#{project}#"
 
 
-def parse_code_reference_key(sk: str) -> BuildKey | ProjectKey:
-    """What has the code."""
-    return parse_ref(sk[2:])
-
-
 def drop_key(sha256: str) -> Key:
     """Of the mark that an archive is being dropped."""
     return code_references(sha256), DROP
@@ -102,6 +92,11 @@ def format_ref(key: BuildKey | ProjectKey) -> str:
     if isinstance(key, BuildKey):
         return f"{key.project_key}#{key.id:0{ID_DIGITS}}"
     return str(key)
+
+
+def parse_reference_sk(sk: str) -> BuildKey | ProjectKey:
+    """What is bookmarked, or has the code."""
+    return parse_ref(sk.partition("#")[2])
 
 
 def parse_ref(text: str) -> BuildKey | ProjectKey:

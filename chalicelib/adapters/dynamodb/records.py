@@ -55,12 +55,7 @@ def build_columns(build: Build) -> dict[str, Any]:
         "last": _to_json(build.history[-1], "message", "traceback", "details"),
         "recent": listed,
         "updated_at": f"{format_instant(build.updated_at)}#{build.key.id:0{ID_DIGITS}}",
-        **_activity(
-            build.look_at,
-            build.archived_at,
-            build.deleted_at,
-            keys.waiting_builds(build.executor) if build.is_waiting else keys.UNFINISHED,
-        ),
+        **_activity(build, build.look_at, keys.waiting_builds(build.executor) if build.is_waiting else keys.UNFINISHED),
     }
 
 
@@ -82,13 +77,12 @@ def decode_body(item: Item) -> BuildBody:
 
 
 def encode_project(project: Project) -> Item:
-    counters = {"last_build_id": project.last_build_id, "live_builds": project.live_builds}
-    return Item(*keys.record_key(project.key), **{**project_columns(project), **counters})
+    columns = project_columns(project) | {"last_build_id": project.last_build_id, "live_builds": project.live_builds}
+    return Item(*keys.record_key(project.key), **columns)
 
 
 def decode_project(item: Item) -> Project:
-    counters = {"last_build_id": item.last_build_id, "live_builds": item.live_builds}
-    return _from_json(item.data, Project, **counters)
+    return _from_json(item.data, Project, last_build_id=item.last_build_id, live_builds=item.live_builds)
 
 
 def project_columns(project: Project) -> dict[str, Any]:
@@ -99,12 +93,7 @@ def project_columns(project: Project) -> dict[str, Any]:
         "public": int(project.is_public),
         "recent": keys.live_projects(project.owner) if project.archived_at is None else None,
         "updated_at": f"{format_instant(project.updated_at)}#{project.name}",
-        **_activity(
-            project.updated_at + RECOUNT if project.archived_at is None else None,
-            project.archived_at,
-            project.deleted_at,
-            keys.MISCOUNTED,
-        ),
+        **_activity(project, None if project.archived_at else project.updated_at + RECOUNT, keys.MISCOUNTED),
     }
 
 
@@ -157,14 +146,9 @@ def counted(live: int, now: datetime) -> list[Any]:
     ]
 
 
-def _activity(
-    look_at: datetime | None,
-    archived_at: datetime | None,
-    deleted_at: datetime | None,
-    unfinished: str = keys.UNFINISHED,
-) -> dict[str, str | None]:
+def _activity(record: Build | Project, look_at: datetime | None, unfinished: str) -> dict[str, str | None]:
     """Why and when a row is due: an unfinished build until its end, then for the purge."""
-    for reason, at in ((unfinished, look_at), (keys.DELETED, deleted_at), (keys.ARCHIVED, archived_at)):
+    for reason, at in ((unfinished, look_at), (keys.DELETED, record.deleted_at), (keys.ARCHIVED, record.archived_at)):
         if at is not None:
             return {"active": reason, "look_at": format_instant(at)}
     return {"active": None, "look_at": None}

@@ -19,12 +19,7 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.errors import Conflict, SlipwayError, Unavailable
 
-_REFUSED = {
-    "ConditionalCheckFailed",
-    "ConditionalCheckFailedException",
-    "TransactionConflict",
-    "TransactionConflictException",
-}
+_REFUSED = {"ConditionalCheckFailed", "TransactionConflict"}  # DynamoDB may add `Exception`
 
 
 class Item(Model):
@@ -169,6 +164,6 @@ def answered(refused: type[SlipwayError] = Conflict) -> Iterator[None]:
         codes = {exc.cause_response_code if isinstance(exc.cause, ClientError) else None}
         if isinstance(exc, TransactWriteError):
             codes = {reason.code for reason in exc.cancellation_reasons if reason}
-        if codes & _REFUSED:
+        if {str(code).removesuffix("Exception") for code in codes} & _REFUSED:
             raise refused from exc
         raise Unavailable("The database did not answer; try again.") from exc

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import DONE, Build, Status
+from chalicelib.domain.build import DONE, Build, Push, Status
 from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_HISTORY_BYTES, Observation, Outcome, Trouble
 from chalicelib.errors import Invalid
 from tests.factories import DIGEST, NOW, after, make_build, make_claimed, make_observation
@@ -718,3 +718,17 @@ def test_only_one_fault_is_forgiven_and_trouble_is_none() -> None:
         assert after_fault.last_status is expected
         build = lifecycle.claim(after_fault, after(201))
     assert build.faults == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_made"),
+    [
+        ({"attempt": 1, "tag_was_free": True, "pushes": (Push(1, DIGEST),)}, True),
+        ({"attempt": 1, "tag_was_free": True, "pushes": (Push(1, "sha256:other"),)}, False),
+        ({"attempt": 1, "tag_was_free": True}, False),
+        ({"attempt": 1}, True),  # an older version started it
+        ({"attempt": 0}, False),  # nobody did
+    ],
+)
+def test_an_image_is_a_builds_own_when_an_attempt_has_reported_it(changes: dict[str, Any], is_made: bool) -> None:
+    assert lifecycle.image_of(make_build(**changes), DIGEST) == (DIGEST if is_made else None)

@@ -1113,3 +1113,144 @@ def test_late_and_repeated_news_change_nothing(services: FakeServices, create: C
     execution.observe(services, CODEBUILD, ["unknown"])
 
     assert services.written() == before
+
+
+def test_a_running_build_that_has_pushed_asks_the_registry_at_its_end_only(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.codebuild.enter(run, *RUNNING)
+    services.push(stored(services, key))
+    services.registry.is_down = True
+
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    assert stored(services, key).last_status is Status.RUNNING
+
+
+def test_a_build_that_has_reported_no_image_ends_without_the_registry(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.SUCCEEDED)
+    services.registry.is_down = True
+
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    assert stored(services, key).last_status is Status.FAILED
+
+
+def test_the_tag_is_asked_for_once_although_the_build_waits(services: FakeServices, create: Create) -> None:
+    """Who waits for its turn has claimed and given the claim back."""
+    key = create()
+    services.codebuild.slots = 0
+    execution.attend(services, key)
+    services.codebuild.slots = 1
+    services.registry.images[stored(services, key).image] = DIGEST  # a stranger's, which its push meets
+
+    execution.attend(services, key)
+
+    assert stored(services, key).last_status is Status.SCHEDULED
+
+
+def test_a_second_attempt_of_an_older_version_is_not_refused_for_its_own_image(
+    services: FakeServices, create: Create
+) -> None:
+    """Nobody had asked for the tag then."""
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.builds.save(replace(stored(services, key), tag_was_free=False))
+    services.codebuild.end(run, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [run.handle])
+    services.registry.push(stored(services, key).image)
+
+    execution.attend(services, key)
+
+    assert (stored(services, key).last_status, stored(services, key).image_digest) == (Status.SUCCEEDED, DIGEST)
+
+
+def test_until_the_log_says_why_a_build_failed_it_is_looked_at_at_growing_distances(
+    services: FakeServices, create: Create
+) -> None:
+    key, _ = failed(services, create, "#7 0.1 installing")
+    assert not stored(services, key).is_done
+    assert services.queue.later.count(key) == len(execution.UNTIL_TOLD_SECONDS)
+    assert key not in services.queue.announced
+
+
+def test_what_an_executor_says_is_cut_also_while_the_log_is_awaited(services: FakeServices, create: Create) -> None:
+    """A record has to fit into an item of the table."""
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.logs.write(f"logs:{run.handle}", "#7 0.1 installing")
+    services.codebuild.end(run, Outcome.FAILED, "x" * 10_000, has_own_reason=False)
+
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    build = stored(services, key)
+    assert not build.is_done
+    assert build.end_reason is not None
+    assert len(build.end_reason) <= lifecycle.MAX_MESSAGE
+
+
+def test_a_failure_without_any_log_waits_for_no_words(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.codebuild.end(run, Outcome.FAILED, "The node was lost.")
+
+    execution.record(services, replace(run.observation(), log=None))
+
+    build = stored(services, key)
+    assert (build.last_status, build.history[-1].message) == (Status.FAILED, "The node was lost.")
+
+
+def test_a_build_that_was_stopped_after_its_push_is_stopped(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    services.push(stored(services, key))
+    builds.stop(services, make_user(), key)
+    services.codebuild.end(run, Outcome.STOPPED)
+
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    build = stored(services, key)
+    assert (build.last_status, build.image_digest) == (Status.STOPPED, None)
+
+
+def test_a_build_that_disappears_while_it_is_being_stopped_says_who_stopped_it(
+    services: FakeServices, create: Create
+) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    builds.archive(services, make_user(), key)
+    execution.record(services, replace(run.observation(), outcome=Outcome.GONE))
+
+    build = stored(services, key)
+    assert (build.last_status, build.history[-1].message) == (Status.STOPPED, "Build is scheduled for deletion.")
+
+
+def test_a_second_attempt_is_stopped_although_the_first_is_forgotten(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    first = services.codebuild.run_of(key)
+    services.codebuild.end(first, Outcome.FAULT)
+    execution.observe(services, CODEBUILD, [first.handle])
+    services.codebuild.dies_after_start = True
+    with pytest.raises(Died):
+        execution.attend(services, key)
+    services.push(replace(stored(services, key), attempt=1))
+    (second,) = [run for run in services.codebuild.runs.values() if run.handle != first.handle]
+    services.codebuild.forget(first)
+
+    execution.attend(services, key)
+
+    build = stored(services, key)
+    assert (build.last_status, build.handle) == (Status.SUCCEEDED, second.handle)
+    assert services.codebuild.stopped == [second.handle]

@@ -6,13 +6,14 @@ WORKERS ?= 2
 BACKEND ?= $(SLIPWAY_BACKEND)
 CODE := app.py chalicelib infra tests
 PARALLEL = -n $(WORKERS) --dist loadgroup
-# Deployment: ARCH is of the functions, PARAMETERS are the template's (Name=value …)
+# Deployment: ARCH and RUNTIME are of the functions, PARAMETERS are the template's (Name=value …)
 STAGE ?= prod
 ARCH ?= arm64
+RUNTIME ?= 3.13
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check load simulate simulate-recall logs-load mutants format package deploy bucket bootstrap bench-cold bench-requests lock clean
+.PHONY: help demo up test check load simulate simulate-recall logs-load mutants format package deploy bucket bootstrap teardown bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -52,14 +53,15 @@ format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff format $(CODE)
 
 package: .venv/local ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
-	@$(BIN)/python -m infra.aws package --arch $(ARCH) $(OUT)
+	@$(BIN)/python -m infra.aws package --arch $(ARCH) --python $(RUNTIME) $(OUT)
 
 deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
 	aws cloudformation package --template-file $(OUT)/sam.yaml --output-template-file $(OUT)/packaged.yaml \
 		--s3-bucket $(BUCKET) --s3-prefix $(STACK)
+	@$(BIN)/python -m infra.aws clear $(STACK)
 	aws cloudformation deploy --template-file $(OUT)/packaged.yaml --stack-name $(STACK) \
 		--s3-bucket $(BUCKET) --s3-prefix $(STACK) --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
-		$(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+		$(if $(PARAMETERS),--parameter-overrides $(PARAMETERS)) || { $(BIN)/python -m infra.aws clear $(STACK); exit 1; }
 	aws cloudformation describe-stacks --stack-name $(STACK) --query 'Stacks[0].Outputs' --output table
 
 bucket:
@@ -67,6 +69,9 @@ bucket:
 
 bootstrap: .venv/local ## make a deployment's first superuser, print a token this once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
+
+teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1 does not ask
+	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)
 
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
 	@$(BIN)/python -m infra.bench.cold

@@ -483,7 +483,11 @@ def on_request(event: Any) -> dict[str, Any]:
     {
         "source": ["aws.codebuild"],
         "detail-type": ["CodeBuild Build State Change", "CodeBuild Build Phase Change"],
-        "detail": {"project-name": [{"prefix": "slipway"}]},
+        "detail": {
+            "project-name": [{"prefix": "slipway"}],
+            # Of phases, those that change a status; at the end of a build, all others come at once.
+            "$or": [{"build-status": [{"exists": True}]}, {"completed-phase": ["PROVISIONING", "PRE_BUILD"]}],
+        },
     }
 )
 @telemetry.work("on_codebuild_event")

@@ -41,6 +41,7 @@ class EksSettings:
     namespace: Annotated[str, about("namespace of the builds' Jobs", "EksNamespace")] = "slipway-builds"
     profile: Annotated[Profile, about("how BuildKit runs in a pod", "EksProfile")] = "userns"
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
+    architecture: Annotated[Literal["amd64", "arm64"], about("of nodes, and so of images", "EksArchitecture")] = "amd64"
     log_group: Annotated[str, about("where pods' logs are; empty: Container Insights' group", "EksLogGroup")] = ""
     node_selector: Annotated[
         dict[str, str], about("labels of nodes for all builds: `key=value,…`", "EksNodeSelector")
@@ -89,6 +90,11 @@ class Settings:
     look_again_seconds: Annotated[
         int, about("without news of a build so long, it is looked at", "LookAgainSeconds", ge=60)
     ] = 300
+    max_cpu: Annotated[int, about("cores that one build may ask for", "MaxCpu", ge=1)] = 16
+    max_memory_mib: Annotated[int, about("memory that one build may ask for, in MiB", "MaxMemoryMiB", ge=1_024)] = (
+        65_536
+    )
+    max_disk_mib: Annotated[int, about("disk that one build may ask for, in MiB", "MaxDiskMiB", ge=1_024)] = 102_400
     token_lifetime_days: Annotated[int, about("a new token is valid so long", "TokenLifetimeDays", ge=1)] = 30
     token_renewal_days: Annotated[
         int,

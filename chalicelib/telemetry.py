@@ -4,7 +4,8 @@ Code logs as ever. In Lambda a record is a line of JSON with the request's id, a
 `extra` is a field of it. The numbers by name in a record's `measures` become metrics as well, by CloudWatch's
 embedded metric format: those whose name ends in `Seconds` are times, all others counts.
 
-A trace shows each `work` as a subsegment, with `about` as annotations, and below it every call to AWS.
+A trace shows each `work` as a subsegment, and below it every call to AWS. The annotation `build` has the uuid
+of a build that the work read or wrote: one filter finds all of a build, whatever woke the functions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from chalicelib import settings
-from chalicelib.domain.build import BuildKey
+from chalicelib.domain.build import Build, BuildKey
 
 if TYPE_CHECKING:
     from aws_xray_sdk.core.async_recorder import AsyncAWSXRayRecorder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NAMESPACE = "Slipway"
 _NOISY = ("botocore", "pynamodb", "aws_xray_sdk")  # they report at INFO how they start
 _about: ContextVar[Mapping[str, str]] = ContextVar("about")
+_seen: ContextVar[set[str]] = ContextVar("seen")
 
 
 def start() -> None:
@@ -40,7 +42,7 @@ def start() -> None:
 def work(name: str) -> Iterator[None]:
     """One piece of work: a subsegment of the trace, and what its lines in the log are about."""
     recorder = _recorder()
-    token = _about.set({})
+    tokens = _about.set({}), _seen.set(set())
     try:
         if recorder is None:
             yield
@@ -48,17 +50,30 @@ def work(name: str) -> Iterator[None]:
             with recorder.in_subsegment(name):
                 yield
     finally:
-        _about.reset(token)
+        _about.reset(tokens[0])
+        _seen.reset(tokens[1])
 
 
 def about(key: BuildKey) -> None:
-    """Says which build the current work is about: in its lines from now on, and in its trace."""
-    names = {"owner": key.owner, "project": key.project, "build": str(key)}
-    _about.set(names)
+    """Says which build the current work is about, in its lines from now on."""
+    _about.set({"owner": key.owner, "project": key.project, "build": str(key)})
+
+
+def saw(build: Build) -> Build:
+    """Annotates the trace of the current work with a build, and returns it. A subsegment takes one build:
+    each further one gets a subsegment of its own."""
     recorder = _recorder()
-    if recorder is not None and (current := recorder.current_subsegment()):
-        for name, value in names.items():
-            current.put_annotation(name, value)
+    if recorder is None or build.uuid in (seen := _seen.get(set())):
+        return build
+    if not seen and (current := recorder.current_subsegment()):
+        current.put_annotation("build", build.uuid)
+    else:
+        own = recorder.begin_subsegment("build")
+        if own is not None:
+            own.put_annotation("build", build.uuid)
+        recorder.end_subsegment()
+    seen.add(build.uuid)
+    return build
 
 
 class Fields(logging.Filter):

@@ -197,19 +197,23 @@ def endpoint(
             started_at = time.perf_counter()
             request = app.current_request
             assert request is not None, "views run within a request"
+            who: list[str] = []
             with telemetry.work(view.__name__):
-                response = _bounded(answered(request, captured))
+                response = _bounded(answered(request, captured, who))
                 duration_ms = round((time.perf_counter() - started_at) * 1000)
-                fields = {"status": response.status_code, "duration_ms": duration_ms}
+                fields: dict[str, Any] = {"status": response.status_code, "duration_ms": duration_ms}
+                if request.method != "GET":  # so that one line says who changed what
+                    fields |= {"action": view.__name__, "by": who[0] if who else None, **captured}
                 log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
             return response
 
-        def answered(request: Request, captured: Mapping[str, str]) -> Response:
+        def answered(request: Request, captured: Mapping[str, str], who: list[str]) -> Response:
             try:
                 services = wiring.services()
                 token = _token(request, anonymous)
                 user = accounts.authenticate(services, token) if token is not None else None
                 if user is not None:
+                    who.append(user.name)
                     throttle.admit(services, user.name, services.settings.requests_per_minute)
                 parameters = _path_parameters(captured)
                 if "key" in parameters:

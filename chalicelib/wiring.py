@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from chalicelib import ports
 from chalicelib import settings as environment
+from chalicelib import telemetry
 from chalicelib.domain.build import CODEBUILD
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable
@@ -29,7 +30,7 @@ class AwsServices:
         """All ports on the table, because they share it and its client."""
         from chalicelib.adapters.dynamodb import Records
 
-        return Records(self.settings.table, self.settings.account_memory_seconds)
+        return Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
 
     @property
     def projects(self) -> ports.Projects:

@@ -58,6 +58,7 @@ ALLOWED = {
         "chalicelib.errors",
         "chalicelib.ports",
         "chalicelib.settings",
+        "chalicelib.telemetry",
     ),
     "chalicelib": (),
     "app": (

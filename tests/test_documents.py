@@ -51,7 +51,7 @@ NOT_RUN = [
     ),
     ("infra/docs/polyaxon.md", ELSEWHERE),
     ("infra/docs/polyaxon.md", ACCOUNT),
-    *[("infra/aws/README.md", ACCOUNT)] * 3,
+    *[("infra/aws/README.md", ACCOUNT)] * 2,
     *[("infra/aws/kubernetes/README.md", CLUSTER)] * 3,
 ]
 TOKEN = "a-token-of-yours"

@@ -14,6 +14,7 @@ from botocore.config import Config
 from chalicelib.adapters.aws import answered
 from chalicelib.adapters.steps import VARIABLES, variables_of
 from chalicelib.domain.build import Build, Status
+from chalicelib.domain.environment import machine
 from chalicelib.domain.failure import KILLED, KILLED_CODE
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.domain.repositories import cache_repository
@@ -72,7 +73,9 @@ def start_build_request(
         "SLIPWAY_BUILDKIT_IMAGE": buildkit_image,
         "SLIPWAY_CACHE_REPOSITORY": cache_repository(build.image),
     }
+    chosen = machine(build.resources)
     return {
+        **({"computeTypeOverride": chosen} if chosen else {}),
         "projectName": project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
         "sourceTypeOverride": "NO_SOURCE",

@@ -16,7 +16,16 @@ from chalicelib.errors import Invalid
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
 MAX_ANNOTATION = 200  # characters
-_RESOURCES = ("cpu", "memory", "gpu", "tpu")
+AMOUNTS = ("cpu", "memory", "disk")  # in cores, MiB and MiB
+_RESOURCES = (*AMOUNTS, "gpu", "tpu")
+# CodeBuild's, the smallest first, with these amounts: its user guide, "on-demand environment types".
+MACHINES = {
+    "BUILD_GENERAL1_SMALL": (2, 4_096, 65_536),
+    "BUILD_GENERAL1_MEDIUM": (4, 8_192, 131_072),
+    "BUILD_GENERAL1_LARGE": (8, 16_384, 131_072),
+    "BUILD_GENERAL1_XLARGE": (36, 73_728, 262_144),
+    "BUILD_GENERAL1_2XLARGE": (72, 147_456, 843_776),
+}
 _NAMES = [
     "resources",
     "labels",
@@ -82,7 +91,7 @@ def parse_environment(name: str, value: Any) -> Environment:
             if amount is not None and (
                 isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
             ):
-                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory in MiB).")
+                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory and disk in MiB).")
         kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
     return Environment(dict(value), kept or None)
 
@@ -108,7 +117,6 @@ def placement(environment: Environment, node_keys: Collection[str]) -> Placement
         node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys), {}),
         tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys), ()),
     )
-    faults += _resource_faults(environment.resources or {})
     understood = (*Placement.__slots__, "resources", *_IGNORED)
     faults += [
         f"`environment.{name}` is refused for builds on EKS."
@@ -120,16 +128,33 @@ def placement(environment: Environment, node_keys: Collection[str]) -> Placement
     return None if wanted == Placement() else wanted
 
 
-def _resource_faults(resources: Mapping[str, Any]) -> list[str]:
+def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) -> None:
+    """Raises Invalid, one sentence per fault, for what no build can get; `most` are the bounds of AMOUNTS."""
     faults = []
     for kind in ("gpu", "tpu"):
-        if any((resources.get(kind) or {}).values()):
-            faults.append(f"`environment.resources.{kind}`: builds on EKS have no {kind.upper()}s.")
-    for kind in ("cpu", "memory"):
-        amounts = resources.get(kind) or {}
+        if any(((resources or {}).get(kind) or {}).values()):
+            faults.append(f"`environment.resources.{kind}`: builds have no {kind.upper()}s.")
+    for kind, wanted, bound in zip(AMOUNTS, _wanted(resources), most, strict=True):
+        amounts = (resources or {}).get(kind) or {}
         if (amounts.get("limits") or 0) and (amounts.get("requests") or 0) > amounts["limits"]:
             faults.append(f"`environment.resources.{kind}`: `requests` must not exceed `limits`.")
-    return faults
+        if wanted > bound:
+            faults.append(f"`environment.resources.{kind}`: a build gets {bound:g} at most here.")
+    if faults:
+        raise Invalid(faults)
+
+
+def machine(resources: Mapping[str, Any] | None) -> str | None:
+    """The smallest machine of CodeBuild that has these resources; None where none are asked for, or there is
+    none so large."""
+    wanted = _wanted(resources)
+    fits = (name for name, has in MACHINES.items() if all(a <= b for a, b in zip(wanted, has, strict=True)))
+    return next(fits, None) if any(wanted) else None
+
+
+def _wanted(resources: Mapping[str, Any] | None) -> list[float]:
+    """Of each of AMOUNTS, what is requested or the limit, whichever is more."""
+    return [max([0, *filter(None, ((resources or {}).get(kind) or {}).values())]) for kind in AMOUNTS]
 
 
 def _labels(name: str, value: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ of automation, and the name is recorded.
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from chalicelib.domain.build import BuildKey
@@ -17,6 +18,7 @@ from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
+log = logging.getLogger(__name__)
 _HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however often it is tried
 
 
@@ -29,7 +31,10 @@ def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
     fields: dict[str, Any] = {}
     try:
         fields = _fields(body)
-        return _do(services, caller, fields, message_id)
+        done = _do(services, caller, fields, message_id)
+        told = {"by": caller.name, "on_behalf_of": fields.get("user"), "build": str(done)}
+        log.info("Request of the queue", extra={"action": f"queue_{fields['action']}", **told})
+        return done
     except _HOPELESS as error:
         if isinstance(error, NotFound) and (key := _done_before(services, fields, message_id)):
             return key

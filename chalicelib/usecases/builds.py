@@ -13,7 +13,7 @@ from typing import Any
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, StatusEntry
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
-from chalicelib.domain.environment import Placement, placement
+from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.domain.user import User, may_read, may_write
@@ -359,7 +359,15 @@ def _executor(services: Services, request: BuildRequest) -> str:
 
 
 def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
-    """What the spec's environment asks of the pod, where the build gets one. Raises Invalid."""
-    if executor != EKS or request.spec is None or services.settings.eks is None:
+    """What the spec's environment asks of the pod, where the build gets one. Raises Invalid, also for
+    resources that builds do not get."""
+    if request.spec is None or not request.is_managed:
         return None
-    return placement(request.spec.environment, services.settings.eks.node_keys)
+    settings = services.settings
+    most: tuple[float, ...] = (settings.max_cpu, settings.max_memory_mib, settings.max_disk_mib)
+    if executor == CODEBUILD:
+        most = tuple(map(min, most, [*MACHINES.values()][-1]))
+    check_resources(request.spec.environment.resources, most)
+    if executor != EKS or settings.eks is None:
+        return None
+    return placement(request.spec.environment, settings.eks.node_keys)

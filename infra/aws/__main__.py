@@ -1,4 +1,4 @@
-"""`python -m infra.aws package|bootstrap`: what `make package` and `make bootstrap` run."""
+"""`python -m infra.aws package|clear|bootstrap|teardown`: what `make` runs for deployments."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.errors import SlipwayError
-from infra.aws import bootstrap
-from infra.aws.package import MACHINES, package
+from infra.aws import bootstrap, removal
+from infra.aws.package import MACHINES, PYTHON, package
 
 say = partial(print, flush=True)
 
@@ -21,19 +21,34 @@ def main() -> None:
     packing = commands.add_parser("package", help="write sam.yaml and deployment.zip")
     packing.add_argument("out", type=Path, help="the folder for both")
     packing.add_argument("--arch", choices=MACHINES, default="arm64", help="of the functions (%(default)s)")
+    packing.add_argument("--python", default=PYTHON, help="of the functions (%(default)s)")
     first = commands.add_parser("bootstrap", help="make the first superuser, print a token; copy BuildKit")
     first.add_argument("stack", help="the deployed stack's name, slipway-STAGE")
     first.add_argument("--user", default="root", help="the superuser's name (%(default)s)")
+    clearing = commands.add_parser("clear", help="remove a stack whose first deployment failed, nothing else")
+    clearing.add_argument("stack")
+    removing = commands.add_parser("teardown", help="remove a deployment with its images, code, logs, records")
+    removing.add_argument("stack")
+    removing.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
     if arguments.command == "package":
-        package(arguments.out, arguments.arch)
+        compiled = package(arguments.out, arguments.arch, arguments.python)
         size = (arguments.out / "deployment.zip").stat().st_size
         say(f"{arguments.out}: sam.yaml, deployment.zip ({size / 1e6:.1f} MB)")
+        if not compiled:
+            say(f"Not compiled, so functions start slower: that takes a python{arguments.python} in the PATH.")
         return
     try:
-        get_started(arguments.stack, arguments.user)
+        if arguments.command == "bootstrap":
+            get_started(arguments.stack, arguments.user)
+        elif arguments.command == "clear":
+            removal.clear(arguments.stack, say)
+        elif arguments.yes or input(f"All of {arguments.stack} goes. Type its name: ") == arguments.stack:
+            removal.teardown(arguments.stack, say)
+        else:
+            raise SystemExit("Nothing was removed.")
     except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed) as error:
-        raise SystemExit(f"The stack {arguments.stack} is not ready: {error}") from error
+        raise SystemExit(f"{arguments.command} of {arguments.stack} ended: {error}") from error
 
 
 def get_started(stack: str, user: str) -> None:

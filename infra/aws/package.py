@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chalice.cli.factory import CLIFactory
+from chalice.config import Config
 from chalice.deploy import deployer
 from chalice.deploy.packager import SubprocessPip
 
@@ -27,6 +29,8 @@ LOCK = ROOT / "requirements.txt"
 TEMPLATE = Path(__file__).with_name("template.yaml")
 CHALICE_STAGE = "aws"
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # of Lambda's architectures, as wheels name them
+PYTHON = "3.13"  # of the functions; Lambda takes no functions with 3.11 from 2027-07-31 on
+THIS_PYTHON = "{}.{}".format(*sys.version_info)
 # What adapters make clients of.
 SERVICES = frozenset(
     {"codebuild", "dynamodb", "ecr", "eks", "lambda", "logs", "s3", "secretsmanager", "sqs", "ssm", "sts"}
@@ -43,11 +47,14 @@ class NotAsLocked(Exception):
 
 
 class LockedPip(SubprocessPip):
-    """pip as Chalice calls it, but each file that it takes has a hash of requirements.txt.
+    """pip as Chalice calls it, but each file that it takes has a hash of requirements.txt, and is for the
+    functions' Python.
 
     Chalice fetches wheels for another architecture by name and version alone, and goes on without what it
     cannot fetch. Nothing is built from sources: what building needs is in no lock.
     """
+
+    python = PYTHON
 
     def main(self, args: list[str], *given: Any, **named: Any) -> tuple[int, bytes, bytes]:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as only:
@@ -55,6 +62,8 @@ class LockedPip(SubprocessPip):
                 only.write(locked(args[-1]))
                 only.flush()
                 args = [*args[:-1], "-r", only.name]
+            if args[0] == "download":
+                args = [*args, "--python-version", self.python]
             result: tuple[int, bytes, bytes] = super().main(
                 [args[0], "--require-hashes", "--only-binary=:all:", *args[1:]], *given, **named
             )
@@ -72,9 +81,13 @@ def locked(requirement: str) -> str:
     raise NotAsLocked(f"{LOCK.name} has no {requirement}.")
 
 
-def package(out: Path, architecture: str, *, prepared: bool = True) -> None:
-    """Writes sam.yaml and deployment.zip. The runtime is this very Python's version. Raises NotAsLocked."""
-    deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined] # no parameter of Chalice says so
+def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: bool = True) -> bool:
+    """Writes sam.yaml and deployment.zip for functions with that version of Python, and returns whether the
+    code is compiled, for which that version has to be here. Raises NotAsLocked."""
+    # No parameters of Chalice say so:
+    LockedPip.python = python
+    deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined]
+    Config.lambda_python_version = f"python{python}"  # type: ignore[assignment]
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice wants one; the template has none
     factory = CLIFactory(str(ROOT), environ=os.environ)
     config = factory.create_config_obj(CHALICE_STAGE, user_provided_params={"lambda_architecture": architecture})
@@ -82,12 +95,23 @@ def package(out: Path, architecture: str, *, prepared: bool = True) -> None:
         config, factory.create_package_options(), "cloudformation", "yaml", str(TEMPLATE)
     )
     packager.package_app(config, str(out), CHALICE_STAGE)
+    compiler = interpreter(python) if prepared else None
     if prepared:
-        prepare(out / "deployment.zip")
+        prepare(out / "deployment.zip", compiler)
+    return compiler is not None
 
 
-def prepare(archive: Path) -> None:
-    """Replaces a deployment package by its lean form."""
+def interpreter(python: str) -> str | None:
+    """A program that is this version of Python: this one, or one of the PATH that runs."""
+    if python == THIS_PYTHON:
+        return sys.executable
+    program = shutil.which(f"python{python}")
+    works = program and subprocess.run([program, "--version"], capture_output=True, check=False)
+    return program if works and works.returncode == 0 else None
+
+
+def prepare(archive: Path, compiler: str | None) -> None:
+    """Replaces a deployment package by its lean form, compiled where there is a Python for that."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with zipfile.ZipFile(archive) as whole:
@@ -97,7 +121,8 @@ def prepare(archive: Path) -> None:
         _prune_endpoints(folder / "botocore" / "data" / "endpoints.json")
         for description in folder.glob("botocore/data/*/*/service-2.json.gz"):
             _drop_documentation(description)
-        _compile(folder)
+        if compiler:
+            _compile(folder, compiler)
         _pack(folder, archive)
 
 
@@ -144,11 +169,11 @@ def _without_documentation(each: dict[str, Any]) -> dict[str, Any]:
     return each | {"documentation": ""} if isinstance(each.get("documentation"), str) else each
 
 
-def _compile(folder: Path) -> None:
+def _compile(folder: Path, compiler: str) -> None:
     """In a process of its own, because the order of constant sets depends on the hash seed."""
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
     subprocess.run(
-        [sys.executable, "-m", "compileall", *options, str(folder)],
+        [compiler, "-m", "compileall", *options, str(folder)],
         env={"PYTHONHASHSEED": "0"},
         check=True,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from werkzeug import Response
 
-from infra.aws.package import MACHINES, package
+from infra.aws.package import MACHINES, THIS_PYTHON, package
 from infra.bench.runtime import FunctionFailed, Lambda
 from infra.bench.serving import served
 
@@ -46,7 +46,7 @@ def main() -> None:
         for label, prepared in (("as packaged", False), ("prepared", True)):
             with tempfile.TemporaryDirectory() as name, _quiet():
                 folder = Path(name)
-                package(folder, architecture, prepared=prepared)
+                package(folder, architecture, THIS_PYTHON, prepared=prepared)
                 archive = folder / "deployment.zip"
                 lambda_ = Lambda(archive, folder)
                 runs = [_cold(lambda_, f"http://{no_rows}") for _ in range(RUNS)]

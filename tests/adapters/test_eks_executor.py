@@ -419,8 +419,14 @@ BUILDKIT = (
         (
             {"phase": "Failed", "reason": "Evicted", "message": "low on ephemeral-storage"},
             {},
-            Outcome.FAILED,
+            Outcome.FAULT,
             "The node evicted the build: low on ephemeral-storage",
+        ),
+        (
+            {"phase": "Failed", "reason": "Evicted", "message": "Usage exceeds the total limit of 20Gi"},
+            {},
+            Outcome.FAILED,
+            "The node evicted the build: Usage exceeds the total limit of 20Gi",
         ),
         (
             {
@@ -429,13 +435,13 @@ BUILDKIT = (
                 **condition("DisruptionTarget", reason="DeletionByTaintManager", message="the node is gone"),
             },
             {},
-            Outcome.FAILED,
+            Outcome.FAULT,
             "The build lost its node (DeletionByTaintManager): the node is gone",
         ),
         (
             {"phase": "Failed", "reason": "NodeShutdown"},
             {},
-            Outcome.FAILED,
+            Outcome.FAULT,
             "The node on which the build ran went away.",
         ),
         (
@@ -455,6 +461,7 @@ BUILDKIT = (
         "deadline",
         "deadline in all",
         "eviction",
+        "eviction by its own limit",
         "disruption",
         "node loss",
         "pod deleted",

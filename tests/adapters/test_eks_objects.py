@@ -127,6 +127,20 @@ def test_nothing_in_a_pod_can_speak_to_the_cluster_or_to_aws() -> None:
         assert "AWS_" not in text
 
 
+def test_a_pod_stays_where_it_is_on_a_node_of_the_architecture() -> None:
+    template = job(UPLOADED, replace(LAB, architecture="arm64"))["spec"]["template"]
+    annotations = template["metadata"]["annotations"]
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert template["spec"]["nodeSelector"]["kubernetes.io/arch"] == "arm64"
+
+
+def test_disk_becomes_ephemeral_storage() -> None:
+    made = resources_of({"disk": {"limits": 51_200}})
+    assert made["requests"]["ephemeral-storage"] == "10240Mi"
+    assert made["limits"]["ephemeral-storage"] == "51200Mi"
+
+
 @pytest.mark.parametrize(
     ("wanted", "requests", "limits"),
     [

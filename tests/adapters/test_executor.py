@@ -207,6 +207,12 @@ def test_the_request_is_a_function_of_build_and_attempt() -> None:
     }
 
 
+def test_resources_choose_the_machine() -> None:
+    build = make_claimed(resources={"memory": {"requests": 6_000}})
+    request = start_build_request(build, PROJECT, API_URL, "hush", BUILDKIT, 30, 45)
+    assert request["computeTypeOverride"] == "BUILD_GENERAL1_MEDIUM"
+
+
 def described(status: str = "IN_PROGRESS", *phases: dict[str, Any], **more: Any) -> dict[str, Any]:
     """One element of BatchGetBuilds' answer."""
     variables = [

@@ -268,3 +268,11 @@ def test_a_web_socket_is_refused_in_words_that_name_the_way_to_read_a_log(api: A
         400,
         ["There is no WebSocket here: `polyaxon build logs -p` prints the log so far."],
     )
+
+
+def test_resources_that_no_build_gets_are_refused_at_once(api: Api) -> None:
+    """Instead of a build that waits for a node until its deadline."""
+    spec = {**SPEC, "environment": {"resources": {"cpu": {"requests": 999_999_999}}}}
+    refused = api("POST", "/ada/vision/builds", {"content": json.dumps(spec)})
+    assert refused.status == 400
+    assert "a build gets 16 at most here" in json.dumps(refused.body)

@@ -134,6 +134,23 @@ def test_what_is_nothing_is_not_measured(api: Api, lines: Lines) -> None:
     assert not [line for line in lines() if "_aws" in line]
 
 
+def test_each_change_is_one_line_that_says_who_and_what(api: Api, lines: Lines) -> None:
+    api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
+    api.ok("POST", "/ada/vision/builds/1/stop")
+    api.ok("POST", "/users/ada/tokens", as_="root")
+    api("POST", "/ada/vision/builds/1/stop", as_="a-token-that-is-wrong")
+    api.ok("GET", "/ada/vision/builds/1")
+    told = [line for line in lines() if "action" in line]
+    assert [(each["action"], each.get("by"), each["status"]) for each in told] == [
+        ("create_build", "ada", 201),
+        ("stop_build", "ada", 200),
+        ("issue_token", "root", 201),
+        ("stop_build", None, 401),
+    ]
+    assert told[1]["build"] == "ada/vision/1"
+    assert told[2]["user"] == "ada"
+
+
 def test_no_line_has_a_token(api: Api, lines: Lines) -> None:
     made = api.ok("POST", "/users", {"username": "eve"}, as_="root")
     api("GET", "/ada/vision", as_=made["token"])

@@ -23,7 +23,7 @@ from chalicelib.domain.build import Build, BuildKey
 from chalicelib.ports import Services
 from chalicelib.usecases import accounts
 from chalicelib.wiring import AwsServices
-from infra.aws.package import MACHINES, ROOT, TEMPLATE
+from infra.aws.package import MACHINES, ROOT, TEMPLATE, THIS_PYTHON
 from infra.bench.runtime import Lambda
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
@@ -88,9 +88,11 @@ def transformed(packaged: Packaged) -> dict[str, Any]:
         return dict(transform(copy.deepcopy(template), defaults, NoManagedPolicies()))
 
 
-def pack(folder: Path, architecture: str) -> None:
-    """`make package`; apart, because routes are declared by the environment that `app` is imported in."""
-    command = [sys.executable, "-m", "infra.aws", "package", "--arch", architecture, str(folder)]
+def pack(folder: Path, architecture: str, python: str = THIS_PYTHON) -> None:
+    """`make package`, but for this Python, which then runs the functions; apart, because routes are declared
+    by the environment that `app` is imported in."""
+    options = ["--arch", architecture, "--python", python]
+    command = [sys.executable, "-m", "infra.aws", "package", *options, str(folder)]
     subprocess.run(command, cwd=ROOT, check=True)  # what it prints is shown when a test fails
 
 

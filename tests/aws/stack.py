@@ -86,6 +86,9 @@ def for_moto(transformed: dict[str, Any]) -> dict[str, Any]:
     gone = {name for name, each in template["Resources"].items() if each["Type"] in NOT_IN_MOTO}
     for name in gone:
         del template["Resources"][name]
+    for each in template["Resources"].values():
+        if each.get("DeletionPolicy") == "RetainExceptOnCreate":
+            each["DeletionPolicy"] = "Retain"
     template["Resources"]["RestAPI"]["Properties"]["Name"] = NAME
     return dict(_renamed(template, gone))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug import Response
+from werkzeug import Request, Response
 
 from chalicelib.domain.build import Status
 from chalicelib.domain.materials import attempt_secret
@@ -111,13 +111,96 @@ def test_a_sampled_invocation_is_traced_and_others_load_no_tracing(deployed: Dep
     assert work["name"] == "get_build"
     assert work["trace_id"] == "1-65e1c3a0-0123456789abcdef01234567"
     assert work["parent_id"] == "53995c3f42cd8ad8"
-    assert work["annotations"] == {"owner": "ada", "project": "vision", "build": "ada/vision/1"}
+    assert "annotations" not in work  # there is no such build
     assert (call["name"], call["aws"]["operation"]) == ("dynamodb", "BatchGetItem")
     assert call["parent_id"] == work["id"]
     assert [line["status"] for line in lines] == [201, 404]  # and nothing else is logged
     assert all(line["requestId"] and line["duration_ms"] > 0 for line in lines)
     assert lines[1]["build"] == "ada/vision/1"
     assert "Token" not in json.dumps([call, work, lines])
+
+
+HANDLERS = (
+    ("OnRequest", "on_request", "requests"),
+    ("APIHandler", "app", "get_build"),
+    ("Dispatch", "dispatch", "dispatch"),
+    ("Broker", "broker", "broker"),
+    ("OnCodebuildEvent", "on_codebuild_event", "codebuild_state_change"),
+    ("KeepLog", "keep_log", "keep_log"),
+    ("Reconcile", "reconcile", "schedule"),
+    ("CleanUp", "clean_up", "schedule"),
+)
+
+
+@pytest.mark.usefixtures("empty_registry")
+def test_one_filter_finds_the_traces_of_all_functions_that_had_to_do_with_a_build(deployed: Deployed) -> None:
+    """In Lambda the SDK's own segments do not count, so the annotation is in a subsegment."""
+    deployed.call("APIHandler", "app", recorded("create_project"))
+    found = {}
+    for resource, handler, event in HANDLERS:
+        with daemon() as (address, sent):
+            environment = {**deployed.stack.environment(resource), **deployed.endpoints}
+            environment["AWS_XRAY_DAEMON_ADDRESS"] = address
+            with deployed.lambda_.start(f"app.{handler}", environment) as function:
+                function.invoke(event_about_the_build(deployed, event), TRACE.format(1))
+            found[resource] = [
+                each["annotations"]["build"] for each in sent() if each.get("annotations", {}).get("build")
+            ]
+        if resource == "Dispatch":
+            deployed.until_ended(deployed.build().handle)
+        if resource == "KeepLog":  # so that the schedules find something to do
+            services, build = deployed.services, deployed.build()
+            services.builds.save(replace(build, look_at=services.now() - timedelta(seconds=1)))
+        if resource == "Reconcile":
+            ada = deployed.services.accounts.user("ada")
+            assert ada is not None
+            build = deployed.build()
+            deployed.services.builds.save(replace(build, look_at=None))
+            builds.archive(deployed.services, ada, build.key, delete=True)
+            build = deployed.build()
+            hours_ago = deployed.services.now() - timedelta(hours=2)
+            uuid = deployed.services.builds.save(replace(build, deleted_at=hours_ago)).uuid
+    assert found == {resource: [uuid] for resource, _, _ in HANDLERS}
+
+
+def event_about_the_build(deployed: Deployed, name: str) -> Any:
+    """What wakes a function, about the one build."""
+    if name == "broker":
+        build = deployed.build()
+        secret = attempt_secret(deployed.services.deployment_secrets.build_key(), build.uuid, build.attempt)
+        return asdict(Question("materials", str(build.key), build.attempt, secret, {}))
+    event = recorded(name)
+    if name == "codebuild_state_change":
+        handle = deployed.build().handle
+        event["detail"]["build-id"] = f"arn:aws:codebuild:us-east-1:123456789012:build/{handle}"
+    return event
+
+
+def test_a_message_carries_the_trace_of_the_request_that_sent_it(deployed: Deployed) -> None:
+    """SQS keeps the header for the function that receives the message; X-Ray links the two."""
+    headers: list[str] = []
+
+    def queue(request: Request) -> Response:
+        headers.append(request.headers.get("X-Amzn-Trace-Id", ""))
+        return Response(json.dumps({"MessageId": "1"}), content_type="application/x-amz-json-1.0")
+
+    deployed.call("APIHandler", "app", recorded("create_project"))
+    event = recorded("create_project")
+    event["resource"], event["path"] = "/v1/{owner}/{project}/builds", "/v1/ada/vision/builds/"
+    event["requestContext"].update(resourcePath=event["resource"], path="/api/v1/ada/vision/builds/")
+    event["pathParameters"] = {"owner": "ada", "project": "vision"}
+    event["body"] = json.dumps({"content": "{version: 1, kind: build, image: python}"})
+    with served(queue) as address, daemon() as (daemon_address, _):
+        environment = {**deployed.stack.environment("APIHandler"), **deployed.endpoints}
+        environment |= {
+            "AWS_XRAY_DAEMON_ADDRESS": daemon_address,
+            "AWS_ENDPOINT_URL_SQS": f"http://{address}",
+        }
+        with deployed.lambda_.start("app.app", environment) as function:
+            assert function.invoke(event, TRACE.format(1))["statusCode"] == 201
+    (header,) = headers
+    assert header.startswith("Root=1-65e1c3a0-0123456789abcdef01234567;Parent=")
+    assert header.endswith(";Sampled=1")
 
 
 @contextmanager

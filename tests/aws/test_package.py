@@ -10,9 +10,21 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infra.aws import package
-from infra.aws.package import MACHINES, ROOT, SERVICES, LockedPip, NotAsLocked, locked, wheel_tags
+from infra.aws.package import (
+    MACHINES,
+    PYTHON,
+    ROOT,
+    SERVICES,
+    THIS_PYTHON,
+    LockedPip,
+    NotAsLocked,
+    interpreter,
+    locked,
+    wheel_tags,
+)
 from tests.aws.conftest import ELSEWHERE, HERE, Packaged, pack
 
 pytestmark = pytest.mark.slow
@@ -45,18 +57,40 @@ def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> 
     assert hashlib.sha256(again).digest() == hashlib.sha256(packaged.archive.read_bytes()).digest()
 
 
-def test_binary_wheels_fit_the_architecture(packaged: Packaged, tmp_path: Path) -> None:
-    pack(tmp_path, ELSEWHERE)
-    for architecture, archive in ((HERE, packaged.archive), (ELSEWHERE, tmp_path / "deployment.zip")):
-        tags = wheel_tags(archive)
+def test_binary_wheels_fit_the_architecture_and_the_functions_python(packaged: Packaged, tmp_path: Path) -> None:
+    """Also those of a Python that does not run here."""
+    other = Packaged(tmp_path)
+    pack(tmp_path, ELSEWHERE, PYTHON)
+    for architecture, python, there in ((HERE, THIS_PYTHON, packaged), (ELSEWHERE, PYTHON, other)):
+        tags = wheel_tags(there.archive)
         assert "msgspec" in tags
         for distribution, found in tags.items():
             assert all(tag.endswith(MACHINES[architecture]) for tag in found), distribution
+            assert all(tag.startswith(f"cp{python.replace('.', '')}-") for tag in found), distribution
+        functions = [
+            each["Properties"]
+            for each in yaml.safe_load(there.template.read_text())["Resources"].values()
+            if each["Type"] == "AWS::Serverless::Function"
+        ]
+        assert {each["Runtime"] for each in functions} == {f"python{python}"}
+        assert {each["Architectures"][0] for each in functions} == {architecture}
+        with zipfile.ZipFile(there.archive) as archive:
+            compiled = [name for name in archive.namelist() if name.endswith(".pyc")]
+        assert all(f".cpython-{python.replace('.', '')}." in name for name in compiled)
+        assert bool(compiled) == bool(interpreter(python))
+
+
+def test_functions_run_what_lambda_keeps_for_long_unless_somebody_says_otherwise() -> None:
+    """By the end of 2028, Lambda makes no functions with 3.12 any more."""
+    assert tuple(map(int, PYTHON.split("."))) >= (3, 13)
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"\nRUNTIME ?= {PYTHON}\n" in makefile
+    assert "\nARCH ?= arm64\n" in makefile
 
 
 def test_a_wheel_whose_hash_is_not_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Chalice fetches those for another architecture: by name and version alone."""
-    options = ["--only-binary=:all:", "--no-deps", "--platform", "manylinux2014_aarch64", "--abi", "cp311"]
+    options = ["--only-binary=:all:", "--no-deps", "--platform", "manylinux2014_aarch64", "--abi", "cp313"]
     command = ["download", *options, "--implementation", "cp", "--dest", str(tmp_path), "msgspec==0.22.0"]
     LockedPip().main(command)
     (wheel,) = tmp_path.iterdir()

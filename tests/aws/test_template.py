@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 from chalice.app import CloudWatchEvent
+from moto.events.models import EventPattern
 
 from chalicelib import settings, telemetry
 from chalicelib.adapters.codebuild import build_id_of_event
@@ -23,10 +24,18 @@ from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import DONE
 from chalicelib.usecases.cleanup import Cleaned
 from infra.aws.package import ROOT, SERVICES
-from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy
+from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy, recorded
 
 # Actions for which the services know no resources.
 WILDCARD_RESOURCES = {"ecr:GetAuthorizationToken", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+# In a VPC, AWS asks roles for these on all of them: who makes an interface does not know its id.
+WILDCARD_RESOURCES |= {
+    f"ec2:{action}"
+    for action in (
+        *("CreateNetworkInterface", "DeleteNetworkInterface", "DescribeNetworkInterfaces"),
+        *("DescribeDhcpOptions", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"),
+    )
+}
 
 
 class Recording(Mapping[str, str]):
@@ -167,9 +176,9 @@ def test_browsers_may_follow_links_and_send_the_form_of_an_upload(written: Any) 
 
 def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> None:
     table, bucket = written["Resources"]["Table"], written["Resources"]["Bucket"]
-    assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "Retain"
+    assert table["DeletionPolicy"] == bucket["DeletionPolicy"] == "RetainExceptOnCreate"
     assert table["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-    assert table["Properties"]["SSESpecification"] == {"SSEEnabled": True}
+    assert table["Properties"]["SSESpecification"]["SSEEnabled"] is True
     assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
     assert written["Parameters"]["DeletionProtection"]["Default"] == "true"
     assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
@@ -180,6 +189,63 @@ def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> N
         if "ExpirationInDays" in rule
     }
     assert expiring == {"uploads/": 1}  # nothing else is forgotten but by the service itself
+
+
+def test_a_key_of_the_operator_encrypts_what_is_kept(written: Any) -> None:
+    """All but the ids of events that were not delivered: EventBridge would need the key as well."""
+    names = {
+        "AWS::DynamoDB::Table": lambda each: each["SSESpecification"]["KMSMasterKeyId"],
+        "AWS::S3::Bucket": lambda each: each["BucketEncryption"]["ServerSideEncryptionConfiguration"][0][
+            "ServerSideEncryptionByDefault"
+        ]["KMSMasterKeyID"],
+        "AWS::SQS::Queue": lambda each: each["KmsMasterKeyId"],
+        "AWS::Logs::LogGroup": lambda each: each["KmsKeyId"],
+        "AWS::SecretsManager::Secret": lambda each: each["KmsKeyId"],
+    }
+    key = {"Fn::If": ["HasKmsKey", {"Ref": "KmsKey"}, {"Ref": "AWS::NoValue"}]}
+    count = 0
+    for name, each in written["Resources"].items():
+        if (of := names.get(each.get("Type", ""))) and name != "EventsDeadQueue":
+            assert of(each["Properties"]) == key, name
+            count += 1
+    assert count > 15
+    rights = written["Resources"]["KeyPolicy"]["Properties"]
+    assert len(rights["Roles"]) == len(FUNCTIONS)
+    (statement,) = rights["PolicyDocument"]["Statement"]
+    assert statement["Condition"]["StringEquals"].keys() == {"kms:ViaService"}
+
+
+@pytest.mark.slow
+def test_builds_and_functions_run_in_a_vpc_of_the_operator_if_there_is_one(transformed: Any) -> None:
+    """With the rights to network interfaces then, and only then."""
+    resources = transformed["Resources"]
+    nothing = {"Ref": "AWS::NoValue"}
+    condition, has, otherwise = resources["BuildProject"]["Properties"]["VpcConfig"]["Fn::If"]
+    assert (condition, has["VpcId"], otherwise) == ("HasBuildVpc", {"Ref": "BuildVpc"}, nothing)
+    functions = [each for each in resources.values() if each["Type"] == "AWS::Lambda::Function"]
+    for each in functions:
+        condition, has, otherwise = each["Properties"]["VpcConfig"]["Fn::If"]
+        assert (condition, has["SubnetIds"], otherwise) == (
+            "HasFunctionVpc",
+            {"Ref": "FunctionSubnets"},
+            nothing,
+        )
+    assert resources["BuildVpcPolicy"]["Condition"] == "HasBuildVpc"
+    lent = resources["FunctionVpcPolicy"]
+    assert (lent["Condition"], len(lent["Properties"]["Roles"])) == ("HasFunctionVpc", len(functions))
+    elsewhere = {key: each for key, each in resources.items() if not key.endswith("VpcPolicy")}
+    assert "ec2:" not in json.dumps(elsewhere)
+
+
+@pytest.mark.slow
+def test_every_role_has_the_path_and_the_boundary_of_the_operator(transformed: Any) -> None:
+    roles = [each for each in transformed["Resources"].values() if each["Type"] == "AWS::IAM::Role"]
+    assert len(roles) == len(FUNCTIONS) + 3
+    for each in roles:
+        assert each["Properties"]["Path"] == {"Ref": "RolePath"}
+        assert each["Properties"]["PermissionsBoundary"] == {
+            "Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundary"}, {"Ref": "AWS::NoValue"}]
+        }
 
 
 def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) -> None:
@@ -273,6 +339,23 @@ def test_a_build_may_write_its_log_and_nothing_else(written: Any) -> None:
 
 
 @pytest.mark.slow
+def test_events_come_when_a_status_may_change(transformed: Any) -> None:
+    (pattern,) = [
+        each["Properties"]["EventPattern"]
+        for each in transformed["Resources"].values()
+        if each["Type"] == "AWS::Events::Rule" and "EventPattern" in each["Properties"]
+    ]
+    pattern["detail"]["project-name"] = ["slipway-builds"]  # CloudFormation's Ref
+    rule = EventPattern.load(json.dumps(pattern))
+    started, ended = recorded("codebuild_phase_change"), recorded("codebuild_state_change")
+    assert rule.matches_event(started) and rule.matches_event(ended)
+    started["detail"]["completed-phase"] = "UPLOAD_ARTIFACTS"
+    assert not rule.matches_event(started)
+    ended["detail"]["project-name"] = "slipway-builds-of-others"
+    assert not rule.matches_event(ended)
+
+
+@pytest.mark.slow
 def test_no_secret_of_a_build_travels_with_an_event(transformed: Any) -> None:
     """What CodeBuild tells has the build's variables: the function and the dead letters get its id alone."""
     rules = [each for each in transformed["Resources"].values() if each["Type"] == "AWS::Events::Rule"]
@@ -319,6 +402,49 @@ def test_the_dashboard_and_alarms_show_exactly_the_metrics_that_are_sent(written
     alarm = written["Resources"]["BuildsPastTheirDeadline"]["Properties"]
     assert alarm["Namespace"] == telemetry.NAMESPACE
     assert alarm["MetricName"] in shown
+
+
+def value_of(alarm: Any, sent: Mapping[str, float]) -> float | None:
+    """An alarm's expression as CloudWatch has it: functions of METRICS() leave out series without data."""
+    (expression,) = [each["Expression"] for each in alarm["Metrics"] if "Expression" in each]
+    if not sent:
+        return None
+    return {"SUM(METRICS())": sum(sent.values()), "MAX(METRICS())": max(sent.values())}[expression]
+
+
+@pytest.mark.parametrize(
+    ("alarm", "kind"),
+    [
+        *((name, "Queue") for name in ("DeadLetters", "OldMessages")),
+        *((name, "Function") for name in ("FunctionErrors", "FunctionThrottles")),
+    ],
+)
+def test_an_alarm_fires_by_each_of_its_metrics_alone(written: Any, alarm: str, kind: str) -> None:
+    """A queue that was idle for six hours sends none, nor does a function that is not invoked."""
+    properties = written["Resources"][alarm]["Properties"]
+    watched = [each for each in properties["Metrics"] if "MetricStat" in each]
+    for metric in watched:
+        value = value_of(properties, {metric["Id"]: properties["Threshold"] + 1})
+        assert value is not None and value > properties["Threshold"]
+    assert value_of(properties, {}) is None and properties["TreatMissingData"] == "notBreaching"
+    resources = {resource_of(each) for each in watched}
+    assert len(resources) == len(watched)
+    assert resources == watched_by(written, alarm, kind)
+
+
+def watched_by(written: Any, alarm: str, kind: str) -> set[str]:
+    """The resources that an alarm must watch: all functions, all dead-letter queues, or all others."""
+    if kind == "Function":
+        return {name for name, each in written["Resources"].items() if "LoggingConfig" in each.get("Properties", {})}
+    queues = {name for name, each in written["Resources"].items() if each.get("Type") == "AWS::SQS::Queue"}
+    return {name for name in queues if name.endswith("DeadQueue") == (alarm == "DeadLetters")}
+
+
+def resource_of(metric: Any) -> str:
+    """The resource that a metric of an alarm is about."""
+    (dimension,) = metric["MetricStat"]["Metric"]["Dimensions"]
+    value = dimension["Value"]
+    return str(value["Ref"] if "Ref" in value else value["Fn::GetAtt"][0])
 
 
 def sent_metrics() -> set[str]:
@@ -390,6 +516,7 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
         "OnRequestOnRequestSqsEventSource",
     ):
         assert resources[name]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert resources[name]["Properties"]["ScalingConfig"] == {"MaximumConcurrency": 2}
     for resource in resources.values():
         if resource["Type"] == "AWS::Lambda::Function":
             properties = resource["Properties"]

@@ -22,7 +22,8 @@ def test_table_and_bucket_are_not_replaced(name: str, written: Any) -> None:
     assert (resource["Type"], resource.get("Condition")) == (deployed["Type"], deployed.get("Condition"))
     for each in REPLACING[name]:
         assert resource["Properties"].get(each) == deployed["Properties"].get(each), each
-    assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+    assert resource["DeletionPolicy"] == "RetainExceptOnCreate"  # an update is no creation
+    assert resource["UpdateReplacePolicy"] == "Retain"
 
 
 def test_attributes_of_keys_have_the_types_they_had(written: Any) -> None:

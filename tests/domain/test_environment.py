@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.environment import Placement, parse_environment, placement
+from chalicelib.domain.environment import Placement, check_resources, machine, parse_environment, placement
 from chalicelib.errors import Invalid
 
 KEYS = ("disk",)
@@ -82,11 +82,6 @@ def test_nothing_asked_is_nothing() -> None:
             "`environment.labels` must be a mapping of at most 10",
         ),
         ({"annotations": {"a": "x" * 201}}, "Values of `environment.annotations` have at most 200"),
-        ({"resources": {"gpu": {"limits": 1}}}, "`environment.resources.gpu`: builds on EKS have no GPUs."),
-        (
-            {"resources": {"memory": {"requests": 2, "limits": 1}}},
-            "`environment.resources.memory`: `requests` must not exceed `limits`.",
-        ),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
@@ -95,3 +90,41 @@ def test_what_is_refused_is_refused_in_a_sentence(environment: dict[str, Any], s
         asked(environment)
     (told,) = refusal.value.sentences()
     assert told.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("resources", "sentence"),
+    [
+        ({"gpu": {"limits": 1}}, "`environment.resources.gpu`: builds have no GPUs."),
+        (
+            {"memory": {"requests": 2, "limits": 1}},
+            "`environment.resources.memory`: `requests` must not exceed",
+        ),
+        ({"cpu": {"requests": 999_999_999}}, "`environment.resources.cpu`: a build gets 16 at most here."),
+        ({"memory": {"limits": 65_537}}, "`environment.resources.memory`: a build gets 65536 at most here."),
+        ({"disk": {"requests": 1, "limits": 102_401}}, "`environment.resources.disk`: a build gets 102400"),
+    ],
+)
+def test_what_no_build_gets_is_refused(resources: Any, sentence: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        check_resources(resources, (16, 65_536, 102_400))
+    (told,) = refusal.value.sentences()
+    assert told.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        (None, None),
+        ({"cpu": {"requests": 0}}, None),
+        ({"cpu": {"limits": 0.5}}, "SMALL"),
+        ({"cpu": {"requests": 2}, "memory": {"requests": 4_096}}, "SMALL"),
+        ({"cpu": {"requests": 1, "limits": 3}}, "MEDIUM"),
+        ({"memory": {"limits": 8_193}}, "LARGE"),
+        ({"disk": {"requests": 131_073}}, "XLARGE"),
+        ({"cpu": {"requests": 37}}, "2XLARGE"),
+        ({"cpu": {"requests": 73}}, None),
+    ],
+)
+def test_the_smallest_machine_that_has_the_resources_is_taken(resources: Any, expected: str | None) -> None:
+    assert machine(resources) == (expected and f"BUILD_GENERAL1_{expected}")

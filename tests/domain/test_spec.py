@@ -225,14 +225,14 @@ IMAGE = "`image` must"
         ({"logging": {"color": 1}}, "`logging` may have `level` and `formatter`."),
         ({"environment": []}, "`environment` must be a mapping."),
         ({"environment": {"gpus": 1}}, "`environment` has no `gpus`."),
-        ({"environment": {"resources": {"disk": {}}}}, "`environment.resources` may have"),
+        ({"environment": {"resources": {"fpga": {}}}}, "`environment.resources` may have"),
         (
             {"environment": {"resources": {"cpu": 1}}},
             "`environment.resources.cpu` may have `requests` and `limits`.",
         ),
         (
             {"environment": {"resources": {"cpu": {"requests": "500m"}}}},
-            "`environment.resources.cpu.requests` must be a number (memory in MiB).",
+            "`environment.resources.cpu.requests` must be a number (memory and disk in MiB).",
         ),
         (
             {"environment": {"resources": {"cpu": {"limits": float("inf")}}}},

@@ -95,7 +95,22 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     # the second run takes all from the first: neither the former cache nor an order to build anew
     assert "--cache-from" in built and "--cache-from" not in pushed
     assert "--no-cache" in built and "--no-cache" not in pushed
-    assert (folder / "told").read_text() == "_report digest=sha256:ab\n"
+    assert (folder / "told").read_text() == "_login\n_report digest=sha256:ab\n"
+
+
+def test_a_failed_login_ends_a_build_at_once_and_in_words(folder: Path) -> None:
+    """Else the engine builds for an hour without a login, and the push fails."""
+    commands = buildspec.parse(codebuild.buildspec()).commands["build"]
+    memory = folder.parent / "memory"
+    memory.mkdir()
+    for name, text in StepFiles().texts().items():
+        (memory / name).write_text(text)
+    (memory / "ask").write_text("exit 1\n")
+    variables = {"PATH": "/usr/bin:/bin", "SLIPWAY_MEMORY": str(memory), "SLIPWAY_ENGINE": "none"}
+    lines: list[str] = []
+    phase = Phase(commands, folder, {**variables, "SLIPWAY_IMAGE": "x"}, lines.append)
+    assert phase.wait(PATIENCE_SECONDS) == Ended(1, commands[0])
+    assert lines == ["ERROR: the login to the registry failed"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,14 @@ def test_keys_of_the_queue_and_of_rest_never_meet(automated: FakeServices) -> No
     assert rest.build.user == "ada"
 
 
+def test_a_line_says_who_asked_for_what(automated: FakeServices, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", automation.log.name)
+    send(automated, user="eve")
+    (told,) = [vars(each) for each in caplog.records if each.name == automation.log.name]
+    assert (told["action"], told["by"], told["on_behalf_of"]) == ("queue_create", "robot", "eve")
+    assert told["build"] == "ada/vision/1"
+
+
 def test_a_message_delivered_twice_creates_one_build_and_announces_it_again(automated: FakeServices) -> None:
     """Whoever created it may have died before announcing it."""
     send(automated)

@@ -36,6 +36,8 @@ other modules is one port.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.adapters.dynamodb.archive import DynamoArchive
 from chalicelib.adapters.dynamodb.bookmarks import DynamoBookmarks
@@ -43,15 +45,19 @@ from chalicelib.adapters.dynamodb.builds import DynamoBuilds
 from chalicelib.adapters.dynamodb.code_references import DynamoCodeReferences
 from chalicelib.adapters.dynamodb.projects import DynamoProjects
 from chalicelib.adapters.dynamodb.table import use_table
+from chalicelib.domain.build import Build
 
 
 class Records:
-    """The ports on the table `table`, which is the one of this process from now on."""
+    """The ports on the table `table`, which is the one of this process from now on. `saw` is told of builds
+    that are read or written one by one."""
 
-    def __init__(self, table: str, remember_seconds: float) -> None:
+    def __init__(
+        self, table: str, remember_seconds: float, saw: Callable[[Build], Build] = lambda build: build
+    ) -> None:
         use_table(table)
         self.projects = DynamoProjects()
-        self.builds = DynamoBuilds()
+        self.builds = DynamoBuilds(saw)
         self.archive = DynamoArchive()
         self.bookmarks = DynamoBookmarks()
         self.code_references = DynamoCodeReferences()

@@ -25,6 +25,9 @@ Reserve = Callable[[TransactWrite], None]  # adds to a transaction what fails wh
 
 
 class DynamoBuilds:
+    def __init__(self, saw: Callable[[Build], Build]) -> None:
+        self._saw = saw
+
     def next_id(self, project: Project, now: datetime) -> int:
         """One update that nothing else waits for: a transaction with the project would cancel those of all
         who create a build in it at the same time."""
@@ -51,7 +54,7 @@ class DynamoBuilds:
                     write.save(made, Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())))
             return named
 
-        return _named(build, wanted_name, add_named)
+        return self._saw(_named(build, wanted_name, add_named))
 
     def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
         item = get(keys.idempotency_key(project, once))
@@ -61,7 +64,7 @@ class DynamoBuilds:
 
     def get(self, key: BuildKey) -> Build | None:
         item = get(keys.record_key(key))
-        return records.decode_build(item) if item else None
+        return self._saw(records.decode_build(item)) if item else None
 
     def open(self, key: BuildKey, viewer: str) -> BuildView | None:
         pairs = [
@@ -75,7 +78,7 @@ class DynamoBuilds:
         if build is None or body is None or project is None:
             return None
         return BuildView(
-            records.decode_build(build),
+            self._saw(records.decode_build(build)),
             records.decode_body(body),
             records.decode_project(project),
             bookmark is not None and bool(bookmark.is_bookmarked),
@@ -117,7 +120,7 @@ class DynamoBuilds:
     def lease(self, build: Build, until: datetime) -> Build:
         assert build.look_at is not None, "only a build that is due can be leased"
         _move(keys.record_key(build.key), format_instant(build.look_at), format_instant(until))
-        return replace(build, look_at=until)
+        return self._saw(replace(build, look_at=until))
 
 
 def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build:

@@ -39,7 +39,8 @@ def bearer_token(session: Any, cluster: str, region: str) -> str:
     credentials = session.get_credentials()
     if credentials is None:
         raise Unavailable("There are no AWS credentials to reach the cluster with.")
-    url = f"https://sts.{region}.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15"
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    url = f"https://sts.{region}.{domain}/?Action=GetCallerIdentity&Version=2011-06-15"
     request = AWSRequest("GET", url, headers={"x-k8s-aws-id": cluster})
     SigV4QueryAuth(credentials.get_frozen_credentials(), "sts", region, expires=60).add_auth(request)
     return "k8s-aws-v1." + base64.urlsafe_b64encode(request.url.encode()).decode().rstrip("=")

@@ -30,7 +30,11 @@ BUILD, HAS_SECRET = "slipway/build", "slipway/has-secret"  # annotations
 JOB_TTL_SECONDS = 3600  # a Job stays so long after its end, for its log to be shipped and for late repeats
 _REQUESTS = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "10Gi"}
 _LIMITS = {"memory": "4Gi", "ephemeral-storage": "20Gi"}
-_DEFAULT_REQUEST_MIB, _DEFAULT_LIMIT_MIB, _DEFAULT_REQUEST_CPU = 2048, 4096, 1
+_DEFAULT_REQUEST_CPU = 1
+# Of amounts in MiB: what Kubernetes calls them, the default request and limit.
+_MEBIBYTES = {"memory": ("memory", 2_048, 4_096), "disk": ("ephemeral-storage", 10_240, 20_480)}
+# Who would move a pod to use nodes better must not: a build begins again then.
+_STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
 def job_name(build: Build) -> str:
@@ -75,7 +79,7 @@ def job_of(
             "template": {
                 "metadata": {
                     "labels": {**labels, **placement.labels},
-                    "annotations": {**annotations, **placement.annotations},
+                    "annotations": {**annotations, **_STAYS, **placement.annotations},
                 },
                 "spec": {
                     **_pod(placement, eks),
@@ -127,7 +131,12 @@ def _pod(placement: Placement, eks: EksSettings) -> Json:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         **({"securityContext": users} if _is_rootless(eks) else {"hostUsers": False}),
-        "nodeSelector": {"kubernetes.io/os": "linux", **placement.node_selector, **eks.node_selector},
+        "nodeSelector": {
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": eks.architecture,
+            **placement.node_selector,
+            **eks.node_selector,
+        },
         "tolerations": tolerations,
     }
 
@@ -158,6 +167,7 @@ def _build_container(build: Build, eks: EksSettings, plain_http: bool, told: Map
         "SLIPWAY_CACHE": f"type=registry,ref={cache_repository(build.image)}:layers{plain}",
         "SLIPWAY_CACHE_OPTIONS": "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true",
     }
+    own["BUILDCTL_CONNECT_RETRIES_MAX"] = "100"  # of BuildKit's start; ten are too few on a slow node
     if rootless:
         own["BUILDKITD_FLAGS"] = "--oci-worker-no-process-sandbox"
     return {
@@ -202,15 +212,17 @@ def resources_of(wanted: Mapping[str, Any] | None) -> Json:
     """Requests and limits as quantities, from a spec's numbers (cores, MiB); zero means not given. Where
     only one of the two is given, the other follows so that no request exceeds its limit."""
     requests, limits = dict(_REQUESTS), dict(_LIMITS)
-    cpu, memory = (wanted or {}).get("cpu") or {}, (wanted or {}).get("memory") or {}
+    cpu = (wanted or {}).get("cpu") or {}
     if cores := cpu.get("limits"):
         limits["cpu"] = _cores(cores)
     if cores := cpu.get("requests") or min(cpu.get("limits") or math.inf, _DEFAULT_REQUEST_CPU):
         requests["cpu"] = _cores(cores)
-    ask, most = memory.get("requests") or 0, memory.get("limits") or 0
-    if ask or most:
-        limits["memory"] = _mebibytes(most or max(ask, _DEFAULT_LIMIT_MIB))
-        requests["memory"] = _mebibytes(ask or min(most, _DEFAULT_REQUEST_MIB))
+    for kind, (name, request, limit) in _MEBIBYTES.items():
+        amounts = (wanted or {}).get(kind) or {}
+        ask, most = amounts.get("requests") or 0, amounts.get("limits") or 0
+        if ask or most:
+            limits[name] = _mebibytes(most or max(ask, limit))
+            requests[name] = _mebibytes(ask or min(most, request))
     return {"requests": requests, "limits": limits}
 
 

@@ -102,13 +102,15 @@ def _pod_failure(pod: Json) -> _End:
         minutes = spec["activeDeadlineSeconds"] // 60
         return _End(Outcome.TIMED_OUT, f"The build took longer than {minutes} minutes.", at)
     if status.get("reason") == "Evicted":
-        words = f"The node evicted the build: {status.get('message', 'no reason given')}"
-        return _End(Outcome.FAILED, words, at)
+        message = status.get("message", "no reason given")
+        is_own = "exceed" in message  # of its own limit; else the node had too little, or goes
+        outcome = Outcome.FAILED if is_own else Outcome.FAULT
+        return _End(outcome, f"The node evicted the build: {message}", at)
     if disruption:
         words = f"The build lost its node ({disruption.get('reason')}): {disruption.get('message', '')}"
-        return _End(Outcome.FAILED, words, at)
+        return _End(Outcome.FAULT, words, at)
     if status.get("reason") in ("NodeLost", "NodeShutdown", "Terminated", "Shutdown"):
-        return _End(Outcome.FAILED, "The node on which the build ran went away.", at)
+        return _End(Outcome.FAULT, "The node on which the build ran went away.", at)
     for name, terminated in ended:
         if terminated.get("reason") == "OOMKilled":
             (container,) = [c for c in (*spec["initContainers"], *spec["containers"]) if c["name"] == name]

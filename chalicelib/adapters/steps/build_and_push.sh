@@ -17,6 +17,9 @@ build_and_push() (
   cp "$SLIPWAY_MEMORY/docker-credential-slipway" "$tools" # memory may be mounted so that nothing runs there
   chmod +x "$tools/docker-credential-slipway"
   export PATH=$tools:$PATH DOCKER_CONFIG=${DOCKER_CONFIG:-$SLIPWAY_MEMORY}
+  # Else engines go on without a login, and fail at the push.
+  docker-credential-slipway get </dev/null >/dev/null || { printf 'ERROR: the login to the registry failed\n'; exit 1; }
+  rm -f "$SLIPWAY_MEMORY/login" # the first session asks for one of its own, which lives longer
   printf 'Building: %s\n' "$SLIPWAY_IMAGE"
   case "$SLIPWAY_ENGINE" in
     docker-container)

@@ -16,6 +16,8 @@ tools=$(mktemp -d)
   cp "$SLIPWAY_MEMORY/docker-credential-slipway" "$tools" &&
     chmod +x "$tools/docker-credential-slipway" &&
     export PATH="$tools:$PATH" &&
+    { docker-credential-slipway get </dev/null >/dev/null || { printf 'ERROR: the login to the registry failed\n'; false; }; } &&
+    rm -f "$SLIPWAY_MEMORY/login" &&
     buildctl-daemonless.sh build "$@" ${SLIPWAY_NOCACHE:+--no-cache} \
       ${SLIPWAY_CACHE:+--import-cache "$SLIPWAY_CACHE"} &&
     buildctl-daemonless.sh build "$@" ${SLIPWAY_CACHE:+--export-cache "$SLIPWAY_CACHE,$SLIPWAY_CACHE_OPTIONS"} \

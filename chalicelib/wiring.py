@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from chalicelib import ports
+from chalicelib import ports, telemetry
 from chalicelib import settings as environment
-from chalicelib import telemetry
 from chalicelib.domain.build import CODEBUILD
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable

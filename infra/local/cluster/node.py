@@ -216,10 +216,7 @@ class Node:
                     described = {"name": container["name"], "image": container["image"], "imageID": ""}
                     statuses = pod["status"].setdefault(kind, [])
                     statuses.append({**described, "ready": False, "restartCount": 0, "state": waiting})
-            for kind, container in kinds:
-                if self._run_container(pod, kind, container, folder, check) != 0:
-                    return False
-            return True
+            return all(self._run_container(pod, kind, container, folder, check) == 0 for kind, container in kinds)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -97,8 +97,7 @@ class Settings:
     max_disk_mib: Annotated[int, about("disk that one build may ask for, in MiB", "MaxDiskMiB", ge=1_024)] = 102_400
     token_lifetime_days: Annotated[int, about("a new token is valid so long", "TokenLifetimeDays", ge=1)] = 30
     token_renewal_days: Annotated[
-        int,
-        about("tokens that a token makes for its user end so long after the first", "TokenRenewalDays", ge=1),
+        int, about("tokens that a token makes for its user end so long after the first", "TokenRenewalDays", ge=1)
     ] = 365
     projects_are_public: Annotated[
         bool, about("at first: all users may read a project, its builds and their logs", "ProjectsArePublic")

@@ -23,12 +23,7 @@ from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 MAX_BUILDSPEC_CHARACTERS = 25_600  # CodeBuild takes no longer one with StartBuild
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
 _CLOCK_SKEW = timedelta(minutes=2)
-_WAIT = {
-    "AccountLimitExceededException",
-    "ThrottlingException",
-    "TooManyRequestsException",
-    "RequestLimitExceeded",
-}
+_WAIT = {"AccountLimitExceededException", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"}
 _REFUSED = {"InvalidInputException", "ResourceNotFoundException", "AccessDeniedException"}
 
 _STATUS_OF_PHASE = {
@@ -55,13 +50,7 @@ _EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
 
 
 def start_build_request(
-    build: Build,
-    project: str,
-    api_url: str,
-    secret: str,
-    buildkit_image: str,
-    queue_minutes: int,
-    build_minutes: int,
+    build: Build, project: str, api_url: str, secret: str, buildkit_image: str, queue_minutes: int, build_minutes: int
 ) -> dict[str, Any]:
     """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
     idempotency token always comes with the same parameters, as CodeBuild demands."""

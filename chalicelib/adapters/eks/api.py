@@ -65,11 +65,7 @@ class KubernetesApi:
         self._http: urllib3.PoolManager | None = None
 
     def call(
-        self,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        query: Mapping[str, str] | None = None,
+        self, method: str, path: str, body: dict[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
         """Status and body of the answer, whatever the status. Raises Unavailable without one."""
         answer = self._request(method, path, body, query)

@@ -43,13 +43,7 @@ def job_name(build: Build) -> str:
 
 
 def job_of(
-    build: Build,
-    eks: EksSettings,
-    *,
-    api_url: str,
-    plain_http: bool,
-    queue_minutes: int,
-    build_minutes: int,
+    build: Build, eks: EksSettings, *, api_url: str, plain_http: bool, queue_minutes: int, build_minutes: int
 ) -> Json:
     """The Job of a build's current attempt. The registry speaks http if `plain_http`."""
     placement = build.placement or Placement()
@@ -64,12 +58,7 @@ def job_of(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": name,
-            "namespace": eks.namespace,
-            "labels": labels,
-            "annotations": annotations,
-        },
+        "metadata": {"name": name, "namespace": eks.namespace, "labels": labels, "annotations": annotations},
         "spec": {
             "backoffLimit": 0,  # we count attempts ourselves
             "completions": 1,

@@ -523,8 +523,6 @@ class Services(Protocol):
     def executor(self, name: str) -> Executor:
         """By the name that `Build.executor` has. Raises Unavailable for one that this deployment does not
         offer, or no longer."""
-        ...
 
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""
-        ...

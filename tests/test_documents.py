@@ -35,7 +35,10 @@ PAGES = {
     "README.md": 150,
     ".github/SECURITY.md": 100,
     **{f"infra/docs/{name}.md": 200 for name in ("api", "inputs", "automation", "polyaxon", "settings")},
-    **{f"{name}/README.md": 200 for name in ("chalicelib", "infra/local", "infra/bench", "tests")},
+    **{
+        f"{name}/README.md": 200
+        for name in ("chalicelib", "chalicelib/adapters/dynamodb", "infra/local", "infra/bench", "tests")
+    },
     **{f"{name}/README.md": 200 for name in FOR_OPERATORS},
 }
 page = pytest.mark.parametrize("path", PAGES)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, refuse
 
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
@@ -73,25 +73,25 @@ def parse_environment(name: str, value: Any) -> Environment:
     """The environment of a spec, which calls it `name`: its resources are checked here, and the names of the
     rest. Raises Invalid."""
     if not isinstance(value, Mapping):
-        _refuse(f"`{name}` must be a mapping.")
+        refuse(f"`{name}` must be a mapping.")
     if unknown := [str(key) for key in value if key not in _NAMES]:
-        _refuse(f"`{name}` has no {_quoted(unknown)}.")
+        refuse(f"`{name}` has no {_quoted(unknown)}.")
     resources = value.get("resources")
     if resources is None:
         return Environment(dict(value))
     if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
-        _refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
+        refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
     kept: dict[str, Any] = {}
     for kind, amounts in resources.items():
         if amounts is None:
             continue
         if not isinstance(amounts, Mapping) or set(amounts) - {"requests", "limits"}:
-            _refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
+            refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
         for which, amount in amounts.items():
             if amount is not None and (
                 isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
             ):
-                _refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory and disk in MiB).")
+                refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory and disk in MiB).")
         kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
     return Environment(dict(value), kept or None)
 
@@ -161,71 +161,67 @@ def _labels(name: str, value: Any) -> dict[str, str]:
     texts = _texts(name, value)
     for text in texts.values():
         if text and not _NAME.fullmatch(text):
-            _refuse(f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
+            refuse(f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
     return {PREFIX + key: text for key, text in texts.items()}
 
 
 def _annotations(name: str, value: Any) -> dict[str, str]:
     texts = _texts(name, value)
     if any(len(text) > MAX_ANNOTATION for text in texts.values()):
-        _refuse(f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
+        refuse(f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
     return {PREFIX + key: text for key, text in texts.items()}
 
 
 def _texts(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
-        _refuse(f"`{name}` must be a mapping of at most {MAX_ENTRIES} names to texts.")
+        refuse(f"`{name}` must be a mapping of at most {MAX_ENTRIES} names to texts.")
     for key, text in value.items():
         if not isinstance(key, str) or not _NAME.fullmatch(key):
-            _refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
+            refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
         if not isinstance(text, str):
-            _refuse(f"`{name}.{key}` must be a text.")
+            refuse(f"`{name}.{key}` must be a text.")
     return dict(value)
 
 
 def _selector(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        _refuse(f"`{name}` must be a mapping.")
+        refuse(f"`{name}` must be a mapping.")
     for key, text in value.items():
         _check_key(name, key, node_keys)
         if not isinstance(text, str) or not _NAME.fullmatch(text):
-            _refuse(f"`{name}.{key}` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+            refuse(f"`{name}.{key}` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
     return dict(value)
 
 
 def _tolerations(name: str, value: Any, node_keys: Collection[str]) -> tuple[dict[str, str], ...]:
     if not isinstance(value, list) or len(value) > MAX_ENTRIES:
-        _refuse(f"`{name}` must be a list of at most {MAX_ENTRIES} tolerations.")
+        refuse(f"`{name}` must be a list of at most {MAX_ENTRIES} tolerations.")
     return tuple(_toleration(f"{name}[{i}]", each, node_keys) for i, each in enumerate(value))
 
 
 def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
     if not isinstance(value, Mapping) or set(value) - {"key", "operator", "value", "effect"}:
-        _refuse(f"`{name}` may have `key`, `operator`, `value` and `effect`.")
+        refuse(f"`{name}` may have `key`, `operator`, `value` and `effect`.")
     kept = {part: text for part, text in value.items() if text is not None}
     _check_key(name, kept.get("key"), node_keys)  # without a key it would tolerate everything
     operator = kept.setdefault("operator", "Equal")
     if operator not in _OPERATORS:
-        _refuse(f"`{name}.operator` must be one of {', '.join(_OPERATORS)}.")
+        refuse(f"`{name}.operator` must be one of {', '.join(_OPERATORS)}.")
     if kept.get("effect", _EFFECTS[0]) not in _EFFECTS:
-        _refuse(f"`{name}.effect` must be one of {', '.join(_EFFECTS)}.")
+        refuse(f"`{name}.effect` must be one of {', '.join(_EFFECTS)}.")
     text = kept.get("value", "")
     if not isinstance(text, str) or (text and not _NAME.fullmatch(text)):
-        _refuse(f"`{name}.value` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+        refuse(f"`{name}.value` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
     if operator == "Exists" and text:
-        _refuse(f"`{name}.value` must be left out where `operator` is Exists.")
+        refuse(f"`{name}.value` must be left out where `operator` is Exists.")
     return kept
 
 
 def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:
     if key not in node_keys:
         allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
-        _refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
+        refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
 
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{name[:64]}`" for name in names[:10])
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise Invalid([sentence])

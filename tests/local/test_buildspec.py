@@ -106,6 +106,7 @@ def test_a_failed_login_ends_a_build_at_once_and_in_words(folder: Path) -> None:
     for name, text in StepFiles().texts().items():
         (memory / name).write_text(text)
     (memory / "ask").write_text("exit 1\n")
+    (memory / "build-args").touch()
     variables = {"PATH": "/usr/bin:/bin", "SLIPWAY_MEMORY": str(memory), "SLIPWAY_ENGINE": "none"}
     lines: list[str] = []
     phase = Phase(commands, folder, {**variables, "SLIPWAY_IMAGE": "x"}, lines.append)

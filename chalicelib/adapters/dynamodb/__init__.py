@@ -1,38 +1,4 @@
-"""Projects, builds, users and tokens in one DynamoDB table.
-
-| item            | pk                      | sk                  |
-|-----------------|-------------------------|---------------------|
-| build           | B#owner/project         | id, padded          |
-| its texts       | D#owner/project#id      | D                   |
-| its name        | N#owner/project#name    | N                   |
-| project         | P#owner/project         | P                   |
-| user            | U#name                  | U                   |
-| bookmark        | U#name                  | BM#owner/project#id, or BP#owner/project |
-| reverse bookmark | D#…, or P#…: the texts', or the project's | BM#name |
-| token           | T#sha256                | T                   |
-| held token      | U#name                  | T#sha256            |
-| idempotency key | I#owner/project#key     | I                   |
-| request count   | R#user#minute           | R                   |
-| code reference  | C#sha256                | B#owner/project#id, or P#owner/project |
-
-A build carries its status history. A held token lets the tokens of a user be listed. A name row reserves a build's name
-in its project. A reverse bookmark is stored beside what is bookmarked, so that a purge finds both without a search.
-
-Two indexes serve lists. `recent`, by `updated_at`, has one partition per list:
-
-| list                           | recent          |
-|--------------------------------|-----------------|
-| live builds of a project       | B#owner/project |
-| archived builds of a creator   | A#user          |
-| live projects of an owner      | P#owner         |
-| bookmarks of a user            | BM#user, BP#user |
-
-`active`, by `look_at`, has the unfinished builds (`1`), those that wait for their turn with an executor
-(`W#codebuild`, `W#eks`), and what may be purged: `archived` and `deleted`.
-
-`keys` makes and parses all of these texts, `records` the rest of a row, `table` calls DynamoDB; each of the
-other modules is one port.
-"""
+"""Projects, builds, users and tokens in one DynamoDB table; README.md has its rows and indexes."""
 
 from __future__ import annotations
 

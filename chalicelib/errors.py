@@ -9,11 +9,8 @@ class SlipwayError(Exception):
 
 
 class Invalid(SlipwayError):
-    """The request says something that cannot be done.
-
-    `reasons` is rendered as the API's clients expect it: a mapping of field to sentences, or a bare
-    list of sentences for what is wrong with the whole.
-    """
+    """The request says something that cannot be done. `reasons` is rendered as the API's clients expect it: a mapping
+    of field to sentences, or a bare list of sentences for what is wrong with the whole."""
 
     def __init__(self, reasons: Mapping[str, Sequence[str]] | Sequence[str]) -> None:
         super().__init__(str(reasons))

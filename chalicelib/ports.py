@@ -120,8 +120,7 @@ class Builds(Protocol):
         with it: all or nothing. Raises Conflict otherwise, also when the build is gone."""
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
-        """Like `save`, and takes a free name as `add` does, in the place of `build.name`, which becomes free;
-        None takes none."""
+        """Like `save`, and takes a free name (None: none) as `add` does; `build.name` becomes free."""
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Each has
@@ -156,8 +155,7 @@ class Archive(Protocol):
         what lists show, as in `Builds.list_builds`."""
 
     def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
-        """What may be purged, longest due first, found as it is taken; no build with a `look_at`. May lag
-        behind, so read again."""
+        """What may be purged, longest due first; no build with a `look_at`. May lag behind, so read again."""
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         """Any builds of a project, archived or not, oldest first, found as they are taken."""
@@ -216,8 +214,7 @@ Account = TypeVar("Account", User, Token)
 
 @dataclass(frozen=True, slots=True)
 class Fresh(Generic[Account]):
-    """A user or token as it is stored at this moment. By `row` the adapter finds out whether the record has
-    changed since."""
+    """A user or token as stored at this moment; `row` shows the adapter whether it has changed since."""
 
     record: Account
     row: tuple[str, ...]
@@ -264,8 +261,7 @@ class Accounts(Protocol):
         """Replaces the user. Raises Conflict."""
 
     def count_requests(self, name: str, minute: datetime, requests: int) -> int:
-        """Counts `requests` of a user in a minute, at once for all processes, and returns how many there are
-        with these."""
+        """Counts `requests` of a user in a minute, for all processes; returns how many there are with these."""
 
 
 class BuildQueue(Protocol):
@@ -387,8 +383,7 @@ class Executor(Protocol):
         """The handle of the build's current attempt when it was started since `build.submitting_at`."""
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
-        """What became of the handles; one that the executor does not know is missing. In as few calls as
-        the service allows."""
+        """What became of the handles, without those that the executor does not know; in as few calls as it allows."""
 
     def stop(self, handle: str) -> None:
         """Ends it, wherever it is. Idempotent; an unknown handle counts as ended."""
@@ -454,8 +449,7 @@ class Question:
 
 
 class Broker(Protocol):
-    """Answers builds. In AWS a function of its own, because the one that the Internet reaches shall hold
-    nobody's logins."""
+    """Answers builds; in AWS apart from the function that the Internet reaches, which holds nobody's logins."""
 
     def ask(self, question: Question) -> str:
         """The answer as a text. Raises Forbidden, Gone, Throttled and Invalid."""
@@ -521,8 +515,7 @@ class Services(Protocol):
     @property
     def logs(self) -> Logs: ...
     def executor(self, name: str) -> Executor:
-        """By the name that `Build.executor` has. Raises Unavailable for one that this deployment does not
-        offer, or no longer."""
+        """By the name that `Build.executor` has. Raises Unavailable for one that is not offered any more."""
 
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""

@@ -108,8 +108,7 @@ def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
 
 
 def code_reference(build: Build) -> schemas.CodeReference:
-    """What is known of the build's code; blank values where nothing is. What a client said of it counts where
-    the build runs elsewhere."""
+    """What is known of the code, or blanks; what a client said counts where the build runs elsewhere."""
     known = (not build.is_managed and build.code_reference) or {}
     source = build.source
     return schemas.CodeReference(
@@ -204,8 +203,7 @@ class PageTooLarge(Exception):
 
 
 def page(paging: Paging, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
-    """One page of a list that has `count` entries in all; `next` never leads beyond the largest offset.
-    Raises PageTooLarge."""
+    """A page of a list of `count` entries; `next` stays within the largest offset. Raises PageTooLarge."""
     encoded: Any = [msgspec.Raw(msgspec.json.encode(row)) for row in rows]
     fit = max(fitting((f"{bytes(row).decode()}," for row in encoded), paging.max_bytes), 1)
     if fit < len(rows):

@@ -158,8 +158,7 @@ class Call:
         return {name: given[name] for name in given} if given else {}
 
     def paging(self) -> Paging:
-        """Which page of a list is asked for; what is no sensible number is the default. Raises Invalid beyond
-        the bound."""
+        """The page that is asked for; what is no sensible number is the default. Raises Invalid beyond bounds."""
         query = self.query()
         limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, self.max_rows)
         offset = _number(query.get("offset"))
@@ -293,8 +292,7 @@ def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Re
 
 
 def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any]:
-    """Handles the messages of an SQS event, body and record, one by one; the answer names those that shall
-    come again."""
+    """Handles an SQS event's messages, body and record, one by one; answers which shall come again."""
     failed = []
     for message in event:
         record = message.to_dict()
@@ -346,8 +344,7 @@ def _token(request: Request, anonymous: bool) -> str | None:
 
 
 def _path_parameters(captured: Mapping[str, str]) -> dict[str, Any]:
-    """Path parameters, decoded; owner, project and build id together as a BuildKey. What cannot name
-    anything is NotFound."""
+    """Path parameters, decoded; a build's three as a BuildKey. Raises NotFound for what can name nothing."""
     decoded = {name: unquote(value) for name, value in captured.items()}
     number = decoded.pop("build_id", None)
     if not all(is_slug(name) for name in decoded.values()):

@@ -79,11 +79,8 @@ def start_build_request(
 
 
 def buildspec() -> str:
-    """What CodeBuild runs for every build, never the buildspec of a user's code: it runs under our role.
-
-    As JSON, which is YAML too. CodeBuild prints each command, so they are short: the steps come with the
-    materials.
-    """
+    """What CodeBuild runs for every build, never the buildspec of a user's code: it runs under our role. As JSON, which
+    is YAML too. CodeBuild prints each command, so they are short: the steps come with the materials."""
     phases = {
         "pre_build": ("fetch_code", "complete_dockerfile", "report_code"),
         "build": ("build_and_push", "report_image"),

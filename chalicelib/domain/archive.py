@@ -96,8 +96,7 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
 
 
 def read_text(packed: IO[bytes], packed_bytes: int, path: str) -> str:
-    """The text of one file of an archive that `listing` accepted. Raises Invalid when it is not there, or
-    is no text of at most 64 KB."""
+    """The text of one file of a listed archive. Raises Invalid without one, or beyond 64 KB of text."""
     wanted = clean(path)
     with tarfile.open(fileobj=_Bounded(packed, packed_bytes), mode="r|") as archive:  # type: ignore[call-overload]
         for member in archive:

@@ -15,11 +15,8 @@ MAX_DEPTH = 20
 
 
 def read(text: str) -> object:
-    """The value of a text in JSON or YAML. Raises Invalid.
-
-    YAML is bounded before and while it is read: PyYAML takes seconds for some 100 KB, and copies what a
-    merge key names.
-    """
+    """The value of a text in JSON or YAML. Raises Invalid. YAML is bounded before and while it is read: PyYAML takes
+    seconds for some 100 KB, and copies what a merge key names."""
     try:
         return json.loads(text)
     except RecursionError as exc:

@@ -70,8 +70,7 @@ class Environment:
 
 
 def parse_environment(name: str, value: Any) -> Environment:
-    """The environment of a spec, which calls it `name`: its resources are checked here, and the names of the
-    rest. Raises Invalid."""
+    """A spec's environment, which it calls `name`: resources, and the names of the rest. Raises Invalid."""
     if not isinstance(value, Mapping):
         refuse(f"`{name}` must be a mapping.")
     if unknown := [str(key) for key in value if key not in _NAMES]:
@@ -145,8 +144,7 @@ def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) 
 
 
 def machine(resources: Mapping[str, Any] | None) -> str | None:
-    """The smallest machine of CodeBuild that has these resources; None where none are asked for, or there is
-    none so large."""
+    """CodeBuild's smallest machine that has these resources; None where none are asked for, or none fits."""
     wanted = _wanted(resources)
     fits = (name for name, has in MACHINES.items() if all(a <= b for a, b in zip(wanted, has, strict=True)))
     return next(fits, None) if any(wanted) else None

@@ -81,11 +81,8 @@ _MEANINGS = tuple(
 
 
 def failure_reason(lines: Sequence[str]) -> str | None:
-    """The failing command with its exit code where the log names one, else its last error line with what that
-    means, else None.
-
-    A full disk is said first, because commands meet it as well, whose own words come later.
-    """
+    """The failing command with its exit code where the log names one, else its last error line with what that means,
+    else None. A full disk is said first, because commands meet it as well, whose own words come later."""
     lines = [*map(_cut, lines)]
     reason = _command_or_error(lines)
     is_full = any(_DISK_FULL in line.lower() for line in lines)

@@ -82,10 +82,8 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an executor says of one attempt: everything since its start, so that one is enough.
-
-    `key` is the text of a BuildKey; `outcome` is None while the attempt goes on.
-    """
+    """What an executor says of one attempt: everything since its start, so that one is enough. `key` is the text of a
+    BuildKey; `outcome` is None while the attempt goes on."""
 
     key: str
     uuid: str  # of the build, whose key may be given again; empty where the executor was not given it
@@ -225,10 +223,8 @@ def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Bu
 
 
 def request_stop(build: Build, now: datetime) -> Build | None:
-    """The build as somebody wants it stopped; None when there is nothing (more) to do.
-
-    Before an executor was asked to start it the build is stopped at once: it will never start.
-    """
+    """The build as somebody wants it stopped; None when there is nothing (more) to do. Before an executor was asked to
+    start it the build is stopped at once: it will never start."""
     if build.is_done:
         return None
     if build.submitting_at is None:  # as always of builds that run elsewhere

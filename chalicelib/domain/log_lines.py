@@ -85,8 +85,7 @@ class Lines:
         return not self._begun and not self._has_empty
 
     def add(self, piece: LogLine) -> Sequence[str]:
-        """The lines that are complete by this piece, as people see them; if there are any, what comes next
-        begins anew."""
+        """The lines that this piece completes, as people see them; if there are any, the next begins anew."""
         text = self._begun + piece.text if self._begun else piece.text
         if len(text) > _MAX_JOINED:
             states = text.rstrip("\r").rpartition("\r")[2] + "\r" * text.endswith("\r")

@@ -6,8 +6,7 @@ from chalicelib.domain.build import Build
 
 
 def of_change(before: Build, after: Build) -> dict[str, float]:
-    """Numbers by name, those in `Seconds` times, all others counts; none for a change that is no step in the
-    build's life."""
+    """Numbers by name: `…Seconds` are times, others counts; None for what is no step in a build's life."""
     measures: dict[str, float] = {}
     if after.handle is not None and before.handle is None:
         measures["Submissions"] = 1

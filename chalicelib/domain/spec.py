@@ -75,10 +75,8 @@ def parse_content(document: object) -> Spec:
 
 
 def parse_config(document: object) -> Spec:
-    """The Spec of a document in the 0.2 layout, whose Dockerfiles always set the en_US locale.
-
-    The locale is made explicit as `lang_env`, so that both layouts mean the same from here on.
-    """
+    """The Spec of a document in the 0.2 layout, whose Dockerfiles always set the en_US locale. The locale is made
+    explicit as `lang_env`, so that both layouts mean the same from here on."""
     nested = dict(_mapping(document))
     build = nested.pop("build", None)
     if not isinstance(build, Mapping):

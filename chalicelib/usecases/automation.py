@@ -23,10 +23,8 @@ _HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however ofte
 
 
 def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
-    """Does what a message asks for, once, however often it is delivered, and returns to which build.
-
-    What can never succeed goes to the dead letters with its reasons; that is None. Raises what may be better next time.
-    """
+    """Does what a message asks for, once, however often it is delivered, and returns to which build. What can never
+    succeed goes to the dead letters with its reasons; that is None. Raises what may be better next time."""
     caller = _automation(services)
     fields: dict[str, Any] = {}
     try:
@@ -102,8 +100,7 @@ def _fields(body: str) -> dict[str, Any]:
 
 
 def _once(fields: dict[str, Any], message_id: str) -> str:
-    """Of a request, among the keys of the queue alone: those of REST begin with the name of a user and `:`.
-    Raises Invalid."""
+    """A request's key among those of the queue; REST's begin with a user's name and `:`. Raises Invalid."""
     return f"queue/{checked_key(fields.get('idempotency_key') or message_id)}"
 
 

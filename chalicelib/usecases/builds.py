@@ -143,11 +143,8 @@ def _replayed(services: Services, caller: User, mark: IdempotencyKey, replay: Re
 def page(
     services: Services, caller: User, owner: str, name: str, offset: int, limit: int, *, query: str = "", sort: str = ""
 ) -> BuildPage:
-    """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid.
-
-    With a query or another order, the page and its count are of those that match among the `MAX_EXAMINED`
-    builds that changed last.
-    """
+    """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid. With a query or another
+    order, the page and its count are of those that match among the `MAX_EXAMINED` builds that changed last."""
     project = open_project(services, caller, owner, name)
     matches = parse_query(query)
     if matches is None and is_default_order(sort):
@@ -184,10 +181,8 @@ def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[
 def update(
     services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
 ) -> BuildView:
-    """Changes what may be changed of a build; fields that may not are ignored, as clients send them all.
-
-    `whole` (PUT) takes a missing name for none. Raises NotFound, Forbidden, Invalid.
-    """
+    """Changes what may be changed of a build; fields that may not are ignored, as clients send them all. `whole` (PUT)
+    takes a missing name for none. Raises NotFound, Forbidden, Invalid."""
     if whole:
         fields = {"name": None, **fields}
 
@@ -210,8 +205,7 @@ def update(
 
 
 def stop(services: Services, caller: User, key: BuildKey) -> None:
-    """Has the build stopped: at once when nothing was started, soon otherwise; nothing if it has ended.
-    Raises NotFound, Forbidden."""
+    """Has the build stopped, at once or soon; nothing if it has ended. Raises NotFound, Forbidden."""
     _stop(services, key, lambda: writable(services, caller, key).build)
 
 
@@ -244,8 +238,7 @@ def restore(services: Services, caller: User, key: BuildKey) -> None:
 
 
 def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> BuildPage:
-    """Archived builds that a user created, newest change first; none if that is not the caller's to know.
-    Raises NotFound."""
+    """A user's archived builds, newest change first; none for callers who may not know. Raises NotFound."""
     if not may_list(services, caller, user):
         return BuildPage((), frozenset(), 0)
     builds, count = services.archive.list_archived(user, offset, limit)
@@ -359,8 +352,7 @@ def _executor(services: Services, request: BuildRequest) -> str:
 
 
 def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
-    """What the spec's environment asks of the pod, where the build gets one. Raises Invalid, also for
-    resources that builds do not get."""
+    """What the environment asks of the pod, if there is one. Raises Invalid, also for resources nobody gets."""
     if request.spec is None or not request.is_managed:
         return None
     settings = services.settings

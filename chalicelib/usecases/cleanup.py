@@ -91,8 +91,7 @@ class _Limits:
 
 
 def _purge_build(services: Services, build: Build, dry_run: bool) -> bool:
-    """Whether it was purged. One that has not ended is stopped first, and one whose log is not stored yet
-    waits for that."""
+    """Whether it was purged: what has not ended is stopped first, and a log is awaited until it is stored."""
     if build.is_done and build.look_at is None:
         if not dry_run:
             _forget(services, build)

@@ -83,10 +83,8 @@ def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequen
 
 
 def record(services: Services, seen: Observation, known: Build | None = None) -> BuildKey:
-    """Brings the record of a build up to an observation. Idempotent; late ones change nothing.
-
-    `known` is the record where the caller has just read it.
-    """
+    """Brings the record of a build up to an observation. Idempotent; late ones change nothing. `known` is the record
+    where the caller has just read it."""
     key = BuildKey.parse(seen.key)
 
     def write() -> Build | None:
@@ -149,10 +147,8 @@ def _announce_next(services: Services, executor: str) -> None:
 
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
-    """Ends a build whose deadline has passed, after its executor was asked once more.
-
-    An executor that does not answer gets another hour. Raises Busy or Unavailable until then, and Conflict.
-    """
+    """Ends a build whose deadline has passed, after its executor was asked once more. An executor that does not answer
+    gets another hour. Raises Busy or Unavailable until then, and Conflict."""
     if _why_overdue(services, known) is None:
         return
     key, build = known.key, services.builds.get(known.key)
@@ -213,8 +209,7 @@ def _asked_once_more(services: Services, build: Build) -> Build | None:
 
 
 def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, Observation]:
-    """What the executor of these builds, which all have handles and one executor, says of each. One that it
-    does not know is gone."""
+    """What the one executor of these builds, which have handles, says of each; what it does not know is gone."""
     executor = services.executor(builds[0].executor)
     seen = executor.observe([build.handle for build in builds if build.handle])
     return {
@@ -286,10 +281,8 @@ def _claimed(services: Services, build: Build) -> Build:
 
 
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
-    """Has the claimed attempt started and stores the handle. Raises Conflict.
-
-    What the executor answers to a repeated start says nothing about the first one: the claim stays then.
-    """
+    """Has the claimed attempt started and stores the handle. Raises Conflict. What the executor answers to a repeated
+    start says nothing about the first one: the claim stays then."""
     if build.attempt > 1 and (digest := _digest(services, build)):
         return _finished_before(services, build, digest)
     executor = services.executor(build.executor)

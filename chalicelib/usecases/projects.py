@@ -83,8 +83,7 @@ def update(services: Services, caller: User, owner: str, name: str, fields: dict
 
 
 def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:
-    """Hides the project and all its builds at once, and has them stopped; `delete` also has them purged.
-    Raises NotFound, Forbidden."""
+    """Hides a project and its builds and has them stopped, or purged (`delete`). Raises NotFound, Forbidden."""
     now = services.now()
     project = writable(services, caller, owner, name, archived=not delete)
 
@@ -134,8 +133,7 @@ def may_list(services: Services, caller: User, user: str) -> bool:
 
 
 def save(services: Services, project: Project, change: Callable[[Project], Project]) -> Project:
-    """Writes a change on top of whatever else changes of the project meanwhile. Raises NotFound, Conflict,
-    and what `change` raises."""
+    """Writes a change on top of other changes. Raises NotFound, Conflict, and what `change` raises."""
 
     def write() -> Project:
         stored = services.projects.get(project.owner, project.name)

@@ -1,5 +1,4 @@
-"""What clients report about builds: of those that run elsewhere (`is_managed: false`) statuses, lines and
-heartbeats, of any the code."""
+"""What clients report: statuses, lines, heartbeats of builds elsewhere (`is_managed: false`); of any, code."""
 
 from __future__ import annotations
 
@@ -95,8 +94,7 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
 
 
 def reference(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
-    """Replaces what was reported of a build's code; of a build that runs elsewhere it is the commit. Raises
-    NotFound, Forbidden, Invalid."""
+    """Replaces the reported code; elsewhere it is the commit. Raises NotFound, Forbidden, Invalid."""
     faults = {
         name: [f"Must be a line of at most {limit} characters."]
         for name, limit in REFERENCE_FIELDS.items()

@@ -50,8 +50,7 @@ def forget(services: Services, project: Project) -> None:
 
 
 def materials(services: Services, build: Build, body: BuildBody) -> dict[str, str]:
-    """What a build gets of its project's secrets, as files; nothing else reads values. Raises Gone for a
-    secret that was deleted since."""
+    """A project's secrets as files for a build; nothing else reads values. Raises Gone for a deleted one."""
     wanted = body.secrets or {}
     is_fetched = build.source is not None and build.source.git_url is not None
     names = {*wanted.values(), *([GIT_TOKEN] if is_fetched else [])}

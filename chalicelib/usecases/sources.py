@@ -41,8 +41,7 @@ def offer(services: Services, caller: User, owner: str, name: str) -> Offer:
 
 
 def complete(services: Services, caller: User, owner: str, name: str, offer_id: str) -> Project:
-    """Makes what was uploaded under an offer the project's code. Raises NotFound when nothing was uploaded;
-    else as `upload`."""
+    """Makes an offer's upload the project's code. Raises NotFound without an upload; else as `upload`."""
     project = projects.writable(services, caller, owner, name)
     if not is_slug(offer_id):
         raise NotFound

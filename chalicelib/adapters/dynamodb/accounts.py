@@ -80,8 +80,7 @@ class DynamoAccounts:
         return int(item.requests or 0)
 
     def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given, gone: Sequence[Item] = ()) -> None:
-        """Saves all items and deletes those `gone`, if the conditions hold and what is given is still stored
-        as it was read."""
+        """Saves items and deletes those `gone`, if conditions hold and what is given is stored as it was read."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
         with transaction() as write:
             for item in gone:

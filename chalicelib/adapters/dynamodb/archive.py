@@ -36,8 +36,7 @@ class DynamoArchive:
                 yield BuildKey(project.owner, project.name, int(row.sk))
 
     def purge(self, record: Build | Project) -> None:
-        """The record goes last: the next attempt finds the rest by it. What goes before goes in transactions
-        that check the record."""
+        """The record goes last: by it the next attempt finds the rest, whose transactions check it."""
         item = Item(*keys.record_key(record.key))
         stored = (Item.version == record.version) & records.is_same(record)
         around, reverse = keys.reverse_bookmark_key(record.key, "")

@@ -23,11 +23,8 @@ _REFUSED = {"ConditionalCheckFailed", "TransactionConflict"}  # DynamoDB may add
 
 
 class Item(Model):
-    """Any row of the table.
-
-    A record is one JSON text, because nothing looks into it on the server and DynamoDB's typed maps cost
-    ten times its parsing. What conditions, counters and indexes need stands beside it.
-    """
+    """Any row of the table. A record is one JSON text, because nothing looks into it on the server and DynamoDB's typed
+    maps cost ten times its parsing. What conditions, counters and indexes need stands beside it."""
 
     class Meta:
         table_name = ""  # set by `use_table`

@@ -18,10 +18,8 @@ JOB_NAME = "batch.kubernetes.io/job-name"  # the label by which a pod names its 
 
 
 def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observation | None:
-    """What a Job and its pod say; None when both are gone, or the Job is being deleted and has no pod.
-
-    `job` may be None while `pod_is_enough`. `log_group` is CloudWatch's, which takes the containers' logs.
-    """
+    """What a Job and its pod say; None when both are gone, or the Job is being deleted and has no pod. `job` may be
+    None while `pod_is_enough`. `log_group` is CloudWatch's, which takes the containers' logs."""
     described = job or pod
     if described is None:
         return None

@@ -13,7 +13,7 @@ RUNTIME ?= 3.13
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check load simulate simulate-recall logs-load mutants format package deploy bucket bootstrap teardown bench-cold bench-requests lock clean
+.PHONY: help demo up test check load simulate simulate-recall logs-load mutants format package deploy bucket bootstrap smoke teardown bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -69,6 +69,9 @@ bucket:
 
 bootstrap: .venv/local ## make a deployment's first superuser, print a token this once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
+
+smoke: .venv/local ## drive a deployment as a user would, with TOKEN=…: what is broken? LONG=1: also a build of 70 minutes
+	@$(BIN)/python -m infra.aws smoke $(STACK) $(if $(LONG),--long)
 
 teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1 does not ask
 	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)

@@ -1,15 +1,16 @@
-"""`python -m infra.aws package|clear|bootstrap|teardown`: what `make` runs for deployments."""
+"""`python -m infra.aws package|clear|bootstrap|smoke|teardown`: what `make` runs for deployments."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.errors import SlipwayError
-from infra.aws import bootstrap, removal
+from infra.aws import bootstrap, removal, smoke
 from infra.aws.package import MACHINES, PYTHON, package
 
 say = partial(print, flush=True)
@@ -25,6 +26,10 @@ def main() -> None:
     first = commands.add_parser("bootstrap", help="make the first superuser, print a token; copy BuildKit")
     first.add_argument("stack", help="the deployed stack's name, slipway-STAGE")
     first.add_argument("--user", default="root", help="the superuser's name (%(default)s)")
+    trying = commands.add_parser("smoke", help="drive a deployment as a user would; TOKEN is a superuser's")
+    trying.add_argument("stack")
+    trying.add_argument("--image", default=smoke.IMAGE, help="base of the builds (%(default)s)")
+    trying.add_argument("--long", action="store_true", help="also a build that outlives its login")
     clearing = commands.add_parser("clear", help="remove a stack whose first deployment failed, nothing else")
     clearing.add_argument("stack")
     removing = commands.add_parser("teardown", help="remove a deployment with its images, code, logs, records")
@@ -41,6 +46,8 @@ def main() -> None:
     try:
         if arguments.command == "bootstrap":
             get_started(arguments.stack, arguments.user)
+        elif arguments.command == "smoke":
+            try_out(arguments.stack, arguments.image, is_long=arguments.long)
         elif arguments.command == "clear":
             removal.clear(arguments.stack, say)
         elif arguments.yes or input(f"All of {arguments.stack} goes. Type its name: ") == arguments.stack:
@@ -49,6 +56,15 @@ def main() -> None:
             raise SystemExit("Nothing was removed.")
     except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed) as error:
         raise SystemExit(f"{arguments.command} of {arguments.stack} ended: {error}") from error
+
+
+def try_out(stack: str, image: str, *, is_long: bool) -> None:
+    outputs = bootstrap.deployment(stack).outputs
+    if not (token := os.environ.get("TOKEN")):
+        raise SystemExit("Set TOKEN to a superuser's token: `make bootstrap` prints one.")
+    on = smoke.Smoke(outputs["Url"], token, image, outputs["RequestsQueueUrl"], stack, is_long)
+    if broken := [name for name, _ in smoke.run(on, say)]:
+        raise SystemExit(f"Broken: {', '.join(broken)}. Left to look at: project {on.project}, unless it was deleted.")
 
 
 def get_started(stack: str, user: str) -> None:

@@ -116,7 +116,8 @@ def _signed_form(method: str, target: str, headers: Mapping[str, str], body: Bod
     """What the form says is held to its policy, which is what is signed."""
     body = _read(headers, body, MAX_OBJECT_BYTES)
     mime, options = parse_options_header(headers["content-type"])
-    parser = FormDataParser(max_form_memory_size=64 * 1024, max_form_parts=50)
+    # Its bound must exceed the pieces it reads, of 64 KB: what is left of one counts with the next.
+    parser = FormDataParser(max_form_memory_size=256 * 1024, max_form_parts=50)
     length = int(headers["content-length"])
     _, fields, files = parser.parse(cast("IO[bytes]", body), mime, length, options)
     form = {name.lower(): value for name, value in fields.items(multi=True)}

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -215,6 +216,12 @@ def test_a_form_takes_one_object_of_its_size_in_its_place(bucket: str) -> None:
     s3().create_bucket(Bucket="another")
     assert post(form(), url=form()["url"].replace(BUCKET, "another")) == 403
     assert s3().get_object(Bucket=bucket, Key="a/file")["Body"].read() == b"ahoy"
+
+
+def test_a_form_takes_a_large_object_whatever_is_in_it(bucket: str) -> None:
+    content = secrets.token_bytes(8 * 1024**2)
+    assert post(form(most=len(content)), content) == 204
+    assert s3().get_object(Bucket=bucket, Key="up/load")["Body"].read() == content
 
 
 def test_a_form_without_the_secret_or_too_late_is_refused(bucket: str) -> None:

@@ -44,6 +44,7 @@ def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[st
     memory.mkdir(exist_ok=True)
     for name, text in {**StepFiles().texts(), "build-args": ""}.items():
         (memory / name).write_text(text)
+    (memory / "login").write_text("{}")  # the check before the build; the engine's own configuration has the real one
     return subprocess.Popen(
         ["bash", "-c", step("build_and_push")],
         cwd=folder,

@@ -140,7 +140,7 @@ def storage() -> str:
         return len(keys) >= 2
 
     wait_until(list_keys)
-    texts = [s3.get_object(Bucket="slipway-sources", Key=key)["Body"].read().decode() for key in keys]
+    texts = [s3.get_object(Bucket="slipway-sources", Key=key)["Body"].read().decode(errors="replace") for key in keys]
     return "\n".join(texts)
 
 

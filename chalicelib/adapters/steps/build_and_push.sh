@@ -58,4 +58,5 @@ build_and_push() (
   fi
   printf 'Pushing finished: %s@%s\n' "${SLIPWAY_IMAGE%:*}" "$(cat "$SLIPWAY_MEMORY/digest")"
 )
-(set -o pipefail; build_and_push 2>&1 | sh "$SLIPWAY_MEMORY/mask")
+# The mask outlives a stop: who ends the build waits for the last line, and so for the engine.
+(set -o pipefail; build_and_push 2>&1 | (trap "" TERM; exec sh "$SLIPWAY_MEMORY/mask"))

@@ -181,7 +181,7 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
 
 
 def revoke_token(services: Services, token: str, name: str, token_id: str) -> None:
-    """Makes one token void, as `revoke_tokens` does with all. Raises NotFound for an unknown id, and alike."""
+    """Makes one token void, as `revoke_tokens` does with all. Raises NotFound for an unknown id."""
 
     def write() -> None:
         user, given = _manageable(services, _authenticated_now(services, token), name)

@@ -48,9 +48,8 @@ class OwnBroker:
 def _asking(services: Services, question: Question) -> Build:
     """The build that asks. Whether there is one of this name is told to those alone who have its secret."""
     build = services.builds.get(BuildKey.parse(question.build))
-    if build is None or not compare_digest(
-        attempt_secret(services.deployment_secrets.build_key(), build.uuid, question.attempt), question.secret
-    ):
+    key, shown = services.deployment_secrets.build_key(), question.secret.encode()  # of texts, it takes ASCII alone
+    if build is None or not compare_digest(attempt_secret(key, build.uuid, question.attempt).encode(), shown):
         raise Forbidden("This secret is not one of this build's attempt.")
     throttle.admit(services, f"build/{build.uuid}", REQUESTS_PER_MINUTE)
     return build

@@ -73,6 +73,7 @@ def test_after_the_report_of_its_code_only_logins_and_reports_are_left(api: Api,
         ("Bearer x", 401),
         ("token ada", 401),
         ("Build x", 403),
+        ("Build \xe9\xff", 403),
     ],
     ids=str,
 )

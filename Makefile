@@ -42,7 +42,7 @@ simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what mu
 simulate-recall: .venv/ready ## put known faults back, one by one: the simulation must find each
 	@$(BIN)/python -m tests.simulation.recall
 
-mutants: .venv/mutants ## break the core in 1,800 places, one by one: a test must fail each time; ONLY=pattern takes some
+mutants: .venv/mutants ## break the core in 2,000 places, one by one: a test must fail each time; ONLY=pattern takes some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONHASHSEED=0 $(BIN)/python -m tests.mutants $(if $(ONLY),'$(ONLY)')
 
 logs-load: .venv/ready ## keep and serve a log of LINES=5000000 lines: the memory that takes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -152,3 +153,36 @@ def test_a_login_is_asked_for_once_in_half_an_hour(ask: Run, api: AttemptApi, tm
     os.utime(memory / "login", (former, former))
     assert subprocess.run(command, env=variables, capture_output=True).returncode == 1
     assert subprocess.run([*command[:2], "erase"], env=variables).returncode == 0
+
+
+BUILDER = """#!/bin/sh
+trap 'sleep 0.3; echo cleaned up; exit 1' TERM
+echo begun
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("masks", ["", "s/hush/***/g\n"], ids=["no secrets", "secrets"])
+def test_the_output_of_a_stopped_build_ends_with_its_engine_not_before(tmp_path: Path, masks: str) -> None:
+    """Who stopped the build removes what the engine has left, once nothing more comes."""
+    programs, memory = tmp_path / "bin", tmp_path / "memory"
+    programs.mkdir()
+    (programs / "buildah").write_text(BUILDER)
+    (programs / "buildah").chmod(0o755)
+    memory.mkdir()
+    for name, text in {**steps.StepFiles().texts(), "build-args": "", "login": "{}", "masks": masks}.items():
+        (memory / name).write_text(text)
+    variables = {"SLIPWAY_MEMORY": str(memory), "SLIPWAY_ENGINE": "buildah", "SLIPWAY_IMAGE": "x:1"}
+    build = subprocess.Popen(
+        ["bash", "-c", steps.step("build_and_push")],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert build.stdout is not None
+    while build.stdout.readline() not in ("begun\n", ""):
+        pass
+    os.killpg(build.pid, signal.SIGTERM)
+    rest, _ = build.communicate(timeout=60)
+    assert "cleaned up\n" in rest

@@ -37,6 +37,19 @@ def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
     execution.observe(services, CODEBUILD, [run.handle])
 
 
+def started(services: FakeServices, create: Create) -> tuple[BuildKey, Run]:
+    """A build that runs on CodeBuild, and its run."""
+    key = create()
+    execution.attend(services, key)
+    return key, services.codebuild.run_of(key)
+
+
+def end(services: FakeServices, run: Run, outcome: Outcome) -> None:
+    """CodeBuild ends a run, and its event comes."""
+    services.codebuild.end(run, outcome)
+    execution.observe(services, CODEBUILD, [run.handle])
+
+
 def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> None:
     key = create()
     assert services.queue.take() == [key]
@@ -421,20 +434,15 @@ def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, 
 
 
 def test_no_success_without_an_image(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
-    services.codebuild.end(run, Outcome.SUCCEEDED)
-    execution.observe(services, CODEBUILD, [run.handle])
+    key, run = started(services, create)
+    end(services, run, Outcome.SUCCEEDED)
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest) == (Status.FAILED, None)
 
 
 def test_while_the_registry_is_down_nothing_is_decided(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     end_with_an_image(services, key)
     services.registry.is_down = True
     with pytest.raises(Unavailable):
@@ -451,9 +459,7 @@ STEP_FAILED = 'ERROR: process "/bin/sh -c pip install nope" did not complete suc
 
 def failed(services: FakeServices, create: Create, *lines: str, with_end: bool = False) -> tuple[BuildKey, Run]:
     """A build that CodeBuild has ended, and the log that has arrived by then."""
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     end = [f"slipway-end {stored(services, key).nonce}"] if with_end else []
     services.logs.write(f"logs:{run.handle}", *lines, *end)
     services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1", has_own_reason=False)
@@ -518,9 +524,7 @@ def test_a_log_without_its_end_is_waited_for_one_minute(
 
 
 def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.logs.write(f"logs:{run.handle}", "ERROR: something else")
     services.codebuild.end(run, Outcome.FAILED, "The build needed more memory.", has_own_reason=True)
     execution.observe(services, CODEBUILD, [run.handle])
@@ -529,9 +533,7 @@ def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServi
 
 
 def test_a_build_that_took_too_long_says_so_whatever_is_in_its_log(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.logs.write(
         f"logs:{run.handle}",
         'ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1',
@@ -574,8 +576,7 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     for expected in (Status.WARNING, Status.FAILED):
         execution.attend(services, key)
         run = services.codebuild.run_of(key)
-        services.codebuild.end(run, Outcome.FAULT)
-        execution.observe(services, CODEBUILD, [run.handle])
+        end(services, run, Outcome.FAULT)
         assert stored(services, key).last_status is expected
 
     assert len(services.codebuild.runs) == 2
@@ -584,15 +585,12 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
 
 def test_a_fault_after_the_push_is_a_success_with_its_evidence(services: FakeServices, create: Create) -> None:
     """The executor had a fault after the push: tags cannot be overwritten, and need not be."""
-    key = create()
-    execution.attend(services, key)
-    first = services.codebuild.run_of(key)
+    key, first = started(services, create)
     services.codebuild.enter(first, *RUNNING)
     execution.observe(services, CODEBUILD, [first.handle])
     services.push(stored(services, key))
     services.clock.forward(seconds=100)
-    services.codebuild.end(first, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [first.handle])
+    end(services, first, Outcome.FAULT)
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
@@ -604,13 +602,10 @@ def test_an_image_that_appears_after_a_fault_is_a_success_of_that_attempt(
     services: FakeServices, create: Create
 ) -> None:
     """The registry answered late: tags cannot be overwritten, and need not be."""
-    key = create()
-    execution.attend(services, key)
-    first = services.codebuild.run_of(key)
+    key, first = started(services, create)
     services.codebuild.enter(first, *RUNNING)
     execution.observe(services, CODEBUILD, [first.handle])
-    services.codebuild.end(first, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [first.handle])
+    end(services, first, Outcome.FAULT)
     services.push(stored(services, key))
 
     execution.attend(services, key)
@@ -625,27 +620,21 @@ def test_an_image_that_appears_after_a_fault_is_a_success_of_that_attempt(
 def test_a_late_event_of_a_purged_build_says_nothing_about_the_new_one_of_its_key(
     services: FakeServices, create: Create
 ) -> None:
-    key = create()
-    execution.attend(services, key)
-    former = services.codebuild.run_of(key)
+    key, former = started(services, create)
     services.archive.purge(stored(services, key))
     services.archive.purge(services.records.projects["ada", "vision"])
     services.projects.add(make_project(uuid="f" * 32))
     assert create() == key
     execution.attend(services, key)
 
-    services.codebuild.end(former, Outcome.STOPPED)
-    execution.observe(services, CODEBUILD, [former.handle])
+    end(services, former, Outcome.STOPPED)
 
     assert stored(services, key).last_status is Status.SCHEDULED
 
 
 def test_late_news_of_a_former_attempt_ask_and_change_nothing(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    former = services.codebuild.run_of(key)
-    services.codebuild.end(former, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [former.handle])
+    key, former = started(services, create)
+    end(services, former, Outcome.FAULT)
     execution.attend(services, key)
     before = stored(services, key)
     services.registry.is_down = True
@@ -663,8 +652,7 @@ def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(services: Fake
     def fault() -> None:
         services.codebuild.after_start = lambda: None
         run = services.codebuild.run_of(key)
-        services.codebuild.end(run, Outcome.FAULT)
-        execution.observe(services, CODEBUILD, [run.handle])
+        end(services, run, Outcome.FAULT)
 
     services.codebuild.after_start = fault
     execution.attend(services, key)
@@ -678,11 +666,8 @@ def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(services: Fake
 def test_an_image_of_which_the_executor_knows_nothing_any_more_is_a_success(
     services: FakeServices, create: Create
 ) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
-    services.codebuild.end(run, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [run.handle])
+    key, run = started(services, create)
+    end(services, run, Outcome.FAULT)
     services.push(stored(services, key))
     services.codebuild.forget(run)
 
@@ -717,11 +702,8 @@ def test_of_several_attempts_the_last_one_that_was_started_made_the_image(
 
 def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices, create: Create) -> None:
     """Its first attempt pushed and had a fault, and the second could never be started."""
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
-    services.codebuild.end(run, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [run.handle])
+    key, run = started(services, create)
+    end(services, run, Outcome.FAULT)
     services.push(stored(services, key))
     services.clock.forward(minutes=200)
 
@@ -733,9 +715,7 @@ def test_before_a_build_is_given_up_the_registry_is_asked(services: FakeServices
 
 def test_a_run_that_goes_on_when_its_image_is_a_success_is_stopped(services: FakeServices, create: Create) -> None:
     """It has pushed and reported, and does not come to its end before the deadline."""
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.push(stored(services, key))
     services.clock.forward(minutes=200)
 
@@ -749,11 +729,8 @@ def test_a_second_attempt_is_stopped_when_the_first_reports_its_push_late(
     services: FakeServices, create: Create
 ) -> None:
     """Nobody has noted the second one when the report comes."""
-    key = create()
-    execution.attend(services, key)
-    first = services.codebuild.run_of(key)
-    services.codebuild.end(first, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [first.handle])
+    key, first = started(services, create)
+    end(services, first, Outcome.FAULT)
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)
@@ -962,8 +939,7 @@ def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(services: FakeSer
         services.clock.forward(seconds=1)
         for run in going:
             services.push(run.build)
-            services.codebuild.end(run, Outcome.SUCCEEDED)
-            execution.observe(services, CODEBUILD, [run.handle])
+            end(services, run, Outcome.SUCCEEDED)
         if all(stored(services, key).is_done for key in keys):
             break
 
@@ -1097,9 +1073,7 @@ def test_a_deleted_build_is_stopped_where_it_runs(services: FakeServices, create
 
 
 def test_late_and_repeated_news_change_nothing(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     early = run.observation()
     run_to_the_end(services, key)
     before = services.written()
@@ -1118,9 +1092,7 @@ def test_late_and_repeated_news_change_nothing(services: FakeServices, create: C
 def test_a_running_build_that_has_pushed_asks_the_registry_at_its_end_only(
     services: FakeServices, create: Create
 ) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.codebuild.enter(run, *RUNNING)
     services.push(stored(services, key))
     services.registry.is_down = True
@@ -1131,9 +1103,7 @@ def test_a_running_build_that_has_pushed_asks_the_registry_at_its_end_only(
 
 
 def test_a_build_that_has_reported_no_image_ends_without_the_registry(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.codebuild.end(run, Outcome.SUCCEEDED)
     services.registry.is_down = True
 
@@ -1159,12 +1129,9 @@ def test_a_second_attempt_of_an_older_version_is_not_refused_for_its_own_image(
     services: FakeServices, create: Create
 ) -> None:
     """Nobody had asked for the tag then."""
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.builds.save(replace(stored(services, key), tag_was_free=False))
-    services.codebuild.end(run, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [run.handle])
+    end(services, run, Outcome.FAULT)
     services.registry.push(stored(services, key).image)
 
     execution.attend(services, key)
@@ -1183,9 +1150,7 @@ def test_until_the_log_says_why_a_build_failed_it_is_looked_at_at_growing_distan
 
 def test_what_an_executor_says_is_cut_also_while_the_log_is_awaited(services: FakeServices, create: Create) -> None:
     """A record has to fit into an item of the table."""
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.logs.write(f"logs:{run.handle}", "#7 0.1 installing")
     services.codebuild.end(run, Outcome.FAILED, "x" * 10_000, has_own_reason=False)
 
@@ -1198,9 +1163,7 @@ def test_what_an_executor_says_is_cut_also_while_the_log_is_awaited(services: Fa
 
 
 def test_a_failure_without_any_log_waits_for_no_words(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.codebuild.end(run, Outcome.FAILED, "The node was lost.")
 
     execution.record(services, replace(run.observation(), log=None))
@@ -1210,14 +1173,10 @@ def test_a_failure_without_any_log_waits_for_no_words(services: FakeServices, cr
 
 
 def test_a_build_that_was_stopped_after_its_push_is_stopped(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     services.push(stored(services, key))
     builds.stop(services, make_user(), key)
-    services.codebuild.end(run, Outcome.STOPPED)
-
-    execution.observe(services, CODEBUILD, [run.handle])
+    end(services, run, Outcome.STOPPED)
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest) == (Status.STOPPED, None)
@@ -1226,9 +1185,7 @@ def test_a_build_that_was_stopped_after_its_push_is_stopped(services: FakeServic
 def test_a_build_that_disappears_while_it_is_being_stopped_says_who_stopped_it(
     services: FakeServices, create: Create
 ) -> None:
-    key = create()
-    execution.attend(services, key)
-    run = services.codebuild.run_of(key)
+    key, run = started(services, create)
     builds.archive(services, make_user(), key)
     execution.record(services, replace(run.observation(), outcome=Outcome.GONE))
 
@@ -1237,11 +1194,8 @@ def test_a_build_that_disappears_while_it_is_being_stopped_says_who_stopped_it(
 
 
 def test_a_second_attempt_is_stopped_although_the_first_is_forgotten(services: FakeServices, create: Create) -> None:
-    key = create()
-    execution.attend(services, key)
-    first = services.codebuild.run_of(key)
-    services.codebuild.end(first, Outcome.FAULT)
-    execution.observe(services, CODEBUILD, [first.handle])
+    key, first = started(services, create)
+    end(services, first, Outcome.FAULT)
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
         execution.attend(services, key)

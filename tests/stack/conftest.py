@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from infra.bench.serving import served
 from infra.local.machine.engine import Engine
 from infra.local.machine.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
+from tests.git_server import GitServer
 from tests.required_engines import skipped_without
 
 PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well
@@ -110,6 +111,12 @@ def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
         client = Client(running, machine)
         assert client.call("POST", "/projects", {"name": "quick-start"})[0] == 201
         yield client
+
+
+def trusting(machine: Machine, git: GitServer) -> Machine:
+    """The machine, whose builds trust the certificate of a git server."""
+    variables = {**machine.engine.environment, "GIT_SSL_CAINFO": str(git.certificate)}
+    return replace(machine, engine=replace(machine.engine, environment=variables))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import urllib3
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
 from tests.git_server import GitServer, git_server
-from tests.stack.conftest import PROJECT, Client, serving
+from tests.stack.conftest import PROJECT, Client, serving, trusting
 
 pytestmark = pytest.mark.engine
 FILES = {
@@ -35,9 +34,7 @@ def client(
     git: GitServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
-    engine = local_machine.engine
-    trusting = {**engine.environment, "GIT_SSL_CAINFO": str(git.certificate)}
-    machine = replace(local_machine, engine=replace(engine, environment=trusting))
+    machine = trusting(local_machine, git)
     settings = {"SLIPWAY_PRIVATE_GIT_HOSTS": "127.0.0.1"}
     with serving(machine, tmp_path_factory.mktemp("stack"), settings=settings) as client:
         files = {name: text.replace("{base}", machine.base_image) for name, text in FILES.items()}

@@ -7,7 +7,6 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -16,7 +15,7 @@ import urllib3
 
 from infra.local.machine.machine import Machine
 from tests.git_server import GitServer, git_server
-from tests.stack.conftest import PATIENCE_SECONDS, Client, serving, wait_until
+from tests.stack.conftest import PATIENCE_SECONDS, Client, serving, trusting, wait_until
 
 pytestmark = pytest.mark.engine
 MANIFESTS = (
@@ -56,9 +55,7 @@ def client(
     git: GitServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
-    engine = local_machine.engine
-    trusting = {**engine.environment, "GIT_SSL_CAINFO": str(git.certificate)}
-    machine = replace(local_machine, engine=replace(engine, environment=trusting))
+    machine = trusting(local_machine, git)
     settings = {"SLIPWAY_BACKEND": request.param, "SLIPWAY_PRIVATE_GIT_HOSTS": "127.0.0.1"}
     with serving(machine, tmp_path_factory.mktemp("stack"), settings=settings) as client:
         secrets = "/root/quick-start/secrets"

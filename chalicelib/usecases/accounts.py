@@ -14,7 +14,7 @@ from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from chalicelib.ports import Given, Services
-from chalicelib.usecases.conflicts import retry_on_conflict
+from chalicelib.usecases.conflicts import isolated, retry_on_conflict
 
 log = logging.getLogger(__name__)
 MAX_TOKENS = 100  # of a user, at once
@@ -172,12 +172,17 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
     """Makes all tokens that a user has until now void. Processes that have just seen one may take it for
     `account_memory_seconds` longer, except to give or take rights. Raises as `issue_token`."""
 
-    def write() -> None:
+    def write() -> datetime:
         user, given = _manageable(services, _authenticated_now(services, token), name)
         until = services.now() + CLOCKS_DIFFER
         services.accounts.save_user(replace(user, tokens_revoked_at=until), given)
+        return until
 
-    retry_on_conflict(write)
+    until = retry_on_conflict(write)
+    with isolated(f"user {name}"):  # they are void; else their rows would pile up until they expire
+        for each in services.accounts.tokens(name):
+            if each.created_at <= until:
+                services.accounts.drop_token(each)
 
 
 def revoke_token(services: Services, token: str, name: str, token_id: str) -> None:

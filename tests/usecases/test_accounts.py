@@ -11,6 +11,7 @@ import pytest
 
 from chalicelib.domain.user import Token, token_sha256
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from chalicelib.ports import Given
 from chalicelib.usecases import accounts
 from tests.factories import NOW
 from tests.fakes import FakeServices
@@ -240,8 +241,22 @@ def test_a_user_has_so_many_tokens(services: FakeServices, monkeypatch: pytest.M
         accounts.issue_token(services, ada, "ada", {})
     assert "revoke one" in refusal.value.sentences()[0]
     accounts.revoke_tokens(services, ada, "ada")
+    assert services.accounts.tokens("ada") == []  # nor do their rows pile up
     services.clock.forward(seconds=3)
-    accounts.issue_token(services, ROOT, "ada", {})  # those that were revoked do not count
+    accounts.issue_token(services, ROOT, "ada", {})
+
+
+def test_a_revocation_stands_although_rows_are_left(services: FakeServices) -> None:
+    ada = accounts.register(services, "ada").token
+
+    def fail(token: Token, given: Given = ()) -> None:
+        raise Unavailable("The database did not answer; try again.")
+
+    services.accounts.drop_token = fail  # type: ignore[method-assign]
+    accounts.revoke_tokens(services, ada, "ada")
+    with pytest.raises(Unauthenticated):
+        accounts.authenticate(services, ada)
+    assert accounts.tokens(services, ROOT, "ada") == []
 
 
 @pytest.mark.parametrize("name", [3, "x" * 65, "a\nb"])

@@ -25,6 +25,7 @@ from tests.required_engines import skipped_without
 PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well
 DONE = ("succeeded", "failed", "stopped")
 PROJECT = "/root/quick-start"
+MANIFESTS = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json")
 HTTP = urllib3.PoolManager(maxsize=16, timeout=PATIENCE_SECONDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 from collections.abc import Iterator
@@ -10,17 +11,27 @@ import pytest
 import urllib3
 
 from infra.local.machine.machine import Machine
-from tests.stack.conftest import PROJECT, Client, serving
+from tests.required_engines import ENGINE
+from tests.stack.conftest import MANIFESTS, PROJECT, Client, serving
 
-# The registry's proxy is the same for all engines; what differs, that none takes another's image from its
-# own store, is the first test's.
-pytestmark = pytest.mark.engine
+# Every engine as CodeBuild runs it, since an engine may take another's image from its own store; one as a cluster does.
+WORLDS = [*((engine, "codebuild") for engine in ("docker", "podman", "buildah")), (ENGINE, "eks")]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.parametrize(("local_machine", "backend"), WORLDS, indirect=True, scope="module"),
+]
 MALLORYS = "/root/other"
 
 
 @pytest.fixture(scope="module")
-def client(local_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with serving(local_machine, tmp_path_factory.mktemp("stack")) as client:
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def client(local_machine: Machine, backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    settings = {"SLIPWAY_BACKEND": backend}
+    with serving(local_machine, tmp_path_factory.mktemp("stack"), settings=settings) as client:
         assert client.call("POST", "/projects", {"name": "other"})[0] == 201
         yield client
 
@@ -52,8 +63,9 @@ def test_a_build_that_escapes_finds_a_login_that_opens_nothing_of_others(client:
     """With the secret of a running build: what it had asked for before its steps ran is shut by then."""
     path = client.build("echo started-$((40+2)); sleep 3600", project=MALLORYS)
     client.until_logged(path, "started-42")
-    assert asked(client, path, "_materials")[0] == 410
-    given = json.loads(asked(client, path, "_login")[1])
+    variables = given_to(client, path)
+    assert asked(variables, "_materials")[0] == 410
+    given = json.loads(asked(variables, "_login")[1])
     login = f"{given['Username']}:{given['Secret']}"
     assert client.machine.registry_login not in login
 
@@ -72,18 +84,11 @@ def test_a_build_that_escapes_finds_a_login_that_opens_nothing_of_others(client:
 
     client.call("POST", f"{path}/stop")
     client.until_done(path)
-    assert asked(client, path, "_login")[0] == 410
+    assert asked(variables, "_login")[0] == 410
 
 
-def asked(client: Client, path: str, what: str) -> tuple[int, str]:
+def asked(variables: dict[str, str], what: str) -> tuple[int, str]:
     """Status and body of the answer to what a build asks."""
-    uuid = client.get(path)["uuid"]
-    (variables,) = (
-        given
-        for build in client.running.codebuild._builds.values()
-        for given in [{e["name"]: e["value"] for e in build.request["environmentVariablesOverride"]}]
-        if given["SLIPWAY_UUID"] == uuid
-    )
     answer = urllib3.request(
         "POST",
         f"{variables['SLIPWAY_API']}/{what}",
@@ -91,6 +96,56 @@ def asked(client: Client, path: str, what: str) -> tuple[int, str]:
         json={"attempt": int(variables["SLIPWAY_ATTEMPT"])},
     )
     return answer.status, answer.data.decode()
+
+
+def given_to(client: Client, path: str) -> dict[str, str]:
+    """The variables of a build, as its executor has them while it runs."""
+    uuid = client.get(path)["uuid"]
+    if (kubernetes := client.running.kubernetes) is None:
+        each = [build.request["environmentVariablesOverride"] for build in client.running.codebuild._builds.values()]
+        (variables,) = (given for given in map(by_name, each) if given["SLIPWAY_UUID"] == uuid)
+        return variables
+    (job,) = (job for job in kubernetes.objects["jobs"].values() if job["metadata"]["labels"]["slipway/uuid"] == uuid)
+    variables = by_name(job["spec"]["template"]["spec"]["containers"][0]["env"])
+    (held,) = (
+        secret["data"]["secret"]
+        for secret in kubernetes.objects["secrets"].values()
+        if secret["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    )
+    return {**variables, "SLIPWAY_SECRET": base64.b64decode(held).decode()}
+
+
+def by_name(variables: list[dict[str, str]]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in variables}
+
+
+def test_a_tag_that_was_pushed_in_advance_never_becomes_a_builds_image(client: Client) -> None:
+    """By a build of the project itself, whose login may push there: no other build's may."""
+    path = client.build("echo started-$((40+2)); sleep 3600")
+    client.until_logged(path, "started-42")
+    login = json.loads(asked(given_to(client, path), "_login")[1])
+    headers = urllib3.make_headers(basic_auth=f"{login['Username']}:{login['Secret']}")
+    repository = client.get(path)["image"].partition("/")[2].rpartition(":")[0]
+    base = f"http://{client.machine.registry}/v2/{repository}"
+    first = client.until_done(client.build("true"))
+    made = urllib3.request(
+        "GET", f"{base}/manifests/{first['id']}", headers={**headers, "Accept": ", ".join(MANIFESTS)}
+    )
+    assert made.status == 200
+    kind = made.headers["Content-Type"]
+    pushed = urllib3.request(
+        "PUT", f"{base}/manifests/{first['id'] + 1}", headers={**headers, "Content-Type": kind}, body=made.data
+    )
+    assert pushed.status == 201
+
+    victim = client.build("true")
+    build = client.until_done(victim)
+
+    assert build["id"] == first["id"] + 1
+    assert (build["last_status"], build["image_digest"]) == ("failed", None)
+    assert client.last_message(victim).endswith("which this build did not make.")
+    client.call("POST", f"{path}/stop")
+    client.until_done(path)
 
 
 def test_a_build_whose_login_ended_before_the_push_asks_for_another_and_pushes(client: Client) -> None:

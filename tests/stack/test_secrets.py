@@ -15,13 +15,9 @@ import urllib3
 
 from infra.local.machine.machine import Machine
 from tests.git_server import GitServer, git_server
-from tests.stack.conftest import PATIENCE_SECONDS, Client, serving, trusting, wait_until
+from tests.stack.conftest import MANIFESTS, PATIENCE_SECONDS, Client, serving, trusting, wait_until
 
 pytestmark = pytest.mark.engine
-MANIFESTS = (
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-)
 TOKEN, VALUE = "marked-git-7c1e", "marked-5e1f/one\n second 'line' $x & marked-5e1f"
 MARKS = [TOKEN, *VALUE.split("\n")]
 ODD = " two  blanks, 'single' \"double\" $HOME `id` $(id) \\ \\n ! * # é=1 "

@@ -13,7 +13,7 @@ RUNTIME ?= 3.13
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check load simulate simulate-recall logs-load mutants format package deploy bucket bootstrap smoke teardown bench-cold bench-requests lock clean
+.PHONY: help demo up test check load simulate simulate-recall logs-load mutants cover audit engines format package deploy bucket bootstrap smoke teardown bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -47,6 +47,17 @@ mutants: .venv/mutants ## break the core in 2,000 places, one by one: a test mus
 
 logs-load: .venv/ready ## keep and serve a log of LINES=5000000 lines: the memory that takes
 	@$(BIN)/python -m tests.logs_load --lines $(or $(LINES),5000000)
+
+cover: .venv/ready ## which lines of app.py and chalicelib/ the quick tests run
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow" --cov=app --cov=chalicelib --cov-branch \
+		--cov-report=term-missing:skip-covered --cov-fail-under=95
+
+audit: .venv/ready ## known weaknesses of what is installed in functions, and unsafe code; fails when it cannot ask PyPI
+	@$(BIN)/bandit --quiet --recursive --severity-level medium app.py chalicelib infra
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+
+engines: ## install docker with buildx, buildah and a registry, as root on Debian or Ubuntu
+	@sh infra/local/install_engines.sh
 
 format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)

@@ -53,7 +53,7 @@ def read(text: str) -> object:
             super().flatten_mapping(node)
 
     try:
-        return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader
+        return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader  # nosec B506
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
         # PyYAML lets through what its constructors trip over, such as the KeyError of `!!bool x`.
         where = getattr(exc, "problem_mark", None)

@@ -31,7 +31,7 @@ TERM_SECONDS = 10  # between asking processes to end and killing them: an engine
 KILL_SECONDS = 5
 ENDED = b"ended"  # what the watcher reads from a run that was not killed
 ROOT = Path(__file__).parents[3]
-TMPFS = Path("/dev/shm")  # of Linux
+TMPFS = Path("/dev/shm")  # of Linux; names of folders in it cannot be guessed  # nosec B108
 
 
 @contextmanager

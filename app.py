@@ -1,7 +1,5 @@
 """Every route and trigger of Slipway. Bodies read input, call one use case, and render."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

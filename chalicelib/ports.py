@@ -4,8 +4,6 @@ All of them may raise `Unavailable` when the service behind does not answer; not
 that a repetition would not complete.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime

@@ -1,7 +1,5 @@
 """The domain as the API's JSON. Times are ISO 8601 in UTC with `Z`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The real adapters, each made once, when first touched: nothing loads that a request does not use."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,7 +23,7 @@ class AwsServices:
         return environment.read()
 
     @cached_property
-    def _records(self) -> Records:
+    def _records(self) -> "Records":
         """All ports on the table, because they share it and its client."""
         from chalicelib.adapters.dynamodb import Records
 

@@ -1,7 +1,5 @@
 """CodeBuild as executor."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

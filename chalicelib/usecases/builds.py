@@ -1,7 +1,5 @@
 """What people do with builds."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import uuid

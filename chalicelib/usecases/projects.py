@@ -1,7 +1,5 @@
 """What people do with projects."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

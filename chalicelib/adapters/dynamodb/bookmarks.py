@@ -1,7 +1,5 @@
 """`Bookmarks` on DynamoDB."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 

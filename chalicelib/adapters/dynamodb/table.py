@@ -1,7 +1,5 @@
 """The table, its two indexes, and the calls that are made to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice

@@ -1,7 +1,5 @@
 """The calls to a cluster: builds are submitted, observed and stopped as Jobs."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ submission finds it. A Secret has what the attempt shows to the API. It is creat
 it; the pod waits for it.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Mapping

@@ -144,9 +144,8 @@ def create_project(call: web.Call) -> schemas.ProjectDetail:
 @route("/{owner}", "GET", query=PAGING)
 def list_projects(call: web.Call, owner: str) -> schemas.Page[schemas.Project]:
     paging = call.paging()
-    page = projects.page(call.services, call.user, owner, paging.offset, paging.limit)
-    results = [serializers.project(each, each.key in page.bookmarked) for each in page.projects]
-    return serializers.page(paging, results, page.count)
+    found = projects.page(call.services, call.user, owner, paging.offset, paging.limit)
+    return serializers.records(paging, found, serializers.project)
 
 
 @route(PROJECT, "GET")
@@ -163,11 +162,9 @@ def update_project(call: web.Call, owner: str, project: str) -> schemas.ProjectD
 
 @route("/bookmarks/{user}/projects", "GET", query=SORTING)
 def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedProject]:
-    paging = call.paging()
-    page = projects.bookmarked(
-        call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
-    )
-    return serializers.page(paging, [serializers.bookmarked_project(each) for each in page.projects], page.count)
+    paging, ascending = call.paging(), call.sorts_ascending()
+    found = projects.bookmarked(call.services, call.user, user, paging.offset, paging.limit, ascending=ascending)
+    return serializers.records(paging, found, serializers.bookmarked_project)
 
 
 # Code
@@ -229,9 +226,8 @@ def delete_secret(call: web.Call, owner: str, project: str, secret: str) -> None
 @route(BUILDS, "GET", query=(*SORTING, "query"))
 def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Build]:
     paging, query, sort = call.paging(), call.query().get("query", ""), call.query().get("sort", "")
-    page = builds.page(call.services, call.user, owner, project, paging.offset, paging.limit, query=query, sort=sort)
-    results = [serializers.build_summary(build, build.key in page.bookmarked) for build in page.builds]
-    return serializers.page(paging, results, page.count)
+    found = builds.page(call.services, call.user, owner, project, paging.offset, paging.limit, query=query, sort=sort)
+    return serializers.records(paging, found, serializers.build_summary)
 
 
 @route(
@@ -250,19 +246,16 @@ def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[sc
 
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
 def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
-    paging = call.paging()
-    page = builds.bookmarked(
-        call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
-    )
-    return serializers.page(paging, [serializers.bookmarked_build(each) for each in page.builds], page.count)
+    paging, ascending = call.paging(), call.sorts_ascending()
+    found = builds.bookmarked(call.services, call.user, user, paging.offset, paging.limit, ascending=ascending)
+    return serializers.records(paging, found, serializers.bookmarked_build)
 
 
 @route("/archives/{user}/builds", "GET", query=PAGING)
 def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.ArchivedBuild]:
     paging = call.paging()
-    page = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
-    results = [serializers.archived_build(build, build.key in page.bookmarked) for build in page.builds]
-    return serializers.page(paging, results, page.count)
+    found = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
+    return serializers.records(paging, found, serializers.archived_build)
 
 
 @route(BUILD, "GET")

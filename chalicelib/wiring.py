@@ -142,14 +142,7 @@ class AwsServices:
     def _codebuild(self) -> ports.Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
-        return CodeBuildExecutor(
-            self.settings.codebuild_project,
-            self.settings.api_url,
-            self._secret_of,
-            self.settings.buildkit_image,
-            self.settings.queue_timeout_minutes,
-            self.settings.build_timeout_minutes,
-        )
+        return CodeBuildExecutor(self.settings, self._secret_of)
 
     @cached_property
     def _eks(self) -> ports.Executor:
@@ -158,15 +151,8 @@ class AwsServices:
 
         eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        return EksExecutor(
-            KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
-            eks,
-            self.settings.api_url,
-            self._secret_of,
-            plain_http=self.settings.plain_http,
-            queue_minutes=self.settings.queue_timeout_minutes,
-            build_minutes=self.settings.build_timeout_minutes,
-        )
+        api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
+        return EksExecutor(api, eks, self.settings, self._secret_of)
 
     def _secret_of(self, build_uuid: str, attempt: int) -> str:
         return attempt_secret(self.deployment_secrets.build_key(), build_uuid, attempt)

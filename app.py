@@ -1,10 +1,9 @@
 """Every route and trigger of Slipway. Bodies read input, call one use case, and render."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -145,9 +144,8 @@ def create_project(call: web.Call) -> schemas.ProjectDetail:
 @route("/{owner}", "GET", query=PAGING)
 def list_projects(call: web.Call, owner: str) -> schemas.Page[schemas.Project]:
     paging = call.paging()
-    page = projects.page(call.services, call.user, owner, paging.offset, paging.limit)
-    results = [serializers.project(each, each.key in page.bookmarked) for each in page.projects]
-    return serializers.page(paging, results, page.count)
+    found = projects.page(call.services, call.user, owner, paging.offset, paging.limit)
+    return serializers.records(paging, found, serializers.project)
 
 
 @route(PROJECT, "GET")
@@ -162,38 +160,11 @@ def update_project(call: web.Call, owner: str, project: str) -> schemas.ProjectD
     return serializers.project_detail(changed, projects.is_bookmarked(call.services, call.user, changed))
 
 
-@route(PROJECT, "DELETE", status=NO_CONTENT)
-def delete_project(call: web.Call, owner: str, project: str) -> None:
-    projects.archive(call.services, call.user, owner, project, delete=True)
-
-
-@route(PROJECT + "/archive", "POST")
-def archive_project(call: web.Call, owner: str, project: str) -> None:
-    projects.archive(call.services, call.user, owner, project)
-
-
-@route(PROJECT + "/restore", "POST")
-def restore_project(call: web.Call, owner: str, project: str) -> None:
-    projects.restore(call.services, call.user, owner, project)
-
-
-@route(PROJECT + "/bookmark", "POST", status=CREATED)
-def bookmark_project(call: web.Call, owner: str, project: str) -> None:
-    projects.bookmark(call.services, call.user, owner, project)
-
-
-@route(PROJECT + "/unbookmark", "DELETE", status=NO_CONTENT)
-def unbookmark_project(call: web.Call, owner: str, project: str) -> None:
-    projects.unbookmark(call.services, call.user, owner, project)
-
-
 @route("/bookmarks/{user}/projects", "GET", query=SORTING)
 def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedProject]:
-    paging = call.paging()
-    page = projects.bookmarked(
-        call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
-    )
-    return serializers.page(paging, [serializers.bookmarked_project(each) for each in page.projects], page.count)
+    paging, ascending = call.paging(), call.sorts_ascending()
+    found = projects.bookmarked(call.services, call.user, user, paging.offset, paging.limit, ascending=ascending)
+    return serializers.records(paging, found, serializers.bookmarked_project)
 
 
 # Code
@@ -255,9 +226,8 @@ def delete_secret(call: web.Call, owner: str, project: str, secret: str) -> None
 @route(BUILDS, "GET", query=(*SORTING, "query"))
 def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Build]:
     paging, query, sort = call.paging(), call.query().get("query", ""), call.query().get("sort", "")
-    page = builds.page(call.services, call.user, owner, project, paging.offset, paging.limit, query=query, sort=sort)
-    results = [serializers.build_summary(build, build.key in page.bookmarked) for build in page.builds]
-    return serializers.page(paging, results, page.count)
+    found = builds.page(call.services, call.user, owner, project, paging.offset, paging.limit, query=query, sort=sort)
+    return serializers.records(paging, found, serializers.build_summary)
 
 
 @route(
@@ -274,26 +244,18 @@ def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[sc
     return schemas.Created(detail, created.is_replay)
 
 
-@route(BUILDS + "/invalidate", "POST")
-def invalidate_builds(call: web.Call, owner: str, project: str) -> None:
-    builds.invalidate_all(call.services, call.user, owner, project)
-
-
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
 def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
-    paging = call.paging()
-    page = builds.bookmarked(
-        call.services, call.user, user, paging.offset, paging.limit, oldest_first=call.sorts_ascending()
-    )
-    return serializers.page(paging, [serializers.bookmarked_build(each) for each in page.builds], page.count)
+    paging, ascending = call.paging(), call.sorts_ascending()
+    found = builds.bookmarked(call.services, call.user, user, paging.offset, paging.limit, ascending=ascending)
+    return serializers.records(paging, found, serializers.bookmarked_build)
 
 
 @route("/archives/{user}/builds", "GET", query=PAGING)
 def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.ArchivedBuild]:
     paging = call.paging()
-    page = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
-    results = [serializers.archived_build(build, build.key in page.bookmarked) for build in page.builds]
-    return serializers.page(paging, results, page.count)
+    found = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
+    return serializers.records(paging, found, serializers.archived_build)
 
 
 @route(BUILD, "GET")
@@ -309,39 +271,33 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     return serializers.build_detail(changed, call.services.settings.price_per_minute)
 
 
-@route(BUILD, "DELETE", status=NO_CONTENT)
-def delete_build(call: web.Call, key: BuildKey) -> None:
-    builds.archive(call.services, call.user, key, delete=True)
+# What is done to a project or build as a whole; nothing is answered
 
 
-@route(BUILD + "/archive", "POST")
-def archive_build(call: web.Call, key: BuildKey) -> None:
-    builds.archive(call.services, call.user, key)
+def act(name: str, method: str, path: str, do: Callable[..., None], status: HTTPStatus = HTTPStatus.OK) -> None:
+    """A route that calls `do` for the project or build that its path names."""
+
+    def view(call: web.Call, key: BuildKey | None = None, owner: str = "", project: str = "") -> None:
+        do(call.services, call.user, *((key,) if key else (owner, project)))
+
+    view.__name__ = name
+    route(path, method, status=status)(view)
 
 
-@route(BUILD + "/restore", "POST")
-def restore_build(call: web.Call, key: BuildKey) -> None:
-    builds.restore(call.services, call.user, key)
-
-
-@route(BUILD + "/stop", "POST")
-def stop_build(call: web.Call, key: BuildKey) -> None:
-    builds.stop(call.services, call.user, key)
-
-
-@route(BUILD + "/invalidate", "POST")
-def invalidate_build(call: web.Call, key: BuildKey) -> None:
-    builds.invalidate(call.services, call.user, key)
-
-
-@route(BUILD + "/bookmark", "POST", status=CREATED)
-def bookmark_build(call: web.Call, key: BuildKey) -> None:
-    builds.bookmark(call.services, call.user, key)
-
-
-@route(BUILD + "/unbookmark", "DELETE", status=NO_CONTENT)
-def unbookmark_build(call: web.Call, key: BuildKey) -> None:
-    builds.unbookmark(call.services, call.user, key)
+act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
+act("archive_project", "POST", PROJECT + "/archive", projects.archive)
+act("restore_project", "POST", PROJECT + "/restore", projects.restore)
+act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)
+act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark, NO_CONTENT)
+act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)
+act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT)
+act("archive_build", "POST", BUILD + "/archive", builds.archive)
+act("restore_build", "POST", BUILD + "/restore", builds.restore)
+act("stop_build", "POST", BUILD + "/stop", builds.stop)
+act("invalidate_build", "POST", BUILD + "/invalidate", builds.invalidate)
+act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED)
+act("unbookmark_build", "DELETE", BUILD + "/unbookmark", builds.unbookmark, NO_CONTENT)
+act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
 
 
 # Statuses, logs and code of a build; builds that run elsewhere report them
@@ -394,11 +350,6 @@ def get_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
 @route(BUILD + "/coderef", "POST", status=CREATED, body=schemas.CodeReferenceFields)
 def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     return serializers.code_reference(reports.reference(call.services, call.user, key, call.fields()))
-
-
-@route(BUILD + "/_heartbeat", "POST")
-def heartbeat(call: web.Call, key: BuildKey) -> None:
-    reports.heartbeat(call.services, call.user, key)
 
 
 @route(BUILD + "/_reconcile", "POST", body=schemas.ReconciledFields)

@@ -1,7 +1,5 @@
 """The OpenAPI document of the API, made of its routes and of the types in `schemas`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ All of them may raise `Unavailable` when the service behind does not answer; not
 that a repetition would not complete.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -179,10 +177,10 @@ class Bookmarks(Protocol):
     def remove(self, user: str, key: Bookmarkable) -> bool:
         """False when it was never bookmarked. Idempotent otherwise."""
 
-    def list_builds(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Build], int]:
+    def list_builds(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Build], int]:
         """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
-    def list_projects(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Project], int]:
+    def list_projects(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Project], int]:
         """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
 

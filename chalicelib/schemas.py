@@ -3,8 +3,6 @@
 What is sent is described here, with its limits, and checked by the use cases: clients expect faults in words of theirs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar

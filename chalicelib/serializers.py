@@ -1,8 +1,6 @@
 """The domain as the API's JSON. Times are ISO 8601 in UTC with `Z`."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -18,34 +16,32 @@ from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser
 from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
+from chalicelib.usecases.projects import Page
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
 Row = TypeVar("Row")
+Record = TypeVar("Record", Build, Project)
+Shown = TypeVar("Shown", bound=msgspec.Struct)
 
 
 def build_summary(build: Build, bookmarked: bool) -> schemas.Build:
-    return schemas.Build(**_summary(build, bookmarked))
+    return _build(schemas.Build, build, bookmarked)
 
 
 def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDetail:
     """A price of 0 is none."""
-    build, body = opened.build, opened.body
-    minutes = build.billed_minutes
-    return schemas.BuildDetail(
-        **_summary(build, opened.bookmarked),
+    build, body, minutes = opened.build, opened.body, opened.build.billed_minutes
+    return _build(
+        schemas.BuildDetail,
+        build,
+        opened.bookmarked,
         content=body.content,
         config=body.config,
-        resources=build.resources,
-        node_scheduled=build.node_scheduled,
         num_jobs=0,  # jobs and experiments that use the image live elsewhere
         num_experiments=0,
         dockerfile=(not build.is_managed and body.reported_dockerfile) or body.built_dockerfile,
-        commit=build.commit,
         reported=_reported(opened),
-        on_behalf_of=build.on_behalf_of,
         waiting_reason=build.waiting_reason if build.is_waiting else None,
-        duration_seconds=build.duration_seconds,
-        billed_minutes=minutes,
         estimated_cost=round(minutes * price_per_minute, 6) if minutes and price_per_minute else None,
     )
 
@@ -63,48 +59,26 @@ def _reported(opened: BuildView) -> schemas.Reported | None:
 
 
 def archived_build(build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
-    return schemas.ArchivedBuild(**_summary(build, bookmarked))
+    return _build(schemas.ArchivedBuild, build, bookmarked)
 
 
-def bookmarked_build(build: Build) -> schemas.BookmarkedBuild:
-    return schemas.BookmarkedBuild(build_summary(build, bookmarked=True))
+def bookmarked_build(build: Build, bookmarked: bool) -> schemas.BookmarkedBuild:
+    return schemas.BookmarkedBuild(build_summary(build, bookmarked))
 
 
-def _summary(build: Build, bookmarked: bool) -> dict[str, Any]:
-    return {
-        "id": build.key.id,
-        "uuid": build.uuid,
-        "name": build.name,
-        "unique_name": build.unique_name,
-        "pod_id": build.pod_id,
-        "user": build.user,
-        "description": build.description,
-        "created_at": build.created_at,
-        "updated_at": build.updated_at,
-        "started_at": build.started_at,
-        "finished_at": build.finished_at,
-        "last_status": build.last_status,
-        "tags": list(build.tags) or None,
-        "project": f"{build.key.owner}.{build.key.project}",
-        "backend": build.backend,
-        "is_managed": build.is_managed,
-        "bookmarked": bookmarked,
-        "image": build.image,
-        "image_digest": build.image_digest,
-    }
+def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Shown:
+    tags, project = list(build.tags) or None, f"{build.key.owner}.{build.key.project}"
+    return _shown(kind, build, id=build.key.id, tags=tags, project=project, bookmarked=bookmarked, **more)
+
+
+def _shown(kind: type[Shown], record: object, **given: Any) -> Shown:
+    """A type of `schemas`: its fields as they are `given`, else as attributes of the record are, else by default."""
+    names = [name for name in kind.__struct_fields__ if name not in given and hasattr(record, name)]
+    return kind(**{name: getattr(record, name) for name in names}, **given)
 
 
 def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
-    return schemas.StatusEntry(
-        id=entry.id,
-        uuid=entry.uuid,
-        created_at=entry.created_at,
-        message=entry.message,
-        traceback=entry.traceback,
-        status=entry.status,
-        details=entry.details,
-        job=build.key.id,
-    )
+    return _shown(schemas.StatusEntry, entry, job=build.key.id)
 
 
 def code_reference(build: Build) -> schemas.CodeReference:
@@ -122,35 +96,22 @@ def code_reference(build: Build) -> schemas.CodeReference:
 
 
 def project(project: Project, bookmarked: bool) -> schemas.Project:
-    return schemas.Project(**_project(project, bookmarked))
+    return _project(schemas.Project, project, bookmarked)
 
 
 def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
-    return schemas.ProjectDetail(
-        **_project(project, bookmarked), readme=project.readme, git_url=project.git_url, num_builds=project.live_builds
-    )
+    return _project(schemas.ProjectDetail, project, bookmarked, num_builds=project.live_builds)
 
 
-def bookmarked_project(found: Project) -> schemas.BookmarkedProject:
-    return schemas.BookmarkedProject(project(found, bookmarked=True))
+def bookmarked_project(found: Project, bookmarked: bool) -> schemas.BookmarkedProject:
+    return schemas.BookmarkedProject(project(found, bookmarked))
 
 
-def _project(project: Project, bookmarked: bool) -> dict[str, Any]:
-    return {
-        "id": int(project.uuid[:13], 16),  # clients want a number; projects are found by name
-        "uuid": project.uuid,
-        "user": project.owner,
-        "owner": project.owner,
-        "name": project.name,
-        "unique_name": project.unique_name,
-        "description": project.description,
-        "tags": list(project.tags) or None,
-        "created_at": project.created_at,
-        "updated_at": project.updated_at,
-        "is_public": project.is_public,
-        "has_code": project.code is not None or project.git_url is not None,
-        "bookmarked": bookmarked,
-    }
+def _project(kind: type[Shown], project: Project, bookmarked: bool, **more: Any) -> Shown:
+    number = int(project.uuid[:13], 16)  # clients want one; projects are found by name
+    tags, has_code = list(project.tags) or None, project.code is not None or project.git_url is not None
+    more |= {"id": number, "user": project.owner, "tags": tags, "has_code": has_code, "bookmarked": bookmarked}
+    return _shown(kind, project, **more)
 
 
 def version(component: str) -> schemas.Versions | schemas.ChartVersion:
@@ -164,23 +125,19 @@ def version(component: str) -> schemas.Versions | schemas.ChartVersion:
 
 def offer(offer: Offer, url: str) -> schemas.Offer:
     """`url` is the address that offers are asked for at."""
-    return schemas.Offer(
-        url=offer.url, fields=dict(offer.fields), complete=f"{url.rstrip('/')}/{offer.id}", expires_at=offer.expires_at
-    )
+    return _shown(schemas.Offer, offer, complete=f"{url.rstrip('/')}/{offer.id}")
 
 
 def user(user: User) -> schemas.User:
-    return schemas.User(user.name, user.email, user.is_superuser)
+    return _shown(schemas.User, user, username=user.name)
 
 
 def new_user(new: NewUser) -> schemas.NewUser:
-    return schemas.NewUser(
-        new.user.name, new.user.email, new.user.is_superuser, token=new.token, token_expires_at=new.expires_at
-    )
+    return _shown(schemas.NewUser, new.user, username=new.user.name, token=new.token, token_expires_at=new.expires_at)
 
 
 def token(token: Token) -> schemas.Token:
-    return schemas.Token(token.id, token.name, token.created_at, token.expires_at, token.used_on)
+    return _shown(schemas.Token, token, last_used=token.used_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +176,11 @@ def page(paging: Paging, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
         previous=link(max(paging.offset - paging.limit, 0)) if paging.offset > 0 else None,
         results=encoded,
     )
+
+
+def records(paging: Paging, found: Page[Record], show: Callable[[Record, bool], Row]) -> schemas.Page[Row]:
+    """The page of a list of builds or projects, of which `show` makes the rows. Raises PageTooLarge."""
+    return page(paging, [show(each, each.key in found.bookmarked) for each in found.records], found.count)
 
 
 def log_page(page: LogPage) -> schemas.LogText | schemas.Redirect:

@@ -6,8 +6,6 @@ cluster), its type, default and bounds are the field's, and `about` says what it
 of infra/aws/template.yaml sets it. A variable that is empty counts as not set.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields

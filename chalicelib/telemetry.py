@@ -8,8 +8,6 @@ A trace shows each `work` as a subsegment, and below it every call to AWS. The a
 of a build that the work read or wrote: one filter finds all of a build, whatever woke the functions.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,7 +101,7 @@ def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str,
     return {"_aws": {"Timestamp": at_ms, "CloudWatchMetrics": [metrics]}, "Stack": stack, **measures}
 
 
-def _recorder() -> AsyncAWSXRayRecorder | None:
+def _recorder() -> "AsyncAWSXRayRecorder | None":
     """X-Ray's, where this invocation is traced; the first such one loads it, which costs others nothing."""
     if not settings.is_traced():
         return None

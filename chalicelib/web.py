@@ -4,8 +4,6 @@ Views raise domain errors; `endpoint` maps them, because Chalice turns what a vi
 before any middleware could. `shape_errors_and_cors` reshapes what Chalice and the gateway refuse themselves.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """The real adapters, each made once, when first touched: nothing loads that a request does not use."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,7 +23,7 @@ class AwsServices:
         return environment.read()
 
     @cached_property
-    def _records(self) -> Records:
+    def _records(self) -> "Records":
         """All ports on the table, because they share it and its client."""
         from chalicelib.adapters.dynamodb import Records
 
@@ -144,14 +142,7 @@ class AwsServices:
     def _codebuild(self) -> ports.Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
-        return CodeBuildExecutor(
-            self.settings.codebuild_project,
-            self.settings.api_url,
-            self._secret_of,
-            self.settings.buildkit_image,
-            self.settings.queue_timeout_minutes,
-            self.settings.build_timeout_minutes,
-        )
+        return CodeBuildExecutor(self.settings, self._secret_of)
 
     @cached_property
     def _eks(self) -> ports.Executor:
@@ -160,15 +151,8 @@ class AwsServices:
 
         eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        return EksExecutor(
-            KubernetesApi(eks.cluster, eks.endpoint, eks.certificate),
-            eks,
-            self.settings.api_url,
-            self._secret_of,
-            plain_http=self.settings.plain_http,
-            queue_minutes=self.settings.queue_timeout_minutes,
-            build_minutes=self.settings.build_timeout_minutes,
-        )
+        api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
+        return EksExecutor(api, eks, self.settings, self._secret_of)
 
     def _secret_of(self, build_uuid: str, attempt: int) -> str:
         return attempt_secret(self.deployment_secrets.build_key(), build_uuid, attempt)

@@ -334,19 +334,19 @@ class FakeBookmarks:
         self._records.bookmarks[user, key] = None
         return True
 
-    def list_builds(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Build], int]:
-        keys = [key for key in self._bookmarked(user, oldest_first) if isinstance(key, BuildKey)]
+    def list_builds(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Build], int]:
+        keys = [key for key in self._bookmarked(user, ascending) if isinstance(key, BuildKey)]
         found = [self._records.builds.get(key) for key in keys[offset : offset + limit]]
         return [build for build in found if build and build.deleted_at is None], len(keys)
 
-    def list_projects(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Project], int]:
-        keys = [key for key in self._bookmarked(user, oldest_first) if isinstance(key, ProjectKey)]
+    def list_projects(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Project], int]:
+        keys = [key for key in self._bookmarked(user, ascending) if isinstance(key, ProjectKey)]
         found = [self._records.projects.get((key.owner, key.name)) for key in keys[offset : offset + limit]]
         return [project for project in found if project], len(keys)
 
-    def _bookmarked(self, user: str, oldest_first: bool) -> list[BuildKey | ProjectKey]:
+    def _bookmarked(self, user: str, ascending: bool) -> list[BuildKey | ProjectKey]:
         marks = [(at, key) for (whose, key), at in self._records.bookmarks.items() if whose == user and at]
-        marks.sort(key=lambda mark: mark[0], reverse=not oldest_first)
+        marks.sort(key=lambda mark: mark[0], reverse=not ascending)
         return [key for _, key in marks]
 
 

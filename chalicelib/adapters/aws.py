@@ -1,7 +1,5 @@
 """What adapters on AWS share: the translation of the SDK's errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The broker as a function of its own, invoked by the one that serves the API."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict

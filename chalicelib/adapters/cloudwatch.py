@@ -1,7 +1,5 @@
 """Log lines from CloudWatch Logs."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,7 +1,5 @@
 """CodeBuild as executor."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +17,7 @@ from chalicelib.domain.failure import KILLED, KILLED_CODE
 from chalicelib.domain.lifecycle import Observation, Outcome, steps_of
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
+from chalicelib.settings import Settings
 
 MAX_BUILDSPEC_CHARACTERS = 25_600  # CodeBuild takes no longer one with StartBuild
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
@@ -27,50 +26,34 @@ _WAIT = {"AccountLimitExceededException", "ThrottlingException", "TooManyRequest
 _REFUSED = {"InvalidInputException", "ResourceNotFoundException", "AccessDeniedException"}
 
 _STATUS_OF_PHASE = {
-    "SUBMITTED": Status.SCHEDULED,
-    "QUEUED": Status.SCHEDULED,
-    "PROVISIONING": Status.SCHEDULED,
-    "DOWNLOAD_SOURCE": Status.BUILDING,
-    "INSTALL": Status.BUILDING,
-    "PRE_BUILD": Status.BUILDING,
-    "BUILD": Status.RUNNING,
-    "POST_BUILD": Status.RUNNING,
-    "UPLOAD_ARTIFACTS": Status.RUNNING,
-    "FINALIZING": Status.RUNNING,
-}
-_OUTCOME = {
-    "SUCCEEDED": Outcome.SUCCEEDED,
-    "FAILED": Outcome.FAILED,
-    "TIMED_OUT": Outcome.TIMED_OUT,
-    "STOPPED": Outcome.STOPPED,
-    "FAULT": Outcome.FAULT,
+    **dict.fromkeys(("SUBMITTED", "QUEUED", "PROVISIONING"), Status.SCHEDULED),
+    **dict.fromkeys(("DOWNLOAD_SOURCE", "INSTALL", "PRE_BUILD"), Status.BUILDING),
+    **dict.fromkeys(("BUILD", "POST_BUILD", "UPLOAD_ARTIFACTS", "FINALIZING"), Status.RUNNING),
 }
 _OF_COMMANDS = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")  # phases whose commands say why they fail
 _EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
 
 
-def start_build_request(
-    build: Build, project: str, api_url: str, secret: str, buildkit_image: str, queue_minutes: int, build_minutes: int
-) -> dict[str, Any]:
+def start_build_request(build: Build, settings: Settings, secret: str) -> dict[str, Any]:
     """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
     idempotency token always comes with the same parameters, as CodeBuild demands."""
     variables = {
         "SLIPWAY_BUILD": str(build.key),
         "SLIPWAY_UUID": build.uuid,
-        **variables_of(build, api_url),
+        **variables_of(build, settings.api_url),
         "SLIPWAY_SECRET": secret,
-        "SLIPWAY_BUILDKIT_IMAGE": buildkit_image,
+        "SLIPWAY_BUILDKIT_IMAGE": settings.buildkit_image,
         "SLIPWAY_CACHE_REPOSITORY": cache_repository(build.image),
     }
     chosen = machine(build.resources)
     return {
         **({"computeTypeOverride": chosen} if chosen else {}),
-        "projectName": project,
+        "projectName": settings.codebuild_project,
         "idempotencyToken": f"{build.uuid}-{build.attempt}",
         "sourceTypeOverride": "NO_SOURCE",
         "buildspecOverride": buildspec(),
-        "timeoutInMinutesOverride": build_minutes,
-        "queuedTimeoutInMinutesOverride": queue_minutes,
+        "timeoutInMinutesOverride": settings.build_timeout_minutes,
+        "queuedTimeoutInMinutesOverride": settings.queue_timeout_minutes,
         "autoRetryLimitOverride": 0,  # we count attempts ourselves
         "environmentVariablesOverride": [
             {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in variables.items()
@@ -112,19 +95,9 @@ class CodeBuildExecutor:
     emits_events = True
     replay_seconds = 150  # CodeBuild keeps idempotency tokens for 300
 
-    def __init__(
-        self,
-        project: str,
-        api_url: str,
-        secret_of: Callable[[str, int], str],
-        buildkit_image: str,
-        queue_minutes: int,
-        build_minutes: int,
-    ) -> None:
+    def __init__(self, settings: Settings, secret_of: Callable[[str, int], str]) -> None:
         """`secret_of` makes what an attempt shows to the API, of the build's uuid and the attempt."""
-        self._project, self._api_url, self._buildkit_image = project, api_url, buildkit_image
-        self._secret_of = secret_of
-        self._queue_minutes, self._build_minutes = queue_minutes, build_minutes
+        self._settings, self._secret_of = settings, secret_of
         self._codebuild: Any = boto3.client("codebuild")
         # The SDK must not repeat a start: after a first try whose answer got lost, "throttled" would not mean
         # that nothing was started.
@@ -132,15 +105,7 @@ class CodeBuildExecutor:
         self._starting: Any = boto3.client("codebuild", config=once)
 
     def submit(self, build: Build) -> str:
-        request = start_build_request(
-            build,
-            self._project,
-            self._api_url,
-            self._secret_of(build.uuid, build.attempt),
-            self._buildkit_image,
-            self._queue_minutes,
-            self._build_minutes,
-        )
+        request = start_build_request(build, self._settings, self._secret_of(build.uuid, build.attempt))
         with answered("CodeBuild", refusal=_refusal):
             return str(self._starting.start_build(**request)["build"]["id"])
 
@@ -150,7 +115,7 @@ class CodeBuildExecutor:
         since = build.submitting_at - _CLOCK_SKEW
         with answered("CodeBuild", refusal=_refusal):
             for page in self._codebuild.get_paginator("list_builds_for_project").paginate(
-                projectName=self._project, sortOrder="DESCENDING"
+                projectName=self._settings.codebuild_project, sortOrder="DESCENDING"
             ):
                 found = self._describe(page["ids"])
                 for described in found:
@@ -188,7 +153,7 @@ def observation_of(described: Mapping[str, Any]) -> Observation:
     ]
     logs = described.get("logs", {})
     group, stream = logs.get("groupName"), logs.get("streamName")
-    outcome = _OUTCOME.get(described["buildStatus"])
+    outcome = Outcome.__members__.get(described["buildStatus"])  # by the same names; none of IN_PROGRESS
     ended: datetime | None = described.get("endTime")
     failed = {phase["phaseType"] for phase in phases if _has_failed(phase)}
     return Observation(

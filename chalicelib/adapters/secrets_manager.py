@@ -1,7 +1,5 @@
 """The deployment's own secrets, in Secrets Manager."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from typing import Any

@@ -3,8 +3,6 @@
 By the uuid a project that is made again under its name does not find those of the former one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

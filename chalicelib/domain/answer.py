@@ -1,7 +1,5 @@
 """How large an answer is when Lambda hands it to API Gateway: as JSON, in which its text is one string."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from itertools import accumulate, takewhile

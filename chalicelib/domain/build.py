@@ -1,13 +1,11 @@
 """What a build is."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.project import ProjectKey
@@ -58,7 +56,7 @@ class BuildKey:
         return ProjectKey(self.owner, self.project)
 
     @classmethod
-    def parse(cls, text: str) -> BuildKey:
+    def parse(cls, text: str) -> Self:
         """The inverse of `str(key)`; ValueError when `text` is not one."""
         owner, project, number = text.split("/")
         if not (owner and project and number.isascii() and number.isdigit()):

@@ -1,7 +1,5 @@
 """Requests for a build, and for changes of one, checked field by field."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@
 last, build steps can only use the special files that are copied before them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 

@@ -1,7 +1,5 @@
 """Texts of specifications, in JSON or YAML, read within bounds into JSON's types."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A build's own steps write most of these lines. So a line is cut before it is sea
 as an engine's error count, and the search takes time linear in the line.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

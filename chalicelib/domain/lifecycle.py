@@ -3,8 +3,6 @@
 Everything that is late, repeated or out of order is answered here, from one table.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from bisect import bisect_right

@@ -1,7 +1,5 @@
 """What a build shows to get what is its own, and the form in which it gets it."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from base64 import b64encode

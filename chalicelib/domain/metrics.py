@@ -1,7 +1,5 @@
 """What can be measured when the record of a build changes, by the names that metrics have."""
 
-from __future__ import annotations
-
 from chalicelib.domain.build import Build
 
 

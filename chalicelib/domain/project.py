@@ -1,7 +1,5 @@
 """What a project is: where builds are made, from what code, and where their images go."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Which repositories of the registry a build's login reaches, and for what."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """What a project's secrets may be. Their values are never part of a record."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Users and their tokens, and what a user may do."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from datetime import date, datetime

@@ -1,7 +1,5 @@
 """Who is asking: users and their tokens."""
 
-from __future__ import annotations
-
 import logging
 import re
 import secrets

@@ -4,8 +4,6 @@ A request runs as the user it names. One that names nobody whom the service know
 of automation, and the name is recorded.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from typing import Any

@@ -1,7 +1,5 @@
 """What people do with builds."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import uuid
@@ -21,20 +19,11 @@ from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
 from chalicelib.usecases import projects, secrets
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
-from chalicelib.usecases.projects import may_list, open_project
+from chalicelib.usecases.projects import Page, may_list, open_project
 from chalicelib.usecases.sources import source_of
 
 MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
 REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
-
-
-@dataclass(frozen=True, slots=True)
-class BuildPage:
-    """Builds of one page, which of them the caller bookmarked, and how many there are in all."""
-
-    builds: Sequence[Build]
-    bookmarked: frozenset[BuildKey]
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +131,7 @@ def _replayed(services: Services, caller: User, mark: IdempotencyKey, replay: Re
 
 def page(
     services: Services, caller: User, owner: str, name: str, offset: int, limit: int, *, query: str = "", sort: str = ""
-) -> BuildPage:
+) -> Page[Build]:
     """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid. With a query or another
     order, the page and its count are of those that match among the `MAX_EXAMINED` builds that changed last."""
     project = open_project(services, caller, owner, name)
@@ -154,7 +143,7 @@ def page(
         found = [build for build in examined if matches is None or matches(build)]
         builds, count = sorted_builds(found, sort)[offset : offset + limit], len(found)
     bookmarked = services.bookmarks.among(caller.name, [build.key for build in builds])
-    return BuildPage(builds, bookmarked, count)
+    return Page(builds, bookmarked, count)
 
 
 def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
@@ -237,24 +226,24 @@ def restore(services: Services, caller: User, key: BuildKey) -> None:
     retry_on_conflict(write)
 
 
-def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> BuildPage:
+def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> Page[Build]:
     """A user's archived builds, newest change first; none for callers who may not know. Raises NotFound."""
     if not may_list(services, caller, user):
-        return BuildPage((), frozenset(), 0)
+        return Page()
     builds, count = services.archive.list_archived(user, offset, limit)
     shown = _readable(services, caller, builds)
-    return BuildPage(shown, _bookmarks_anywhere(services, caller, shown), count)
+    return Page(shown, _bookmarks_anywhere(services, caller, shown), count)
 
 
 def bookmarked(
-    services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
-) -> BuildPage:
+    services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool = False
+) -> Page[Build]:
     """Builds a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
-        return BuildPage((), frozenset(), 0)
-    builds, count = services.bookmarks.list_builds(user, offset, limit, oldest_first=oldest_first)
+        return Page()
+    builds, count = services.bookmarks.list_builds(user, offset, limit, ascending=ascending)
     shown = _readable(services, caller, builds)
-    return BuildPage(shown, frozenset(build.key for build in shown), count)
+    return Page(shown, frozenset(build.key for build in shown), count)
 
 
 def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:

@@ -1,7 +1,5 @@
 """What concurrent handlers share: retries on conflicts, the log of changes, isolation of single builds."""
 
-from __future__ import annotations
-
 import logging
 import random
 import time

@@ -4,8 +4,6 @@ A message or an event only names a build; the record says what it needs. So ever
 twice, late, or end between any two calls, and the next call completes its work.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A build's log: as the API shows it, and kept once the build has ended."""
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import logging
@@ -191,7 +189,7 @@ def _is_complete(services: Services, build: Build, log: str) -> bool:
     return lines.has_ended or services.now() - quiet_since >= QUIET
 
 
-def _kept(services: Services, build: Build, text: _Text, *, is_last_try: bool) -> Build:
+def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool) -> Build:
     """The build's record once its log was stored."""
     done = replace(build, look_at=None, keeping_log_until=None)
     pieces = iter(text)

@@ -4,8 +4,6 @@ The secret opens the materials until the attempt has its code. From then on step
 opens registry logins and reports alone. Once the build has ended it opens nothing.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from base64 import urlsafe_b64decode

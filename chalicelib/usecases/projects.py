@@ -1,12 +1,11 @@
 """What people do with projects."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.build_request import MAX_TEXT, is_text, name_fault
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.spec import checked_tags
@@ -15,16 +14,17 @@ from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
 from chalicelib.usecases.conflicts import retry_on_conflict
 
+Record = TypeVar("Record", Build, Project)
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectPage:
-    """Projects of one page, which of them the caller bookmarked, and how many there are in all."""
+class Page(Generic[Record]):
+    """Projects or builds of one page, which of them the caller bookmarked, and how many there are in all."""
 
-    projects: Sequence[Project]
-    bookmarked: frozenset[ProjectKey]
-    count: int
+    records: Sequence[Record] = ()
+    bookmarked: frozenset[ProjectKey | BuildKey] = frozenset()
+    count: int = 0
 
 
 def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
@@ -59,12 +59,12 @@ def writable(services: Services, caller: User, owner: str, name: str, *, archive
     return project
 
 
-def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> ProjectPage:
+def page(services: Services, caller: User, owner: str, offset: int, limit: int) -> Page[Project]:
     """The live projects of an owner that the caller may see, newest change first. Raises NotFound."""
     if services.accounts.user(owner) is None:
         raise NotFound
     projects, count = services.projects.list_projects(owner, offset, limit, public=not may_write(caller, owner))
-    return ProjectPage(projects, _bookmarks(services, caller, projects), count)
+    return Page(projects, _bookmarks(services, caller, projects), count)
 
 
 def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
@@ -115,14 +115,14 @@ def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
 
 
 def bookmarked(
-    services: Services, caller: User, user: str, offset: int, limit: int, *, oldest_first: bool = False
-) -> ProjectPage:
+    services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool = False
+) -> Page[Project]:
     """Projects a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
-        return ProjectPage((), frozenset(), 0)
-    projects, count = services.bookmarks.list_projects(user, offset, limit, oldest_first=oldest_first)
+        return Page()
+    projects, count = services.bookmarks.list_projects(user, offset, limit, ascending=ascending)
     shown = [each for each in projects if may_read(caller, each.owner, each.is_public)]
-    return ProjectPage(shown, _bookmarks(services, caller, shown), count)
+    return Page(shown, frozenset(project.key for project in shown), count)
 
 
 def may_list(services: Services, caller: User, user: str) -> bool:

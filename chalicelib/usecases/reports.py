@@ -1,7 +1,5 @@
 """What clients report: statuses, lines, heartbeats of builds elsewhere (`is_managed: false`); of any, code."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the schedule does: repairs what lost messages and events left undone."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """A project's secrets: written by its owner, listed by name, and read for its builds alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from chalicelib.domain.build import Build, BuildBody

@@ -4,8 +4,6 @@ So up to nine more per process may pass, or be refused although nobody used them
 is the hard limit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 

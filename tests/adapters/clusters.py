@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from chalicelib.adapters.eks.api import KubernetesApi
 from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.settings import EksSettings
 from infra.local.cluster.api import FakeKubernetes
+from tests.factories import SETTINGS
 
 API_URL = "https://api.test/v1"
+EXECUTION = replace(SETTINGS, api_url=API_URL, registry_kind="ecr")
 
 
 @contextmanager
@@ -32,15 +35,7 @@ def eks_executor(
 ) -> EksExecutor:
     """Speaks to that cluster over TLS, with a token signed by the environment's credentials."""
     api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
-    return EksExecutor(
-        api,
-        eks,
-        API_URL,
-        secret_of,
-        plain_http=False,
-        queue_minutes=60,
-        build_minutes=60,
-    )
+    return EksExecutor(api, eks, EXECUTION, secret_of)
 
 
 def running(fake: FakeKubernetes, handle: str, **status: Any) -> Any:

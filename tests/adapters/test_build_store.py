@@ -622,11 +622,11 @@ def test_bookmarks_are_listed_latest_first(store: Store) -> None:
         store.bookmarks.add("bob", build.key, after(second))
     store.bookmarks.remove("bob", builds[2].key)
 
-    found, count = store.bookmarks.list_builds("bob", 0, 10, oldest_first=False)
+    found, count = store.bookmarks.list_builds("bob", 0, 10, ascending=False)
     assert ([build.key for build in found], count) == ([builds[0].key, builds[1].key], 2)
-    assert store.bookmarks.list_builds("bob", 1, 10, oldest_first=False)[0] == [builds[1]]
-    assert store.bookmarks.list_builds("bob", 0, 1, oldest_first=True) == ([builds[1]], 2)
-    assert store.bookmarks.list_builds("eve", 0, 10, oldest_first=False) == ([], 0)
+    assert store.bookmarks.list_builds("bob", 1, 10, ascending=False)[0] == [builds[1]]
+    assert store.bookmarks.list_builds("bob", 0, 1, ascending=True) == ([builds[1]], 2)
+    assert store.bookmarks.list_builds("eve", 0, 10, ascending=False) == ([], 0)
 
 
 def test_projects_can_be_bookmarked_as_well(store: Store) -> None:
@@ -635,9 +635,9 @@ def test_projects_can_be_bookmarked_as_well(store: Store) -> None:
     store.bookmarks.add("bob", key, NOW)
 
     assert store.bookmarks.among("bob", [key]) == {key}
-    assert store.bookmarks.list_projects("bob", 0, 10, oldest_first=False) == ([read_project(store)], 1)
+    assert store.bookmarks.list_projects("bob", 0, 10, ascending=False) == ([read_project(store)], 1)
     assert store.bookmarks.remove("bob", key)
-    assert store.bookmarks.list_projects("bob", 0, 10, oldest_first=False) == ([], 0)
+    assert store.bookmarks.list_projects("bob", 0, 10, ascending=False) == ([], 0)
 
 
 def test_projects_are_listed_latest_change_first(store: Store) -> None:
@@ -693,7 +693,7 @@ def test_a_purged_build_leaves_nothing(store: Store) -> None:
         store.archive.purge(build)
 
     assert (store.builds.get(build.key), store.builds.body(build.key)) == (None, None)
-    assert store.bookmarks.list_builds("bob", 0, 10, oldest_first=False) == ([], 0)
+    assert store.bookmarks.list_builds("bob", 0, 10, ascending=False) == ([], 0)
     assert purgeable(store, after(1)) == []
     assert add(store, "it").name == "it"
 
@@ -713,7 +713,7 @@ def test_a_purge_takes_nothing_of_who_has_the_key_by_then(store: Store) -> None:
             store.archive.purge(record)
 
     assert (store.builds.get(new.key), store.builds.body(new.key)) == (new, make_body())
-    assert [each.key for each in store.bookmarks.list_builds("bob", 0, 10, oldest_first=False)[0]] == [new.key]
+    assert [each.key for each in store.bookmarks.list_builds("bob", 0, 10, ascending=False)[0]] == [new.key]
     assert add(store, "it").name == "it-1", "the name is still its own"
 
 
@@ -740,7 +740,7 @@ def test_a_purged_project_leaves_nothing(store: Store) -> None:
     store.archive.purge(read_project(store))
 
     assert store.projects.get("ada", "vision") is None
-    assert store.bookmarks.list_projects("bob", 0, 10, oldest_first=False) == ([], 0)
+    assert store.bookmarks.list_projects("bob", 0, 10, ascending=False) == ([], 0)
 
 
 def test_code_is_referenced_by_projects_and_builds_that_have_it(store: Store) -> None:

@@ -65,7 +65,7 @@ def test_a_page_costs_the_same_however_many_builds_there_are(services: FakeServi
             services.bookmarks.add("ada", BuildKey("ada", "vision", number), after(1))
         with Meter() as meter:
             page = builds.page(services, ADA, "ada", "vision", 0, 20)
-        assert (len(page.builds), page.count, len(page.bookmarked)) == (20, count, 2)
+        assert (len(page.records), page.count, len(page.bookmarked)) == (20, count, 2)
         costs.append((meter.operations, meter.read))
 
     assert costs[0] == costs[1]

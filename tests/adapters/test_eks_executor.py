@@ -25,7 +25,7 @@ from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, schedule
 from infra.local.cluster.api import FakeKubernetes
-from tests.adapters.clusters import API_URL, container, eks_executor, ended, kubernetes, running
+from tests.adapters.clusters import EXECUTION, container, eks_executor, ended, kubernetes, running
 from tests.factories import SETTINGS, make_claimed, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -51,15 +51,7 @@ def executor(cluster: tuple[FakeKubernetes, EksSettings]) -> EksExecutor:
 
 
 def executor_on(api: Api) -> EksExecutor:
-    return EksExecutor(
-        api,
-        EksSettings("lab"),
-        API_URL,
-        lambda uuid, attempt: "hush",
-        plain_http=False,
-        queue_minutes=60,
-        build_minutes=60,
-    )
+    return EksExecutor(api, EksSettings("lab"), EXECUTION, lambda uuid, attempt: "hush")
 
 
 def jobs(fake: FakeKubernetes) -> list[str]:
@@ -300,7 +292,7 @@ def test_any_number_of_running_builds_is_one_list_in_pages(fake: FakeKubernetes,
 
 
 def seen(pod: dict[str, Any] | None, job: dict[str, Any] | None = None) -> Observation | None:
-    made = job_of(BUILD, EksSettings("lab"), api_url=API_URL, plain_http=False, queue_minutes=60, build_minutes=60)
+    made = job_of(BUILD, EksSettings("lab"), EXECUTION)
     made["metadata"]["creationTimestamp"] = "2024-03-01T12:00:00Z"
     template = made["spec"]["template"]
     if pod is not None:
@@ -545,14 +537,7 @@ def test_kubectl_gets_along_with_the_fake(
     assert kubectl("get", "jobs", "-l", SELECTOR, "-o", "name") == f"job.batch/{JOB}\n"
     assert kubectl("get", "jobs", "-l", "slipway/attempt=9", "-o", "name") == ""
 
-    other = job_of(
-        make_claimed(number=2),
-        EksSettings("lab"),
-        api_url=API_URL,
-        plain_http=True,
-        queue_minutes=1,
-        build_minutes=1,
-    )
+    other = job_of(make_claimed(number=2), EksSettings("lab"), EXECUTION)
     name = other["metadata"]["name"]
     create = ("create", "--validate=false", "-f", "-")
     assert kubectl(*create, given=json.dumps(other)) == f"job.batch/{name} created\n"

@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kubernetes_validate
 import pytest
@@ -25,7 +25,7 @@ from chalicelib.domain.spec import parse_content
 from chalicelib.settings import EksSettings, Profile
 from infra.local.cluster.rules import refusal
 from tests.adapters.attempts import attempt_api, shell_and_path
-from tests.adapters.clusters import API_URL
+from tests.adapters.clusters import EXECUTION
 from tests.factories import SPEC, make_archive, make_claimed
 
 EXPECTED = Path(__file__).with_name("expected")
@@ -34,7 +34,8 @@ SCHEMAS = "1.33"
 
 
 def job(build: Build, eks_settings: EksSettings = LAB, *, plain_http: bool = False) -> dict[str, Any]:
-    return job_of(build, eks_settings, api_url=API_URL, plain_http=plain_http, queue_minutes=30, build_minutes=60)
+    kind: Literal["ecr", "plain"] = "plain" if plain_http else "ecr"
+    return job_of(build, eks_settings, replace(EXECUTION, registry_kind=kind, queue_timeout_minutes=30))
 
 
 def valid(described: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from infra.local.codebuild.api import CodeBuild
-from tests.adapters.clusters import API_URL, eks_executor, kubernetes
+from tests.adapters.clusters import API_URL, EXECUTION, eks_executor, kubernetes
 from tests.factories import NOW, make_claimed
 from tests.fakes import Clock, FakeExecutor
 
@@ -84,7 +84,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
 
 
 def code_build_executor() -> CodeBuildExecutor:
-    return CodeBuildExecutor(PROJECT, API_URL, lambda uuid, attempt: "hush", BUILDKIT, 60, 60)
+    return CodeBuildExecutor(EXECUTION, lambda uuid, attempt: "hush")
 
 
 def claimed(stage: Stage, number: int = 1) -> Build:
@@ -177,7 +177,8 @@ def test_the_buildspec_runs_the_steps_and_fits() -> None:
 
 def test_the_request_is_a_function_of_build_and_attempt() -> None:
     build = make_claimed(attempt=2, nocache=True, source=Source(code_sha256="ab", context="app"))
-    request = start_build_request(build, PROJECT, API_URL, "hush", BUILDKIT, 30, 45)
+    settings = replace(EXECUTION, buildkit_image=BUILDKIT, queue_timeout_minutes=30, build_timeout_minutes=45)
+    request = start_build_request(build, settings, "hush")
 
     assert request.pop("buildspecOverride") == buildspec()
     variables = {each["name"]: each["value"] for each in request.pop("environmentVariablesOverride")}
@@ -209,7 +210,7 @@ def test_the_request_is_a_function_of_build_and_attempt() -> None:
 
 def test_resources_choose_the_machine() -> None:
     build = make_claimed(resources={"memory": {"requests": 6_000}})
-    request = start_build_request(build, PROJECT, API_URL, "hush", BUILDKIT, 30, 45)
+    request = start_build_request(build, EXECUTION, "hush")
     assert request["computeTypeOverride"] == "BUILD_GENERAL1_MEDIUM"
 
 

@@ -118,7 +118,7 @@ def test_a_build_deleted_twice_counts_once(services: FakeServices, create: Creat
         builds.archive(services, ADA, key, delete=True)
 
     page = builds.page(services, ADA, "ada", "vision", 0, 20)
-    assert ([build.key.id for build in page.builds], page.count) == ([2], 1)
+    assert ([build.key.id for build in page.records], page.count) == ([2], 1)
 
 
 def test_a_change_of_a_build_that_is_deleted_meanwhile_finds_nothing(services: FakeServices, create: Create) -> None:
@@ -167,7 +167,7 @@ def test_pages_are_cut_from_the_newest_change(services: FakeServices, create: Cr
     builds.update(services, ADA, BuildKey("ada", "vision", 2), {"description": "touched"})
 
     pages = [builds.page(services, ADA, "ada", "vision", offset, 2) for offset in (0, 2, 4, 6)]
-    assert [[build.key.id for build in page.builds] for page in pages] == [[2, 5], [4, 3], [1], []]
+    assert [[build.key.id for build in page.records] for page in pages] == [[2, 5], [4, 3], [1], []]
     assert {page.count for page in pages} == {5}
 
 

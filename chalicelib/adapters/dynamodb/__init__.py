@@ -1,7 +1,5 @@
 """Projects, builds, users and tokens in one DynamoDB table; README.md has its rows and indexes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts

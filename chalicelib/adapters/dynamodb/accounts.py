@@ -1,7 +1,5 @@
 """`Accounts` on DynamoDB."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """`Archive` on DynamoDB."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime

@@ -1,7 +1,5 @@
 """`Bookmarks` on DynamoDB."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -53,19 +51,19 @@ class DynamoBookmarks:
             return False
         return True
 
-    def list_builds(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Build], int]:
-        rows, count = _bookmarked(keys.BUILD_BOOKMARK, user, offset, limit, oldest_first)
+    def list_builds(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Build], int]:
+        rows, count = _bookmarked(keys.BUILD_BOOKMARK, user, offset, limit, ascending)
         builds = [records.decode_build(row) for row in rows]
         return [build for build in builds if build.deleted_at is None], count
 
-    def list_projects(self, user: str, offset: int, limit: int, *, oldest_first: bool) -> tuple[Sequence[Project], int]:
-        rows, count = _bookmarked(keys.PROJECT_BOOKMARK, user, offset, limit, oldest_first)
+    def list_projects(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Project], int]:
+        rows, count = _bookmarked(keys.PROJECT_BOOKMARK, user, offset, limit, ascending)
         return [records.decode_project(row) for row in rows], count
 
 
-def _bookmarked(kind: str, user: str, offset: int, limit: int, oldest_first: bool) -> tuple[list[Item], int]:
+def _bookmarked(kind: str, user: str, offset: int, limit: int, ascending: bool) -> tuple[list[Item], int]:
     """Rows of what a user bookmarked, latest bookmark first, and how many bookmarks there are."""
-    items, count = list_and_count(keys.bookmarks(kind, user), offset, limit, oldest_first=oldest_first)
+    items, count = list_and_count(keys.bookmarks(kind, user), offset, limit, ascending=ascending)
     pairs = [keys.record_key(keys.parse_reference_sk(item.sk)) for item in items]
     found = get_all(pairs)
     return [found[pair] for pair in pairs if pair in found], count

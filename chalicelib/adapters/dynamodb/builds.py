@@ -1,7 +1,5 @@
 """`Builds` on DynamoDB."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """`CodeReferences` on DynamoDB: a row for each project and build that has, or had, an archive."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 from chalicelib.adapters.dynamodb import keys, records

@@ -3,8 +3,6 @@
 Owners, names of projects and names of users contain neither `/` nor `#`.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from chalicelib.domain.build import ID_DIGITS, BuildKey

@@ -1,7 +1,5 @@
 """`Projects` on DynamoDB."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Records as rows: `encode_…` makes the row, `decode_…` is its inverse."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import date, datetime, timedelta

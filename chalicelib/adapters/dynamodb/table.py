@@ -1,7 +1,5 @@
 """The table, its two indexes, and the calls that are made to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -111,7 +109,7 @@ def list_rows(
     limit: int,
     shown: Condition | None = None,
     *,
-    oldest_first: bool = False,
+    ascending: bool = False,
     attributes: list[str] | None = None,
 ) -> list[Item]:
     """Rows of a list, after skipping `offset` of them; with these attributes alone, if they are named."""
@@ -119,7 +117,7 @@ def list_rows(
         items = Item.by_recent.query(
             partition,
             filter_condition=shown,
-            scan_index_forward=oldest_first,
+            scan_index_forward=ascending,
             limit=offset + limit,
             attributes_to_get=attributes,
         )
@@ -127,10 +125,10 @@ def list_rows(
 
 
 def list_and_count(
-    partition: str, offset: int, limit: int, shown: Condition | None = None, *, oldest_first: bool = False
+    partition: str, offset: int, limit: int, shown: Condition | None = None, *, ascending: bool = False
 ) -> tuple[list[Item], int]:
     """Rows of a list, and how many it has in all."""
-    items = list_rows(partition, offset, limit, shown, oldest_first=oldest_first)
+    items = list_rows(partition, offset, limit, shown, ascending=ascending)
     if len(items) < limit and (items or offset == 0):
         return items, offset + len(items)
     with answered():

@@ -1,7 +1,5 @@
 """The Kubernetes API of an EKS cluster, over plain HTTP: a client of a hundred lines instead of 126 MB."""
 
-from __future__ import annotations
-
 import base64
 import json
 import ssl

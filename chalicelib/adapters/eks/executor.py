@@ -1,7 +1,5 @@
 """The calls to a cluster: builds are submitted, observed and stopped as Jobs."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from chalicelib.adapters.eks.observation import JOB_NAME, needs_secret, observat
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Trouble
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
-from chalicelib.settings import EksSettings
+from chalicelib.settings import EksSettings, Settings
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -37,34 +35,15 @@ class EksExecutor:
     replay_seconds = 150  # a Job's name makes repeats safe for longer; a stop waits at most so long
     emits_events = False  # no events: builds have to be polled
 
-    def __init__(
-        self,
-        api: Api,
-        eks: EksSettings,
-        api_url: str,
-        secret_of: Callable[[str, int], str],
-        *,
-        plain_http: bool,
-        queue_minutes: int,
-        build_minutes: int,
-    ) -> None:
-        """`secret_of` makes what an attempt shows to Slipway's API at `api_url`, of the build's uuid and the
-        attempt; `plain_http` is for a registry without TLS."""
-        self._api, self._eks, self._api_url, self._secret_of = api, eks, api_url, secret_of
-        self._plain_http, self._queue_minutes, self._build_minutes = plain_http, queue_minutes, build_minutes
+    def __init__(self, api: Api, eks: EksSettings, settings: Settings, secret_of: Callable[[str, int], str]) -> None:
+        """`secret_of` makes what an attempt shows to Slipway's API, of the build's uuid and the attempt."""
+        self._api, self._eks, self._settings, self._secret_of = api, eks, settings, secret_of
         self._jobs = f"/apis/batch/v1/namespaces/{eks.namespace}/jobs"
         self._core = f"/api/v1/namespaces/{eks.namespace}"
         self._group = eks.log_group or f"/aws/containerinsights/{eks.cluster}/application"
 
     def submit(self, build: Build) -> str:
-        wanted = job_of(
-            build,
-            self._eks,
-            api_url=self._api_url,
-            plain_http=self._plain_http,
-            queue_minutes=self._queue_minutes,
-            build_minutes=self._build_minutes,
-        )
+        wanted = job_of(build, self._eks, self._settings)
         name: str = wanted["metadata"]["name"]
         status, job = self._api.call("POST", self._jobs, wanted)
         if refusal := _refusal(status, job):

@@ -6,8 +6,6 @@ submission finds it. A Secret has what the attempt shows to the API. It is creat
 it; the pod waits for it.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from chalicelib.adapters import steps
 from chalicelib.domain.build import Build
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.repositories import cache_repository
-from chalicelib.settings import BUILDKIT, EksSettings
+from chalicelib.settings import BUILDKIT, EksSettings, Settings
 
 Json = dict[str, Any]
 
@@ -42,15 +40,14 @@ def job_name(build: Build) -> str:
     return f"slipway-{build.uuid}-{build.attempt}"
 
 
-def job_of(
-    build: Build, eks: EksSettings, *, api_url: str, plain_http: bool, queue_minutes: int, build_minutes: int
-) -> Json:
-    """The Job of a build's current attempt. The registry speaks http if `plain_http`."""
+def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
+    """The Job of a build's current attempt."""
+    build_minutes = settings.build_timeout_minutes
     placement = build.placement or Placement()
     labels = {**_MANAGED, UUID: build.uuid, ATTEMPT: str(build.attempt)}
     annotations = {BUILD: str(build.key)}
     told = {
-        **steps.variables_of(build, api_url),
+        **steps.variables_of(build, settings.api_url),
         "SLIPWAY_MEMORY": "/run/slipway",
         "SLIPWAY_SECRET_FILE": "/run/secret/secret",
     }
@@ -63,7 +60,7 @@ def job_of(
             "backoffLimit": 0,  # we count attempts ourselves
             "completions": 1,
             "parallelism": 1,
-            "activeDeadlineSeconds": (queue_minutes + build_minutes) * 60,
+            "activeDeadlineSeconds": (settings.queue_timeout_minutes + build_minutes) * 60,
             "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
             "template": {
                 "metadata": {
@@ -74,7 +71,7 @@ def job_of(
                     **_pod(placement, eks),
                     "activeDeadlineSeconds": build_minutes * 60,  # from when it has a node
                     "initContainers": [_fetch_container(eks, told)],
-                    "containers": [_build_container(build, eks, plain_http, told)],
+                    "containers": [_build_container(build, eks, settings.plain_http, told)],
                     "volumes": [
                         {"name": "work", "emptyDir": {}},
                         {"name": "state", "emptyDir": {}},

@@ -1,7 +1,5 @@
 """What a Job and its pod say of a build, as Kubernetes describes them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -2,8 +2,8 @@
 stack sets the same names.
 
 Each setting stands once, as a field: its variable is SLIPWAY_<FIELD> (SLIPWAY_EKS_<FIELD> for those of a
-cluster), its type, default and bounds are the field's, and `about` says what it means and which parameter
-of infra/aws/template.yaml sets it. A variable that is empty counts as not set.
+cluster), its type, default and bounds are the field's, and `about` says what it means. Under Globals,
+infra/aws/template.yaml says which of its parameters sets it. A variable that is empty counts as not set.
 """
 
 import os
@@ -24,27 +24,27 @@ BUILDKIT = {
 }
 
 
-def about(meaning: str, parameter: str = "", *, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
-    """What a setting means, the template's parameter that sets it (if there is one), and its bounds."""
-    return msgspec.Meta(description=meaning, ge=ge, le=le, extra={"parameter": parameter})
+def about(meaning: str, *, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
+    """What a setting means, and its bounds."""
+    return msgspec.Meta(description=meaning, ge=ge, le=le)
 
 
 @dataclass(frozen=True, slots=True)
 class EksSettings:
     """A cluster that runs builds."""
 
-    cluster: Annotated[str, about("its name in EKS; without it there is none", "EksCluster")]
+    cluster: Annotated[str, about("its name in EKS; without it there is none")]
     endpoint: Annotated[str, about("URL of its API; empty: EKS is asked")] = ""
     certificate: Annotated[str, about("of its authority, PEM in base64; empty: EKS is asked")] = ""
-    namespace: Annotated[str, about("namespace of the builds' Jobs", "EksNamespace")] = "slipway-builds"
-    profile: Annotated[Profile, about("how BuildKit runs in a pod", "EksProfile")] = "userns"
-    image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT", "EksImage")] = ""
-    architecture: Annotated[Literal["amd64", "arm64"], about("of nodes, and so of images", "EksArchitecture")] = "amd64"
-    log_group: Annotated[str, about("where pods' logs are; empty: Container Insights' group", "EksLogGroup")] = ""
-    node_selector: Annotated[
-        dict[str, str], about("labels of nodes for all builds: `key=value,…`", "EksNodeSelector")
-    ] = field(default_factory=dict)
-    node_keys: Annotated[tuple[str, ...], about("keys of nodes that builds may name: `key,…`", "EksNodeKeys")] = ()
+    namespace: Annotated[str, about("namespace of the builds' Jobs")] = "slipway-builds"
+    profile: Annotated[Profile, about("how BuildKit runs in a pod")] = "userns"
+    image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT")] = ""
+    architecture: Annotated[Literal["amd64", "arm64"], about("of nodes, and so of images")] = "amd64"
+    log_group: Annotated[str, about("where pods' logs are; empty: Container Insights' group")] = ""
+    node_selector: Annotated[dict[str, str], about("labels of nodes for all builds: `key=value,…`")] = field(
+        default_factory=dict
+    )
+    node_keys: Annotated[tuple[str, ...], about("keys of nodes that builds may name: `key,…`")] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,56 +62,38 @@ class Settings:
         default="", repr=False
     )
     registry_role: Annotated[str, about("of AWS; a build's login to ECR is a narrowed session of it")] = ""
-    docker_hub_secret: Annotated[
-        str, about("Secrets Manager: JSON with `username` and `token`; empty: none", "DockerHubSecret")
-    ] = ""
+    docker_hub_secret: Annotated[str, about("Secrets Manager: JSON with `username` and `token`; empty: none")] = ""
     api_url: Annotated[str, about("of the API with its prefix, as builds reach it; told to who submits them")] = ""
     broker_function: Annotated[str, about("of Lambda: answers builds; told to who serves the API")] = ""
-    private_git_hosts: Annotated[
-        str, about("git hosts that may have private addresses: `host host …`", "PrivateGitHosts")
-    ] = ""
-    backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none", "Backend")] = "codebuild"
-    buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest", "BuildKitImage")] = BUILDKIT["userns"]
+    private_git_hosts: Annotated[str, about("git hosts that may have private addresses: `host host …`")] = ""
+    backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none")] = "codebuild"
+    buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest")] = BUILDKIT["userns"]
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: Annotated[int, about("between polls of builds without events, during a tick")] = 10
     watch_seconds: Annotated[int, about("length of a tick with such builds; a tick starts each minute")] = 55
-    automation_user: Annotated[str, about("as whom requests of the queue run; empty: they wait", "AutomationUser")] = ""
-    build_timeout_minutes: Annotated[
-        int, about("a build that runs longer fails", "BuildTimeoutMinutes", ge=5, le=2160)
-    ] = 60
-    queue_timeout_minutes: Annotated[
-        int, about("a build that is not at work by then fails", "QueueTimeoutMinutes", ge=5, le=480)
-    ] = 60
-    wait_timeout_minutes: Annotated[
-        int, about("a build that waits longer for its turn fails", "WaitTimeoutMinutes", ge=5)
-    ] = 1_440
-    look_again_seconds: Annotated[
-        int, about("without news of a build so long, it is looked at", "LookAgainSeconds", ge=60)
-    ] = 300
-    max_cpu: Annotated[int, about("cores that one build may ask for", "MaxCpu", ge=1)] = 16
-    max_memory_mib: Annotated[int, about("memory that one build may ask for, in MiB", "MaxMemoryMiB", ge=1_024)] = (
-        65_536
-    )
-    max_disk_mib: Annotated[int, about("disk that one build may ask for, in MiB", "MaxDiskMiB", ge=1_024)] = 102_400
-    token_lifetime_days: Annotated[int, about("a new token is valid so long", "TokenLifetimeDays", ge=1)] = 30
+    automation_user: Annotated[str, about("as whom requests of the queue run; empty: they wait")] = ""
+    build_timeout_minutes: Annotated[int, about("a build that runs longer fails", ge=5, le=2160)] = 60
+    queue_timeout_minutes: Annotated[int, about("a build that is not at work by then fails", ge=5, le=480)] = 60
+    wait_timeout_minutes: Annotated[int, about("a build that waits longer for its turn fails", ge=5)] = 1_440
+    look_again_seconds: Annotated[int, about("without news of a build so long, it is looked at", ge=60)] = 300
+    max_cpu: Annotated[int, about("cores that one build may ask for", ge=1)] = 16
+    max_memory_mib: Annotated[int, about("memory that one build may ask for, in MiB", ge=1_024)] = 65_536
+    max_disk_mib: Annotated[int, about("disk that one build may ask for, in MiB", ge=1_024)] = 102_400
+    token_lifetime_days: Annotated[int, about("a new token is valid so long", ge=1)] = 30
     token_renewal_days: Annotated[
-        int, about("tokens that a token makes for its user end so long after the first", "TokenRenewalDays", ge=1)
+        int, about("tokens that a token makes for its user end so long after the first", ge=1)
     ] = 365
-    projects_are_public: Annotated[
-        bool, about("at first: all users may read a project, its builds and their logs", "ProjectsArePublic")
-    ] = True
-    price_per_minute: Annotated[
-        float, about("price of a build, for `estimated_cost`; 0: none", "PricePerMinute", ge=0)
-    ] = 0.0
-    requests_per_minute: Annotated[int, about("limit of each user, about; 0: none", "RequestsPerMinute", ge=0)] = 600
-    purge_after_days: Annotated[int, about("what was archived is purged after that", "PurgeAfterDays", ge=1)] = 7
+    projects_are_public: Annotated[bool, about("at first: all users may read a project, its builds and their logs")] = (
+        True
+    )
+    price_per_minute: Annotated[float, about("price of a build, for `estimated_cost`; 0: none", ge=0)] = 0.0
+    requests_per_minute: Annotated[int, about("limit of each user, about; 0: none", ge=0)] = 600
+    purge_after_days: Annotated[int, about("what was archived is purged after that", ge=1)] = 7
     reported_log_group: Annotated[str, about("group for lines of builds that run elsewhere")] = "/slipway/reported"
     secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
-    max_kept_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", "MaxLogBytes", ge=1_000_000)] = (
-        100_000_000
-    )
+    max_kept_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", ge=1_000_000)] = 100_000_000
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
     max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
     max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000

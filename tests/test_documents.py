@@ -216,6 +216,8 @@ def template() -> Any:
 def settings_table() -> str:
     """Every setting with the parameter that sets it on AWS, and its default."""
     rows = ["| setting `SLIPWAY_…` | parameter | default | meaning |", "|---|---|---|---|"]
+    written = template()
+    values = written["Globals"]["Function"]["Environment"]["Variables"]
     for prefix, kind in (("", settings.Settings), ("EKS_", settings.EksSettings)):
         hints = get_type_hints(kind, include_extras=True)
         for each in fields(kind):
@@ -226,7 +228,9 @@ def settings_table() -> str:
             if each.default not in (MISSING, ""):
                 default = f"`{each.default}`" if each.default != () else ""
             meta = get_args(hints[each.name])[1]
-            parameter = f"`{meta.extra['parameter']}`" if meta.extra["parameter"] else ""
+            value = values.get(f"SLIPWAY_{prefix}{each.name.upper()}")
+            name = value.get("Ref") if isinstance(value, dict) else None
+            parameter = f"`{name}`" if name in written["Parameters"] else ""
             meaning = (meta.description or "").replace("|", "\\|")
             rows.append(f"| `{prefix}{each.name.upper()}` | {parameter} | {default} | {meaning} |")
     return "\n".join(rows)

@@ -83,12 +83,9 @@ def refuse_password_login() -> NoReturn:
     raise Invalid({"non_field_errors": [sentence]})
 
 
+@retry_on_conflict
 def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
     """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a superuser's."""
-    return retry_on_conflict(lambda: _create_user(services, token, fields))
-
-
-def _create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
     caller = _authenticated_now(services, token)
     if not caller.user.is_superuser:
         raise Forbidden
@@ -146,24 +143,21 @@ def tokens(services: Services, token: str, name: str) -> Sequence[Token]:
     return sorted(_good(services, user), key=lambda each: each.created_at)
 
 
+@retry_on_conflict
 def issue_token(services: Services, token: str, name: str, fields: dict[str, Any]) -> NewUser:
     """One more token for a user; one that a user makes for himself ends with the right to renew of the token that he
     shows. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's own or a superuser's."""
     label = fields.get("name") or ""
     if not isinstance(label, str) or len(label) > MAX_TOKEN_NAME or has_control_characters(label):
         raise Invalid({"name": [f"Enter at most {MAX_TOKEN_NAME} characters, without control characters."]})
-
-    def write() -> NewUser:
-        caller = _authenticated_now(services, token)
-        user, given = _manageable(services, caller, name)
-        if len(_good(services, user)) >= MAX_TOKENS:
-            raise Invalid([f"A user has at most {MAX_TOKENS} tokens; revoke one: DELETE …/tokens/<id>."])
-        renewed = caller.token if caller.user.name == name else None
-        text, kept = _new_token(services, user, name=label, renewed=renewed)
-        services.accounts.add_token(kept, given)
-        return NewUser(user, text, kept.expires_at)
-
-    return retry_on_conflict(write)
+    caller = _authenticated_now(services, token)
+    user, given = _manageable(services, caller, name)
+    if len(_good(services, user)) >= MAX_TOKENS:
+        raise Invalid([f"A user has at most {MAX_TOKENS} tokens; revoke one: DELETE …/tokens/<id>."])
+    renewed = caller.token if caller.user.name == name else None
+    text, kept = _new_token(services, user, name=label, renewed=renewed)
+    services.accounts.add_token(kept, given)
+    return NewUser(user, text, kept.expires_at)
 
 
 def revoke_tokens(services: Services, token: str, name: str) -> None:
@@ -176,25 +170,22 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
         services.accounts.save_user(replace(user, tokens_revoked_at=until), given)
         return until
 
-    until = retry_on_conflict(write)
+    until = retry_on_conflict(write)()
     with isolated(f"user {name}"):  # they are void; else their rows would pile up until they expire
         for each in services.accounts.tokens(name):
             if each.created_at <= until:
                 services.accounts.drop_token(each)
 
 
+@retry_on_conflict
 def revoke_token(services: Services, token: str, name: str, token_id: str) -> None:
     """Makes one token void, as `revoke_tokens` does with all. Raises NotFound for an unknown id."""
-
-    def write() -> None:
-        user, given = _manageable(services, _authenticated_now(services, token), name)
-        found = [each for each in services.accounts.tokens(user.name) if each.id == token_id]
-        if not found:
-            raise NotFound
-        for each in found:
-            services.accounts.drop_token(each, given)
-
-    retry_on_conflict(write)
+    user, given = _manageable(services, _authenticated_now(services, token), name)
+    found = [each for each in services.accounts.tokens(user.name) if each.id == token_id]
+    if not found:
+        raise NotFound
+    for each in found:
+        services.accounts.drop_token(each, given)
 
 
 def _good(services: Services, user: User) -> list[Token]:

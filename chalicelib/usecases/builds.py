@@ -102,7 +102,7 @@ def create(
             services.queue.announce(added.key)
         return Created(BuildView(added, body, project, bookmarked=False))
 
-    return retry_on_conflict(add)
+    return retry_on_conflict(add)()
 
 
 def _idempotency_key(
@@ -167,6 +167,7 @@ def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[
     raise NotFound
 
 
+@retry_on_conflict
 def update(
     services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
 ) -> BuildView:
@@ -174,23 +175,19 @@ def update(
     takes a missing name for none. Raises NotFound, Forbidden, Invalid."""
     if whole:
         fields = {"name": None, **fields}
-
-    def write() -> BuildView:
-        opened = writable(services, caller, key)
-        build, body = changed(opened.build, fields), opened.body
-        if "dockerfile" in fields:
-            body = replace(body, reported_dockerfile=fields["dockerfile"])
-        if (build, body) == (opened.build, opened.body):
-            return opened
-        new, name = replace(build, updated_at=max(services.now(), build.updated_at)), opened.build.name
-        written = body if body != opened.body else None
-        if build.name != name:
-            new = services.builds.rename(replace(new, name=name), build.name, written)
-        else:
-            new = services.builds.save(new, written)
-        return replace(opened, build=new, body=body)
-
-    return retry_on_conflict(write)
+    opened = writable(services, caller, key)
+    build, body = changed(opened.build, fields), opened.body
+    if "dockerfile" in fields:
+        body = replace(body, reported_dockerfile=fields["dockerfile"])
+    if (build, body) == (opened.build, opened.body):
+        return opened
+    new, name = replace(build, updated_at=max(services.now(), build.updated_at)), opened.build.name
+    written = body if body != opened.body else None
+    if build.name != name:
+        new = services.builds.rename(replace(new, name=name), build.name, written)
+    else:
+        new = services.builds.save(new, written)
+    return replace(opened, build=new, body=body)
 
 
 def stop(services: Services, caller: User, key: BuildKey) -> None:
@@ -211,19 +208,16 @@ def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = F
         stopped = services.archive.archive(lifecycle.request_stop(hidden, now) or hidden)
         return not log_change(build, stopped).is_done
 
-    if retry_on_conflict(write):
+    if retry_on_conflict(write)():
         services.queue.announce(key)
 
 
+@retry_on_conflict
 def restore(services: Services, caller: User, key: BuildKey) -> None:
     """The inverse of archiving; idempotent. Raises NotFound, Forbidden."""
-
-    def write() -> None:
-        build = writable(services, caller, key, archived=True).build
-        if build.archived_at is not None:
-            services.archive.restore(replace(build, archived_at=None, updated_at=services.now()))
-
-    retry_on_conflict(write)
+    build = writable(services, caller, key, archived=True).build
+    if build.archived_at is not None:
+        services.archive.restore(replace(build, archived_at=None, updated_at=services.now()))
 
 
 def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> Page[Build]:
@@ -317,7 +311,7 @@ def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -
             return False
         return not log_change(build, services.builds.save(stopping)).is_done
 
-    if retry_on_conflict(write):
+    if retry_on_conflict(write)():
         services.queue.announce(key)
 
 

@@ -5,30 +5,37 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from chalicelib.domain.build import Build
 from chalicelib.domain.metrics import of_change
 from chalicelib.errors import Conflict, SlipwayError
 
 log = logging.getLogger(__name__)
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 ATTEMPTS = 8
 SLOT_SECONDS = 0.005  # the longest pause is 0.64 s
 
 
-def retry_on_conflict(write: Callable[[], Result]) -> Result:
-    """Calls `write`, which reads, decides and saves, and calls it again on a Conflict: at once, then after
+def retry_on_conflict(write: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes of `write`, which reads, decides and saves, what does so again on a Conflict: at once, then after
     pauses that grow. Raises Conflict after `ATTEMPTS`, and whatever else `write` raises."""
-    for attempt in range(ATTEMPTS):
-        if attempt > 1:
-            time.sleep(random.uniform(0, SLOT_SECONDS * 2**attempt))  # noqa: S311 - only spreads writers
-        try:
-            return write()
-        except Conflict as exc:
-            conflict = exc
-            log.info("Another handler wrote first; deciding again.", extra={"measures": {"Conflicts": 1}})
-    raise Conflict("Others are changing the same thing at this moment; try again.") from conflict
+
+    @wraps(write)
+    def repeat(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        for attempt in range(ATTEMPTS):
+            if attempt > 1:
+                time.sleep(random.uniform(0, SLOT_SECONDS * 2**attempt))  # noqa: S311 - only spreads writers
+            try:
+                return write(*args, **kwargs)
+            except Conflict as exc:
+                conflict = exc
+                log.info("Another handler wrote first; deciding again.", extra={"measures": {"Conflicts": 1}})
+        raise Conflict("Others are changing the same thing at this moment; try again.") from conflict
+
+    return repeat
 
 
 def log_change(before: Build, after: Build) -> Build:

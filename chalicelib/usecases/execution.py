@@ -102,7 +102,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         new = lifecycle.follow(build, told, services.now(), digest=digest, reason=reason, may_change=may_change)
         return new and log_change(build, services.builds.save(new))
 
-    new = retry_on_conflict(write)
+    new = retry_on_conflict(write)()
     if new is not None and new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
     is_waiting_for_words = new is not None and new.finished_at is not None and not new.is_done
@@ -132,7 +132,7 @@ def _note_fresh(services: Services, build: Build) -> None:
             services.projects.save(replace(project, fresh_build=build.key.id))
 
     with isolated(build):
-        retry_on_conflict(write)
+        retry_on_conflict(write)()
 
 
 def _announce_next(services: Services, executor: str) -> None:
@@ -233,7 +233,7 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
             return _start(services, _claimed(services, build), is_repeat=False)
         return _complete(services, build, build.submitting_at)
 
-    return retry_on_conflict(write)
+    return retry_on_conflict(write)()
 
 
 def _refused_for_its_tag(services: Services, build: Build) -> Build:
@@ -344,7 +344,7 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
         is_new = True
         return saved
 
-    build = retry_on_conflict(write)
+    build = retry_on_conflict(write)()
     if is_new and not services.executor(claimed.executor).emits_events:
         for seconds in UNTIL_WATCHED_SECONDS:
             services.queue.announce(claimed.key, after_seconds=seconds)

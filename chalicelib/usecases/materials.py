@@ -91,6 +91,7 @@ def _login(services: Services, build: Build, attempt: int) -> str:
     return json.dumps({"ServerURL": login.host, "Username": login.username, "Secret": login.password})
 
 
+@retry_on_conflict
 def _report(services: Services, key: BuildKey, question: Question) -> None:
     """A report may come twice, and that of a push late: from an attempt after which another began."""
     told = question.told
@@ -100,25 +101,21 @@ def _report(services: Services, key: BuildKey, question: Question) -> None:
     if commit is not None and not _COMMIT.fullmatch(commit):
         raise Invalid({"commit": ["Must be the whole hash of a commit."]})
     text = _text(dockerfile) if dockerfile is not None else None
-
-    def write() -> None:
-        build = services.builds.get(key)
-        if build is None or build.is_done:
-            raise Gone("The build has ended.")
-        new, body = build, None
-        if "fetched" in told and build.fetched_attempt != question.attempt:
-            _expect_current(build, question.attempt)
-            new = replace(new, fetched_attempt=question.attempt, commit=commit or build.commit)
-            body = services.builds.body(key) if text is not None else None
-            body = body and replace(body, found_dockerfile=text)
-        if digest is not None and digest not in {push.digest for push in build.pushes}:
-            if len(build.pushes) >= MAX_DIGESTS:
-                raise Invalid({"digest": [f"A build reports at most {MAX_DIGESTS} digests."]})
-            new = replace(new, pushes=(*build.pushes, Push(question.attempt, digest)))
-        if new != build:
-            services.builds.save(new, body)
-
-    retry_on_conflict(write)
+    build = services.builds.get(key)
+    if build is None or build.is_done:
+        raise Gone("The build has ended.")
+    new, body = build, None
+    if "fetched" in told and build.fetched_attempt != question.attempt:
+        _expect_current(build, question.attempt)
+        new = replace(new, fetched_attempt=question.attempt, commit=commit or build.commit)
+        body = services.builds.body(key) if text is not None else None
+        body = body and replace(body, found_dockerfile=text)
+    if digest is not None and digest not in {push.digest for push in build.pushes}:
+        if len(build.pushes) >= MAX_DIGESTS:
+            raise Invalid({"digest": [f"A build reports at most {MAX_DIGESTS} digests."]})
+        new = replace(new, pushes=(*build.pushes, Push(question.attempt, digest)))
+    if new != build:
+        services.builds.save(new, body)
 
 
 def _expect_current(build: Build, attempt: int) -> None:

@@ -132,16 +132,13 @@ def may_list(services: Services, caller: User, user: str) -> bool:
     return caller.is_superuser or caller.name == user
 
 
+@retry_on_conflict
 def save(services: Services, project: Project, change: Callable[[Project], Project]) -> Project:
     """Writes a change on top of other changes. Raises NotFound, Conflict, and what `change` raises."""
-
-    def write() -> Project:
-        stored = services.projects.get(project.owner, project.name)
-        if stored is None:
-            raise NotFound
-        return services.projects.save(change(stored))
-
-    return retry_on_conflict(write)
+    stored = services.projects.get(project.owner, project.name)
+    if stored is None:
+        raise NotFound
+    return services.projects.save(change(stored))
 
 
 def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:

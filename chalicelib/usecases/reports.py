@@ -91,6 +91,7 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
     services.logs.append(log[0], [LogLine(now, line) for line in added])
 
 
+@retry_on_conflict
 def reference(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
     """Replaces the reported code; elsewhere it is the commit. Raises NotFound, Forbidden, Invalid."""
     faults = {
@@ -106,26 +107,19 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
     if faults:
         raise Invalid(faults)
     kept = {name: fields[name] for name in (*REFERENCE_FIELDS, "is_dirty") if fields.get(name) is not None}
-
-    def write() -> Build:
-        build = builds.writable(services, caller, key).build
-        commit = build.commit if build.is_managed else kept.get("commit")
-        return services.builds.save(replace(build, code_reference={"branch": "master", **kept}, commit=commit))
-
-    return retry_on_conflict(write)
+    build = builds.writable(services, caller, key).build
+    commit = build.commit if build.is_managed else kept.get("commit")
+    return services.builds.save(replace(build, code_reference={"branch": "master", **kept}, commit=commit))
 
 
+@retry_on_conflict
 def _change(services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]) -> Build:
     """Writes a change of a build that runs elsewhere. Raises Invalid for one that runs here."""
-
-    def write() -> Build:
-        build = builds.writable(services, caller, key).build
-        if build.is_managed:
-            raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
-        changed = change(build, services.now())
-        return build if changed == build else log_change(build, services.builds.save(changed))
-
-    return retry_on_conflict(write)
+    build = builds.writable(services, caller, key).build
+    if build.is_managed:
+        raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
+    changed = change(build, services.now())
+    return build if changed == build else log_change(build, services.builds.save(changed))
 
 
 def _status(name: Any) -> Status:

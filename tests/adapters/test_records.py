@@ -106,7 +106,7 @@ def test_a_user_is_decoded_as_it_was_encoded(user: User) -> None:
 
 @given(st.builds(Token, texts, names, times, times, texts, st.none() | times, st.none() | st.dates()))
 def test_a_token_is_decoded_as_it_was_encoded(token: Token) -> None:
-    assert records.decode_account(records.encode_token(token), Token) == token
+    assert records.decode_account(records.encode_token(token)[0], Token) == token
 
 
 @given(build_keys | project_keys, names)
@@ -114,7 +114,7 @@ def test_each_key_is_parsed_to_what_it_was_made_of(key: BuildKey | ProjectKey, u
     assert keys.parse_ref(keys.format_ref(key)) == key
     assert keys.parse_record_key(*keys.record_key(key)) == key
     assert keys.parse_reference_sk(keys.bookmark_key(user, key)[1]) == key
-    assert keys.parse_reverse_bookmark_key(keys.reverse_bookmark_key(key, user)[1]) == user
+    assert keys.reverse_bookmark_key(key, user)[1].removeprefix(keys.reverse_bookmark_key(key, "")[1]) == user
     assert keys.parse_reference_sk(keys.code_reference_key("ab", key)[1]) == key
 
 

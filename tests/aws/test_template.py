@@ -108,13 +108,10 @@ def test_a_parameter_has_the_default_and_the_bounds_of_its_setting(
     written: Any, variable: str, default: Any, type_: Any, meta: Any
 ) -> None:
     value = written["Globals"]["Function"]["Environment"]["Variables"].get(variable)
-    name = meta.extra["parameter"]
-    if not name:
-        assert not isinstance(value, dict) or value.get("Ref") not in written["Parameters"]
+    parameter = written["Parameters"].get(value.get("Ref")) if isinstance(value, dict) else None
+    if parameter is None:
         assert not isinstance(value, str) or default is None or value == str(default)
         return
-    assert value == {"Ref": name}
-    parameter = written["Parameters"][name]
     if parameter["Type"] == "Number":
         assert parameter["Default"] == default
         assert (parameter.get("MinValue"), parameter.get("MaxValue")) == (meta.ge, meta.le)

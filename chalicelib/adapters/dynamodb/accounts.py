@@ -7,8 +7,6 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, cast
 
-from pynamodb.expressions.condition import Condition
-
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.records import Account
@@ -40,25 +38,27 @@ class DynamoAccounts:
         return self._read(keys.token_key(sha256), Token)
 
     def add_user(self, user: User, token: Token, given: Given = ()) -> None:
+        row = records.encode_user(user)
         try:
-            self._write([(records.encode_user(user), Item.pk.does_not_exist()), *_token_rows(token)], given)
+            self._write([row, *records.encode_token(token)], given, new=row)
         except Conflict as exc:
             if get(keys.user_key(user.name)):
                 raise AlreadyExists from exc
             raise
 
     def add_token(self, token: Token, given: Given = ()) -> None:
-        self._write(_token_rows(token), given)
+        self._write(records.encode_token(token), given)
 
     def tokens(self, user: str) -> Sequence[Token]:
+        pk, held = keys.held_token_key(user, "")
         with answered():
-            held = Item.query(keys.held_by(user), Item.sk.startswith(keys.HELD), consistent_read=True)
-            hashes = [item.sk.removeprefix(keys.HELD) for item in held]
-        rows = get_all([keys.token_key(sha256) for sha256 in hashes])
-        return [records.decode_account(item, Token) for item in rows.values()]
+            rows = Item.query(pk, Item.sk.startswith(held), consistent_read=True)
+            hashes = [row.sk.removeprefix(held) for row in rows]
+        found = get_all([keys.token_key(sha256) for sha256 in hashes])
+        return [records.decode_account(item, Token) for item in found.values()]
 
     def drop_token(self, token: Token, given: Given = ()) -> None:
-        self._write([], given, [item for item, _ in _token_rows(token)])
+        self._write([], given, gone=records.encode_token(token))
 
     def note_use(self, token: Token, day: date) -> None:
         key = keys.token_key(token.sha256)
@@ -68,7 +68,7 @@ class DynamoAccounts:
             self._remembered[key] = (self._remembered[key][0], replace(token, used_on=day))
 
     def save_user(self, user: User, given: Given = ()) -> None:
-        self._write([(records.encode_user(user), None)], given)
+        self._write([records.encode_user(user)], given)
 
     def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         item = Item(*keys.request_count_key(name, minute))
@@ -77,16 +77,19 @@ class DynamoAccounts:
             item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
         return int(item.requests or 0)
 
-    def _write(self, items: Sequence[tuple[Item, Condition | None]], given: Given, gone: Sequence[Item] = ()) -> None:
-        """Saves items and deletes those `gone`, if conditions hold and what is given is stored as it was read."""
+    def _write(
+        self, items: Sequence[Item], given: Given, *, gone: Sequence[Item] = (), new: Item | None = None
+    ) -> None:
+        """Saves items and deletes those `gone`, if `new` was not there and what is given is stored as it was read."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
         with transaction() as write:
             for item in gone:
                 text = texts.pop((item.pk, item.sk), None)
                 write.delete(item, condition=None if text is None else Item.data == text)
-            for item, condition in items:
+            for item in items:
                 text = texts.pop((item.pk, item.sk), None)
-                write.save(item, condition if text is None else Item.data == text)
+                unread = Item.pk.does_not_exist() if item is new else None
+                write.save(item, unread if text is None else Item.data == text)
             for key, text in texts.items():
                 write.condition_check(Item, *key, condition=Item.data == text)
         self._remembered.clear()
@@ -106,7 +109,3 @@ class DynamoAccounts:
             self._remembered.clear()
         self._remembered[key] = (until, known)
         return Fresh(known, (*key, text)) if known else None
-
-
-def _token_rows(token: Token) -> list[tuple[Item, Condition | None]]:
-    return [(records.encode_token(token), None), (records.encode_held_token(token), None)]

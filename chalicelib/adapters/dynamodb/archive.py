@@ -41,10 +41,9 @@ class DynamoArchive:
         with answered():
             rows = list(Item.query(around, Item.sk.startswith(reverse), consistent_read=True))
         for row in rows:
-            user = keys.parse_reverse_bookmark_key(row.sk)
             with transaction() as write:
                 write.condition_check(Item, item.pk, item.sk, stored)
-                write.delete(Item(*keys.bookmark_key(user, record.key)))
+                write.delete(Item(*keys.bookmark_key(row.sk.removeprefix(reverse), record.key)))
                 write.delete(row)
         if isinstance(record, Project):
             with answered():

@@ -10,7 +10,6 @@ from chalicelib.domain.project import ProjectKey
 
 Key = tuple[str, str]  # pk and sk
 DROP = "X"
-HELD = "T#"
 BUILD_BOOKMARK, PROJECT_BOOKMARK, REVERSE_BOOKMARK = "BM#", "BP#", "BM#"
 
 
@@ -44,7 +43,7 @@ def token_key(sha256: str) -> Key:
 
 def held_token_key(user: str, sha256: str) -> Key:
     """Of the row that says whose token it is: the tokens of a user stand together."""
-    return f"U#{user}", f"{HELD}{sha256}"
+    return f"U#{user}", f"T#{sha256}"
 
 
 def idempotency_key(project: ProjectKey, key: str) -> Key:
@@ -63,11 +62,6 @@ def bookmark_key(user: str, key: BuildKey | ProjectKey) -> Key:
 def reverse_bookmark_key(key: BuildKey | ProjectKey, user: str) -> Key:
     pk, _ = body_key(key) if isinstance(key, BuildKey) else record_key(key)
     return pk, REVERSE_BOOKMARK + user
-
-
-def parse_reverse_bookmark_key(sk: str) -> str:
-    """Who bookmarked it."""
-    return sk[3:]
 
 
 def code_reference_key(sha256: str, key: BuildKey | ProjectKey) -> Key:
@@ -108,11 +102,6 @@ def parse_ref(text: str) -> BuildKey | ProjectKey:
 
 def builds(project: ProjectKey) -> str:
     return f"B#{project}"
-
-
-def held_by(user: str) -> str:
-    """Bookmarks and tokens."""
-    return f"U#{user}"
 
 
 def code_references(sha256: str) -> str:

@@ -104,13 +104,12 @@ def encode_user(user: User) -> Item:
     return Item(*keys.user_key(user.name), data=_to_json(user))
 
 
-def encode_token(token: Token) -> Item:
+def encode_token(token: Token) -> tuple[Item, Item]:
+    """The token, and whose it is."""
     day = token.used_on.isoformat() if token.used_on else None
-    return Item(*keys.token_key(token.sha256), data=_to_json(token, "used_on"), used_on=day, ttl=_gone(token))
-
-
-def encode_held_token(token: Token) -> Item:
-    return Item(*keys.held_token_key(token.user, token.sha256), ttl=_gone(token))
+    ttl = int((token.expires_at + KEPT_EXPIRED).timestamp())
+    row = Item(*keys.token_key(token.sha256), data=_to_json(token, "used_on"), used_on=day, ttl=ttl)
+    return row, Item(*keys.held_token_key(token.user, token.sha256), ttl=ttl)
 
 
 def decode_account(item: Item, kind: type[Account]) -> Account:
@@ -119,11 +118,6 @@ def decode_account(item: Item, kind: type[Account]) -> Account:
     if isinstance(account, Token) and item.used_on:
         return replace(account, used_on=date.fromisoformat(item.used_on))
     return account
-
-
-def _gone(token: Token) -> int:
-    """When DynamoDB may delete the rows of a token."""
-    return int((token.expires_at + KEPT_EXPIRED).timestamp())
 
 
 def set_columns(columns: Mapping[str, Any]) -> list[Any]:

@@ -1,8 +1,8 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
-# Of the tests: half of their time is waiting.
-WORKERS ?= 2
+# Of the tests: a third of their time is waiting.
+WORKERS ?= 3
 BACKEND ?= $(SLIPWAY_BACKEND)
 CODE := app.py chalicelib infra tests
 PARALLEL = -n $(WORKERS) --dist loadgroup

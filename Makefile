@@ -1,8 +1,8 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
-# Of the tests: half of their time is waiting.
-WORKERS ?= 2
+# Of the tests: a third of their time is waiting.
+WORKERS ?= 3
 BACKEND ?= $(SLIPWAY_BACKEND)
 CODE := app.py chalicelib infra tests
 PARALLEL = -n $(WORKERS) --dist loadgroup
@@ -13,7 +13,7 @@ RUNTIME ?= 3.13
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check load simulate simulate-recall logs-load mutants cover audit engines format package deploy bucket bootstrap smoke teardown bench-cold bench-requests lock clean
+.PHONY: help demo up test check proofs load simulate simulate-recall logs-load mutants cover audit engines format package deploy bucket bootstrap smoke teardown bench-cold bench-requests lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -25,7 +25,10 @@ up: .venv/local ## serve the API on this machine until interrupted; PORT and SLI
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 test: check ## format, lint, types and all tests, with every container engine found
-	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load and not proof"
+
+proofs: .venv/ready ## the tests that take long and seldom fail: generated clients, wheels of other machines, benchmarks
+	@$(BIN)/python -m pytest $(PARALLEL) -m "proof"
 
 check: .venv/ready ## the quick part of it
 	@$(BIN)/ruff format --check $(CODE)

@@ -12,8 +12,17 @@ import pytest
 from infra.local.machine.engine import NoEngine
 
 ENGINE = next((name for name in ("buildah", "podman", "docker") if shutil.which(name)), "buildah")
+OTHER = next((name for name in ("docker", "buildah", "podman") if shutil.which(name)), ENGINE)
 # Of tests that do not look at what differs between engines: what is built, and how builds end.
 with_one_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", [ENGINE], indirect=True)]
+# The same, with another engine where there is one: two workers share the tests by engine.
+with_other_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", [OTHER], indirect=True)]
+# Of tests where an engine and the executor that runs it matter: every engine on CodeBuild, one on a cluster.
+_EACH = [*((engine, "codebuild") for engine in ("docker", "podman", "buildah")), (ENGINE, "eks")]
+with_every_engine_and_executor = [
+    pytest.mark.engine,
+    pytest.mark.parametrize(("local_machine", "backend"), _EACH, indirect=True, scope="module"),
+]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from infra.aws.package import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
 
 
 def test_requests_are_counted_with_their_calls_and_units() -> None:

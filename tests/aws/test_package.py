@@ -57,6 +57,7 @@ def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> 
     assert hashlib.sha256(again).digest() == hashlib.sha256(packaged.archive.read_bytes()).digest()
 
 
+@pytest.mark.proof
 def test_binary_wheels_fit_the_architecture_and_the_functions_python(packaged: Packaged, tmp_path: Path) -> None:
     """Also those of a Python that does not run here."""
     other = Packaged(tmp_path)

@@ -104,6 +104,12 @@ def local_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield ready
 
 
+@pytest.fixture(scope="module")
+def backend(request: pytest.FixtureRequest) -> str:
+    """Where builds run."""
+    return str(request.param)
+
+
 @contextmanager
 def serving(machine: Machine, folder: Path, **options: Any) -> Iterator[Client]:
     """A stack with an empty project."""

@@ -16,7 +16,7 @@ import pytest
 from infra.local.machine.machine import STATE
 from tests.stack.conftest import Client
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
 HERE = Path(__file__).parents[1] / "clients" / "generated"
 
 

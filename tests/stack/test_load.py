@@ -180,6 +180,7 @@ def report(load: Load, engine: str, seconds: float) -> None:
     print(f"Builds waited while none was with the executor: {len(idle)} of {len(load.samples)} looks.")
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("local_machine", [ENGINE], indirect=True)
 def test_twelve_builds_from_four_clients(local_machine: Machine, tmp_path: Path) -> None:
     run(local_machine, tmp_path, builds=12, clients=4, seed=1, reconcile_every_seconds=5)

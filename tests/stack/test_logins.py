@@ -11,21 +11,11 @@ import pytest
 import urllib3
 
 from infra.local.machine.machine import Machine
-from tests.required_engines import ENGINE
+from tests.required_engines import with_every_engine_and_executor
 from tests.stack.conftest import MANIFESTS, PROJECT, Client, serving
 
-# Every engine as CodeBuild runs it, since an engine may take another's image from its own store; one as a cluster does.
-WORLDS = [*((engine, "codebuild") for engine in ("docker", "podman", "buildah")), (ENGINE, "eks")]
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.parametrize(("local_machine", "backend"), WORLDS, indirect=True, scope="module"),
-]
+pytestmark = with_every_engine_and_executor  # an engine may take another's image from its own store
 MALLORYS = "/root/other"
-
-
-@pytest.fixture(scope="module")
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

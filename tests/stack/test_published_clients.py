@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from infra.local.machine.machine import STATE, Machine
-from tests.required_engines import with_one_engine
+from tests.required_engines import with_other_engine
 from tests.stack.conftest import Client, serving
 
-pytestmark = with_one_engine
+pytestmark = with_other_engine
 CLIENTS = Path(__file__).parents[1] / "clients"
 
 

@@ -15,9 +15,10 @@ import urllib3
 
 from infra.local.machine.machine import Machine
 from tests.git_server import GitServer, git_server
+from tests.required_engines import with_every_engine_and_executor
 from tests.stack.conftest import MANIFESTS, PATIENCE_SECONDS, Client, serving, trusting, wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = with_every_engine_and_executor
 TOKEN, VALUE = "marked-git-7c1e", "marked-5e1f/one\n second 'line' $x & marked-5e1f"
 MARKS = [TOKEN, *VALUE.split("\n")]
 ODD = " two  blanks, 'single' \"double\" $HOME `id` $(id) \\ \\n ! * # é=1 "
@@ -44,15 +45,12 @@ def git(local_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield server
 
 
-@pytest.fixture(scope="module", params=["codebuild", "eks"])
+@pytest.fixture(scope="module")
 def client(
-    request: pytest.FixtureRequest,
-    local_machine: Machine,
-    git: GitServer,
-    tmp_path_factory: pytest.TempPathFactory,
+    local_machine: Machine, backend: str, git: GitServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
     machine = trusting(local_machine, git)
-    settings = {"SLIPWAY_BACKEND": request.param, "SLIPWAY_PRIVATE_GIT_HOSTS": "127.0.0.1"}
+    settings = {"SLIPWAY_BACKEND": backend, "SLIPWAY_PRIVATE_GIT_HOSTS": "127.0.0.1"}
     with serving(machine, tmp_path_factory.mktemp("stack"), settings=settings) as client:
         secrets = "/root/quick-start/secrets"
         assert client.call("POST", "/root/quick-start/repo/external", {"git_url": git.url})[0] == 201

@@ -49,7 +49,7 @@ def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
         declared = openapi.Route(view, methods, path, **about)
-        handle = web.endpoint(app, declared.status, anonymous=declared.caller != "user")(view)
+        handle = web.endpoint(app, view, declared.status, anonymous=declared.caller != "user")
         app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(handle)
         ROUTES.append(declared)
         return handle

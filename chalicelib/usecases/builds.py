@@ -229,9 +229,7 @@ def archived(services: Services, caller: User, user: str, offset: int, limit: in
     return Page(shown, services.bookmarks.among(caller.name, [build.key for build in shown]), count)
 
 
-def bookmarked(
-    services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool = False
-) -> Page[Build]:
+def bookmarked(services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool) -> Page[Build]:
     """Builds a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
         return Page()

@@ -322,8 +322,7 @@ def _refusal(error: errors.SlipwayError) -> Response:
 
 
 def _token(request: Request, anonymous: bool) -> str | None:
-    """The token of `Authorization: Token <key>`, or `Bearer <key>`; other schemes count as no credentials.
-    None without any, where that is allowed."""
+    """The token of `Authorization: Token <key>` or `Bearer <key>`; None without either, where that is allowed."""
     words = request.headers.get("authorization", "").split()
     if not words or words[0].lower() not in ("token", "bearer"):
         if anonymous:

@@ -188,8 +188,7 @@ def _good(services: Services, user: User) -> list[Token]:
 
 
 def _manageable(services: Services, token: str, name: str) -> tuple[User, Token | None, Given]:
-    """A user whose tokens the caller may change, the caller's own token if it is one of them, and what a write
-    must find unchanged."""
+    """A user whose tokens the caller may change, the token shown if it is the user's, and what is given to a write."""
     caller, own, given = _authenticated_now(services, token)
     if caller.name == name:
         return caller, own, given

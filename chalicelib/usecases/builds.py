@@ -239,8 +239,7 @@ def bookmarked(services: Services, caller: User, user: str, offset: int, limit: 
 
 
 def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:
-    """Those of several projects' builds that the caller may see: a project may have become private or have
-    been deleted since somebody could."""
+    """Those of several projects' builds that the caller may see: a project may be private or deleted by now."""
     places = {build.key.project_key for build in builds}
     found = {place: services.projects.get(place.owner, place.name) for place in places}
     return [

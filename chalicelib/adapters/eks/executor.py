@@ -112,8 +112,7 @@ class EksExecutor:
     def _call(
         self, method: str, path: str, body: Json | None = None, query: Json | None = None, *, ok: Collection[int] = ()
     ) -> tuple[int, Json]:
-        """Status and body of an answer that is a success or one of `ok`. Raises what `_refusal` makes of any
-        other, Unavailable without an answer."""
+        """Status and body of a success or one of `ok`. Raises what `_refusal` makes of others, and Unavailable."""
         status, answer = self._api.call(method, path, body, query)
         if status not in ok and (refusal := _refusal(status, answer)):
             raise refusal

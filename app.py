@@ -1,7 +1,7 @@
 """Every route and trigger of Slipway. Bodies read input, call one use case, and render."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
@@ -42,28 +42,16 @@ CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 ROUTES: list[openapi.Route] = []
 
 
-def route(
-    path: str,
-    *methods: str,
-    status: HTTPStatus = HTTPStatus.OK,
-    body: Any = None,
-    query: Sequence[str] = (),
-    headers: Sequence[str] = (),
-    refusals: Sequence[HTTPStatus] = (),
-    caller: openapi.Caller = "user",
-) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """A route under the API's prefix; the view's annotation is the type of its answer.
-
-    For the OpenAPI document are the type of the body, the names of `schemas.Parameters` that the query and
-    the headers may have, and `refusals`, those that do not follow from the rest. Bodies are read by `web`,
-    whatever content type they claim. A route for `anybody` answers without a token as well, and refuses a bad
-    one; what a route for a `build` is shown, its use case checks.
-    """
+def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    """A route under the API's prefix; `about` are fields of `openapi.Route`. Bodies are read by `web`, whatever
+    content type they claim. A route for `anybody` answers without a token as well, and refuses a bad one; what
+    a route for a `build` is shown, its use case checks."""
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
-        handle = web.endpoint(app, status, anonymous=caller != "user")(view)
+        declared = openapi.Route(view, methods, path, **about)
+        handle = web.endpoint(app, view, declared.status, anonymous=declared.caller != "user")
         app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(handle)
-        ROUTES.append(openapi.Route(view, methods, path, status, body, query, headers, refusals, caller))
+        ROUTES.append(declared)
         return handle
 
     return declare

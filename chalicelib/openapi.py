@@ -36,12 +36,12 @@ class Route:
     view: Callable[..., Any]  # its annotation is the type of the answer
     methods: Sequence[str]
     path: str  # below the API's prefix
-    status: HTTPStatus  # of a success, unless the type of the answer has its own
-    body: Any  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form; None
-    query: Sequence[str]  # names of `schemas.Parameters`, all optional
-    headers: Sequence[str]  # likewise
-    refusals: Sequence[HTTPStatus]  # beside those that follow from the rest
-    caller: Caller
+    status: HTTPStatus = HTTPStatus.OK  # of a success, unless the type of the answer has its own
+    body: Any = None  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form
+    query: Sequence[str] = ()  # names of `schemas.Parameters`, all optional
+    headers: Sequence[str] = ()  # likewise
+    refusals: Sequence[HTTPStatus] = ()  # beside those that follow from the rest
+    caller: Caller = "user"
 
     def answers(self) -> Iterator[tuple[HTTPStatus, Any]]:
         """The statuses of success and the types of their bodies."""

@@ -169,7 +169,7 @@ class Bookmarks(Protocol):
     """Which builds and projects a user bookmarked."""
 
     def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
-        """Those of `candidates` (builds of one project, or projects of one owner) that `user` bookmarked."""
+        """Those of `candidates` that `user` bookmarked."""
 
     def add(self, user: str, key: Bookmarkable, now: datetime) -> None:
         """Idempotent."""

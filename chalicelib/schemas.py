@@ -72,8 +72,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Created(Generic[Body]):
-    """201, where a route also answers 200, or answers a repeated request with what was made before: then with
-    the header Idempotent-Replay."""
+    """201, where a route also answers 200; or, with the header Idempotent-Replay, what an earlier request has made."""
 
     body: Body
     is_replay: bool = False

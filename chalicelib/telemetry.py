@@ -10,7 +10,7 @@ of a build that the work read or wrote: one filter finds all of a build, whateve
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,8 @@ def work(name: str) -> Iterator[None]:
     recorder = _recorder()
     tokens = _about.set({}), _seen.set(set())
     try:
-        if recorder is None:
+        with recorder.in_subsegment(name) if recorder else nullcontext():
             yield
-        else:
-            with recorder.in_subsegment(name):
-                yield
     finally:
         _about.reset(tokens[0])
         _seen.reset(tokens[1])

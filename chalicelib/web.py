@@ -182,49 +182,44 @@ class Call:
         return f"{scheme}://{host}{context['path']}"
 
 
-def endpoint(
-    app: Chalice, status: HTTPStatus = HTTPStatus.OK, *, anonymous: bool = False
-) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """Decorates views: they are called with a Call and the path's parameters, and return a type of `schemas`,
-    or None for an empty body. `status` is a success's, unless that type has its own."""
+def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anonymous: bool) -> Callable[..., Response]:
+    """What Chalice calls for a view, which is called with a Call and the path's parameters, and returns a type of
+    `schemas`, or None for an empty body. `status` is a success's, unless that type has its own."""
 
-    def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
-        @wraps(view)
-        def handle(**captured: str) -> Response:
-            started_at = time.perf_counter()
-            request = app.current_request
-            assert request is not None, "views run within a request"
-            who: list[str] = []
-            with telemetry.work(view.__name__):
-                response = _bounded(answered(request, captured, who))
-                duration_ms = round((time.perf_counter() - started_at) * 1000)
-                fields: dict[str, Any] = {"status": response.status_code, "duration_ms": duration_ms}
-                if request.method != "GET":  # so that one line says who changed what
-                    fields |= {"action": view.__name__, "by": who[0] if who else None, **captured}
-                log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
-            return response
+    @wraps(view)
+    def handle(**captured: str) -> Response:
+        started_at = time.perf_counter()
+        request = app.current_request
+        assert request is not None, "views run within a request"
+        who: list[str] = []
+        with telemetry.work(view.__name__):
+            response = _bounded(answered(request, captured, who))
+            duration_ms = round((time.perf_counter() - started_at) * 1000)
+            fields: dict[str, Any] = {"status": response.status_code, "duration_ms": duration_ms}
+            if request.method != "GET":  # so that one line says who changed what
+                fields |= {"action": view.__name__, "by": who[0] if who else None, **captured}
+            log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
+        return response
 
-        def answered(request: Request, captured: Mapping[str, str], who: list[str]) -> Response:
-            try:
-                services = wiring.services()
-                token = _token(request, anonymous)
-                user = accounts.authenticate(services, token) if token is not None else None
-                if user is not None:
-                    who.append(user.name)
-                    throttle.admit(services, user.name, services.settings.requests_per_minute)
-                parameters = _path_parameters(captured)
-                if "key" in parameters:
-                    telemetry.about(parameters["key"])
-                return _response(_shown(view, Call(services, user, request), parameters), status)
-            except errors.SlipwayError as error:
-                return _refusal(error)
-            except Exception:
-                log.exception("unexpected error in %s", view.__name__)
-                return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
+    def answered(request: Request, captured: Mapping[str, str], who: list[str]) -> Response:
+        try:
+            services = wiring.services()
+            token = _token(request, anonymous)
+            user = accounts.authenticate(services, token) if token is not None else None
+            if user is not None:
+                who.append(user.name)
+                throttle.admit(services, user.name, services.settings.requests_per_minute)
+            parameters = _path_parameters(captured)
+            if "key" in parameters:
+                telemetry.about(parameters["key"])
+            return _response(_shown(view, Call(services, user, request), parameters), status)
+        except errors.SlipwayError as error:
+            return _refusal(error)
+        except Exception:
+            log.exception("unexpected error in %s", view.__name__)
+            return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
-        return handle
-
-    return decorate
+    return handle
 
 
 def _shown(view: Callable[..., Any], call: Call, parameters: Mapping[str, Any]) -> Any:
@@ -327,8 +322,7 @@ def _refusal(error: errors.SlipwayError) -> Response:
 
 
 def _token(request: Request, anonymous: bool) -> str | None:
-    """The token of `Authorization: Token <key>`, or `Bearer <key>`; other schemes count as no credentials.
-    None without any, where that is allowed."""
+    """The token of `Authorization: Token <key>` or `Bearer <key>`; None without either, where that is allowed."""
     words = request.headers.get("authorization", "").split()
     if not words or words[0].lower() not in ("token", "bearer"):
         if anonymous:

@@ -167,8 +167,7 @@ def services() -> ports.Services:
 
 
 def get_ready() -> None:
-    """Makes what every function uses while Lambda initializes it, as AWS advises, and not when its first
-    event waits. Elsewhere than in Lambda: nothing."""
+    """Makes what every function uses while Lambda initializes it, before its first event waits. Elsewhere: nothing."""
     if environment.in_lambda():
         from chalicelib.adapters.dynamodb.table import client
 

@@ -120,12 +120,8 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
         faults["node_scheduled"] = [f"Must be a string of at most {MAX_NODE} characters."]
     if faults:
         raise Invalid(faults)
-    if "name" in fields:
-        build = replace(build, name=name)
-    if "description" in fields:
-        build = replace(build, description=description)
-    if "tags" in fields:
-        build = replace(build, tags=checked_tags(tags))
+    given: dict[str, Any] = {"name": name, "description": description, "tags": checked_tags(tags)}
+    build = replace(build, **{field: value for field, value in given.items() if field in fields})
     if build.is_managed:  # what happens to it is ours to say; the client's words are kept beside
         return replace(
             build, reported_node=node or build.reported_node, reported_backend=backend or build.reported_backend

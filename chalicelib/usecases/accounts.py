@@ -47,21 +47,13 @@ def authenticate(services: Services, token: str) -> User:
     return user
 
 
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """Who asks for a write, never from memory, and what that write must find unchanged."""
-
-    user: User
-    token: Token
-    given: Given
-
-
-def _authenticated_now(services: Services, token: str) -> _Caller:
+def _authenticated_now(services: Services, token: str) -> tuple[User, Token, Given]:
+    """Who asks for a write, never from memory, with which token, and what that write must find unchanged."""
     known = services.accounts.fresh_token(token_sha256(token))
     user = services.accounts.fresh_user(known.record.user) if known else None
     holder = _holder(services, known.record if known else None, user.record if user else None)
     assert known is not None and user is not None
-    return _Caller(holder, known.record, [known, user])
+    return holder, known.record, [known, user]
 
 
 def _holder(services: Services, token: Token | None, user: User | None) -> User:
@@ -86,8 +78,8 @@ def refuse_password_login() -> NoReturn:
 @retry_on_conflict
 def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
     """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a superuser's."""
-    caller = _authenticated_now(services, token)
-    if not caller.user.is_superuser:
+    caller, _, given = _authenticated_now(services, token)
+    if not caller.is_superuser:
         raise Forbidden
     username, email = fields.get("username"), fields.get("email")
     is_superuser = fields.get("is_superuser") or False
@@ -102,7 +94,7 @@ def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUs
         faults["is_superuser"] = ["Must be true or false."]
     if faults:
         raise Invalid(faults)
-    return register(services, str(username), email=email, is_superuser=is_superuser, given=caller.given)
+    return register(services, str(username), email=email, is_superuser=is_superuser, given=given)
 
 
 def register(
@@ -139,7 +131,7 @@ def ensure_superuser(services: Services, name: str, *, token: str | None = None)
 
 def tokens(services: Services, token: str, name: str) -> Sequence[Token]:
     """The tokens of a user that are good, oldest first. Raises as `issue_token`."""
-    user = _manageable(services, _authenticated_now(services, token), name)[0]
+    user, _, _ = _manageable(services, token, name)
     return sorted(_good(services, user), key=lambda each: each.created_at)
 
 
@@ -150,12 +142,10 @@ def issue_token(services: Services, token: str, name: str, fields: dict[str, Any
     label = fields.get("name") or ""
     if not isinstance(label, str) or len(label) > MAX_TOKEN_NAME or has_control_characters(label):
         raise Invalid({"name": [f"Enter at most {MAX_TOKEN_NAME} characters, without control characters."]})
-    caller = _authenticated_now(services, token)
-    user, given = _manageable(services, caller, name)
+    user, own, given = _manageable(services, token, name)
     if len(_good(services, user)) >= MAX_TOKENS:
         raise Invalid([f"A user has at most {MAX_TOKENS} tokens; revoke one: DELETE …/tokens/<id>."])
-    renewed = caller.token if caller.user.name == name else None
-    text, kept = _new_token(services, user, name=label, renewed=renewed)
+    text, kept = _new_token(services, user, name=label, renewed=own)
     services.accounts.add_token(kept, given)
     return NewUser(user, text, kept.expires_at)
 
@@ -165,7 +155,7 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
     `account_memory_seconds` longer, except to give or take rights. Raises as `issue_token`."""
 
     def write() -> datetime:
-        user, given = _manageable(services, _authenticated_now(services, token), name)
+        user, _, given = _manageable(services, token, name)
         until = services.now() + CLOCKS_DIFFER
         services.accounts.save_user(replace(user, tokens_revoked_at=until), given)
         return until
@@ -180,7 +170,7 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
 @retry_on_conflict
 def revoke_token(services: Services, token: str, name: str, token_id: str) -> None:
     """Makes one token void, as `revoke_tokens` does with all. Raises NotFound for an unknown id."""
-    user, given = _manageable(services, _authenticated_now(services, token), name)
+    user, _, given = _manageable(services, token, name)
     found = [each for each in services.accounts.tokens(user.name) if each.id == token_id]
     if not found:
         raise NotFound
@@ -197,15 +187,17 @@ def _good(services: Services, user: User) -> list[Token]:
     ]
 
 
-def _manageable(services: Services, caller: _Caller, name: str) -> tuple[User, Given]:
-    if caller.user.name == name:
-        return caller.user, caller.given
-    if not caller.user.is_superuser:
+def _manageable(services: Services, token: str, name: str) -> tuple[User, Token | None, Given]:
+    """A user whose tokens the caller may change, the token shown if it is the user's, and what is given to a write."""
+    caller, own, given = _authenticated_now(services, token)
+    if caller.name == name:
+        return caller, own, given
+    if not caller.is_superuser:
         raise Forbidden
     user = services.accounts.fresh_user(name)
     if user is None:
         raise NotFound
-    return user.record, [*caller.given, user]
+    return user.record, None, [*given, user]
 
 
 def _new_token(

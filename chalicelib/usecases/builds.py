@@ -12,7 +12,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, StatusEntry
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
-from chalicelib.domain.project import Project, ProjectKey, image_reference
+from chalicelib.domain.project import Project, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
@@ -226,12 +226,10 @@ def archived(services: Services, caller: User, user: str, offset: int, limit: in
         return Page()
     builds, count = services.archive.list_archived(user, offset, limit)
     shown = _readable(services, caller, builds)
-    return Page(shown, _bookmarks_anywhere(services, caller, shown), count)
+    return Page(shown, services.bookmarks.among(caller.name, [build.key for build in shown]), count)
 
 
-def bookmarked(
-    services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool = False
-) -> Page[Build]:
+def bookmarked(services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool) -> Page[Build]:
     """Builds a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):
         return Page()
@@ -241,9 +239,9 @@ def bookmarked(
 
 
 def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:
-    """Those of several projects' builds that the caller may see: a project may have become private or have
-    been deleted since somebody could."""
-    found = {place: services.projects.get(place.owner, place.name) for place in _places(builds)}
+    """Those of several projects' builds that the caller may see: a project may be private or deleted by now."""
+    places = {build.key.project_key for build in builds}
+    found = {place: services.projects.get(place.owner, place.name) for place in places}
     return [
         build
         for build in builds
@@ -251,19 +249,6 @@ def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequ
         and project.deleted_at is None
         and may_read(caller, project.owner, project.is_public)
     ]
-
-
-def _bookmarks_anywhere(services: Services, caller: User, builds: Sequence[Build]) -> frozenset[BuildKey]:
-    """Like `Bookmarks.among`, for builds of several projects."""
-    found = [
-        services.bookmarks.among(caller.name, [build.key for build in builds if build.key.project_key == place])
-        for place in _places(builds)
-    ]
-    return frozenset().union(*found)
-
-
-def _places(builds: Sequence[Build]) -> set[ProjectKey]:
-    return {build.key.project_key for build in builds}
 
 
 def invalidate(services: Services, caller: User, key: BuildKey) -> None:

@@ -115,7 +115,7 @@ def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
 
 
 def bookmarked(
-    services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool = False
+    services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool
 ) -> Page[Project]:
     """Projects a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
     if not may_list(services, caller, user):

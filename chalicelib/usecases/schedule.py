@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache, partial
 
 from chalicelib.domain import lifecycle
@@ -48,7 +48,8 @@ def reconcile(services: Services) -> int:
         running: list[Build] = []
         for build in due[start : start + CHUNK]:
             with isolated(build):
-                leased = services.builds.lease(build, _lease_until(services, build))
+                until = services.now() + LOG_KEPT_WITHIN if build.is_done else execution.next_look(services, build)
+                leased = services.builds.lease(build, until)
                 if not _did_all(services, leased, is_hidden):
                     running.append(leased)
         for executor in sorted({build.executor for build in running}):
@@ -59,10 +60,6 @@ def reconcile(services: Services) -> int:
         with isolated(executor):
             waiting += execution.serve_waiting(services, executor, MAX_WAITING)
     return len(due) + waiting
-
-
-def _lease_until(services: Services, build: Build) -> datetime:
-    return services.now() + LOG_KEPT_WITHIN if build.is_done else execution.next_look(services, build)
 
 
 def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey], bool]) -> bool:

@@ -597,10 +597,11 @@ def test_bookmarks_are_each_users_own(store: Store) -> None:
 
 
 def test_bookmarks_of_builds_far_apart_are_found_as_well(store: Store) -> None:
-    near, far = BuildKey("ada", "vision", 1), BuildKey("ada", "vision", 100_000)
-    for key in (near, BuildKey("ada", "vision", 500), far):
+    near, far, elsewhere = BuildKey("ada", "vision", 1), BuildKey("ada", "vision", 100_000), BuildKey("bob", "art", 2)
+    for key in (near, BuildKey("ada", "vision", 500), far, elsewhere):
         store.bookmarks.add("ada", key, NOW)
     assert store.bookmarks.among("ada", [near, far, BuildKey("ada", "vision", 9)]) == {near, far}
+    assert store.bookmarks.among("ada", [near, elsewhere, BuildKey("bob", "art", 1)]) == {near, elsewhere}
 
 
 def test_unbookmarking_repeats_but_needs_a_bookmark_once(store: Store) -> None:

@@ -17,7 +17,7 @@ import boto3
 import pytest
 
 from chalicelib.adapters.eks.api import TRIES, KubernetesApi, bearer_token
-from chalicelib.adapters.eks.executor import Api, EksExecutor
+from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.adapters.eks.job import SELECTOR, job_name, job_of
 from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
@@ -50,7 +50,8 @@ def executor(cluster: tuple[FakeKubernetes, EksSettings]) -> EksExecutor:
     return eks_executor(cluster[1])
 
 
-def executor_on(api: Api) -> EksExecutor:
+def executor_on(api: Any) -> EksExecutor:
+    """`api` answers in the place of a cluster."""
     return EksExecutor(api, EksSettings("lab"), EXECUTION, lambda uuid, attempt: "hush")
 
 

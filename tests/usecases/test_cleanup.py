@@ -133,12 +133,12 @@ def test_lists_do_not_show_builds_of_projects_that_are_private_by_now(services: 
     bob = make_user("bob")
     services.accounts.users["bob"] = bob
     builds.bookmark(services, bob, create())
-    assert builds.bookmarked(services, bob, "bob", 0, 20).records
+    assert builds.bookmarked(services, bob, "bob", 0, 20, ascending=False).records
 
     project = services.projects.get("ada", "vision")
     assert project is not None
     services.projects.save(replace(project, is_public=False))
-    assert not builds.bookmarked(services, bob, "bob", 0, 20).records
+    assert not builds.bookmarked(services, bob, "bob", 0, 20, ascending=False).records
 
 
 def test_builds_of_a_deleted_project_are_in_no_list(services: FakeServices, create: Create) -> None:
@@ -149,7 +149,7 @@ def test_builds_of_a_deleted_project_are_in_no_list(services: FakeServices, crea
     projects.archive(services, ADA, "ada", "vision", delete=True)
 
     assert not builds.archived(services, ADA, "ada", 0, 20).records
-    assert not builds.bookmarked(services, ADA, "ada", 0, 20).records
+    assert not builds.bookmarked(services, ADA, "ada", 0, 20, ascending=False).records
 
 
 def test_a_deleted_build_cannot_be_restored(services: FakeServices, create: Create) -> None:

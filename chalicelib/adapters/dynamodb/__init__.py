@@ -13,8 +13,7 @@ from chalicelib.domain.build import Build
 
 
 class Records:
-    """The ports on the table `table`, which is the one of this process from now on. `saw` is told of builds
-    that are read or written one by one."""
+    """The ports on the table `table`, this process's from now on. `saw` hears of builds read or written one by one."""
 
     def __init__(
         self, table: str, remember_seconds: float, saw: Callable[[Build], Build] = lambda build: build

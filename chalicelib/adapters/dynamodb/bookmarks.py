@@ -20,7 +20,7 @@ class DynamoBookmarks:
         pairs = [keys.bookmark_key(user, key) for key in candidates]
         first, last = min(candidates), max(candidates)
         with answered():
-            if isinstance(first, BuildKey) and isinstance(last, BuildKey) and last.id - first.id <= NEAR:
+            if isinstance(first, BuildKey) and isinstance(last, BuildKey) and _are_near(first, last):
                 (pk, low), (_, high) = keys.bookmark_key(user, first), keys.bookmark_key(user, last)
                 rows = list(Item.query(pk, Item.sk.between(low, high)))
             else:  # a range could hold any number of other bookmarks
@@ -59,6 +59,10 @@ class DynamoBookmarks:
     def list_projects(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Project], int]:
         rows, count = _bookmarked(keys.PROJECT_BOOKMARK, user, offset, limit, ascending)
         return [records.decode_project(row) for row in rows], count
+
+
+def _are_near(first: BuildKey, last: BuildKey) -> bool:
+    return first.project_key == last.project_key and last.id - first.id <= NEAR
 
 
 def _bookmarked(kind: str, user: str, offset: int, limit: int, ascending: bool) -> tuple[list[Item], int]:

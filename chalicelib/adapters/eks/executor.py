@@ -4,9 +4,10 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
+from chalicelib.adapters.eks.api import KubernetesApi
 from chalicelib.adapters.eks.job import ATTEMPT, HAS_SECRET, SELECTOR, UUID, job_name, job_of, secret_of
 from chalicelib.adapters.eks.observation import JOB_NAME, needs_secret, observation_of, pod_is_enough
 from chalicelib.domain.build import Build, Status
@@ -20,22 +21,15 @@ Json = dict[str, Any]
 LIST_LIMIT = 500
 
 
-class Api(Protocol):
-    """The Kubernetes API of one cluster."""
-
-    def call(
-        self, method: str, path: str, body: Json | None = None, query: Mapping[str, str] | None = None
-    ) -> tuple[int, Json]:
-        """Status and body of the answer, whatever the status. Raises Unavailable without one."""
-
-
 class EksExecutor:
     """`Executor` on a Kubernetes cluster; a handle is the name of a Job."""
 
     replay_seconds = 150  # a Job's name makes repeats safe for longer; a stop waits at most so long
     emits_events = False  # no events: builds have to be polled
 
-    def __init__(self, api: Api, eks: EksSettings, settings: Settings, secret_of: Callable[[str, int], str]) -> None:
+    def __init__(
+        self, api: KubernetesApi, eks: EksSettings, settings: Settings, secret_of: Callable[[str, int], str]
+    ) -> None:
         """`secret_of` makes what an attempt shows to Slipway's API, of the build's uuid and the attempt."""
         self._api, self._eks, self._settings, self._secret_of = api, eks, settings, secret_of
         self._jobs = f"/apis/batch/v1/namespaces/{eks.namespace}/jobs"
@@ -116,16 +110,9 @@ class EksExecutor:
         self._call("PATCH", f"{self._jobs}/{metadata['name']}", note, ok=(404,))
 
     def _call(
-        self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        query: Mapping[str, str] | None = None,
-        *,
-        ok: Collection[int] = (),
+        self, method: str, path: str, body: Json | None = None, query: Json | None = None, *, ok: Collection[int] = ()
     ) -> tuple[int, Json]:
-        """Status and body of an answer that is a success or one of `ok`. Raises what `_refusal` makes of any
-        other, Unavailable without an answer."""
+        """Status and body of a success or one of `ok`. Raises what `_refusal` makes of others, and Unavailable."""
         status, answer = self._api.call(method, path, body, query)
         if status not in ok and (refusal := _refusal(status, answer)):
             raise refusal

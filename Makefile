@@ -13,16 +13,22 @@ RUNTIME ?= 3.13
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
-.PHONY: help demo up test check proofs load simulate simulate-recall logs-load mutants cover audit engines format package deploy bucket bootstrap smoke teardown bench-cold bench-requests lock clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
-demo: .venv/local ## build one image for real and show everything; BACKEND=eks: on a fake Kubernetes API
+demo: .venv/local ## build one image for real and show everything; KEEP=1 keeps it; BACKEND=eks: on a fake Kubernetes API
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
 
-up: .venv/local ## serve the API on this machine until interrupted; PORT and SLIPWAY_ROOT_TOKEN are heeded
+up: .venv/local ## serve the API on this machine until interrupted; KEEP=0 keeps nothing; PORT and SLIPWAY_ROOT_TOKEN are heeded
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
+
+backup: .venv/local ## write all that `make up` keeps into FILE=slipway.tar, also while it runs
+	@$(BIN)/python -m infra.local.kept backup $(or $(FILE),slipway.tar)
+
+restore: .venv/local ## put it back, where `make up` has kept nothing
+	@$(BIN)/python -m infra.local.kept restore $(or $(FILE),slipway.tar)
 
 test: check ## format, lint, types and all tests, with every container engine found
 	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load and not proof"
@@ -38,6 +44,9 @@ check: .venv/ready ## the quick part of it
 
 load: .venv/ready ## 150 builds from 8 clients, with every container engine found: minutes of each; prints figures
 	@$(BIN)/python -m pytest -s -m load
+
+soak: .venv/ready ## kill `make up` KILLS=50 times while it works: what it has promised must hold each time
+	@KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/stack/test_kept.py -k however_often
 
 simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault; ADAPTERS=1: on the real adapters
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1) $(if $(ADAPTERS),--adapters)
@@ -99,7 +108,8 @@ bench-requests: .venv/ready ## count what requests cost: calls, capacity and, wi
 lock: .venv/ready ## write the locks requirements.txt from the lists requirements.in; UPGRADE=--upgrade takes the newest
 	@sh infra/lock.sh $(UPGRADE)
 
-clean: ## remove what was installed and cached here
+clean: ## remove what was installed and cached here; YES=1: also what `make up` keeps
+	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are kept in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
 	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
 .venv/local: requirements.txt infra/local/requirements.txt

@@ -11,16 +11,20 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from contextlib import closing as closed
 from functools import partial
+from pathlib import Path
 
 from chalicelib.domain.build import CODEBUILD, EKS
 from infra.local import aws, demo
+from infra.local.kept import FOLDER, InUse, Kept
 from infra.local.machine.engine import NoEngine
 from infra.local.machine.machine import STATE, Machine, installed_machine
 from infra.local.machine.run_folder import run_folder
 from infra.local.stack import Running, stack
 
 BACKENDS = (CODEBUILD, EKS)
+KEEP = "or KEEP: 1: in .slipway/kept, 0: nothing, else the folder where to keep records, images and all else"
 INTERRUPTS = [signal.SIGINT, signal.SIGTERM]
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
     INTERRUPTS.append(signal.SIGHUP)  # the terminal was closed
@@ -30,11 +34,13 @@ def main() -> int:
     """Exit status: 0 done, 1 failed, 2 something has to be installed first."""
     parser = argparse.ArgumentParser(prog="python -m infra.local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
+    demo_ = commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
     up = commands.add_parser("up", help="serve the API until interrupted")
     up.add_argument("--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free")
     token = os.environ.get("SLIPWAY_ROOT_TOKEN") or None
     up.add_argument("--token", type=_token, default=token, help="of user root, or SLIPWAY_ROOT_TOKEN")
+    for command, default in ((demo_, "0"), (up, "1")):
+        command.add_argument("--keep", type=_folder, default=os.environ.get("KEEP") or default, help=KEEP)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -45,11 +51,15 @@ def main() -> int:
     try:
         with ExitStack() as closing:
             work = closing.enter_context(run_folder(say)) / "work"
-            tools = closing.enter_context(installed_machine(STATE, say))
-            serve = partial(stack, tools.engine, tools.registry, work, registry_login=tools.registry_login)
+            STATE.mkdir(exist_ok=True)
+            STATE.chmod(0o700)
+            kept = closing.enter_context(closed(Kept(arguments.keep))) if arguments.keep else None
+            tools = closing.enter_context(installed_machine(STATE, say, kept))
+            login = tools.registry_login
+            serve = partial(stack, tools.engine, tools.registry, work, registry_login=login, kept=kept)
             if arguments.command == "demo":
                 running = closing.enter_context(serve())
-                demo.run(running.url, running.token, tools, say)
+                demo.run(running.url, running.token, tools, say, keeps=kept is not None)
             else:
                 running = closing.enter_context(serve(port=arguments.port, root_token=arguments.token))
                 print(json.dumps(_ready(running, tools)), flush=True)
@@ -62,6 +72,9 @@ def main() -> int:
         if isinstance(error, NoEngine):
             say(str(error))
             return 2
+        if isinstance(error, InUse):
+            say(str(error))
+            return 1
         if isinstance(error, demo.DemoFailed):
             demo.explain(error)
             return 1
@@ -102,6 +115,11 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
         "aws_secret_access_key": aws.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
         "requests_queue": running.queues.requests,
     }
+
+
+def _folder(text: str) -> Path | None:
+    """Where to keep what is made; None: nowhere."""
+    return {"0": None, "1": FOLDER}.get(text, Path(text).absolute())
 
 
 def _token(text: str) -> str:

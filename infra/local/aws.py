@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -21,6 +23,8 @@ from werkzeug.serving import make_server
 from werkzeug.wsgi import ClosingIterator
 
 from infra.local import signatures
+from infra.local.kept import Kept
+from infra.local.kept_aws import KeptAws
 
 REGION = "us-east-1"
 ENVIRONMENT = {
@@ -45,12 +49,13 @@ class Moto:
     """moto's server in threads of this process, for requests that are signed with the key of this process.
 
     Requests to DynamoDB go one by one: moto checks a condition and writes in two steps, so that concurrent
-    ones would break what DynamoDB promises.
+    ones would break what DynamoDB promises. Where changes are kept all requests do, but those that wait for messages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Kept | None = None) -> None:
         self._dispatcher = DomainDispatcherApplication(create_backend_app)
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()
+        self.kept = None if kept is None else KeptAws(kept, REGION)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="moto")
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -81,10 +86,40 @@ class Moto:
             return start_response(status, kept, *more)
 
         environ["wsgi.input"] = body
+        if self.kept is not None:
+            return self._answer_and_keep(self.kept, environ, start, body)
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
             with self._one_at_a_time:
                 return list(self._dispatcher(environ, start))
         return ClosingIterator(self._dispatcher(environ, start), body.close)
+
+    def _answer_and_keep(
+        self, kept: KeptAws, environ: dict[str, Any], start_response: Callable[..., Any], body: signatures.Body
+    ) -> Iterable[bytes]:
+        """The answer, once what the request has changed is written."""
+        status = ""
+
+        def start(told: str, *more: Any) -> Any:
+            nonlocal status
+            status = told
+            return start_response(told, *more)
+
+        operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
+        with closing(body), ExitStack() as turn:
+            if operation != "ReceiveMessage":
+                turn.enter_context(self._one_at_a_time)
+            answer = list(self._dispatcher(environ, start))
+            if status.startswith("2"):
+                body.seek(0)
+                with self._one_at_a_time:
+                    kept.keep(_service(environ), operation, body)
+        return answer
+
+
+def _service(environ: dict[str, Any]) -> str:
+    """Whose requests are signed for it; links and forms are for S3."""
+    found = re.search(r"Credential=[^,]*/([a-z0-9-]+)/aws4_request", environ.get("HTTP_AUTHORIZATION", ""))
+    return found[1] if found else "s3"
 
 
 def _headers(environ: dict[str, Any]) -> dict[str, str]:

@@ -28,10 +28,11 @@ class DemoFailed(Exception):
     """The demo did not end with an image; the message says why."""
 
 
-def run(url: str, token: str, machine: Machine, say: Callable[[str], None]) -> None:
+def run(url: str, token: str, machine: Machine, say: Callable[[str], None], *, keeps: bool = False) -> None:
     """Does the main job over REST and prints what came of it. Raises DemoFailed."""
     api = Api(url + "/api/v1", token)
-    api.post("/projects/", {"name": "quick-start"})
+    if PROJECT.removeprefix("/root/") not in [each["name"] for each in api.get("/root?limit=500")["results"]]:
+        api.post("/projects/", {"name": "quick-start"})
     say(f"Uploading {EXAMPLE.name}/ with PUT /api/v1{PROJECT}/repo/upload/ …")
     api.upload(f"{PROJECT}/repo/upload/", packed(EXAMPLE))
     specification = {
@@ -57,6 +58,23 @@ def run(url: str, token: str, machine: Machine, say: Callable[[str], None]) -> N
     if GREETING not in proof:
         raise DemoFailed(f"The application in the image does not greet: {proof!r}")
     print(f"\npython3 /code/greet.py, run in the image:\n{proof}")
+    if keeps:
+        print(f"The image is kept. While `make up` runs:\n{how_to_run(build['image'], machine)}")
+
+
+def how_to_run(image: str, machine: Machine) -> str:
+    """Commands for a shell that run the demo's application, with the engine that built it."""
+    host, login, program = machine.registry, machine.registry_login, "python3 /code/greet.py"
+    user, _, password = login.partition(":")
+    match machine.engine.name:
+        case "docker":
+            return f"docker login --username {user} --password {password} {host}\ndocker run --rm {image} {program}"
+        case "podman":
+            return f"podman run --rm --tls-verify=false --creds {login} {image} {program}"
+    return (
+        f"container=$(buildah from --tls-verify=false --creds {login} {image})\n"
+        f'buildah run "$container" -- {program}\nbuildah rm "$container"'
+    )
 
 
 def packed(folder: Path) -> bytes:

@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 import boto3
 
+from chalicelib.errors import Unauthenticated
 from chalicelib.ports import Broker
 from chalicelib.wiring import AwsServices
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
+from infra.local.kept import Kept
 from infra.local.machine.engine import Engine, EngineFailed
 from infra.local.machine.engines import with_helper
 from infra.local.machine.registry import Registry, answers
@@ -79,15 +81,16 @@ def stack(
     reconcile_every_seconds: float = 60,
     clean_up_every_seconds: float = 300,
     settings: Mapping[str, str] | None = None,
+    kept: Kept | None = None,
 ) -> Iterator[Running]:
     """Everything, until the block is left; then builds that run are stopped and all threads are ended.
 
     `registry` is host:port, its login user:password; `state` a folder for work in progress. One at a time in
     a process, because settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
-    Where the setting SLIPWAY_BACKEND is eks, builds run on a fake cluster.
+    Where the setting SLIPWAY_BACKEND is eks, builds run on a fake cluster. `kept` outlives the stack.
     """
     with ExitStack() as closing:
-        moto = aws.Moto()
+        moto = aws.Moto(kept)
         moto.start()
         closing.callback(moto.close)
         closing.enter_context(
@@ -119,7 +122,9 @@ def stack(
             kubernetes = _kubernetes(variables, clean_up, state, concurrency, seconds_per_minute)
             closing.enter_context(_environment(_eks_settings(kubernetes)))
         queues = aws.create_resources(TABLE, BUCKET)
-        aws.create_secret(BUILD_KEY, _build_key(state))
+        if moto.kept is not None:
+            moto.kept.put_back()
+        aws.create_secret(BUILD_KEY, kept.remembered("build key", secrets.token_hex) if kept else secrets.token_hex())
         closing.enter_context(
             _environment(
                 {
@@ -133,7 +138,6 @@ def stack(
 
         from app import app  # declares its routes by the environment
         from chalicelib import wiring
-        from chalicelib.usecases import accounts
 
         images = Registry(registry, registry_login, None)
         gateway = Gateway(app, port, {f"The registry {registry}": lambda: answers(images)})
@@ -141,8 +145,8 @@ def stack(
         services = Services()
         previous = wiring.install(services)
         closing.callback(wiring.install, previous)
-        root = accounts.ensure_superuser(services, "root", token=root_token)
-        accounts.ensure_superuser(services, AUTOMATION_USER)
+        root = _token(services, "root", root_token, kept)
+        _token(services, AUTOMATION_USER, None, kept)
 
         sources = {"dispatch": queues.dispatch, "keep_log": queues.logs, "on_request": queues.requests}
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
@@ -155,6 +159,7 @@ def stack(
             concurrency=concurrency,
             seconds_per_minute=seconds_per_minute,
             clean_up=clean_up,
+            kept=kept,
         )
         closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
         closing.callback(triggers.close)
@@ -164,17 +169,23 @@ def stack(
         closing.callback(gateway.close)
         triggers.start()
         gateway.start()
+        codebuild.resume()
         yield Running(gateway.url, root, codebuild, moto.url, queues, kubernetes)
 
 
-def _build_key(state: Path) -> str:
-    """What this stack makes its builds' secrets from, as long as its folder is kept."""
-    file = state / "build-key"
-    if not file.exists():
-        state.mkdir(parents=True, exist_ok=True)
-        file.touch(0o600)
-        file.write_text(secrets.token_hex())
-    return file.read_text()
+def _token(services: Services, name: str, given: str | None, kept: Kept | None) -> str:
+    """A token of a superuser: the one that is given, or the one of the start before as long as it is good."""
+    from chalicelib.usecases import accounts
+
+    setting = f"token of {name}"
+    if kept is not None and (known := given or kept.get("setting", setting)):
+        with suppress(Unauthenticated):
+            if accounts.authenticate(services, known).name == name:
+                return str(known)
+    token = accounts.ensure_superuser(services, name, token=given)
+    if kept is not None:
+        kept.remember(setting, token)
+    return token
 
 
 class _CleanUp:

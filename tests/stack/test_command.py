@@ -51,7 +51,8 @@ def command(start: Start) -> Start:
 
 
 def started(machine: Machine, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, **machine.engine.environment, "SLIPWAY_ROOT_TOKEN": TOKEN, "PORT": "0"}
+    own = {"SLIPWAY_ROOT_TOKEN": TOKEN, "PORT": "0", "KEEP": "0"}
+    environment = {**os.environ, **machine.engine.environment, **own}
     return subprocess.Popen(
         words,
         cwd=ROOT,
@@ -151,14 +152,16 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(command: Start) -> None:
     assert said.rstrip().endswith(f"Port {port} is taken; choose another: make up PORT=8001")
 
 
-def test_demo_ends_with_the_application_run_in_its_image(command: Start) -> None:
-    demo = command("demo")
+def test_demo_ends_with_the_application_run_in_its_image_which_it_may_keep(command: Start, tmp_path: Path) -> None:
+    demo = command("demo", "--keep", str(tmp_path / "kept"))
     printed, said = demo.communicate()
 
     assert demo.returncode == 0, said
     assert "| Ahoy from Slipway |" in printed
     assert '"last_status": "succeeded"' in printed
     assert "pip3 install" in printed
+    assert "While `make up` runs:" in printed
+    assert [*(tmp_path / "kept" / "registry").glob("**/quick-start-*/_manifests/tags/1")]
 
 
 def test_a_demo_that_is_interrupted_stops_what_it_started(command: Start) -> None:

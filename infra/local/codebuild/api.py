@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from typing import Any
 from infra.local import signatures
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.log_stream import LogStream
+from infra.local.kept import Kept, forgotten, kept
 from infra.local.machine.engine import MARK
 from infra.local.machine.run_folder import folder_in_memory
 
@@ -39,6 +41,8 @@ PAGE = 100
 MAX_BUILDSPEC_CHARACTERS = 25_600
 BUILD_MINUTES, QUEUE_MINUTES = (5, 2160, 60), (5, 480, 480)  # least, most, default
 WATCH_SECONDS = 0.05
+KEPT_SECONDS = 86_400.0  # after its end, of a build that outlives this process
+WHEN_STOPPED = "The machine was stopped while the build ran."
 
 
 class Refused(Exception):
@@ -90,7 +94,8 @@ class CodeBuild:
     """The service. `projects` maps names to the environment variables of their builds.
 
     `ring` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
-    `clean_up` is called after something of a build was killed.
+    `clean_up` is called after something of a build was killed. With `kept`, builds outlive this process: see
+    `resume`.
     """
 
     def __init__(
@@ -104,7 +109,9 @@ class CodeBuild:
         seconds_per_minute: float = 60,
         clock: Callable[[], float] = time.time,
         clean_up: Callable[[], None] = lambda: None,
+        kept: Kept | None = None,
     ) -> None:
+        self._kept, self._is_leaving = kept, False
         self._projects, self._logs, self._ring = projects, logs, ring
         self._state, self._concurrency = state, concurrency
         self._seconds_per_minute, self._clock, self._clean_up = seconds_per_minute, clock, clean_up
@@ -126,8 +133,42 @@ class CodeBuild:
         self._ringer.start()
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def resume(self) -> None:
+        """Goes on with the builds that are kept: what had begun when the machine stopped has failed, what waited
+        waits again. The clients of `ring` must be ready."""
+        if self._kept is None:
+            return
+        for _, told in self._kept.all("build"):
+            told["request"][_SPEC] = sys.intern(told["request"][_SPEC])
+            build = _Build(**told, spec=buildspec.parse(told["request"][_SPEC]))
+            if build.end_time is not None and self._clock() - build.end_time > KEPT_SECONDS:
+                self._kept.write([forgotten("build", build.id)])
+                continue
+            has_begun = any(each["phaseType"] == "PROVISIONING" for each in build.phases)
+            with self._changed:
+                self._builds[build.id] = build
+                if token := build.request.get("idempotencyToken"):
+                    self._tokens[token] = (build.start_time, build.request, build)
+                if build.end_time is None and not has_begun:
+                    build.phases = []
+                    self._admit(build)
+            if build.end_time is None and has_begun:
+                self._settle(build)
+
+    def _settle(self, build: _Build) -> None:
+        now = self._clock()
+        with self._changed:
+            build.phases[-1].setdefault("phaseStatus", "STOPPED")
+            end = {"phaseType": "FINALIZING", "startTime": now, "endTime": now, "durationInSeconds": 0}
+            words = {"statusCode": "INTERNAL_ERROR", "message": WHEN_STOPPED}
+            build.phases.append(end | {"phaseStatus": "FAILED", "contexts": [words]})
+        self._end(build, "FAILED")
+
     def close(self) -> None:
-        """Stops what runs, delivers the last events, and ends."""
+        """Stops what runs, delivers the last events, and ends. Where builds are kept, those that had not ended are
+        left as they are: the next start settles them."""
+        with self._changed:
+            self._is_leaving = self._kept is not None
         for build in list(self._builds.values()):
             build.stopping.set()
         with self._changed:
@@ -189,13 +230,25 @@ class CodeBuild:
                 raise Refused("AccountLimitExceededException", "Too many builds wait already.")
             build = _Build(f"{project}:{uuid.uuid4()}", len(self._builds) + 1, request, spec, now)
             self._builds[build.id] = build
-            self._waiting.append(build)
             if token:
                 self._tokens[token] = (now, request, build)
-            thread = threading.Thread(target=self._run, args=(build,), daemon=True, name=build.id)
-            self._threads = [each for each in self._threads if each.is_alive()] + [thread]
-            thread.start()
+            self._keep(build)
+            self._admit(build)
         return {"build": self._describe(build)}
+
+    def _admit(self, build: _Build) -> None:
+        self._waiting.append(build)
+        thread = threading.Thread(target=self._run, args=(build,), daemon=True, name=build.id)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        thread.start()
+
+    def _keep(self, build: _Build) -> None:
+        """Writes what is known of a build. What cannot be written is written with the next change."""
+        if self._kept is not None:
+            try:
+                self._kept.write([kept("build", build.id, {name: getattr(build, name) for name in _KEPT})])
+            except sqlite3.Error as error:
+                log.warning("build %s is not kept yet: %s", build.id, error)
 
     def _batch_get_builds(self, request: dict[str, Any]) -> dict[str, Any]:
         ids = request.get("ids") or []
@@ -240,6 +293,9 @@ class CodeBuild:
         except Exception:
             log.exception("build %s", build.id)
         shutil.rmtree(work, ignore_errors=True)
+        self._end(build, status)
+
+    def _end(self, build: _Build, status: str) -> None:
         with self._changed:
             build.end_time, build.status = self._clock(), status
             build.phases.append({"phaseType": "COMPLETED", "startTime": build.end_time})
@@ -393,8 +449,11 @@ class CodeBuild:
         return described | ({"endTime": build.end_time} if build.end_time else {})
 
     def _announce(self, kind: str, build: _Build, detail: dict[str, Any]) -> None:
-        """An EventBridge event about the build."""
+        """An EventBridge event about the build, once what it tells is kept."""
         with self._changed:
+            if self._is_leaving:
+                return
+            self._keep(build)
             described = self._describe(build)
         more = {
             "build-complete": described["buildComplete"],
@@ -441,6 +500,8 @@ class CodeBuild:
                 log.exception("an event was not taken")
 
 
+_SPEC = "buildspecOverride"
+_KEPT = ("id", "number", "request", "start_time", "phases", "status", "end_time")
 _LOGGED = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")
 
 

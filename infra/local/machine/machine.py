@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.local.kept import Kept
 from infra.local.machine import registry
 from infra.local.machine.engine import Engine, NoEngine
 from infra.local.machine.engines import install_missing, logged_in, running_engine
@@ -29,25 +30,27 @@ class Machine:
 
 
 @contextmanager
-def machine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Machine]:
-    """An engine that was seen to work and a registry, until the block is left. Raises NoEngine, which
-    says what to install."""
+def machine(
+    state: Path, say: Callable[[str], None], only: str | None = None, kept: Kept | None = None
+) -> Iterator[Machine]:
+    """An engine that was seen to work and a registry, until the block is left; the registry's images, port and login
+    are those that are kept. Raises NoEngine, which says what to install."""
     with (
         running_engine(state, say, only) as found,
-        registry.serve(state, found, say) as images,
+        registry.serve(state, found, say, kept) as images,
         logged_in(found, images.host, images.login) as engine,
     ):
         yield Machine(engine, images.host, images.login, python_image(engine, state, say), images.proxy)
 
 
 @contextmanager
-def installed_machine(state: Path, say: Callable[[str], None]) -> Iterator[Machine]:
+def installed_machine(state: Path, say: Callable[[str], None], kept: Kept | None = None) -> Iterator[Machine]:
     """Like `machine`; what is missing is installed where that is possible."""
     with ExitStack() as closing:
         try:
-            ready = closing.enter_context(machine(state, say))
+            ready = closing.enter_context(machine(state, say, kept=kept))
         except NoEngine as missing:
             say(str(missing))
             install_missing(say)
-            ready = closing.enter_context(machine(state, say))
+            ready = closing.enter_context(machine(state, say, kept=kept))
         yield ready

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from infra.local.kept import Kept
 from infra.local.machine import registry_proxy
 from infra.local.machine.engine import MARK, Engine, EngineFailed, NoEngine
 from infra.local.machine.python_image import python_image
@@ -44,36 +45,42 @@ class Registry:
 
 
 @contextmanager
-def serve(state: Path, engine: Engine, say: Callable[[str], None]) -> Iterator[Registry]:
-    """Runs a registry until the block is left. Images are kept in `state`.
+def serve(state: Path, engine: Engine, say: Callable[[str], None], kept: Kept | None = None) -> Iterator[Registry]:
+    """Runs a registry until the block is left. Images are kept in `state`, or in `kept` with port and login.
 
     Only the proxy before it can be reached. Where docker's daemon runs in a virtual machine, as on macOS, and
     where there is no `docker-registry`, both are containers of docker's. Raises NoEngine when neither can be
     had.
     """
-    login = f"{USER}:{secrets.token_urlsafe(30)}"
+    login, port, images = _new_login(), 0, state / "registry"
+    if kept is not None:
+        login, port, images = kept.remembered("registry login", _new_login), kept.port("registry"), kept.images
     with ExitStack() as closing:
         if sys.platform == "linux" and shutil.which("docker-registry"):
-            proxy: Proxy | None = closing.enter_context(_process(state, login))
+            proxy: Proxy | None = closing.enter_context(_process(images, login, port))
             assert proxy is not None
             host = proxy.host
         elif engine.name == "docker":
-            proxy, host = None, closing.enter_context(_containers(engine, state, login, say))
+            proxy, host = None, closing.enter_context(_containers(engine, state, login, say, port, images))
         else:
             raise NoEngine(ADVICE)
         say(f"A registry listens on {host}.")
         yield Registry(host, login, proxy)
 
 
+def _new_login() -> str:
+    return f"{USER}:{secrets.token_urlsafe(30)}"
+
+
 @contextmanager
-def _process(state: Path, login: str) -> Iterator[Proxy]:
+def _process(images: Path, login: str, port: int) -> Iterator[Proxy]:
     """The registry listens on a socket in a folder that only this user may enter."""
     with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
         settings, errors, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
         Path(settings).write_text(
             "version: 0.1\n"
             "log: {level: error, accesslog: {disabled: true}}\n"
-            f"storage: {{filesystem: {{rootdirectory: '{state.absolute()}/registry'}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{images.absolute()}'}}}}\n"
             f"http: {{net: unix, addr: '{socket}', secret: '{secrets.token_hex()}'}}\n"
         )
 
@@ -93,7 +100,7 @@ def _process(state: Path, login: str) -> Iterator[Proxy]:
         with _kept_running(start) as first:
             if not _answers(lambda: UnixConnection(socket), {}, lambda: first.poll() is None):
                 raise NoEngine(f"docker-registry did not start:\n{Path(errors).read_text()[-1000:]}")
-            proxy = Proxy(lambda: UnixConnection(socket), login)
+            proxy = Proxy(lambda: UnixConnection(socket), login, ("127.0.0.1", port))
             proxy.start()
             try:
                 yield proxy
@@ -135,7 +142,9 @@ def answers(registry: Registry) -> bool:
 
 
 @contextmanager
-def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], None]) -> Iterator[str]:
+def _containers(
+    engine: Engine, state: Path, login: str, say: Callable[[str], None], port: int, images: Path
+) -> Iterator[str]:
     """The registry listens on the loopback of its own network, where the proxy's container joins it."""
     say(f"Starting {PUBLIC} …")
     engine = replace(
@@ -157,8 +166,9 @@ def _containers(engine: Engine, state: Path, login: str, say: Callable[[str], No
             return container
 
         try:
-            published = ("--publish", "127.0.0.1::5001", "--env", "REGISTRY_HTTP_ADDR")
-            registry = start(*published, PUBLIC)
+            images.mkdir(parents=True, exist_ok=True)
+            published = ("--publish", f"127.0.0.1:{port or ''}:5001", "--env", "REGISTRY_HTTP_ADDR")
+            registry = start(*published, "--volume", f"{images.absolute()}:/var/lib/registry", PUBLIC)
             variables = ("--env", "LISTEN", "--env", "REGISTRY", "--env", "LOGIN")
             program = Path(registry_proxy.__file__).read_text()
             image = python_image(engine, state, say)

@@ -1,0 +1,231 @@
+"""What is kept of AWS: moto's rows, parameters, messages, objects and log events, written as they change and
+put back at the next start.
+
+Written is what moto has after a request, by names of ours: neither moto's objects nor its requests, so that
+another version of moto reads it. A message that was received and not deleted is there again at once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.dynamodb.models import dynamodb_backends
+from moto.logs.models import LogEvent, LogStream, logs_backends
+from moto.s3.models import FakeKey, s3_backends
+from moto.s3.utils import _VersionedKeyStore
+from moto.sqs.models import Message, sqs_backends
+from moto.ssm import models as ssm
+
+from infra.local.kept import Change, Kept, events_added, events_forgotten, forgotten, kept
+from infra.local.signatures import Body
+
+LOG_REFUSED_DAYS = 14  # older events are not taken
+_OF_MESSAGE = ("body", "message_attributes", "sent_timestamp", "delayed_until")
+_OF_OBJECT = ("_etag", "contentsize", "checksum_algorithm", "checksum_value", "checksum_type", "checksum_parts")
+
+
+class KeptAws:
+    """Moto's state in one region. Not safe for threads: its owner calls it for one request at a time."""
+
+    def __init__(self, kept: Kept, region: str) -> None:
+        self._kept = kept
+        self._dynamodb: Any = dynamodb_backends[DEFAULT_ACCOUNT_ID][region]
+        self._ssm: Any = ssm.ssm_backends[DEFAULT_ACCOUNT_ID][region]
+        self._sqs: Any = sqs_backends[DEFAULT_ACCOUNT_ID][region]
+        self._logs: Any = logs_backends[DEFAULT_ACCOUNT_ID][region]
+        self._s3: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+        self._queue_of: dict[str, str] = {}  # by the ids of messages that are written
+        self._touched: set[tuple[str, str]] = set()  # buckets and keys of objects
+
+    def put_back(self) -> None:
+        """All that is kept, into resources that are there and empty."""
+        for name, item in self._kept.all("row"):
+            self._dynamodb.get_table(json.loads(name)[0]).put_item(item, overwrite=True)
+        for name, told in self._kept.all("parameter"):
+            at = datetime.fromisoformat(told.pop("last_modified_date"))
+            made: Any = ssm.Parameter
+            none = dict.fromkeys(("description", "allowed_pattern", "keyid"))
+            parameter = made(DEFAULT_ACCOUNT_ID, name, last_modified_date=at, data_type="text", **none, **told)
+            self._ssm._parameters[name] = [parameter]
+        for message_id, told in self._kept.all("message"):
+            self._queue_of[message_id] = told.pop("queue")
+            message = Message(message_id, told["body"])
+            message.__dict__ |= told
+            self._sqs.queues[self._queue_of[message_id]].add_message(message)
+        for stream in self._kept.streams():
+            group, _, name = stream.partition(":")
+            self._logs.ensure_log_group(group)
+            self._logs.groups[group].streams[name] = _Stream(self._logs.groups[group], name, self._kept)
+        for name, told in self._kept.all("object"):
+            bucket, _, key = name.partition("/")
+            self._s3.buckets[bucket].keys.setlist(key, [self._object(bucket, key, told)])
+        self._touched.clear()
+
+    def keep(self, service: str, operation: str, body: Body) -> None:
+        """Writes what a request has changed. Raises OSError and sqlite3.Error."""
+        gone: list[Path] = []
+        changes: Iterable[Change]
+        match service, operation:
+            case "s3", _:
+                changes = self._objects(gone)
+            case "sqs", _:
+                changes = self._messages()
+            case "dynamodb", ("PutItem" | "UpdateItem" | "DeleteItem" | "TransactWriteItems" | "BatchWriteItem"):
+                changes = self._rows(operation, json.loads(body.read()))
+            case "ssm", ("PutParameter" | "DeleteParameter" | "DeleteParameters"):
+                changes = self._parameters(json.loads(body.read()))
+            case "logs", ("PutLogEvents" | "DeleteLogStream"):
+                changes = self._events(json.loads(body.read()))
+            case _:
+                return
+        self._kept.write(changes)
+        for path in gone:
+            path.unlink(missing_ok=True)
+
+    def _rows(self, operation: str, request: Any) -> Iterator[Change]:
+        for name, given in _named(operation, request):
+            table = self._dynamodb.get_table(name)
+            key = self._dynamodb.get_keys_value(table, given)
+            item = table.get_item(*key)
+            kept_as = json.dumps([name, *(each and each.to_json() for each in key)])
+            yield kept("row", kept_as, item.to_json()["Attributes"]) if item else forgotten("row", kept_as)
+
+    def _parameters(self, request: Any) -> Iterator[Change]:
+        for name in request.get("Names") or [request["Name"]]:
+            versions = dict.get(self._ssm._parameters, name)
+            if not versions:
+                yield forgotten("parameter", name)
+                continue
+            last = versions[-1]
+            told = {"value": last.decrypt(last.value), "last_modified_date": last.last_modified_date.isoformat()}
+            told |= {each: getattr(last, each) for each in ("parameter_type", "version", "tier")}
+            yield kept("parameter", name, told)
+
+    def _messages(self) -> Iterator[Change]:
+        """All are looked at: moto moves those that were received too often to other queues."""
+        found = {each.id: (name, each) for name, queue in self._sqs.queues.items() for each in queue._messages}
+        yield from (forgotten("message", each) for each in self._queue_of.keys() - found.keys())
+        for message_id, (queue, message) in found.items():
+            if self._queue_of.get(message_id) != queue:
+                told = {each: getattr(message, each) for each in _OF_MESSAGE}
+                yield kept("message", message_id, told | {"queue": queue})
+        self._queue_of = {message_id: queue for message_id, (queue, _) in found.items()}
+
+    def _events(self, request: Any) -> Iterator[Change]:
+        group, name = request["logGroupName"], request["logStreamName"]
+        if "logEvents" not in request:
+            yield events_forgotten(f"{group}:{name}")
+            return
+        oldest = (time.time() - LOG_REFUSED_DAYS * 86_400) * 1000
+        yield events_added(f"{group}:{name}", [each for each in request["logEvents"] if each["timestamp"] > oldest])
+
+    def _objects(self, gone: list[Path]) -> list[Change]:
+        """Their contents leave the memory for files. `gone` gets files that nothing names afterwards."""
+        changes = []
+        for made in self._s3.buckets.values():
+            if not isinstance(made.keys, _Keys):  # it was made by this request
+                made.keys = _Keys(made.name, self._touched)
+        for bucket, key in self._touched:
+            name = f"{bucket}/{key}"
+            before = self._kept.get("object", name)
+            found = self._s3.buckets[bucket].keys.get(key) if bucket in self._s3.buckets else None
+            if found is None:
+                changes.append(forgotten("object", name))
+            elif not isinstance(found._value_buffer, _File):
+                file = self._kept.add_file(found.value)
+                told = {"file": file, "last_modified": found.last_modified.isoformat()}
+                found.etag  # noqa: B018  makes it
+                told |= {each: getattr(found, each) for each in _OF_OBJECT} | {"metadata": dict(found.metadata)}
+                changes.append(kept("object", name, told))
+                found._value_buffer = _File(self._kept.path(file), found.contentsize)
+                if found.multipart is not None:
+                    found.multipart.dispose()
+                    found.multipart = None
+            else:
+                continue
+            gone += [self._kept.path(before["file"])] if before else []
+        self._touched.clear()
+        return changes
+
+    def _object(self, bucket: str, key: str, told: dict[str, Any]) -> FakeKey:
+        made: Any = FakeKey(key, b"", DEFAULT_ACCOUNT_ID, self._s3.region_name, bucket_name=bucket, version_id="null")
+        made.last_modified = datetime.fromisoformat(told["last_modified"])
+        made.set_metadata(told["metadata"], replace=True)
+        made.__dict__ |= {each: told[each] for each in _OF_OBJECT}
+        made._value_buffer = _File(self._kept.path(told["file"]), told["contentsize"])
+        return made  # type: ignore[no-any-return]
+
+
+def _named(operation: str, request: Any) -> Iterator[tuple[str, Any]]:
+    """The tables and keys, or items with them, that a request to DynamoDB writes."""
+    match operation:
+        case "TransactWriteItems":
+            writes = [(write["TableName"], write) for each in request["TransactItems"] for write in each.values()]
+        case "BatchWriteItem":
+            tables = request["RequestItems"].items()
+            writes = [(table, write) for table, each in tables for one in each for write in one.values()]
+        case _:
+            writes = [(request["TableName"], request)]
+    for table, write in writes:
+        yield table, write.get("Key") or write["Item"]
+
+
+class _Stream(LogStream):
+    """Events that are read from where they are kept when somebody asks for them first."""
+
+    def __init__(self, group: Any, name: str, kept: Kept) -> None:
+        super().__init__(group, name)
+        self._kept = kept
+        del self.__dict__["events"]
+
+    @cached_property
+    def events(self) -> list[LogEvent]:  # type: ignore[override]
+        stream = f"{self.log_group.name}:{self.log_stream_name}"
+        return [LogEvent(each["timestamp"], each) for each in self._kept.events(stream)]
+
+
+class _Keys(_VersionedKeyStore):
+    """The objects of a bucket; notes which were set and removed."""
+
+    def __init__(self, bucket: str, touched: set[tuple[str, str]]) -> None:
+        super().__init__()
+        self._bucket, self._touched = bucket, touched
+
+    def setlist(self, key: Any, list_: Any) -> Any:
+        self._touched.add((self._bucket, key))
+        return super().setlist(key, list_)
+
+    def pop(self, key: str) -> None:  # type: ignore[override]
+        self._touched.add((self._bucket, key))
+        super().pop(key)
+
+
+class _File:
+    """The content of an object as moto reads it, from a file that is open only meanwhile."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size, self._at = path, size, 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + self._size * (whence == 2)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            content = file.read(size)
+        self._at += len(content)
+        return content
+
+    def close(self) -> None:
+        """Nothing is open."""

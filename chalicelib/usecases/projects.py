@@ -64,11 +64,11 @@ def page(services: Services, caller: User, owner: str, offset: int, limit: int) 
     if services.accounts.user(owner) is None:
         raise NotFound
     projects, count = services.projects.list_projects(owner, offset, limit, public=not may_write(caller, owner))
-    return Page(projects, _bookmarks(services, caller, projects), count)
+    return Page(projects, services.bookmarks.among(caller.name, [project.key for project in projects]), count)
 
 
 def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
-    return bool(_bookmarks(services, caller, [project]))
+    return project.key in services.bookmarks.among(caller.name, [project.key])
 
 
 def update(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> Project:
@@ -139,10 +139,6 @@ def save(services: Services, project: Project, change: Callable[[Project], Proje
     if stored is None:
         raise NotFound
     return services.projects.save(change(stored))
-
-
-def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:
-    return services.bookmarks.among(caller.name, [project.key for project in projects])
 
 
 def _changed(project: Project, fields: dict[str, Any]) -> Project:

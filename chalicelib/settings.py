@@ -83,9 +83,7 @@ class Settings:
     token_renewal_days: Annotated[
         int, about("tokens that a token makes for its user end so long after the first", ge=1)
     ] = 365
-    projects_are_public: Annotated[bool, about("at first: all users may read a project, its builds and their logs")] = (
-        True
-    )
+    projects_are_public: Annotated[bool, about("at first: all users may read a project, its builds and logs")] = True
     price_per_minute: Annotated[float, about("price of a build, for `estimated_cost`; 0: none", ge=0)] = 0.0
     requests_per_minute: Annotated[int, about("limit of each user, about; 0: none", ge=0)] = 600
     purge_after_days: Annotated[int, about("what was archived is purged after that", ge=1)] = 7

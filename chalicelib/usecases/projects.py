@@ -75,11 +75,8 @@ def update(services: Services, caller: User, owner: str, name: str, fields: dict
     """Changes what may be changed of a project, ignoring the rest. Raises NotFound, Forbidden, Invalid."""
     if fields.get("name") not in (None, name):
         raise Invalid({"name": ["A project keeps its name: its builds and images are found by it."]})
-    return save(
-        services,
-        writable(services, caller, owner, name),
-        lambda project: replace(_changed(project, fields), updated_at=services.now()),
-    )
+    project = writable(services, caller, owner, name)
+    return save(services, project, lambda known: replace(_changed(known, fields), updated_at=services.now()))
 
 
 def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:

@@ -295,10 +295,8 @@ act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
 def list_statuses(call: web.Call, key: BuildKey) -> schemas.Page[schemas.StatusEntry]:
     paging = call.paging()
     build = builds.get(call.services, call.user, key).build
-    shown = [
-        serializers.status_entry(build, entry) for entry in build.history[paging.offset : paging.offset + paging.limit]
-    ]
-    return serializers.page(paging, shown, len(build.history))
+    shown = build.history[paging.offset : paging.offset + paging.limit]
+    return serializers.page(paging, [serializers.status_entry(build, entry) for entry in shown], len(build.history))
 
 
 @route(BUILD + "/statuses", "POST", status=CREATED, body=schemas.StatusFields)

@@ -306,11 +306,14 @@ class TokenFields(Struct):
     name: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class ProjectFields(Struct):
+class Described(Struct):
     name: Name | None = None
     description: Description | None = None
-    readme: Description | None = None
     tags: Tags | None = None
+
+
+class ProjectFields(Described):
+    readme: Description | None = None
     merge: Annotated[bool | None, MERGE] = None
     is_public: bool | None = None
 
@@ -319,23 +322,17 @@ class NewProjectFields(ProjectFields, kw_only=True):
     name: Name
 
 
-class BuildFields(Struct):
+class BuildFields(Described):
     """`content` is the text of a specification, or `config` the older layout as an object."""
 
     content: Annotated[str, Meta(description="YAML or JSON.", examples=[SPECIFICATION])] | None = None
     config: Object | None = None
-    name: Name | None = None
-    description: Description | None = None
-    tags: Tags | None = None
     backend: Backend | None = None
     is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
     ttl: Count | str | None = None
 
 
-class BuildChanges(Struct):
-    name: Name | None = None
-    description: Description | None = None
-    tags: Tags | None = None
+class BuildChanges(Described):
     merge: Annotated[bool | None, MERGE] = None
     dockerfile: Annotated[str, Meta(max_length=MAX_DOCKERFILE_BYTES)] | None = None
     node_scheduled: Annotated[str, Meta(max_length=MAX_NODE)] | None = None

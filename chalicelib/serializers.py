@@ -16,11 +16,10 @@ from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer
 from chalicelib.usecases.accounts import NewUser
 from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
-from chalicelib.usecases.projects import Page
+from chalicelib.usecases.projects import Page, Record
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
 Row = TypeVar("Row")
-Record = TypeVar("Record", Build, Project)
 Shown = TypeVar("Shown", bound=msgspec.Struct)
 
 

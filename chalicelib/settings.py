@@ -58,9 +58,7 @@ class Settings:
     registry: Annotated[str, about("where images go: host[:port][/prefix]")]
     build_key_secret: Annotated[str, about("Secrets Manager: what the secrets of builds' attempts are made from")]
     registry_kind: Annotated[Literal["ecr", "plain"], about("plain: http, for one machine only")]
-    registry_login: Annotated[str, about("user:password of a plain registry; empty: none")] = field(
-        default="", repr=False
-    )
+    registry_login: Annotated[str, about("user:password of a plain registry, if any")] = field(default="", repr=False)
     registry_role: Annotated[str, about("of AWS; a build's login to ECR is a narrowed session of it")] = ""
     docker_hub_secret: Annotated[str, about("Secrets Manager: JSON with `username` and `token`; empty: none")] = ""
     api_url: Annotated[str, about("of the API with its prefix, as builds reach it; told to who submits them")] = ""
@@ -80,12 +78,8 @@ class Settings:
     max_memory_mib: Annotated[int, about("memory that one build may ask for, in MiB", ge=1_024)] = 65_536
     max_disk_mib: Annotated[int, about("disk that one build may ask for, in MiB", ge=1_024)] = 102_400
     token_lifetime_days: Annotated[int, about("a new token is valid so long", ge=1)] = 30
-    token_renewal_days: Annotated[
-        int, about("tokens that a token makes for its user end so long after the first", ge=1)
-    ] = 365
-    projects_are_public: Annotated[bool, about("at first: all users may read a project, its builds and their logs")] = (
-        True
-    )
+    token_renewal_days: Annotated[int, about("tokens that a user renews end so long after the first", ge=1)] = 365
+    projects_are_public: Annotated[bool, about("at first: all users may read a project, its builds and logs")] = True
     price_per_minute: Annotated[float, about("price of a build, for `estimated_cost`; 0: none", ge=0)] = 0.0
     requests_per_minute: Annotated[int, about("limit of each user, about; 0: none", ge=0)] = 600
     purge_after_days: Annotated[int, about("what was archived is purged after that", ge=1)] = 7

@@ -96,10 +96,9 @@ class CloudWatchLogs:
         group, _, stream = log.partition(":")
         try:
             with answered("The log service", missing=NoLog):
-                answer: dict[str, Any] = self._logs.get_log_events(logGroupName=group, logStreamName=stream, **query)
+                return dict(self._logs.get_log_events(logGroupName=group, logStreamName=stream, **query))
         except NoLog:
             return {"events": [], "nextForwardToken": None, "nextBackwardToken": None}
-        return answer
 
 
 def _remember(memory: dict[Any, Any], key: object, value: object, most: int) -> None:

@@ -305,15 +305,12 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
             return replace(end(Status.SUCCEEDED, "Completed"), image_digest=digest)
         case Outcome.SUCCEEDED:
             return end(Status.FAILED, "The build ended without an error, but the registry has no image of it.")
-        case Outcome.FAILED if build.stop_requested_at:  # it was told that it shall stop
+        case Outcome.FAILED | Outcome.STOPPED | Outcome.GONE if build.stop_requested_at:  # it was told to stop
             return end(Status.STOPPED, _why_stopped(build))
         case Outcome.STOPPED:
-            return end(Status.STOPPED, _why_stopped(build) if build.stop_requested_at else "Stopped from outside.")
-        case Outcome.GONE if build.stop_requested_at:
-            return end(Status.STOPPED, _why_stopped(build))
+            return end(Status.STOPPED, "Stopped from outside.")
         case Outcome.GONE:
-            words = seen.reason or "The build disappeared from where it was running."
-            return end(Status.FAILED, words)
+            return end(Status.FAILED, seen.reason or "The build disappeared from where it was running.")
         case Outcome.FAULT if not build.stop_requested_at and build.faults < MAX_FAULTS:
             words = seen.reason or "The build service had a fault; trying once more."
             is_new = may_follow(build.last_status, Status.WARNING)  # a warning may have come before the fault

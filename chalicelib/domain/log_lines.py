@@ -4,8 +4,6 @@ The log service has pieces: lines, and parts of lines that were too long for it.
 CodeBuild and our own steps say to each other is left out, and what a terminal would obey is shown instead.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from array import array
@@ -51,7 +49,7 @@ class Position:
     at: datetime = _START
     count: int = 0
 
-    def after(self, at: datetime) -> Position:
+    def after(self, at: datetime) -> "Position":
         """Behind one more piece."""
         return Position(at, self.count + 1 if at == self.at else 1)
 
@@ -129,7 +127,7 @@ class Table:
     blocks: list[Block] = field(default_factory=list)
     _position: Position = field(default_factory=Position)
     _begin: tuple[int, int, int] = (0, 0, 0)
-    _pieces: array[int] = field(default_factory=lambda: array("Q"))
+    _pieces: "array[int]" = field(default_factory=lambda: array("Q"))
 
     BLOCK_BYTES = 64 * 1024  # of text in a block, about
     BLOCK_PIECES = 8_192  # at most

@@ -208,8 +208,7 @@ def _new_token(
     now = services.now()
     if user.tokens_revoked_at is not None:
         now = max(now, user.tokens_revoked_at + timedelta(microseconds=1))
-    renewable_until = (renewed.renewable_until if renewed else None) or now + timedelta(
-        days=services.settings.token_renewal_days
-    )
+    renewal = timedelta(days=services.settings.token_renewal_days)
+    renewable_until = (renewed.renewable_until if renewed else None) or now + renewal
     expires_at = min(now + timedelta(days=services.settings.token_lifetime_days), renewable_until)
     return text, Token(token_sha256(text), user.name, now, expires_at, name, renewable_until)

@@ -64,22 +64,19 @@ def page(services: Services, caller: User, owner: str, offset: int, limit: int) 
     if services.accounts.user(owner) is None:
         raise NotFound
     projects, count = services.projects.list_projects(owner, offset, limit, public=not may_write(caller, owner))
-    return Page(projects, _bookmarks(services, caller, projects), count)
+    return Page(projects, services.bookmarks.among(caller.name, [project.key for project in projects]), count)
 
 
 def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
-    return bool(_bookmarks(services, caller, [project]))
+    return project.key in services.bookmarks.among(caller.name, [project.key])
 
 
 def update(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> Project:
     """Changes what may be changed of a project, ignoring the rest. Raises NotFound, Forbidden, Invalid."""
     if fields.get("name") not in (None, name):
         raise Invalid({"name": ["A project keeps its name: its builds and images are found by it."]})
-    return save(
-        services,
-        writable(services, caller, owner, name),
-        lambda project: replace(_changed(project, fields), updated_at=services.now()),
-    )
+    project = writable(services, caller, owner, name)
+    return save(services, project, lambda known: replace(_changed(known, fields), updated_at=services.now()))
 
 
 def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:
@@ -139,10 +136,6 @@ def save(services: Services, project: Project, change: Callable[[Project], Proje
     if stored is None:
         raise NotFound
     return services.projects.save(change(stored))
-
-
-def _bookmarks(services: Services, caller: User, projects: Sequence[Project]) -> frozenset[ProjectKey]:
-    return services.bookmarks.among(caller.name, [project.key for project in projects])
 
 
 def _changed(project: Project, fields: dict[str, Any]) -> Project:

@@ -97,10 +97,8 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
     faults = {
         name: [f"Must be a line of at most {limit} characters."]
         for name, limit in REFERENCE_FIELDS.items()
-        if fields.get(name) is not None
-        and not (
-            isinstance(fields[name], str) and len(fields[name]) <= limit and not has_control_characters(fields[name])
-        )
+        if (text := fields.get(name)) is not None
+        and not (isinstance(text, str) and len(text) <= limit and not has_control_characters(text))
     }
     if not isinstance(fields.get("is_dirty"), bool | None):
         faults["is_dirty"] = ["Must be true or false."]

@@ -156,8 +156,8 @@ BREAKAGES = [
         API,
         (
             "no last line of defence",
-            'except Exception:\n                log.exception("unexpected',
-            'except AssertionError:\n                log.exception("unexpected',
+            'except Exception:\n            log.exception("unexpected',
+            'except AssertionError:\n            log.exception("unexpected',
         ),
         (
             "idempotency keys are shared by all callers",

@@ -77,9 +77,7 @@ class DynamoAccounts:
             item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
         return int(item.requests or 0)
 
-    def _write(
-        self, items: Sequence[Item], given: Given, *, gone: Sequence[Item] = (), new: Item | None = None
-    ) -> None:
+    def _write(self, items: Sequence[Item], given: Given, gone: Sequence[Item] = (), new: Item | None = None) -> None:
         """Saves items and deletes those `gone`, if `new` was not there and what is given is stored as it was read."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
         with transaction() as write:

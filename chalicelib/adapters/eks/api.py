@@ -95,9 +95,8 @@ class KubernetesApi:
         if self._http is None:
             if not self._endpoint:
                 self._endpoint, self._certificate = _described(self._cluster)
-            self._http = urllib3.PoolManager(
-                ssl_context=_trusting(self._certificate), timeout=_TIMEOUT, retries=_RETRIES
-            )
+            context = _trusting(self._certificate)
+            self._http = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT, retries=_RETRIES)
         return self._http
 
     def _sign(self) -> str:

@@ -65,9 +65,7 @@ class EksExecutor:
         seen = {}
         for handle in handles:
             job, pod = jobs.get(handle), pods.get(handle)
-            trouble = None
-            if job and needs_secret(job, pod):
-                trouble = self._try_to_furnish(job)
+            trouble = self._try_to_furnish(job) if job and needs_secret(job, pod) else None
             if (observation := observation_of(job, pod, self._group)) is not None:
                 is_over = observation.outcome is not None
                 seen[handle] = observation if is_over else replace(observation, trouble=trouble or observation.trouble)
@@ -92,22 +90,18 @@ class EksExecutor:
             query = {**query, "continue": more}
 
     def _try_to_furnish(self, job: Json) -> Trouble | None:
-        """`_furnish`, or why it failed. The Job exists and waits for its Secret: no error may say that the
-        attempt was not made, and the next observation tries again."""
+        """Makes the Job's Secret, then notes that on the Job; or says why that failed. The Job exists and waits for
+        its Secret: no error may say that the attempt was not made, and the next observation tries again."""
+        name, labels = job["metadata"]["name"], job["metadata"]["labels"]
+        note = {"metadata": {"annotations": {HAS_SECRET: "true"}}}
         try:
-            self._furnish(job)
+            secret = self._secret_of(labels[UUID], int(labels[ATTEMPT]))
+            self._call("POST", f"{self._core}/secrets", secret_of(job, secret), ok=(409,))
+            self._call("PATCH", f"{self._jobs}/{name}", note, ok=(404,))
         except SlipwayError as error:
-            log.warning("Job %s has no Secret yet: %s", job["metadata"]["name"], error)
+            log.warning("Job %s has no Secret yet: %s", name, error)
             return Trouble(Status.WARNING, f"The build waits for its secret: {error}")
         return None
-
-    def _furnish(self, job: Json) -> None:
-        """Makes the Job's Secret, then notes that on the Job."""
-        metadata = job["metadata"]
-        secret = self._secret_of(metadata["labels"][UUID], int(metadata["labels"][ATTEMPT]))
-        self._call("POST", f"{self._core}/secrets", secret_of(job, secret), ok=(409,))
-        note = {"metadata": {"annotations": {HAS_SECRET: "true"}}}
-        self._call("PATCH", f"{self._jobs}/{metadata['name']}", note, ok=(404,))
 
     def _call(
         self, method: str, path: str, body: Json | None = None, query: Json | None = None, *, ok: Collection[int] = ()

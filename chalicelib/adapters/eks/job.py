@@ -87,6 +87,7 @@ def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
 def secret_of(job: Json, secret: str) -> Json:
     """The Secret of a Job: what its attempt shows to the API. The cluster deletes it with the Job."""
     metadata = job["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -94,9 +95,7 @@ def secret_of(job: Json, secret: str) -> Json:
             "name": _secret_name(metadata["name"]),
             "namespace": metadata["namespace"],
             "labels": dict(_MANAGED),
-            "ownerReferences": [
-                {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
-            ],
+            "ownerReferences": [owner],
         },
         "type": "Opaque",
         "data": {"secret": base64.b64encode(secret.encode()).decode()},

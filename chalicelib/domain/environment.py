@@ -45,7 +45,8 @@ _NAMES = [
     "persistence",
     "outputs",
 ]
-_IGNORED = ("max_restarts", "index")
+_IGNORED = ("resources", "max_restarts", "index")  # looked at elsewhere, and of no meaning for builds
+_UNSEEN = ("labels", "annotations")  # without a pod nobody asks for them, and the image is the same
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _OPERATORS = ("Exists", "Equal")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -95,14 +96,15 @@ def parse_environment(name: str, value: Any) -> Environment:
     return Environment(dict(value), kept or None)
 
 
-def placement(environment: Environment, node_keys: Collection[str]) -> Placement | None:
-    """The Placement of an environment; None when it asks for nothing. `node_keys` are those that
-    selectors and tolerations may name. Raises Invalid with one sentence per fault."""
+def placement(environment: Environment, node_keys: Collection[str] | None) -> Placement | None:
+    """The Placement of an environment; None when it asks for nothing. `node_keys` are those that selectors and
+    tolerations may name, None for builds on CodeBuild, which get no pod. Raises Invalid with one sentence per
+    fault, also for each kind that cannot be honoured and could change where or with what the build runs."""
     faults: list[str] = []
 
     def check(name: str, rule: Callable[[str, Any], Any], default: Any) -> Any:
         value = environment.document.get(name)
-        if not value:
+        if not value or node_keys is None:
             return default
         try:
             return rule(f"environment.{name}", value)
@@ -113,14 +115,14 @@ def placement(environment: Environment, node_keys: Collection[str]) -> Placement
     wanted = Placement(
         labels=check("labels", _labels, {}),
         annotations=check("annotations", _annotations, {}),
-        node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys), {}),
-        tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys), ()),
+        node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys or ()), {}),
+        tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys or ()), ()),
     )
-    understood = (*Placement.__slots__, "resources", *_IGNORED)
+    where, own = ("CodeBuild", _UNSEEN) if node_keys is None else ("EKS", Placement.__slots__)
     faults += [
-        f"`environment.{name}` is refused for builds on EKS."
+        f"`environment.{name}` is refused for builds on {where}."
         for name, value in environment.document.items()
-        if name not in understood and value
+        if name not in (*own, *_IGNORED) and value
     ]
     if faults:
         raise Invalid(faults)

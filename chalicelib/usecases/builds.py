@@ -320,7 +320,7 @@ def _executor(services: Services, request: BuildRequest) -> str:
 
 
 def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
-    """What the environment asks of the pod, if there is one. Raises Invalid, also for resources nobody gets."""
+    """What the environment asks of the pod, if there is one. Raises Invalid for what the build cannot get."""
     if request.spec is None or not request.is_managed:
         return None
     settings = services.settings
@@ -328,6 +328,5 @@ def _placement(services: Services, request: BuildRequest, executor: str) -> Plac
     if executor == CODEBUILD:
         most = tuple(map(min, most, [*MACHINES.values()][-1]))
     check_resources(request.spec.environment.resources, most)
-    if executor != EKS or settings.eks is None:
-        return None
-    return placement(request.spec.environment, settings.eks.node_keys)
+    node_keys = settings.eks.node_keys if settings.eks and executor == EKS else None
+    return placement(request.spec.environment, node_keys)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.domain.environment import Placement, check_resources, machine, parse_environment, placement
+from chalicelib.domain.environment import _NAMES, Placement, check_resources, machine, parse_environment, placement
 from chalicelib.errors import Invalid
 
 KEYS = ("disk",)
@@ -90,6 +90,33 @@ def test_what_is_refused_is_refused_in_a_sentence(environment: dict[str, Any], s
         asked(environment)
     (told,) = refusal.value.sentences()
     assert told.startswith(sentence)
+
+
+def test_without_a_pod_only_what_changes_nothing_is_let_through() -> None:
+    """On CodeBuild; labels and annotations are for tools of a cluster."""
+    harmless = {"resources": {"cpu": {"limits": 1}}, "labels": {"a/b": "c d"}, "annotations": {"x": "y"}}
+    harmless |= {"max_restarts": 3, "index": 1, "node_selector": {}, "tolerations": None}
+    assert placement(parse_environment("environment", harmless), None) is None
+
+    kinds: dict[str, Any] = {
+        "node_selector": {"disk": "ssd"},
+        "affinity": {"nodeAffinity": {}},
+        "tolerations": [{"operator": "Exists"}],
+        "service_account": "builder",
+        "image_pull_secrets": ["a"],
+        "secret_refs": ["a"],
+        "config_map_refs": ["a"],
+        "data_refs": ["a"],
+        "artifact_refs": ["a"],
+        "configmap_refs": ["a"],
+        "persistence": {"data": "a"},
+        "outputs": {"jobs": ["a"]},
+    }
+    assert {*kinds, *harmless} == set(_NAMES)
+    with pytest.raises(Invalid) as refusal:
+        placement(parse_environment("environment", kinds), None)
+    expected = [f"`environment.{kind}` is refused for builds on CodeBuild." for kind in kinds]
+    assert refusal.value.sentences() == expected
 
 
 @pytest.mark.parametrize(

@@ -102,15 +102,19 @@ def test_a_default_that_is_not_offered_is_a_mistake_of_the_settings() -> None:
         replace(SETTINGS, backend="eks")
 
 
-def test_what_a_build_asks_of_its_pod_is_only_checked_where_it_gets_one() -> None:
+@pytest.mark.parametrize(("executor", "name"), [("eks", "EKS"), ("codebuild", "CodeBuild")])
+def test_what_an_executor_cannot_honour_is_refused_before_anything_is_stored(executor: str, name: str) -> None:
     services = serving()
     build = {"image": SPEC["image"]}
     config = {"build": build, "version": 1, "kind": "build", "environment": {"service_account": "a"}}
     with pytest.raises(Invalid) as refusal:
-        create(services, "eks", config=config)
-    assert refusal.value.sentences() == ["`environment.service_account` is refused for builds on EKS."]
+        create(services, executor, config=config)
+    assert refusal.value.sentences() == [f"`environment.service_account` is refused for builds on {name}."]
     assert services.records.builds == {}
-    assert services.records.builds[create(services, "codebuild", config=config)].placement is None
+
+    config["environment"] = {"labels": {"team": "vision"}}
+    placed = services.records.builds[create(services, executor, config=config)].placement
+    assert (placed is not None) == (executor == "eks")
 
 
 # Watching builds of which no events tell

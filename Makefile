@@ -93,8 +93,11 @@ bucket:
 bootstrap: .venv/local ## make a deployment's first superuser, print a token this once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
 
-smoke: .venv/local ## drive a deployment as a user would, with TOKEN=…: what is broken? LONG=1: also a build of 70 minutes
-	@$(BIN)/python -m infra.aws smoke $(STACK) $(if $(LONG),--long)
+smoke: .venv/local ## drive a deployment as a user would, with TOKEN=…: what is broken? LONG=1: also a build of 70 minutes; TEARDOWN=1: then remove it
+	@$(BIN)/python -m infra.aws smoke $(STACK) $(if $(LONG),--long) $(if $(TEARDOWN),--teardown)
+
+cleanup-preview: .venv/local ## what a deployment forgets, what goes next and why, with TOKEN=…
+	@$(BIN)/python -m infra.aws cleanup-preview $(STACK)
 
 teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1 does not ask
 	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)

@@ -80,6 +80,12 @@ def get_log_handler(call: web.Call) -> schemas.LogHandler:
     return schemas.LogHandler()
 
 
+@route("/cleanup", "GET", refusals=(HTTPStatus.FORBIDDEN,))
+def get_cleanup(call: web.Call) -> schemas.Cleanup:
+    """What is forgotten when and by whom, and which builds and projects go next, for superusers."""
+    return serializers.cleanup(cleanup.preview(call.services, call.user))
+
+
 # Users
 
 
@@ -228,7 +234,7 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
 )
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
     created = builds.create(call.services, call.user, owner, project, call.fields(), once=call.idempotency_key())
-    detail = serializers.build_detail(created.view, call.services.settings.price_per_minute)
+    detail = serializers.build_detail(created.view, call.services)
     return schemas.Created(detail, created.is_replay)
 
 
@@ -243,20 +249,20 @@ def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.Bo
 def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.ArchivedBuild]:
     paging = call.paging()
     found = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
-    return serializers.records(paging, found, serializers.archived_build)
+    return serializers.records(paging, found, partial(serializers.archived_build, call.services))
 
 
 @route(BUILD, "GET")
 def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     found = builds.get(call.services, call.user, key)
-    return serializers.build_detail(found, call.services.settings.price_per_minute)
+    return serializers.build_detail(found, call.services)
 
 
 @route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)
 def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     whole = call.request.method == "PUT"
     changed = builds.update(call.services, call.user, key, call.fields(), whole=whole)
-    return serializers.build_detail(changed, call.services.settings.price_per_minute)
+    return serializers.build_detail(changed, call.services)
 
 
 # What is done to a project or build as a whole; nothing is answered
@@ -446,7 +452,5 @@ def reconcile(event: Any) -> None:
 @app.schedule("rate(5 minutes)")
 @telemetry.work("clean_up")
 def clean_up(event: Any) -> dict[str, int]:
-    """Purges what was deleted or archived long enough. Invoked with `{"dry_run": true}` in the event's
-    detail, it only says what it would do."""
-    dry_run = event.detail.get("dry_run") is True
-    return asdict(cleanup.cleanup(wiring.services(), dry_run=dry_run))
+    """Purges what was deleted or archived long enough."""
+    return asdict(cleanup.cleanup(wiring.services()))

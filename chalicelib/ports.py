@@ -138,6 +138,15 @@ class Builds(Protocol):
         is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A build, or a project with all its builds, that was deleted or archived at that time."""
+
+    key: BuildKey | ProjectKey
+    since: datetime
+    is_deleted: bool
+
+
 class Archive(Protocol):
     """Builds that are archived or deleted, and the end of builds and projects."""
 
@@ -152,8 +161,11 @@ class Archive(Protocol):
         """Archived builds that `user` created, newest change first, and how many there are in all. Each has
         what lists show, as in `Builds.list_builds`."""
 
-    def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
-        """What may be purged, longest due first; no build with a `look_at`. May lag behind, so read again."""
+    def purgeable(
+        self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
+    ) -> Iterator[Hidden]:
+        """What may be purged, first what was deleted, longest due first; no build with a `look_at`. At most
+        `limit` of the deleted and of the archived if that is given. May lag behind, so read again."""
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         """Any builds of a project, archived or not, oldest first, found as they are taken."""
@@ -309,7 +321,7 @@ class Sources(Protocol):
         """What was uploaded under an offer. Raises NotFound."""
 
     def discard(self, build: Build) -> None:
-        """Forgets the build's log, and what an older version had laid out for it. Idempotent."""
+        """Forgets the build's log. Idempotent."""
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         """Hashes that begin with `prefix`, of archives that were last kept before that time."""

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, field
 from chalicelib.domain.build import ID_DIGITS, MAX_DOCKERFILE_BYTES
 from chalicelib.domain.build import Status as StatusName
 from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_TEXT
+from chalicelib.domain.cleanup import CleanupRule
 from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.query import MAX_QUERY
 from chalicelib.domain.secrets import MAX_SECRET_BYTES
@@ -154,10 +155,29 @@ class BuildDetail(Build):
     duration_seconds: Amount | None
     billed_minutes: Count | None
     estimated_cost: Amount | None  # in the currency of the configured price
+    purge_at: Time | None  # of one that was archived or deleted: when it goes
 
 
 class ArchivedBuild(Build):
+    purge_at: Time | None
     deleted: bool = True
+
+
+class Purge(Struct):
+    """A build (`owner/project/id`), or a project (`owner/name`) with all its builds, that goes at `purge_at`, or
+    later if something of it still runs."""
+
+    name: str
+    because: Literal["archived", "deleted"]
+    purge_at: Time
+
+
+class Cleanup(Struct):
+    """`next` is in the order in which the cleanup takes them; `is_complete` says whether that is all."""
+
+    rules: list[CleanupRule]
+    next: list[Purge]
+    is_complete: bool
 
 
 class StatusEntry(Struct):

@@ -10,11 +10,13 @@ import msgspec
 from chalicelib import schemas
 from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, StatusEntry
+from chalicelib.domain.cleanup import purge_at
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import NotFound
-from chalicelib.ports import BuildView, Offer
+from chalicelib.ports import BuildView, Offer, Services
 from chalicelib.usecases.accounts import NewUser
+from chalicelib.usecases.cleanup import Preview
 from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
 from chalicelib.usecases.projects import Page, Record
 
@@ -27,9 +29,10 @@ def build_summary(build: Build, bookmarked: bool) -> schemas.Build:
     return _build(schemas.Build, build, bookmarked)
 
 
-def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDetail:
+def build_detail(opened: BuildView, services: Services) -> schemas.BuildDetail:
     """A price of 0 is none."""
-    build, body, minutes = opened.build, opened.body, opened.build.billed_minutes
+    build, body, price_per_minute = opened.build, opened.body, services.settings.price_per_minute
+    minutes = build.billed_minutes
     return _build(
         schemas.BuildDetail,
         build,
@@ -42,6 +45,7 @@ def build_detail(opened: BuildView, price_per_minute: float) -> schemas.BuildDet
         reported=_reported(opened),
         waiting_reason=build.waiting_reason if build.is_waiting else None,
         estimated_cost=round(minutes * price_per_minute, 6) if minutes and price_per_minute else None,
+        purge_at=purge_at(build, services.settings.purge_after_days),
     )
 
 
@@ -57,8 +61,14 @@ def _reported(opened: BuildView) -> schemas.Reported | None:
     return said if build.is_managed and any(msgspec.structs.astuple(said)) else None
 
 
-def archived_build(build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
-    return _build(schemas.ArchivedBuild, build, bookmarked)
+def archived_build(services: Services, build: Build, bookmarked: bool) -> schemas.ArchivedBuild:
+    due_at = purge_at(build, services.settings.purge_after_days)
+    return _build(schemas.ArchivedBuild, build, bookmarked, purge_at=due_at)
+
+
+def cleanup(found: Preview) -> schemas.Cleanup:
+    due = [schemas.Purge(str(each.key), "deleted" if each.is_deleted else "archived", at) for each, at in found.next]
+    return schemas.Cleanup(list(found.rules), due, found.is_complete)
 
 
 def bookmarked_build(build: Build, bookmarked: bool) -> schemas.BookmarkedBuild:

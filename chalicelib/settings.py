@@ -83,6 +83,9 @@ class Settings:
     price_per_minute: Annotated[float, about("price of a build, for `estimated_cost`; 0: none", ge=0)] = 0.0
     requests_per_minute: Annotated[int, about("limit of each user, about; 0: none", ge=0)] = 600
     purge_after_days: Annotated[int, about("what was archived is purged after that", ge=1)] = 7
+    keep_images: Annotated[int, about("newest of a project that stay; 0: all", ge=0, le=100_000)] = 0
+    keep_image_days: Annotated[int, about("instead: an image stays so long; 0: for ever", ge=0)] = 0
+    keep_image_tags: Annotated[str, about("images with a tag that begins so stay: `a b`")] = "release"
     reported_log_group: Annotated[str, about("group for lines of builds that run elsewhere")] = "/slipway/reported"
     secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
@@ -95,6 +98,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.backend not in self.executors:
             raise ValueError(f"SLIPWAY_BACKEND is {self.backend}; offered: {', '.join(self.executors)}.")
+        if self.keep_images and self.keep_image_days:
+            raise ValueError("SLIPWAY_KEEP_IMAGES or SLIPWAY_KEEP_IMAGE_DAYS: ECR keeps by count or by age, not both.")
 
     @property
     def executors(self) -> tuple[str, ...]:

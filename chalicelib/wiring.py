@@ -91,11 +91,13 @@ class AwsServices:
 
     @cached_property
     def registry(self) -> ports.Registry:
-        from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry
+        from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry, image_lifecycle
 
-        if self.settings.plain_http:
-            return HttpRegistry("http", FixedLogin(self.settings.registry_login))
-        return HttpRegistry("https", EcrCredentials())
+        of = self.settings
+        if of.plain_http:
+            return HttpRegistry("http", FixedLogin(of.registry_login))
+        lifecycle = image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
+        return HttpRegistry("https", EcrCredentials(lifecycle=lifecycle))
 
     @cached_property
     def registry_logins(self) -> ports.RegistryLogins:

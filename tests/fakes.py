@@ -29,6 +29,7 @@ from chalicelib.ports import (
     BuildView,
     Fresh,
     Given,
+    Hidden,
     IdempotencyKey,
     LogPart,
     Offer,
@@ -276,13 +277,16 @@ class FakeArchive:
         shown.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
         return shown[offset : offset + limit], len(shown)
 
-    def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
+    def purgeable(
+        self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
+    ) -> Iterator[Hidden]:
         records: list[Build | Project] = [*self._records.builds.values(), *self._records.projects.values()]
         idle = [each for each in records if not (isinstance(each, Build) and each.look_at)]
         deleted = [(each.deleted_at, each) for each in idle if each.deleted_at]
         archived = [(each.archived_at, each) for each in idle if each.archived_at and not each.deleted_at]
         for due, before in ((deleted, deleted_before), (archived, archived_before)):
-            yield from [each.key for at, each in sorted(due, key=lambda one: one[0]) if at <= before]
+            found = [(at, each) for at, each in sorted(due, key=lambda one: one[0]) if at <= before]
+            yield from [Hidden(each.key, at, each.deleted_at is not None) for at, each in found[:limit]]
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         yield from sorted(key for key in self._records.builds if key.project_key == project)

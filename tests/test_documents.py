@@ -3,7 +3,6 @@ with the code. `python -m tests.test_documents` prints the tables and the diagra
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,17 +15,16 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from chalice.package import YAMLTemplateSerializer
-from chalice.test import Client as ChaliceClient
 from werkzeug import Response
 
 from chalicelib import settings
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import DONE, Status
+from chalicelib.domain.cleanup import RULES
 from infra.bench import serving
 from infra.local import aws
 from infra.local.machine.machine import STATE, machine
 from infra.local.stack import Running, stack
-from tests.fakes import FakeServices
 from tests.required_engines import ENGINE, skipped_without
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +52,7 @@ NOT_RUN = [
     ),
     ("infra/docs/polyaxon.md", ELSEWHERE),
     ("infra/docs/polyaxon.md", ACCOUNT),
-    *[("infra/aws/README.md", ACCOUNT)] * 2,
+    ("infra/aws/README.md", ACCOUNT),
     *[("infra/aws/kubernetes/README.md", CLUSTER)] * 3,
 ]
 TOKEN = "a-token-of-yours"
@@ -192,20 +190,6 @@ def test_the_live_tests_need_what_their_command_names() -> None:
     assert all(f"{name}=" in command for name in re.findall(r'"(\w+)"', needed[1]))
 
 
-def test_the_dry_run_of_a_cleanup_is_an_event_that_the_function_takes(installed: FakeServices) -> None:
-    from app import app
-
-    command = "".join(text for _, text in blocks("infra/aws/README.md"))
-    (payload,) = re.findall(r"--payload file://(\S+)", command)
-    (output,) = re.findall(r"OutputKey==`(\w+)`", command)
-    assert template()["Outputs"][output] == {"Value": {"Ref": "CleanUp"}}
-    before = installed.written()
-    with ChaliceClient(app) as client:
-        answer = client.lambda_.invoke("clean_up", json.loads(text_of(payload))).payload
-    assert answer == {"builds": 0, "projects": 0, "uploads": 0}
-    assert installed.written() == before
-
-
 # Tables and the diagram
 
 
@@ -247,6 +231,19 @@ def parameters_table() -> str:
     return "\n".join(rows)
 
 
+def cleanup_table() -> str:
+    """What is forgotten, with the values of the settings' defaults."""
+    known = {each.name: each.default for each in fields(settings.Settings)}
+    parameters = dict(re.findall(r"\| `(\w+)` \| `(\w+)` \|", settings_table()))
+    rows = ["| what | goes | who does it | seen in | parameter |", "|---|---|---|---|---|"]
+    for rule in RULES:
+        parameter = f"`{parameters[rule.setting.upper()]}`" if rule.setting else ""
+        goes = rule.goes.format(known.get(rule.setting or ""))
+        metric = f"`{rule.metric}`" if rule.metric else ""
+        rows.append(f"| {rule.what} | {goes} | {rule.by} | {metric} | {parameter} |")
+    return "\n".join(rows)
+
+
 def diagram() -> str:
     """The moves between statuses that are not final; to the final ones every other leads."""
     lines = ["stateDiagram-v2", "    [*] --> created"]
@@ -261,6 +258,10 @@ def test_the_page_of_settings_says_what_the_code_says() -> None:
     assert parameters_table() in text
 
 
+def test_the_page_of_automation_says_what_is_forgotten() -> None:
+    assert cleanup_table() in text_of("infra/docs/automation.md")
+
+
 def test_the_diagram_shows_the_table_of_statuses() -> None:
     assert f"```mermaid\n{diagram()}\n```" in text_of("chalicelib/README.md")
     assert all(following >= DONE for following in lifecycle._NEXT.values())
@@ -268,4 +269,4 @@ def test_the_diagram_shows_the_table_of_statuses() -> None:
 
 
 if __name__ == "__main__":
-    print(settings_table(), parameters_table(), diagram(), sep="\n\n")
+    print(settings_table(), parameters_table(), cleanup_table(), diagram(), sep="\n\n")

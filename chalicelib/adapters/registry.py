@@ -6,7 +6,7 @@ import base64
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import urllib3
 
 from chalicelib.adapters.aws import answered
+from chalicelib.domain.cleanup import CACHED_DAYS, UNTAGGED_DAYS
 from chalicelib.domain.repositories import cache_repository, rights
 from chalicelib.errors import Unavailable
 from chalicelib.ports import RegistryLogin
@@ -31,8 +32,7 @@ _TIMEOUT = urllib3.Timeout(connect=2, read=10)
 LOGIN_SECONDS = 3600  # the longest session that a role of a function may have of another role
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")
-# Of a project's cache: a moved tag leaves layers without one, and what nobody builds any more goes as well.
-CACHE_DAYS = (("untagged", 7), ("any", 90))
+MOST_IMAGES = 100_000  # of a repository: ECR's own quota
 
 
 class Credentials(Protocol):
@@ -102,12 +102,15 @@ class FixedLogin:
 
 
 class EcrCredentials:
-    """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved."""
+    """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved, and with each build
+    the lifecycle that the settings ask for."""
 
-    def __init__(self, client: Any = None) -> None:
+    def __init__(self, client: Any = None, lifecycle: str | None = None) -> None:
+        """`lifecycle` is the policy of images, of `image_lifecycle`."""
         import boto3
 
         self._ecr: Any = client or boto3.client("ecr")
+        self._lifecycle = lifecycle
 
     def authorization(self) -> Mapping[str, str]:
         with answered("ECR"):
@@ -116,30 +119,50 @@ class EcrCredentials:
         return {"Authorization": f"Basic {token}"}
 
     def make_repository(self, name: str) -> None:
-        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
-            self._ecr.create_repository(
-                repositoryName=name, imageTagMutability="IMMUTABLE", imageScanningConfiguration={"scanOnPush": True}
-            )
+        scanned = {"imageTagMutability": "IMMUTABLE", "imageScanningConfiguration": {"scanOnPush": True}}
+        with answered("ECR"):
+            with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
+                self._ecr.create_repository(repositoryName=name, **scanned)
+            if self._lifecycle:
+                self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=self._lifecycle)
+            else:
+                with suppress(self._ecr.exceptions.LifecyclePolicyNotFoundException):
+                    self._ecr.delete_lifecycle_policy(repositoryName=name)
 
     def make_cache(self, name: str) -> None:
         with answered("ECR"):
             with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
                 self._ecr.create_repository(repositoryName=name, imageTagMutability="MUTABLE")
-            self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=_lifecycle())
+            policy = _lifecycle(_older("untagged", UNTAGGED_DAYS), _older("any", CACHED_DAYS))
+            self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=policy)
 
     def delete_cache(self, name: str) -> None:
         with answered("ECR"), suppress(self._ecr.exceptions.RepositoryNotFoundException):
             self._ecr.delete_repository(repositoryName=name, force=True)
 
 
-def _lifecycle() -> str:
+def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | None:
+    """ECR's policy, in JSON, that keeps the newest `count` images of a repository, or those of the last `days`;
+    0 keeps all, and None is no policy. An image that the tags of one rule select is out of reach of all later
+    rules: so count and age exclude each other, and a rule of its own protects each of the tags' beginnings."""
+    if not count and not days:
+        return None
+    kept = [_newest(MOST_IMAGES, tagStatus="tagged", tagPrefixList=[each]) for each in dict.fromkeys(protected)]
+    return _lifecycle(*kept, _newest(count, tagStatus="any") if count else _older("any", days))
+
+
+def _newest(count: int, **tags: Any) -> dict[str, Any]:
+    return {**tags, "countType": "imageCountMoreThan", "countNumber": count}
+
+
+def _older(tags: str, days: int) -> dict[str, Any]:
+    return {"tagStatus": tags, "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days}
+
+
+def _lifecycle(*selections: Mapping[str, Any]) -> str:
     rules = [
-        {
-            "rulePriority": number,
-            "selection": {"tagStatus": tags, "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days},
-            "action": {"type": "expire"},
-        }
-        for number, (tags, days) in enumerate(CACHE_DAYS, 1)
+        {"rulePriority": number, "selection": selection, "action": {"type": "expire"}}
+        for number, selection in enumerate(selections, 1)
     ]
     return json.dumps({"rules": rules})
 

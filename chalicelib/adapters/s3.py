@@ -3,8 +3,8 @@
 | key                          | what                                             |
 |------------------------------|--------------------------------------------------|
 | code/<sha256>.tar.gz, .json  | an uploaded archive and what is in it            |
-| builds/<build uuid>/…        | what an older version laid out for a build       |
-| uploads/<project uuid>/<id>  | uploaded under an offer; the bucket forgets it after a day |
+| builds/<build uuid>/…        | what an older version laid out for a build: the bucket forgets it |
+| uploads/<project uuid>/<id>  | uploaded under an offer: likewise                |
 | logs/<build uuid>.txt        | the whole log of a build that has ended          |
 | logs/<build uuid>.positions  | where in it positions of the log are (MessagePack) |
 """
@@ -34,26 +34,41 @@ from chalicelib.settings import has_own_s3
 OFFER_SECONDS = 900
 LINK_SECONDS = 60
 STORAGE = "The storage"
+ARCHIVE, LISTING = "code/{}.tar.gz", "code/{}.json"  # of a SHA-256
+LOG, TABLE = "logs/{}.txt", "logs/{}.positions"  # of a build's uuid
 
 
-class S3Sources:
-    """`Sources` in one bucket."""
-
+class _Bucket:
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
         self._s3 = _client()
 
+    def _open(self, key: str, **part: str) -> IO[bytes]:
+        """An object, or the Range of it that is named. Raises NotFound."""
+        with answered(STORAGE, missing=NotFound):
+            return cast("IO[bytes]", _Body(self._s3.get_object(Bucket=self._bucket, Key=key, **part)["Body"]))
+
+    def _link(self, key: str, content_type: str) -> str:
+        shown = f'attachment; filename="{key.rpartition("/")[2]}"'
+        wanted = {"ResponseContentType": content_type, "ResponseContentDisposition": shown}
+        wanted |= {"Bucket": self._bucket, "Key": key}
+        return str(self._s3.generate_presigned_url("get_object", Params=wanted, ExpiresIn=LINK_SECONDS))
+
+
+class S3Sources(_Bucket):
+    """`Sources` in one bucket."""
+
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
         with answered(STORAGE, missing=NotFound):
-            self._s3.upload_fileobj(packed, self._bucket, _archive_key(sha256))
+            self._s3.upload_fileobj(packed, self._bucket, ARCHIVE.format(sha256))
             # Last, so that whoever finds the listing finds the archive.
-            self._s3.put_object(Bucket=self._bucket, Key=_listing_key(sha256), Body=msgspec.json.encode(listing))
+            self._s3.put_object(Bucket=self._bucket, Key=LISTING.format(sha256), Body=msgspec.json.encode(listing))
 
     def listing(self, sha256: str) -> Listing:
-        return msgspec.json.decode(_open(self._s3, self._bucket, _listing_key(sha256)).read(), type=Listing)
+        return msgspec.json.decode(self._open(LISTING.format(sha256)).read(), type=Listing)
 
     def open(self, sha256: str) -> IO[bytes]:
-        return _open(self._s3, self._bucket, _archive_key(sha256))
+        return self._open(ARCHIVE.format(sha256))
 
     def find_archive(self, commit: str) -> str | None:
         with answered(STORAGE, missing=NotFound):
@@ -66,22 +81,19 @@ class S3Sources:
         with answered(STORAGE, missing=NotFound):
             form = self._s3.generate_presigned_post(
                 self._bucket,
-                _upload_key(project, offer_id),
+                f"uploads/{project.uuid}/{offer_id}",
                 Conditions=[["content-length-range", 1, max_bytes]],
                 ExpiresIn=OFFER_SECONDS,
             )
         return Offer(offer_id, form["url"], form["fields"], now + timedelta(seconds=OFFER_SECONDS))
 
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
-        return _open(self._s3, self._bucket, _upload_key(project, offer_id))
+        return self._open(f"uploads/{project.uuid}/{offer_id}")
 
     def discard(self, build: Build) -> None:
-        folder = f"builds/{build.uuid}"
-        keys = [f"{folder}/Dockerfile", f"{folder}/code.tar.gz", _log_key(build), _table_key(build)]
+        objects = [{"Key": LOG.format(build.uuid)}, {"Key": TABLE.format(build.uuid)}]
         with answered(STORAGE, missing=NotFound):
-            self._s3.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
-            )
+            self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
         found: list[str] = []
@@ -96,12 +108,12 @@ class S3Sources:
         return found[:limit]
 
     def url(self, sha256: str) -> str:
-        return _presigned(self._s3, self._bucket, _archive_key(sha256), "application/gzip")
+        return self._link(ARCHIVE.format(sha256), "application/gzip")
 
     def drop(self, sha256: str) -> None:
         """The archive goes last: it is what `stale` finds."""
         with answered(STORAGE, missing=NotFound):
-            for key in (_listing_key(sha256), _archive_key(sha256)):
+            for key in (LISTING.format(sha256), ARCHIVE.format(sha256)):
                 self._s3.delete_object(Bucket=self._bucket, Key=key)
 
 
@@ -116,12 +128,8 @@ class _Body:
             return bytes(self._body.read(None if size < 0 else size))
 
 
-class S3LogArchive:
+class S3LogArchive(_Bucket):
     """`LogArchive` in the same bucket, as plain text: a position in it is a byte's."""
-
-    def __init__(self, bucket: str) -> None:
-        self._bucket = bucket
-        self._s3 = _client()
 
     def store(self, build: Build, text: Iterable[bytes]) -> None:
         """Without threads, one part of 8 MB is in memory. A part that is left of an upload which did not end
@@ -130,7 +138,7 @@ class S3LogArchive:
             self._s3.upload_fileobj(
                 io.BufferedReader(_Stream(text)),
                 self._bucket,
-                _log_key(build),
+                LOG.format(build.uuid),
                 ExtraArgs={"ContentType": "text/plain; charset=utf-8"},
                 Config=TransferConfig(use_threads=False),
             )
@@ -138,23 +146,23 @@ class S3LogArchive:
     def store_table(self, build: Build, table: Sequence[Block]) -> None:
         with answered(STORAGE, missing=NotFound):
             body = msgspec.msgpack.encode(table)
-            self._s3.put_object(Bucket=self._bucket, Key=_table_key(build), Body=body)
+            self._s3.put_object(Bucket=self._bucket, Key=TABLE.format(build.uuid), Body=body)
 
     def table(self, build: Build) -> Sequence[Block]:
         try:
-            return msgspec.msgpack.decode(_open(self._s3, self._bucket, _table_key(build)).read(), type=list[Block])
+            return msgspec.msgpack.decode(self._open(TABLE.format(build.uuid)).read(), type=list[Block])
         except NotFound:
             return ()
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         try:
             stretch = f"bytes={start}-{start + size - 1}"
-            return _open(self._s3, self._bucket, _log_key(build), Range=stretch).read()
+            return self._open(LOG.format(build.uuid), Range=stretch).read()
         except NotFound as exc:
             raise NoLog("File not found: the log was removed.") from exc
 
     def url(self, build: Build) -> str:
-        return _presigned(self._s3, self._bucket, _log_key(build), "text/plain; charset=utf-8")
+        return self._link(LOG.format(build.uuid), "text/plain; charset=utf-8")
 
 
 class _Stream(io.RawIOBase):
@@ -180,36 +188,3 @@ def _client() -> Any:
     style = "path" if has_own_s3() else "virtual"
     s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
     return boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
-
-
-def _open(s3: Any, bucket: str, key: str, **part: str) -> IO[bytes]:
-    """An object, or the Range of it that is named. Raises NotFound."""
-    with answered(STORAGE, missing=NotFound):
-        return cast("IO[bytes]", _Body(s3.get_object(Bucket=bucket, Key=key, **part)["Body"]))
-
-
-def _presigned(s3: Any, bucket: str, key: str, content_type: str) -> str:
-    name = key.rpartition("/")[2]
-    shown = {"ResponseContentType": content_type, "ResponseContentDisposition": f'attachment; filename="{name}"'}
-    wanted = {"Bucket": bucket, "Key": key, **shown}
-    return str(s3.generate_presigned_url("get_object", Params=wanted, ExpiresIn=LINK_SECONDS))
-
-
-def _log_key(build: Build) -> str:
-    return f"logs/{build.uuid}.txt"
-
-
-def _table_key(build: Build) -> str:
-    return f"logs/{build.uuid}.positions"
-
-
-def _archive_key(sha256: str) -> str:
-    return f"code/{sha256}.tar.gz"
-
-
-def _listing_key(sha256: str) -> str:
-    return f"code/{sha256}.json"
-
-
-def _upload_key(project: Project, offer_id: str) -> str:
-    return f"uploads/{project.uuid}/{offer_id}"

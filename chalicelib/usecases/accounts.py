@@ -20,7 +20,7 @@ MAX_TOKEN_NAME = 64
 # First segments of the API's paths: a user of that name could not be reached.
 RESERVED_USERS = frozenset(
     {"users", "superusers", "versions", "log_handler", "projects", "bookmarks", "archives"}
-    | {"activitylogs", "historylogs", "searches", "cluster", "nodes", "catalogs"}
+    | {"activitylogs", "historylogs", "searches", "cluster", "nodes", "catalogs", "cleanup"}
 )
 # A token that another process has made just before a revocation may bear a later time, by its own clock.
 CLOCKS_DIFFER = timedelta(seconds=2)

@@ -11,6 +11,7 @@ from typing import Any
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, StatusEntry
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
+from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
@@ -23,7 +24,6 @@ from chalicelib.usecases.projects import Page, may_list, open_project
 from chalicelib.usecases.sources import source_of
 
 MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
-REMEMBERED = timedelta(days=14)  # as long as SQS keeps messages at most
 
 
 @dataclass(frozen=True, slots=True)

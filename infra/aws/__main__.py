@@ -1,4 +1,4 @@
-"""`python -m infra.aws package|clear|bootstrap|smoke|teardown`: what `make` runs for deployments."""
+"""`python -m infra.aws package|clear|bootstrap|smoke|cleanup-preview|teardown`: what `make` runs for deployments."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def main() -> None:
     trying.add_argument("stack")
     trying.add_argument("--image", default=smoke.IMAGE, help="base of the builds (%(default)s)")
     trying.add_argument("--long", action="store_true", help="also a build that outlives its login")
+    trying.add_argument("--teardown", action="store_true", help="remove the deployment if every step holds")
+    showing = commands.add_parser("cleanup-preview", help="what is forgotten next, and why; TOKEN is a superuser's")
+    showing.add_argument("stack")
     clearing = commands.add_parser("clear", help="remove a stack whose first deployment failed, nothing else")
     clearing.add_argument("stack")
     removing = commands.add_parser("teardown", help="remove a deployment with its images, code, logs, records")
@@ -48,21 +51,40 @@ def main() -> None:
             get_started(arguments.stack, arguments.user)
         elif arguments.command == "smoke":
             try_out(arguments.stack, arguments.image, is_long=arguments.long)
+            if arguments.teardown:
+                removal.teardown(arguments.stack, say)
+        elif arguments.command == "cleanup-preview":
+            show_cleanup(arguments.stack)
         elif arguments.command == "clear":
             removal.clear(arguments.stack, say)
         elif arguments.yes or input(f"All of {arguments.stack} goes. Type its name: ") == arguments.stack:
             removal.teardown(arguments.stack, say)
         else:
             raise SystemExit("Nothing was removed.")
-    except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed) as error:
+    except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed, smoke.Broken) as error:
         raise SystemExit(f"{arguments.command} of {arguments.stack} ended: {error}") from error
 
 
-def try_out(stack: str, image: str, *, is_long: bool) -> None:
+def superusers_view(stack: str, image: str = smoke.IMAGE, *, is_long: bool = False) -> smoke.Smoke:
     outputs = bootstrap.deployment(stack).outputs
     if not (token := os.environ.get("TOKEN")):
         raise SystemExit("Set TOKEN to a superuser's token: `make bootstrap` prints one.")
-    on = smoke.Smoke(outputs["Url"], token, image, outputs["RequestsQueueUrl"], stack, is_long)
+    return smoke.Smoke(outputs["Url"], token, image, outputs["RequestsQueueUrl"], stack, is_long)
+
+
+def show_cleanup(stack: str) -> None:
+    found = superusers_view(stack).ask("GET", "/cleanup").json()
+    for rule in found["rules"]:
+        say(f"{rule['what']}: {rule['goes']} ({rule['by']})")
+    say("Next, at the earliest:" if found["next"] else "Nothing was archived or deleted.")
+    for each in found["next"]:
+        say(f"  {each['purge_at']} {each['name']}, because it was {each['because']}")
+    if not found["is_complete"]:
+        say("  … and others after these.")
+
+
+def try_out(stack: str, image: str, *, is_long: bool) -> None:
+    on = superusers_view(stack, image, is_long=is_long)
     if broken := [name for name, _ in smoke.run(on, say)]:
         raise SystemExit(f"Broken: {', '.join(broken)}. Left to look at: project {on.project}, unless it was deleted.")
 

@@ -20,7 +20,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
 from chalicelib.domain.project import Code, Project, ProjectKey
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
-from chalicelib.ports import IdempotencyKey, Replay
+from chalicelib.ports import Hidden, IdempotencyKey, Replay
 from chalicelib.usecases import builds
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project, make_user
 from tests.fakes import Clock, FakeServices, as_listed
@@ -81,7 +81,7 @@ def add(store: Store, wanted_name: str | None = None, **changes: Any) -> Build:
 
 def purgeable(store: Store, before: datetime) -> list[BuildKey | ProjectKey]:
     """What was deleted or archived until then."""
-    return list(store.archive.purgeable(before, before))
+    return [hidden.key for hidden in store.archive.purgeable(before, before)]
 
 
 # Projects
@@ -681,8 +681,11 @@ def test_what_is_purgeable_is_deleted_or_archived_long_enough(store: Store) -> N
     store.projects.add(other)
     store.projects.save(replace(other, archived_at=after(2), deleted_at=after(2)))
 
-    assert set(store.archive.purgeable(after(100), after(50))) == {long.key, deleted.key, other.key}
-    assert set(store.archive.purgeable(after(1), after(50))) == {long.key}, "deletions settle first"
+    by_then = Hidden(long.key, after(1), is_deleted=False)
+    gone = [Hidden(other.key, after(2), is_deleted=True), Hidden(deleted.key, after(100), is_deleted=True)]
+    assert list(store.archive.purgeable(after(100), after(50))) == [*gone, by_then]
+    assert list(store.archive.purgeable(after(100), after(50), limit=1)) == [gone[0], by_then]
+    assert list(store.archive.purgeable(after(1), after(50))) == [by_then], "deletions settle first"
 
 
 def test_a_purged_build_leaves_nothing(store: Store) -> None:

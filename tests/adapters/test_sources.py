@@ -99,17 +99,6 @@ def test_an_offer_is_for_one_project(place: Place) -> None:
         place.sources.received(make_project(name="other"), offer.id)
 
 
-def test_what_an_older_version_laid_out_for_a_build_is_discarded_with_it(on_aws: None) -> None:
-    bucket = f"sources-{uuid.uuid4().hex}"
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket=bucket)
-    for name in ("Dockerfile", "code.tar.gz"):
-        s3.put_object(Bucket=bucket, Key=f"builds/{make_build().uuid}/{name}", Body=b"x")
-    for _ in range(2):
-        S3Sources(bucket).discard(make_build())
-    assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
-
-
 def test_archives_kept_before_a_time_are_stale_until_dropped(place: Place) -> None:
     for sha256 in ("ab1", "ab2", "cd1"):
         place.sources.keep(io.BytesIO(b"packed"), sha256, LISTING)

@@ -21,6 +21,7 @@ NEEDS = {
     "GET /versions/{component}": "anonymous",
     "GET /log_handler": "anonymous",
     "POST /users/token": "anonymous",
+    "GET /cleanup": "superuser",
     "GET /users": "token",
     "POST /users": "superuser",
     "POST /users/{user}/tokens": "self",

@@ -30,7 +30,7 @@ from app import ROUTES, app
 from chalicelib import ports, wiring
 from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.adapters.dynamodb import records
-from chalicelib.adapters.registry import EcrCredentials, HttpRegistry
+from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, image_lifecycle
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.log_lines import LogLine
@@ -212,7 +212,8 @@ class Services(wiring.AwsServices):
 
     @cached_property
     def registry(self) -> ports.Registry:
-        return HttpRegistry("http", EcrCredentials())
+        lifecycle = image_lifecycle(self.settings.keep_images, 0, ())
+        return HttpRegistry("http", EcrCredentials(lifecycle=lifecycle))
 
     def now(self) -> datetime:
         return super().now() + self.ahead
@@ -420,6 +421,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("GET", "/openapi.json")
     api("GET", "/versions/cli")
     api("GET", "/log_handler")
+    api("GET", "/cleanup")
     api("POST", "/users/token", {}, 400)
     api("GET", "/users")
     api("POST", "/users", {"username": "bob"}, 201)
@@ -508,11 +510,15 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("POST", f"{all_builds}/{stopped}/stop")
     dispatch(stopped)
 
-    # their claimer died long ago
-    for look in (dispatch, tick):
-        claimed = create()
-        services.builds.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
-        look(claimed.key.id)
+    # their claimer died long ago; images stay by count meanwhile
+    with pytest.MonkeyPatch.context() as keeping:
+        keeping.setenv("SLIPWAY_KEEP_IMAGES", "5")
+        aws.restart()
+        for look in (dispatch, tick):
+            claimed = create()
+            services.builds.save(lifecycle.claim(claimed, services.now() - timedelta(hours=1)))
+            look(claimed.key.id)
+    aws.restart()
     # unknown to CodeBuild by now
     for wish in (None, services.now()):
         gone = services.builds.save(lifecycle.claim(create(), services.now()))

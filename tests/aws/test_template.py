@@ -22,6 +22,7 @@ from chalicelib import settings, telemetry
 from chalicelib.adapters.codebuild import build_id_of_event
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import DONE
+from chalicelib.domain.cleanup import OFFERED_DAYS, REPLACED_DAYS, STAGED_DAYS
 from chalicelib.usecases.cleanup import Cleaned
 from infra.aws.package import ROOT, SERVICES
 from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy, recorded
@@ -180,12 +181,12 @@ def test_records_and_files_are_hard_to_lose_and_hard_to_reach(written: Any) -> N
     assert written["Parameters"]["DeletionProtection"]["Default"] == "true"
     assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
     assert bucket["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
-    expiring = {
-        rule.get("Prefix"): rule["ExpirationInDays"]
-        for rule in bucket["Properties"]["LifecycleConfiguration"]["Rules"]
-        if "ExpirationInDays" in rule
-    }
-    assert expiring == {"uploads/": 1}  # nothing else is forgotten but by the service itself
+    rules = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+    expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule}
+    # nothing else is forgotten but by the service itself
+    assert expiring == {"uploads/": OFFERED_DAYS, "builds/": STAGED_DAYS}
+    (former,) = [rule for rule in rules if "ExpirationInDays" not in rule]
+    assert former["NoncurrentVersionExpiration"] == {"NoncurrentDays": REPLACED_DAYS}
 
 
 def test_a_key_of_the_operator_encrypts_what_is_kept(written: Any) -> None:

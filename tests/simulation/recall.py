@@ -249,6 +249,7 @@ FAULTS = (
         122,
         {
             "tests.fakes.FakeArchive.purge": purge_by_name,
+            "chalicelib.domain.cleanup.SETTLES": timedelta(0),
             "chalicelib.usecases.cleanup.SETTLES": timedelta(0),
         },
         lambda story: any(request.kind == "delete project" for request in story.requests),

@@ -13,16 +13,18 @@ import pytest
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.cleanup import CLEANUP
 from chalicelib.domain.project import ProjectKey
 from chalicelib.domain.repositories import cache_repository
-from chalicelib.errors import Conflict, NotFound, Unavailable
-from chalicelib.usecases import builds, execution, projects, schedule
-from chalicelib.usecases.cleanup import MAX_SECONDS, Cleaned, cleanup
-from tests.factories import make_project, make_user
+from chalicelib.errors import Conflict, Forbidden, NotFound, Unavailable
+from chalicelib.usecases import builds, cleanup, execution, projects, schedule
+from chalicelib.usecases.cleanup import MAX_SECONDS, MAX_SHOWN, Cleaned
+from tests.factories import SETTINGS, make_project, make_user
 from tests.fakes import Died, FakeServices
 from tests.usecases.conftest import Create, end_with_an_image, stored, tick, upload
 
 ADA = make_user()
+ROOT = make_user("root", is_superuser=True)
 
 
 def archive(services: FakeServices, key: BuildKey, *, delete: bool = False) -> None:
@@ -37,13 +39,13 @@ def test_an_archived_build_is_purged_after_its_days_with_all_that_is_its_own(
     archive(services, key)
 
     services.clock.forward(days=7, seconds=-1)
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
     services.clock.forward(seconds=1)
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
 
     assert list(services.records.builds) == list(services.records.bodies) == [kept]
     assert (services.records.bookmarks, services.records.names) == ({}, {})
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
 
 
 def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(services: FakeServices, create: Create) -> None:
@@ -54,9 +56,9 @@ def test_a_build_that_changes_meanwhile_waits_and_the_others_are_purged(services
     first = services.records.builds[keys[0]]
     services.records.before_write.append(lambda: services.builds.save(first))
 
-    assert cleanup(services) == Cleaned(builds=2)
+    assert cleanup.cleanup(services) == Cleaned(builds=2)
     assert list(services.records.builds) == keys[:1]
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
 
 
 def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
@@ -65,7 +67,7 @@ def test_a_restored_build_stays(services: FakeServices, create: Create) -> None:
     services.clock.forward(days=8)
     builds.restore(services, ADA, key)
 
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
     assert builds.get(services, ADA, key).build.key == key
 
 
@@ -89,7 +91,7 @@ def test_what_changed_since_the_index_was_written_is_not_purged(
         projects.archive(services, ADA, "ada", "vision", delete=fate == "deleted just now")
 
     before = (dict(services.records.builds), dict(services.records.projects))
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
     assert (services.records.builds, services.records.projects) == before
 
 
@@ -97,13 +99,13 @@ def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, c
     key = create()
     execution.attend(services, key)
     archive(services, key, delete=True)
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
 
     execution.attend(services, key)
     services.clock.forward(minutes=60, seconds=-1)
-    assert cleanup(services) == Cleaned(), "whatever handled it just now may still write"
+    assert cleanup.cleanup(services) == Cleaned(), "whatever handled it just now may still write"
     services.clock.forward(seconds=1)
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
 
 
 @pytest.mark.parametrize("delete", [False, True])
@@ -163,19 +165,63 @@ def test_ids_of_purged_builds_are_not_used_again(services: FakeServices, create:
     key = create()
     archive(services, key, delete=True)
     services.clock.forward(minutes=61)
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
     assert create().id == key.id + 1
 
 
-def test_a_dry_run_only_says_what_it_would_do(services: FakeServices, create: Create) -> None:
-    archive(services, create(), delete=True)
-    create()
-    projects.archive(services, ADA, "ada", "vision", delete=True)
-    services.clock.forward(minutes=61)
-    before = services.written()
+def test_a_preview_says_what_goes_next_and_when_in_the_order_of_the_cleanup(
+    services: FakeServices, create: Create
+) -> None:
+    """By the index alone, and nothing changes."""
+    archived, deleted = create(), create()
+    services.projects.add(make_project(name="old"))
+    projects.archive(services, ADA, "ada", "old")
+    for key in (archived, deleted):
+        builds.stop(services, ADA, key)
+    services.clock.forward(minutes=60)
+    archive(services, archived)
+    archive(services, deleted, delete=True)
+    before, now = services.written(), services.now()
+    services.builds.get = services.projects.get = None  # type: ignore[assignment, method-assign]
 
-    assert cleanup(services, dry_run=True) == Cleaned(builds=1)
-    assert services.written() == before
+    shown = cleanup.preview(services, ROOT)
+
+    due = [(str(each.key), each.is_deleted, at - now) for each, at in shown.next]
+    assert due == [
+        (str(deleted), True, timedelta(hours=1)),
+        ("ada/old", False, timedelta(days=7, hours=-1)),
+        (str(archived), False, timedelta(days=7)),
+    ]
+    assert (shown.is_complete, services.written()) == (True, before)
+
+
+def test_a_preview_is_no_longer_than_its_bound(services: FakeServices, create: Create) -> None:
+    archive(services, key := create(), delete=True)
+    for number in range(2, MAX_SHOWN + 1):
+        copied = replace(key, id=number)
+        services.records.builds[copied] = replace(services.records.builds[key], key=copied)
+    assert cleanup.preview(services, ROOT).is_complete
+    copied = replace(key, id=MAX_SHOWN + 1)
+    services.records.builds[copied] = replace(services.records.builds[key], key=copied)
+    shown = cleanup.preview(services, ROOT)
+    assert (len(shown.next), shown.is_complete) == (MAX_SHOWN, False)
+
+
+def test_a_preview_says_the_rules_as_they_are_set_here(services: FakeServices) -> None:
+    services.settings = replace(SETTINGS, purge_after_days=30, keep_images=500, registry_kind="ecr")
+    rules = {rule.what: rule for rule in cleanup.preview(services, ROOT).rules}
+    assert rules["builds"].goes == "30 days after archiving, once stopped"
+    assert rules["images by count"].goes == "all but the newest 500 of a project; with 0 none"
+    assert rules["images by count"].by == rules["cached layers"].by == "ECR lifecycle"
+
+    services.settings = replace(SETTINGS, registry_kind="plain")
+    by = {rule.by for rule in cleanup.preview(services, ROOT).rules}
+    assert by == {CLEANUP, "nobody on one machine"}
+
+
+def test_only_superusers_see_what_goes(services: FakeServices) -> None:
+    with pytest.raises(Forbidden):
+        cleanup.preview(services, ADA)
 
 
 def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServices, create: Create) -> None:
@@ -187,16 +233,16 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
     with pytest.raises(NotFound):
         builds.get(services, ADA, running)
 
-    assert cleanup(services).projects == 0
+    assert cleanup.cleanup(services).projects == 0
     for key in services.queue.take():
         execution.attend(services, key)
-    assert cleanup(services).projects == 0  # its log is being kept, and a deletion settles for an hour
+    assert cleanup.cleanup(services).projects == 0  # its log is being kept, and a deletion settles for an hour
     services.clock.forward(minutes=61)
     tick(services)
     tick(services)
     image = services.records.builds[running].image
     assert services.registry.prepared == {image.rpartition(":")[0], cache_repository(image)}
-    cleanup(services)
+    cleanup.cleanup(services)
     assert (services.records.projects, services.records.builds) == ({}, {})
     assert services.registry.prepared == {image.rpartition(":")[0]}, "images stay, layers go"
 
@@ -209,16 +255,13 @@ def test_an_archived_project_is_purged_in_two_steps_so_that_nobody_restores_half
     for key in services.queue.take():
         execution.attend(services, key)
     services.clock.forward(days=8)
-    assert cleanup(services, dry_run=True) == Cleaned()
-    assert services.records.projects["ada", "vision"].deleted_at is None
-
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
     assert services.records.projects["ada", "vision"].deleted_at == services.now()
     with pytest.raises(NotFound):
         projects.restore(services, ADA, "ada", "vision")
 
     services.clock.forward(minutes=60)
-    assert cleanup(services) == Cleaned(builds=1, projects=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1, projects=1)
     assert (services.records.builds, services.records.projects) == ({}, {})
 
 
@@ -243,9 +286,7 @@ def test_a_project_stays_as_long_as_a_build_of_it_has_to(services: FakeServices,
             archive(services, key, delete=True)
     deleted_project(services)
 
-    assert cleanup(services, dry_run=True).builds == 0
-    assert stored(services, key).stop_requested_at is None
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
 
     runs = state.startswith("it runs")
     assert services.queue.take() == ([key] if runs else [])
@@ -263,19 +304,17 @@ def test_a_project_stays_while_one_of_its_builds_cannot_be_purged(
     deleted_project(services)
     cannot_be_discarded(services, keys[stuck])
 
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
     assert list(services.records.builds) == [keys[stuck]]
     assert list(services.records.projects) == [("ada", "vision")]
 
 
-def test_empty_projects_are_purged_and_counted_and_a_dry_run_counts_them_too(services: FakeServices) -> None:
+def test_empty_projects_are_purged_and_counted(services: FakeServices) -> None:
     for name in ("one", "two"):
         services.projects.add(make_project(name=name))
         deleted_project(services, name)
 
-    assert cleanup(services, dry_run=True) == Cleaned(projects=2)
-    assert len(services.records.projects) == 2
-    assert cleanup(services) == Cleaned(projects=2)
+    assert cleanup.cleanup(services) == Cleaned(projects=2)
     assert services.records.projects == {}
 
 
@@ -285,7 +324,7 @@ def test_a_build_whose_purge_is_interrupted_cannot_be_restored(services: FakeSer
     services.clock.forward(days=8)
     cannot_be_discarded(services, key)
 
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
     with pytest.raises(NotFound):
         builds.restore(services, ADA, key)
 
@@ -295,18 +334,17 @@ def test_the_purge_of_a_deleted_build_needs_no_mark(services: FakeServices, crea
     archive(services, key, delete=True)
     services.clock.forward(minutes=61)
     services.records.before_write.append(lambda: pytest.fail("a write more for each of thousands"))
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
 
 
 def test_a_count_that_may_be_wrong_is_counted_again_after_a_day(services: FakeServices, create: Create) -> None:
     create()
     project = services.records.projects["ada", "vision"]
     services.records.projects["ada", "vision"] = replace(project, live_builds=7)
-    services.clock.forward(days=1)
-
-    cleanup(services, dry_run=True)
+    cleanup.cleanup(services)
     assert services.records.projects["ada", "vision"].live_builds == 7
-    cleanup(services)
+    services.clock.forward(days=1)
+    cleanup.cleanup(services)
     assert services.records.projects["ada", "vision"].live_builds == 1
 
 
@@ -321,7 +359,7 @@ def test_a_project_that_cannot_be_counted_keeps_no_upload(
         raise Unavailable("The database did not answer; try again.")
 
     services.projects.recount = fail  # type: ignore[assignment, method-assign]
-    assert cleanup(services) == Cleaned(uploads=1)
+    assert cleanup.cleanup(services) == Cleaned(uploads=1)
     assert "ada/vision could not be handled: The database did not answer" in caplog.text
 
 
@@ -331,12 +369,9 @@ def test_a_cleanup_logs_and_measures_what_it_did(
     caplog.set_level("INFO", "chalicelib.usecases.cleanup")
     archive(services, create(), delete=True)
     services.clock.forward(minutes=61)
-    for dry_run in (True, False):
-        cleanup(services, dry_run=dry_run)
+    cleanup.cleanup(services)
 
-    would, did = caplog.records
-    assert would.message == "A cleanup would purge 1 builds, 0 projects, 0 uploads."
-    assert not hasattr(would, "measures")
+    (did,) = caplog.records
     assert did.message == "Purged 1 builds, 0 projects, 0 uploads."
     assert vars(did)["measures"] == {"BuildsPurged": 1, "ProjectsPurged": 0, "UploadsPurged": 0}
 
@@ -371,7 +406,7 @@ def sweep(services: FakeServices) -> int:
     """Every tick of a day."""
     count = 0
     for _ in range(256):
-        count += cleanup(services).uploads
+        count += cleanup.cleanup(services).uploads
         services.clock.forward(minutes=5)
     return count
 
@@ -413,11 +448,8 @@ def test_one_sweep_drops_all_that_is_unused_and_says_so_of_nothing_else(services
     services.clock.now += timedelta(days=256)
     services.code_references.note(used, make_project().key, services.now())
     services.code_references.begin_drop(used, services.now())  # another sweep looks for references
-    before = services.written()
 
-    assert cleanup(services, dry_run=True) == Cleaned(uploads=2)
-    assert services.written() == before
-    assert cleanup(services) == Cleaned(uploads=2)
+    assert cleanup.cleanup(services) == Cleaned(uploads=2)
     assert list(services.sources.archives) == [used]
     dropped = [services.code_references.is_being_dropped(each, services.now()) for each in (used, *unused)]
     assert dropped == [False, True, True]
@@ -430,7 +462,7 @@ def test_uploads_that_cannot_be_listed_are_swept_another_time(
         raise Unavailable("The storage did not answer; try again.")
 
     services.sources.stale = fail  # type: ignore[assignment, method-assign]
-    assert cleanup(services) == Cleaned()
+    assert cleanup.cleanup(services) == Cleaned()
     assert "unused uploads could not be dropped: The storage did not answer" in caplog.text
 
 
@@ -474,7 +506,7 @@ def test_a_cleanup_that_ends_anywhere_is_continued(
     for _ in range(4):
         services.clock.forward(minutes=61)
         with suppress(Died):
-            cleanup(services)
+            cleanup.cleanup(services)
 
     assert (services.records.builds, services.records.projects) == ({}, {})
     assert not [name for name in services.registry.prepared if "cache/ada/vision-" in name]
@@ -494,7 +526,7 @@ def test_a_cleanup_works_until_its_time_is_used(services: FakeServices, create: 
     ticks = 0
     while services.records.builds:
         began_at = services.now()
-        cleanup(services)
+        cleanup.cleanup(services)
         assert services.now() - began_at < timedelta(seconds=240), "the function has no more time"
         ticks += 1
         services.clock.now = max(services.clock.now, began_at + timedelta(minutes=5))
@@ -520,7 +552,7 @@ def test_a_cleanup_whose_time_is_used_purges_nothing_more(
         return find(key)
 
     services.builds.get = slow_get  # type: ignore[method-assign]
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
     assert list(services.records.builds) == keys[1:]
     assert list(services.records.projects) == [("ada", "vision")]
 
@@ -541,7 +573,7 @@ def test_what_cannot_be_purged_keeps_no_other_waiting(
         archive(services, key, delete=True)
     services.clock.forward(minutes=61)
     cannot_be_discarded(services, stuck)
-    assert cleanup(services) == Cleaned(builds=1)
+    assert cleanup.cleanup(services) == Cleaned(builds=1)
     assert list(services.records.builds) == [stuck]
     assert f"{stuck} could not be handled: a bug" in caplog.text
 

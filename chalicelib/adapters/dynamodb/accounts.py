@@ -11,6 +11,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.records import Account
 from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, transaction
+from chalicelib.domain.cleanup import COUNTED_FOR
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Fresh, Given
@@ -72,7 +73,7 @@ class DynamoAccounts:
 
     def count_requests(self, name: str, minute: datetime, requests: int) -> int:
         item = Item(*keys.request_count_key(name, minute))
-        expires_at = int(minute.timestamp()) + 3_600
+        expires_at = int((minute + COUNTED_FOR).timestamp())
         with answered():
             item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
         return int(item.requests or 0)

@@ -9,6 +9,7 @@ from chalicelib.adapters.dynamodb.table import Item, answered, list_and_count, t
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict
+from chalicelib.ports import Hidden
 
 
 class DynamoArchive:
@@ -22,11 +23,14 @@ class DynamoArchive:
         items, count = list_and_count(keys.archived_builds(user), offset, limit)
         return [records.decode_listed_build(item) for item in items], count
 
-    def purgeable(self, deleted_before: datetime, archived_before: datetime) -> Iterator[BuildKey | ProjectKey]:
+    def purgeable(
+        self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
+    ) -> Iterator[Hidden]:
         for partition, before in ((keys.DELETED, deleted_before), (keys.ARCHIVED, archived_before)):
             with answered():
-                for item in Item.by_active.query(partition, Item.look_at <= keys.format_instant(before)):
-                    yield keys.parse_record_key(item.pk, item.sk)
+                for item in Item.by_active.query(partition, Item.look_at <= keys.format_instant(before), limit=limit):
+                    since = datetime.fromisoformat(item.look_at or "")
+                    yield Hidden(keys.parse_record_key(item.pk, item.sk), since, partition == keys.DELETED)
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         with answered():

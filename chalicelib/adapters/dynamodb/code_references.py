@@ -6,10 +6,10 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get
 from chalicelib.domain.build import BuildKey
+from chalicelib.domain.cleanup import SETTLES
 from chalicelib.domain.project import ProjectKey
 
 DROP_COUNTS = timedelta(minutes=10)  # longer than the cleanup and an upload can take together
-SETTLES = timedelta(hours=1)  # longer than any function that notes a reference or drops an archive can take
 
 
 class DynamoCodeReferences:

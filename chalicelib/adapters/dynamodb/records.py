@@ -12,6 +12,7 @@ from chalicelib.adapters.dynamodb import keys
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import ID_DIGITS, LISTED, Build, BuildBody, BuildKey
+from chalicelib.domain.cleanup import KEPT_EXPIRED
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
@@ -19,7 +20,6 @@ from chalicelib.domain.user import Token, User
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
 RECOUNT = timedelta(days=1)
-KEPT_EXPIRED = timedelta(days=1)  # a token: its user is told that it has expired
 LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
 _UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "look_at"}
 

@@ -1,0 +1,67 @@
+"""What is forgotten, when and by whom: one table, of which the page of automation, `GET cleanup` and a test
+for each row are made. AWS takes a day or two longer for its part."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from chalicelib.domain.build import Build
+from chalicelib.domain.project import Project
+
+SETTLES = timedelta(hours=1)  # from a deletion to its purge: whatever handles it just now has ended by then
+UNUSED_FOR = timedelta(days=1)  # an upload is stored first and used then
+REMEMBERED = timedelta(days=14)  # an idempotency key: as long as SQS keeps messages at most
+KEPT_EXPIRED = timedelta(days=1)  # a token: its user is told that it has expired
+COUNTED_FOR = timedelta(hours=1)  # the requests of a minute
+UNTAGGED_DAYS, CACHED_DAYS = 7, 90  # layers that lost their tag to others, and layers that nobody builds any more
+OFFERED_DAYS, STAGED_DAYS, REPLACED_DAYS = 1, 3, 7  # files of the bucket, by infra/aws/template.yaml
+
+# Who does it, and the metric or event that tells of it. On one machine only our function works.
+CLEANUP = "clean_up"
+TTL = ("DynamoDB TTL", "TimeToLiveDeletedItemCount")
+S3 = ("S3 lifecycle", "NumberOfObjects")
+ECR = ("ECR lifecycle", "PolicyExecutionEvent of CloudTrail")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupRule:
+    """`goes` says when; `{}` in it stands for the value of `setting`."""
+
+    what: str
+    goes: str
+    by: str
+    metric: str | None
+    setting: str | None = None
+
+
+RULES = (
+    CleanupRule("builds", "{} days after archiving, once stopped", CLEANUP, "BuildsPurged", "purge_after_days"),
+    CleanupRule("deleted builds", "an hour after deletion, once stopped", CLEANUP, "BuildsPurged"),
+    CleanupRule("kept logs", "with their build", CLEANUP, "BuildsPurged"),
+    CleanupRule("projects", "as builds, once they have none", CLEANUP, "ProjectsPurged", "purge_after_days"),
+    CleanupRule("secrets", "with their project", CLEANUP, "ProjectsPurged"),
+    CleanupRule("uploads", "a day after the last of the same code, if nothing has it", CLEANUP, "UploadsPurged"),
+    CleanupRule("unused offers", f"{OFFERED_DAYS} day after an upload under them", *S3),
+    CleanupRule("staged code", f"after {STAGED_DAYS} days; only an older version laid it out", *S3),
+    CleanupRule("former versions of files", f"{REPLACED_DAYS} days after replacement or deletion", *S3),
+    CleanupRule("unfinished files", "a day after their upload began", *S3),
+    CleanupRule("images by count", "all but the newest {} of a project; with 0 none", *ECR, "keep_images"),
+    CleanupRule("images by age", "{} days after their push; with 0 never", *ECR, "keep_image_days"),
+    CleanupRule("cached layers", f"{UNTAGGED_DAYS} days after their push without a tag, else {CACHED_DAYS}", *ECR),
+    CleanupRule("caches", "with their project", CLEANUP, "ProjectsPurged"),
+    CleanupRule("lines of logs", "after the days of the parameter `LogRetentionDays`", "CloudWatch Logs", None),
+    CleanupRule("tokens", "a day after their end ({} days after they were made)", *TTL, "token_lifetime_days"),
+    CleanupRule("idempotency keys", f"after {REMEMBERED.days} days", *TTL),
+    CleanupRule("request counts", "after an hour", *TTL),
+    CleanupRule("marks of dropped uploads", "after an hour", *TTL),
+)
+
+
+def waits(purge_after_days: int, *, is_deleted: bool) -> timedelta:
+    """From when a build or project was deleted or archived until it may be purged."""
+    return SETTLES if is_deleted else timedelta(days=purge_after_days)
+
+
+def purge_at(record: Build | Project, purge_after_days: int) -> datetime | None:
+    """When it may be purged; None for what was neither archived nor deleted."""
+    since = record.deleted_at or record.archived_at
+    return since and since + waits(purge_after_days, is_deleted=record.deleted_at is not None)

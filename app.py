@@ -83,7 +83,7 @@ def get_log_handler(call: web.Call) -> schemas.LogHandler:
 @route("/cleanup", "GET", refusals=(HTTPStatus.FORBIDDEN,))
 def get_cleanup(call: web.Call) -> schemas.Cleanup:
     """What is forgotten when and by whom, and which builds and projects go next, for superusers."""
-    return serializers.cleanup(cleanup.preview(call.services, call.user))
+    return serializers.cleanup(*cleanup.preview(call.services, call.user), call.services)
 
 
 # Users

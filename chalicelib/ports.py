@@ -11,6 +11,7 @@ from typing import IO, Any, Generic, Literal, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey
+from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.lifecycle import Observation
 from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.project import Project, ProjectKey
@@ -136,15 +137,6 @@ class Builds(Protocol):
     def lease(self, build: Build, until: datetime) -> Build:
         """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
         is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """A build, or a project with all its builds, that was deleted or archived at that time."""
-
-    key: BuildKey | ProjectKey
-    since: datetime
-    is_deleted: bool
 
 
 class Archive(Protocol):

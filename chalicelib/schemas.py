@@ -164,20 +164,18 @@ class ArchivedBuild(Build):
 
 
 class Purge(Struct):
-    """A build (`owner/project/id`), or a project (`owner/name`) with all its builds, that goes at `purge_at`, or
-    later if something of it still runs."""
+    """A build (`owner/project/id`), or a project (`owner/name`) with all its builds; it goes then or later."""
 
     name: str
     because: Literal["archived", "deleted"]
-    purge_at: Time
+    purge_at: Time | None
 
 
 class Cleanup(Struct):
-    """`next` is in the order in which the cleanup takes them; `is_complete` says whether that is all."""
+    """`next` is in the order of the cleanup, a hundred at most."""
 
     rules: list[CleanupRule]
     next: list[Purge]
-    is_complete: bool
 
 
 class StatusEntry(Struct):

@@ -10,13 +10,12 @@ import msgspec
 from chalicelib import schemas
 from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, StatusEntry
-from chalicelib.domain.cleanup import purge_at
+from chalicelib.domain.cleanup import CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer, Services
 from chalicelib.usecases.accounts import NewUser
-from chalicelib.usecases.cleanup import Preview
 from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
 from chalicelib.usecases.projects import Page, Record
 
@@ -66,9 +65,12 @@ def archived_build(services: Services, build: Build, bookmarked: bool) -> schema
     return _build(schemas.ArchivedBuild, build, bookmarked, purge_at=due_at)
 
 
-def cleanup(found: Preview) -> schemas.Cleanup:
-    due = [schemas.Purge(str(each.key), "deleted" if each.is_deleted else "archived", at) for each, at in found.next]
-    return schemas.Cleanup(list(found.rules), due, found.is_complete)
+def cleanup(rules: Sequence[CleanupRule], due: Sequence[Hidden], services: Services) -> schemas.Cleanup:
+    days = services.settings.purge_after_days
+    return schemas.Cleanup(
+        list(rules),
+        [schemas.Purge(str(it.key), "deleted" if it.deleted_at else "archived", purge_at(it, days)) for it in due],
+    )
 
 
 def bookmarked_build(build: Build, bookmarked: bool) -> schemas.BookmarkedBuild:

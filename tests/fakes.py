@@ -15,6 +15,7 @@ from typing import IO, Any, Literal
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Status
+from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.materials import attempt_secret
@@ -29,7 +30,6 @@ from chalicelib.ports import (
     BuildView,
     Fresh,
     Given,
-    Hidden,
     IdempotencyKey,
     LogPart,
     Offer,
@@ -286,7 +286,8 @@ class FakeArchive:
         archived = [(each.archived_at, each) for each in idle if each.archived_at and not each.deleted_at]
         for due, before in ((deleted, deleted_before), (archived, archived_before)):
             found = [(at, each) for at, each in sorted(due, key=lambda one: one[0]) if at <= before]
-            yield from [Hidden(each.key, at, each.deleted_at is not None) for at, each in found[:limit]]
+            for at, each in found[:limit]:
+                yield Hidden(each.key, deleted_at=at) if each.deleted_at else Hidden(each.key, archived_at=at)
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         yield from sorted(key for key in self._records.builds if key.project_key == project)

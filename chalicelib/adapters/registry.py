@@ -20,14 +20,8 @@ from chalicelib.domain.repositories import cache_repository, rights
 from chalicelib.errors import Unavailable
 from chalicelib.ports import RegistryLogin
 
-_MANIFESTS = ", ".join(
-    (
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    )
-)
+_OCI, _DOCKER = "application/vnd.oci.image", "application/vnd.docker.distribution.manifest"
+_MANIFESTS = f"{_OCI}.index.v1+json, {_OCI}.manifest.v1+json, {_DOCKER}.list.v2+json, {_DOCKER}.v2+json"
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
 LOGIN_SECONDS = 3600  # the longest session that a role of a function may have of another role
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")

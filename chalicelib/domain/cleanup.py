@@ -4,8 +4,8 @@ for each row are made. AWS takes a day or two longer for its part."""
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from chalicelib.domain.build import Build
-from chalicelib.domain.project import Project
+from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.project import Project, ProjectKey
 
 SETTLES = timedelta(hours=1)  # from a deletion to its purge: whatever handles it just now has ended by then
 UNUSED_FOR = timedelta(days=1)  # an upload is stored first and used then
@@ -56,12 +56,17 @@ RULES = (
 )
 
 
-def waits(purge_after_days: int, *, is_deleted: bool) -> timedelta:
-    """From when a build or project was deleted or archived until it may be purged."""
-    return SETTLES if is_deleted else timedelta(days=purge_after_days)
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A build, or a project with all its builds, that was archived or deleted, with the one time or the other."""
+
+    key: BuildKey | ProjectKey
+    archived_at: datetime | None = None
+    deleted_at: datetime | None = None
 
 
-def purge_at(record: Build | Project, purge_after_days: int) -> datetime | None:
-    """When it may be purged; None for what was neither archived nor deleted."""
-    since = record.deleted_at or record.archived_at
-    return since and since + waits(purge_after_days, is_deleted=record.deleted_at is not None)
+def purge_at(it: Build | Project | Hidden, purge_after_days: int) -> datetime | None:
+    """From when on it may be purged; None for what was neither archived nor deleted."""
+    if it.deleted_at is not None:
+        return it.deleted_at + SETTLES
+    return it.archived_at and it.archived_at + timedelta(days=purge_after_days)

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from chalicelib.domain.build import Build, BuildKey
-from chalicelib.domain.cleanup import CLEANUP, RULES, SETTLES, UNUSED_FOR, CleanupRule, purge_at, waits
+from chalicelib.domain.cleanup import CLEANUP, RULES, SETTLES, UNUSED_FOR, CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project, image_reference
 from chalicelib.domain.user import User
 from chalicelib.errors import Forbidden, SlipwayError
-from chalicelib.ports import Hidden, Services
+from chalicelib.ports import Services
 from chalicelib.usecases import secrets
 from chalicelib.usecases.builds import request_stop
 from chalicelib.usecases.conflicts import isolated
@@ -39,17 +39,9 @@ class Cleaned:
     uploads: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """The rules as this deployment has set them, and what was archived or deleted, in the order in which it goes."""
-
-    rules: Sequence[CleanupRule]
-    next: Sequence[tuple[Hidden, datetime]]  # with the time from which on it goes
-    is_complete: bool
-
-
-def preview(services: Services, caller: User) -> Preview:
-    """Reads two pages of an index and nothing else. Raises Forbidden unless the caller is a superuser."""
+def preview(services: Services, caller: User) -> tuple[Sequence[CleanupRule], Sequence[Hidden]]:
+    """The rules as this deployment has set them, and what goes next, in that order: `MAX_SHOWN` at most. Reads two
+    pages of an index and nothing else. Raises Forbidden unless the caller is a superuser."""
     if not caller.is_superuser:
         raise Forbidden
     settings, now = services.settings, services.now()
@@ -58,9 +50,7 @@ def preview(services: Services, caller: User) -> Preview:
         value = getattr(settings, rule.setting) if rule.setting else None
         by = rule.by if rule.by == CLEANUP or not settings.plain_http else "nobody on one machine"
         rules.append(replace(rule, goes=rule.goes.format(value), by=by))
-    found = list(islice(services.archive.purgeable(now, now, MAX_SHOWN + 1), MAX_SHOWN + 1))
-    due = [(each, each.since + waits(settings.purge_after_days, is_deleted=each.is_deleted)) for each in found]
-    return Preview(rules, due[:MAX_SHOWN], len(due) <= MAX_SHOWN)
+    return rules, list(islice(services.archive.purgeable(now, now, MAX_SHOWN), MAX_SHOWN))
 
 
 def cleanup(services: Services) -> Cleaned:

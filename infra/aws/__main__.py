@@ -79,8 +79,6 @@ def show_cleanup(stack: str) -> None:
     say("Next, at the earliest:" if found["next"] else "Nothing was archived or deleted.")
     for each in found["next"]:
         say(f"  {each['purge_at']} {each['name']}, because it was {each['because']}")
-    if not found["is_complete"]:
-        say("  … and others after these.")
 
 
 def try_out(stack: str, image: str, *, is_long: bool) -> None:

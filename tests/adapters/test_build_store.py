@@ -18,9 +18,10 @@ from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
+from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.project import Code, Project, ProjectKey
 from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
-from chalicelib.ports import Hidden, IdempotencyKey, Replay
+from chalicelib.ports import IdempotencyKey, Replay
 from chalicelib.usecases import builds
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project, make_user
 from tests.fakes import Clock, FakeServices, as_listed
@@ -681,8 +682,8 @@ def test_what_is_purgeable_is_deleted_or_archived_long_enough(store: Store) -> N
     store.projects.add(other)
     store.projects.save(replace(other, archived_at=after(2), deleted_at=after(2)))
 
-    by_then = Hidden(long.key, after(1), is_deleted=False)
-    gone = [Hidden(other.key, after(2), is_deleted=True), Hidden(deleted.key, after(100), is_deleted=True)]
+    by_then = Hidden(long.key, archived_at=after(1))
+    gone = [Hidden(other.key, deleted_at=after(2)), Hidden(deleted.key, deleted_at=after(100))]
     assert list(store.archive.purgeable(after(100), after(50))) == [*gone, by_then]
     assert list(store.archive.purgeable(after(100), after(50), limit=1)) == [gone[0], by_then]
     assert list(store.archive.purgeable(after(1), after(50))) == [by_then], "deletions settle first"

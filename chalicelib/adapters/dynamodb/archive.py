@@ -7,9 +7,9 @@ from datetime import datetime
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item, answered, list_and_count, transaction
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict
-from chalicelib.ports import Hidden
 
 
 class DynamoArchive:
@@ -29,8 +29,8 @@ class DynamoArchive:
         for partition, before in ((keys.DELETED, deleted_before), (keys.ARCHIVED, archived_before)):
             with answered():
                 for item in Item.by_active.query(partition, Item.look_at <= keys.format_instant(before), limit=limit):
-                    since = datetime.fromisoformat(item.look_at or "")
-                    yield Hidden(keys.parse_record_key(item.pk, item.sk), since, partition == keys.DELETED)
+                    since = {f"{partition}_at": datetime.fromisoformat(item.look_at or "")}
+                    yield Hidden(keys.parse_record_key(item.pk, item.sk), **since)
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         with answered():

@@ -73,6 +73,11 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 def transformed(packaged: Packaged) -> dict[str, Any]:
     """The packaged template as CloudFormation makes it of the serverless one, its conditions and parameters
     still in it."""
+    return transformed_with(packaged, {})
+
+
+def transformed_with(packaged: Packaged, parameters: dict[str, str]) -> dict[str, Any]:
+    """The same for a deployment with these parameters; the others have their defaults."""
     template = yaml.safe_load(packaged.template.read_text())
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
@@ -85,7 +90,7 @@ def transformed(packaged: Packaged) -> dict[str, Any]:
     defaults = {name: each.get("Default") for name, each in template["Parameters"].items()}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_DEFAULT_REGION", aws.REGION)  # its partition is all that is asked for
-        return dict(transform(copy.deepcopy(template), defaults, NoManagedPolicies()))
+        return dict(transform(copy.deepcopy(template), defaults | parameters, NoManagedPolicies()))
 
 
 def pack(folder: Path, architecture: str, python: str = THIS_PYTHON) -> None:

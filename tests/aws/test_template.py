@@ -25,7 +25,7 @@ from chalicelib.domain.build import DONE
 from chalicelib.domain.cleanup import OFFERED_DAYS, REPLACED_DAYS, STAGED_DAYS
 from chalicelib.usecases.cleanup import Cleaned
 from infra.aws.package import ROOT, SERVICES
-from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy, recorded
+from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy, recorded, transformed_with
 
 # Actions for which the services know no resources.
 WILDCARD_RESOURCES = {"ecr:GetAuthorizationToken", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
@@ -474,9 +474,9 @@ def test_botocore_keeps_the_services_that_adapters_ask_for() -> None:
     assert asked == SERVICES
 
 
-def lint(path: Path) -> str:
+def lint(path: Path, *options: str) -> str:
     program = Path(sys.executable).with_name("cfn-lint")
-    done = subprocess.run([program, path], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, path, *options], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
@@ -489,6 +489,107 @@ def test_the_packaged_template_is_sound(packaged: Packaged) -> None:
 def test_the_transformed_template_is_sound(transformed: Any, tmp_path: Path) -> None:
     path = tmp_path / "template.json"
     path.write_text(json.dumps(transformed))
+    assert lint(path) == ""
+
+
+# Each parameter that changes resources, and not only what functions read, with those that it needs.
+OF_RESOURCES = {
+    "AlarmEmail": {"AlarmEmail": "me@example.com"},
+    "BaseRepositories": {"BaseRepositories": "arn:aws:ecr:us-east-1:123456789012:repository/base"},
+    "BuildArchitecture": {"BuildArchitecture": "arm64"},
+    "BuildVpc": {"BuildVpc": "vpc-0123abcd", "BuildSubnets": "subnet-0123abcd", "BuildSecurityGroups": "sg-0123abcd"},
+    "DockerHubSecret": {"DockerHubSecret": "arn:aws:secretsmanager:us-east-1:123456789012:secret:hub-abcdef"},
+    "EksCluster": {"EksCluster": "lab", "EksLogGroup": "/lab/pods"},
+    "FunctionSubnets": {"FunctionSubnets": "subnet-0123abcd", "FunctionSecurityGroups": "sg-0123abcd"},
+    "KmsKey": {"KmsKey": "arn:aws:kms:us-east-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"},
+    "PermissionsBoundary": {"PermissionsBoundary": "arn:aws:iam::123456789012:policy/most"},
+}
+
+
+def created(template: Any, given: Mapping[str, str]) -> dict[str, Any]:
+    """The resources that CloudFormation creates with these parameters, without what depends on others."""
+    values = {name: each.get("Default", "") for name, each in template["Parameters"].items()} | dict(given)
+
+    def evaluate(value: Any) -> Any:
+        if isinstance(value, list):
+            return [each for each in map(evaluate, value) if each != {"Ref": "AWS::NoValue"}]
+        if not isinstance(value, dict):
+            return value
+        if "Fn::If" in value:
+            name, then, otherwise = value["Fn::If"]
+            return evaluate(then if holds(template["Conditions"][name]) else otherwise)
+        kept = {key: evaluate(each) for key, each in value.items()}
+        return {key: each for key, each in kept.items() if each != {"Ref": "AWS::NoValue"}}
+
+    def holds(condition: Any) -> bool:
+        ((operation, arguments),) = condition.items()
+        if operation == "Fn::Not":
+            return not holds(arguments[0])
+        assert operation == "Fn::Equals"
+        left, right = (plain(each) for each in arguments)
+        return bool(left == right)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict) and "Fn::Join" in value:
+            return plain(value["Fn::Join"][1])
+        return values[value["Ref"]] if isinstance(value, dict) else value
+
+    resources = template["Resources"].items()
+    return {
+        name: evaluate(each)
+        for name, each in resources
+        if "Condition" not in each or holds(template["Conditions"][each["Condition"]])
+    }
+
+
+def names_in(value: Any) -> Iterator[str]:
+    """What a part of a template refers to."""
+    if isinstance(value, list):
+        for each in value:
+            yield from names_in(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            match key:
+                case "Ref":
+                    yield each
+                case "Fn::GetAtt":
+                    yield (each if isinstance(each, list) else each.split("."))[0]
+                case "Fn::Sub":
+                    text, more = (each, {}) if isinstance(each, str) else each
+                    yield from {name.partition(".")[0] for name in re.findall(r"\${([^!}]+)}", text)} - {*more}
+                    yield from names_in(more)
+                case "Variables":
+                    pass  # of functions
+                case _:
+                    yield from names_in(each)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_RESOURCES)
+def test_a_parameter_that_is_not_set_changes_nothing_and_one_that_is_set_is_used(
+    packaged: Packaged, transformed: Any, name: str
+) -> None:
+    given = OF_RESOURCES[name]
+    off, on = created(transformed, {}), created(transformed_with(packaged, given), given)
+    for resources in (off, on):  # none refers to one that is not created
+        known = {*resources, *transformed["Parameters"]}
+        assert {each for each in names_in(resources) if not each.startswith("AWS::")} <= known
+    assert on != off
+    is_read_by_a_condition_alone = name == "BuildArchitecture"
+    for each in given:
+        assert is_read_by_a_condition_alone or each in set(names_in(on)), each
+        assert each not in set(names_in(off)), each
+
+
+@pytest.mark.slow
+def test_the_transformed_template_is_sound_with_all_of_them_set(packaged: Packaged, tmp_path: Path) -> None:
+    given = {"RolePath": "/team/slipway/", "KeepImages": "500", "KeepImageTags": "release v1"}
+    given |= {name: value for each in OF_RESOURCES.values() for name, value in each.items()}
+    template = transformed_with(packaged, given)
+    for name, value in given.items():
+        template["Parameters"][name]["Default"] = value
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(template))
     assert lint(path) == ""
 
 

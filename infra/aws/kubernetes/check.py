@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Says what a cluster lacks to run Slipway's builds: `python infra/aws/kubernetes/check.py [--context NAME]`.
 
-Asks with kubectl, as whoever its configuration names; changes nothing. Exit status: 0 nothing is missing,
-1 something is, 2 the cluster cannot be asked. `!` marks what cannot be seen from here and wants a look.
+Asks with kubectl, as whoever its configuration names, and has the cluster try a pod without creating it; changes
+nothing. Exit status: 0 nothing is missing, 1 something is, 2 the cluster cannot be asked. `!` marks what cannot
+be seen from here and wants a look.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 NAMESPACE = "slipway-builds"
@@ -20,6 +22,37 @@ TAINT = "slipway/builds"
 SINCE = (1, 33)  # user namespaces for pods are on by default
 PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
 DNS_PORT = 53
+SOCI_FAILS_UNTIL = (1, 61)  # of Bottlerocket: github.com/bottlerocket-os/bottlerocket/issues/4854
+RESOURCES = {
+    "requests": {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "10Gi"},
+    "limits": {"memory": "4Gi", "ephemeral-storage": "20Gi"},
+}
+POD = {  # of a build, as far as a cluster may refuse it
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "slipway-check", "namespace": NAMESPACE},
+    "spec": {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "hostUsers": False,
+        "containers": [
+            {
+                "name": "build",
+                "image": "docker.io/moby/buildkit:latest",
+                "securityContext": {"privileged": True},
+                "resources": RESOURCES,
+            }
+        ],
+    },
+}
+# What one build takes of a quota.
+TAKES = {"pods": "1", "count/jobs.batch": "1", "count/secrets": "1"} | {
+    name: amount
+    for which, amounts in RESOURCES.items()
+    for kind, amount in amounts.items()
+    for name in ((f"{which}.{kind}", kind) if which == "requests" else (f"{which}.{kind}",))
+}
+UNITS = {"": 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 class CannotAsk(Exception):
@@ -32,14 +65,22 @@ class Kubectl:
 
     def get(self, *what: str) -> Any:
         """The parsed answer of `kubectl get`, None when there is no such thing. Raises CannotAsk."""
-        command = ["kubectl", *self._options, "get", *what, "--output", "json", "--ignore-not-found"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CannotAsk(str(error)) from error
+        done = self._run("get", *what, "--ignore-not-found")
         if done.returncode:
             raise CannotAsk(done.stderr.strip() or f"kubectl ended with {done.returncode}")
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def try_out(self, thing: Any) -> tuple[str, Any]:
+        """Why the cluster would not take it, in its words, and the thing as the cluster would make it."""
+        done = self._run("create", "--dry-run=server", "--filename", "-", given=json.dumps(thing))
+        return (done.stderr.strip(), None) if done.returncode else ("", json.loads(done.stdout))
+
+    def _run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", *self._options, *arguments, "--output", "json"]
+        try:
+            return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CannotAsk(str(error)) from error
 
 
 def findings(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
@@ -73,14 +114,17 @@ def findings(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
         name, ranges = policy["metadata"]["name"], _private(policy)
         if name != "builds" and ranges:
             yield "!", f"The network policy {name} lets steps reach {', '.join(ranges)}."
-    yield verdict(
-        _enforces_policies(kubectl),
-        "Something enforces network policies.",
-        "Nothing seems to enforce network policies: turn on `enableNetworkPolicy` of the VPC CNI add-on.",
-    )
-    yield "!", "VPC CNI: NETWORK_POLICY_ENFORCING_MODE=strict; else a pod has no policy in its first seconds."
-    yield from _nodes(kubectl.get("nodes")["items"])
     daemons = kubectl.get("daemonsets", "--all-namespaces")["items"]
+    nodes = kubectl.get("nodes")["items"]
+    yield from _enforcement(kubectl, daemons, nodes)
+    yield from _admission(kubectl, labels)
+    yield from _quotas((kubectl.get("resourcequotas", "--namespace", NAMESPACE) or {}).get("items", []))
+    yield from _nodes(nodes)
+    if soci := [each["metadata"]["name"] for each in daemons if "soci" in json.dumps(each)]:
+        yield (
+            "!",
+            f"{', '.join(soci)}: with the SOCI snapshotter, a pod with a user namespace starts in new versions only.",
+        )
     yield verdict(
         any("fluent-bit" in each["metadata"]["name"] for each in daemons),
         "Fluent Bit ships logs.",
@@ -115,12 +159,96 @@ def _spares_private(block: Any) -> bool:
     )
 
 
-def _enforces_policies(kubectl: Kubectl) -> bool:
-    daemons = {each["metadata"]["name"]: each for each in kubectl.get("daemonsets", "--all-namespaces")["items"]}
-    if daemons.keys() & {"cilium", "calico-node"}:
-        return True
-    containers = daemons.get("aws-node", {}).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
-    return any("--enable-network-policy=true" in (each.get("args") or ()) for each in containers)
+def _enforcement(kubectl: Kubectl, daemons: list[Any], nodes: list[Any]) -> Iterator[tuple[str, str]]:
+    """Whether policies are enforced, on all nodes, and from a pod's first second on."""
+    by_name = {each["metadata"]["name"]: each for each in daemons}
+    found = [each for name in ("cilium", "calico-node") if (each := by_name.get(name))]
+    containers = by_name.get("aws-node", {}).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
+    if any("--enable-network-policy=true" in (each.get("args") or ()) for each in containers):
+        found.append(by_name["aws-node"])
+        modes = {env.get("name"): env.get("value") for each in containers for env in each.get("env") or ()}
+        if modes.get("NETWORK_POLICY_ENFORCING_MODE") == "strict":
+            yield "ok", "A pod has the network policy from its first second on."
+        else:
+            yield "!", "VPC CNI: NETWORK_POLICY_ENFORCING_MODE is not strict: a pod has no policy in its first seconds."
+    if any(_labels(node).get("eks.amazonaws.com/compute-type") == "auto" for node in nodes):
+        config = kubectl.get("configmap", "amazon-vpc-cni", "--namespace", "kube-system") or {}
+        if (config.get("data") or {}).get("enable-network-policy-controller") == "true":
+            yield "ok", "EKS Auto Mode enforces network policies."
+            return
+        yield "missing", "EKS Auto Mode: ConfigMap kube-system/amazon-vpc-cni, enable-network-policy-controller: true"
+    elif not found:
+        yield "missing", "Nothing enforces network policies: turn on `enableNetworkPolicy` of the VPC CNI add-on."
+    for each in found:
+        name, status = each["metadata"]["name"], each.get("status") or {}
+        ready, wanted = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+        if ready < wanted or not wanted:
+            yield "missing", f"{name} enforces network policies on {ready} of {wanted} nodes."
+        else:
+            yield "ok", f"{name} enforces network policies on all nodes."
+
+
+def _labels(thing: Any) -> Any:
+    return thing["metadata"].get("labels") or {}
+
+
+def _admission(kubectl: Kubectl, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Whether webhooks, policies and quotas let a build's pod in as it is."""
+    words, made = kubectl.try_out(POD)
+    if "does not support dry run" in words or "forbidden: User" in words:
+        yield "!", f"A pod of a build could not be tried: {words}"
+    elif words:
+        yield "missing", f"The cluster refuses the pod of a build: {words}"
+    elif added := [each["name"] for each in made["spec"]["containers"] if each["name"] != "build"]:
+        yield (
+            "missing",
+            f"A webhook puts {', '.join(added)} into pods, and a Job with what runs on never ends: exempt {NAMESPACE}.",
+        )
+    else:
+        yield "ok", "The cluster takes the pod of a build as it is."
+    for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
+        for configuration in (kubectl.get(kind) or {}).get("items", []):
+            for hook in configuration.get("webhooks") or ():
+                seen = {each for rule in hook.get("rules") or () for each in rule.get("resources") or ()}
+                if seen & {"pods", "jobs", "*", "*/*"} and _selects(hook.get("namespaceSelector") or {}, labels):
+                    silent = (
+                        "; without its answer there are no builds"
+                        if hook.get("failurePolicy", "Fail") == "Fail"
+                        else ""
+                    )
+                    yield "!", f"The webhook {hook['name']} sees pods of builds{silent}."
+
+
+def _selects(selector: Any, labels: Mapping[str, str]) -> bool:
+    wanted = [
+        {"key": key, "operator": "In", "values": [value]} for key, value in (selector.get("matchLabels") or {}).items()
+    ]
+    for each in wanted + (selector.get("matchExpressions") or []):
+        has, listed = each["key"] in labels, labels.get(each["key"]) in (each.get("values") or ())
+        if not {"In": listed, "NotIn": not listed, "Exists": has, "DoesNotExist": not has}[each["operator"]]:
+            return False
+    return True
+
+
+def _quotas(quotas: list[Any]) -> Iterator[tuple[str, str]]:
+    """How many more builds of the usual size fit, by the quotas of the namespace."""
+    for quota in quotas:
+        name, used = quota["metadata"]["name"], (quota.get("status") or {}).get("used") or {}
+        for what, hard in (quota["spec"].get("hard") or {}).items():
+            if takes := TAKES.get(what):
+                fits = int((_amount(hard) - _amount(used.get(what, "0"))) / _amount(takes))
+                if fits < 1:
+                    yield (
+                        "missing",
+                        f"The quota {name} lets no build in: {what} has {hard}, and {used.get(what, 0)} are used.",
+                    )
+                elif fits < 5:
+                    yield "!", f"The quota {name} lets {fits} more builds in: {what} has {hard}."
+
+
+def _amount(quantity: str) -> float:
+    found = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(quantity))
+    return float(found[1]) * UNITS[found[2]] if found and found[2] in UNITS else 0.0
 
 
 def _nodes(nodes: list[Any]) -> Iterator[tuple[str, str]]:
@@ -138,6 +266,9 @@ def _nodes(nodes: list[Any]) -> Iterator[tuple[str, str]]:
                 "!",
                 f"{node['metadata']['name']}: {os_image} ships {sysctl}=0; builds fail until it is raised.",
             )
+            version = re.search(r"(\d+)\.(\d+)", os_image)
+            if version and (int(version[1]), int(version[2])) <= SOCI_FAILS_UNTIL:
+                yield "!", f"{node['metadata']['name']}: {os_image} starts no user namespaces with snapshotter = soci."
         else:
             fit.append(node)
     if fit:

@@ -127,7 +127,7 @@ class EcrCredentials:
         with answered("ECR"):
             with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
                 self._ecr.create_repository(repositoryName=name, imageTagMutability="MUTABLE")
-            policy = _lifecycle(_older("untagged", UNTAGGED_DAYS), _older("any", CACHED_DAYS))
+            policy = _lifecycle(({"tagStatus": "untagged"}, 0, UNTAGGED_DAYS), ({"tagStatus": "any"}, 0, CACHED_DAYS))
             self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=policy)
 
     def delete_cache(self, name: str) -> None:
@@ -141,24 +141,20 @@ def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | No
     rules: so count and age exclude each other, and a rule of its own protects each of the tags' beginnings."""
     if not count and not days:
         return None
-    kept = [_newest(MOST_IMAGES, tagStatus="tagged", tagPrefixList=[each]) for each in dict.fromkeys(protected)]
-    return _lifecycle(*kept, _newest(count, tagStatus="any") if count else _older("any", days))
+    kept = [({"tagStatus": "tagged", "tagPrefixList": [each]}, MOST_IMAGES, 0) for each in dict.fromkeys(protected)]
+    return _lifecycle(*kept, ({"tagStatus": "any"}, count, days))
 
 
-def _newest(count: int, **tags: Any) -> dict[str, Any]:
-    return {**tags, "countType": "imageCountMoreThan", "countNumber": count}
+def _lifecycle(*rules: tuple[Mapping[str, Any], int, int]) -> str:
+    """Of each rule, which images it selects, and how many of the newest, or those of how many days, stay."""
 
+    def selection(tags: Mapping[str, Any], count: int, days: int) -> dict[str, Any]:
+        if count:
+            return {**tags, "countType": "imageCountMoreThan", "countNumber": count}
+        return {**tags, "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days}
 
-def _older(tags: str, days: int) -> dict[str, Any]:
-    return {"tagStatus": tags, "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days}
-
-
-def _lifecycle(*selections: Mapping[str, Any]) -> str:
-    rules = [
-        {"rulePriority": number, "selection": selection, "action": {"type": "expire"}}
-        for number, selection in enumerate(selections, 1)
-    ]
-    return json.dumps({"rules": rules})
+    chosen = [{"selection": selection(*rule), "action": {"type": "expire"}} for rule in rules]
+    return json.dumps({"rules": [{"rulePriority": number, **each} for number, each in enumerate(chosen, 1)]})
 
 
 class EcrLogins:

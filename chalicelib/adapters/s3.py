@@ -15,6 +15,7 @@ import io
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import IO, Any, cast
 
 import boto3
@@ -96,16 +97,11 @@ class S3Sources(_Bucket):
             self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
-        found: list[str] = []
         with answered(STORAGE, missing=NotFound):
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"code/{prefix}")
-            for page in pages:
-                for each in page.get("Contents", []):
-                    if each["Key"].endswith(".tar.gz") and each["LastModified"] < before:
-                        found.append(each["Key"].removeprefix("code/").removesuffix(".tar.gz"))
-                if len(found) >= limit:
-                    break
-        return found[:limit]
+            files = (each for page in pages for each in page.get("Contents", ()) if each["Key"].endswith(".tar.gz"))
+            old = (each["Key"] for each in files if each["LastModified"] < before)
+            return [key.removeprefix("code/").removesuffix(".tar.gz") for key in islice(old, limit)]
 
     def url(self, sha256: str) -> str:
         return self._link(ARCHIVE.format(sha256), "application/gzip")

@@ -72,6 +72,10 @@ class S3Sources:
             )
         return Offer(offer_id, form["url"], form["fields"], now + timedelta(seconds=OFFER_SECONDS))
 
+    def upload_url(self) -> str:
+        with answered(STORAGE):
+            return str(self._s3.generate_presigned_post(self._bucket, "x")["url"])
+
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
         return _open(self._s3, self._bucket, _upload_key(project, offer_id))
 

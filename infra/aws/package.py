@@ -26,6 +26,7 @@ from chalice.deploy.packager import SubprocessPip
 
 from chalicelib import page
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes
+from infra import cli
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.txt"
@@ -100,6 +101,7 @@ def check_page() -> None:
 def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: bool = True) -> bool:
     """Writes sam.yaml and deployment.zip for functions with that version of Python, and returns whether the
     code is compiled, for which that version has to be here. Raises NotAsLocked."""
+    cli.publish()
     # No parameters of Chalice say so:
     LockedPip.python = python
     deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined]

@@ -49,6 +49,8 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
                 assert not re.search(rb'"documentation": ?"[^"]', gzip.decompress(archive.read(name)))
     steps = {str(path.relative_to(ROOT)) for path in (ROOT / "chalicelib/adapters/steps").glob("*.sh")}
     assert len(steps) >= 5 and steps <= names
+    handed_out = {f"chalicelib/ui/{path.name}" for path in page.FOLDER.iterdir()}
+    assert "chalicelib/ui/slipway" in handed_out and handed_out <= names
     assert not [name for name in names if name.startswith(("tests/", "infra/", "boto3/data/"))]
     assert not [name for name in names if name.lower().endswith(".md")]
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from chalice.app import Chalice, Response
 
-from chalicelib import openapi, schemas, serializers, settings, telemetry, web, wiring
+from chalicelib import openapi, page, schemas, serializers, settings, telemetry, web, wiring
 from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import (
     accounts,
@@ -36,6 +36,7 @@ app.register_middleware(web.shape_errors_and_cors, "http")
 PROJECT = "/{owner}/{project}"
 BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
+PAGE = settings.api_prefix().removesuffix("/v1") + "/ui"
 PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
@@ -63,6 +64,19 @@ def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any
 @app.route("/healthz", methods=["GET"])
 def healthz() -> Response:
     return Response("", {**web.PLAIN_TEXT})
+
+
+@app.route(PAGE, methods=["GET", "HEAD"])
+def open_page() -> Response:
+    """To its file, so that the page finds its parts at `./` and the API at `../v1/`, on any domain."""
+    assert app.current_request is not None
+    path = app.current_request.context["path"].rstrip("/")
+    return Response("", {"Location": f"{path}/{page.INDEX}"}, HTTPStatus.FOUND.value)
+
+
+@app.route(PAGE + "/{file}", methods=["GET", "HEAD"])
+def get_page_file(file: str) -> Response:
+    return page.answer(file, lambda: wiring.services().sources.upload_url())
 
 
 @route("/openapi.json", "GET", caller="anybody")

@@ -4,6 +4,7 @@ The modules, from the outside inwards; the arrow is app -> usecases -> domain (t
 
     app.py        every route and trigger
     web           tokens, bodies, pages and the error -> HTTP table
+    page          the files of the browser's page and the command line, as `ui/` has them
     serializers   domain -> JSON, by the types in `schemas`, from which `openapi` makes the document
     usecases/     one function per thing that can happen; sees the outside only through `ports`
     ports         what use cases ask of the outside;  errors  what can go wrong, without HTTP

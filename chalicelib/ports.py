@@ -309,6 +309,9 @@ class Sources(Protocol):
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         """Leave for one upload into `project` of at most `max_bytes`."""
 
+    def upload_url(self) -> str:
+        """The `url` of every offer."""
+
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
         """What was uploaded under an offer. Raises NotFound."""
 

@@ -532,6 +532,9 @@ class FakeSources:
         fields = {"key": f"uploads/{project.uuid}/{offer_id}"}
         return Offer(offer_id, "https://storage.test/", fields, now + timedelta(minutes=15))
 
+    def upload_url(self) -> str:
+        return "https://storage.test/"
+
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
         content = self.offers.get(f"uploads/{project.uuid}/{offer_id}")
         if content is None:

@@ -60,12 +60,14 @@ ALLOWED = {
         "chalicelib.settings",
         "chalicelib.telemetry",
     ),
+    "chalicelib.page": (),
     "chalicelib": (),
     "app": (
         "chalicelib.adapters.broker",  # how to read its questions
         "chalicelib.adapters.codebuild",  # how to read its events
         "chalicelib.domain",
         "chalicelib.openapi",
+        "chalicelib.page",
         "chalicelib.schemas",
         "chalicelib.serializers",
         "chalicelib.settings",
@@ -84,6 +86,7 @@ OUTSIDE = {
     "chalicelib.openapi": {"msgspec"},
     "chalicelib.serializers": {"msgspec"},
     "chalicelib.settings": {"msgspec"},
+    "chalicelib.page": {"chalice"},
     "chalicelib.web": {"chalice", "msgspec", "multipart"},
     "chalicelib.domain.document": {"yaml"},
 }

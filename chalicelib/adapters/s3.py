@@ -88,6 +88,10 @@ class S3Sources(_Bucket):
             )
         return Offer(offer_id, form["url"], form["fields"], now + timedelta(seconds=OFFER_SECONDS))
 
+    def upload_url(self) -> str:
+        with answered(STORAGE):
+            return str(self._s3.generate_presigned_post(self._bucket, "x")["url"])
+
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
         return self._open(f"uploads/{project.uuid}/{offer_id}")
 

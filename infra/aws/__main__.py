@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.errors import SlipwayError
 from infra.aws import bootstrap, removal, smoke
-from infra.aws.package import MACHINES, PYTHON, package
+from infra.aws.package import MACHINES, PYTHON, NoPage, check_page, package
 
 say = partial(print, flush=True)
 
@@ -23,6 +23,7 @@ def main() -> None:
     packing.add_argument("out", type=Path, help="the folder for both")
     packing.add_argument("--arch", choices=MACHINES, default="arm64", help="of the functions (%(default)s)")
     packing.add_argument("--python", default=PYTHON, help="of the functions (%(default)s)")
+    packing.add_argument("--any-page", action="store_true", help="take chalicelib/ui as it is, also without the page")
     first = commands.add_parser("bootstrap", help="make the first superuser, print a token; copy BuildKit")
     first.add_argument("stack", help="the deployed stack's name, slipway-STAGE")
     first.add_argument("--user", default="root", help="the superuser's name (%(default)s)")
@@ -40,6 +41,11 @@ def main() -> None:
     removing.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
     if arguments.command == "package":
+        try:
+            if not arguments.any_page:
+                check_page()
+        except NoPage as error:
+            raise SystemExit(f"Nothing is packaged. {error}") from error
         compiled = package(arguments.out, arguments.arch, arguments.python)
         size = (arguments.out / "deployment.zip").stat().st_size
         say(f"{arguments.out}: sam.yaml, deployment.zip ({size / 1e6:.1f} MB)")

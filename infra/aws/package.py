@@ -24,6 +24,10 @@ from chalice.config import Config
 from chalice.deploy import deployer
 from chalice.deploy.packager import SubprocessPip
 
+from chalicelib import page
+from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes
+from infra import cli
+
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.txt"
 TEMPLATE = Path(__file__).with_name("template.yaml")
@@ -44,6 +48,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can name
 
 class NotAsLocked(Exception):
     """A package is not the one whose hash requirements.txt has, or there is no wheel of it; pip's words."""
+
+
+class NoPage(Exception):
+    """The page that functions hand out is not built, or a file of it fits into no answer."""
 
 
 class LockedPip(SubprocessPip):
@@ -81,9 +89,19 @@ def locked(requirement: str) -> str:
     raise NotAsLocked(f"{LOCK.name} has no {requirement}.")
 
 
+def check_page() -> None:
+    """Raises NoPage."""
+    if not (page.FOLDER / page.INDEX).is_file():
+        raise NoPage(f"{page.FOLDER / page.INDEX} is missing: `make ui` builds it, with Node 20 or newer.")
+    for path in sorted(page.FOLDER.iterdir()):
+        if encoded_bytes(path.read_text(encoding="utf-8")) > MAX_ANSWER_BYTES - 2000:  # for the headers
+            raise NoPage(f"{path} does not fit into an answer of Lambda's, {MAX_ANSWER_BYTES} bytes as JSON.")
+
+
 def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: bool = True) -> bool:
     """Writes sam.yaml and deployment.zip for functions with that version of Python, and returns whether the
     code is compiled, for which that version has to be here. Raises NotAsLocked."""
+    cli.publish()
     # No parameters of Chalice say so:
     LockedPip.python = python
     deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined]

@@ -74,6 +74,15 @@ class _Handler(ChaliceRequestHandler):
         else:
             super()._send_error_response(error)
 
+    def _send_http_response_with_body(self, code: int, headers: Any, body: Any) -> None:
+        """A HEAD is answered without the body: it would be read as the next answer's beginning."""
+        if self.command == "HEAD":
+            headers["Content-Length"] = str(len(body if isinstance(body, bytes) else body.encode()))
+            self.send_response(code)
+            self._send_headers(headers)
+        else:
+            super()._send_http_response_with_body(code, headers, body)
+
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not logged here; the service logs what goes wrong."""
 

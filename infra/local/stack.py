@@ -19,6 +19,7 @@ import boto3
 from chalicelib.errors import Unauthenticated
 from chalicelib.ports import Broker
 from chalicelib.wiring import AwsServices
+from infra import cli
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
@@ -89,6 +90,7 @@ def stack(
     a process, because settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
     Where the setting SLIPWAY_BACKEND is eks, builds run on a fake cluster. `kept` outlives the stack.
     """
+    cli.publish()
     with ExitStack() as closing:
         moto = aws.Moto(kept)
         moto.start()

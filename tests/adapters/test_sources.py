@@ -89,6 +89,7 @@ def test_what_is_uploaded_under_an_offer_is_received(place: Place) -> None:
 
     assert place.upload(offer, b"packed") in (200, 204)
     assert place.sources.received(project, offer.id).read() == b"packed"
+    assert place.sources.upload_url() == offer.url
     assert offer.expires_at > NOW
 
 

@@ -17,6 +17,10 @@ from tests.factories import SPEC, make_archive
 # of a build's attempt, which no user has).
 NEEDS = {
     "GET /healthz": "anonymous",
+    "GET /api/ui": "anonymous",
+    "HEAD /api/ui": "anonymous",
+    "GET /api/ui/{file}": "anonymous",
+    "HEAD /api/ui/{file}": "anonymous",
     "GET /openapi.json": "anonymous",
     "GET /versions/{component}": "anonymous",
     "GET /log_handler": "anonymous",
@@ -93,6 +97,10 @@ BODIES: dict[str, Any] = {
 FORBIDDEN = {"detail": "You do not have permission to perform this action."}
 
 
+def is_beside_the_api(route: str) -> bool:
+    return route.partition(" ")[2].startswith(("/healthz", "/api/ui"))
+
+
 def test_every_route_has_a_row() -> None:
     assert sorted(NEEDS) == ROUTES
 
@@ -113,7 +121,7 @@ def expected(need: str, caller: str | None, project: str) -> int | None:
     }.get(need)
 
 
-@pytest.mark.parametrize("route", [each for each in ROUTES if each != "GET /healthz"])
+@pytest.mark.parametrize("route", [each for each in ROUTES if not is_beside_the_api(each)])
 def test_403_is_described_where_somebody_is_refused_and_nowhere_else(route: str) -> None:
     method, _, path = route.partition(" ")
     refuses = NEEDS[route] in ("read", "write", "mark", "self", "superuser", "attempt")
@@ -138,9 +146,10 @@ def test_the_matrix(api: Api, route: str, caller: str | None, project: str) -> N
         offer_id="x",
         secret="token",
         component="cli",
+        file="index.html",
     )
     before = api.services.written()
-    root = "" if path == "/healthz" else None
+    root = "" if is_beside_the_api(route) else None
     answer = api(method, path, BODIES.get(route), as_=caller, root=root)
 
     refusal = expected(NEEDS[route], caller, project)

@@ -94,9 +94,9 @@ def transformed_with(packaged: Packaged, parameters: dict[str, str]) -> dict[str
 
 
 def pack(folder: Path, architecture: str, python: str = THIS_PYTHON) -> None:
-    """`make package`, but for this Python, which then runs the functions; apart, because routes are declared
-    by the environment that `app` is imported in."""
-    options = ["--arch", architecture, "--python", python]
+    """`make package`, but for this Python, which then runs the functions, and without Node; apart, because routes
+    are declared by the environment that `app` is imported in."""
+    options = ["--any-page", "--arch", architecture, "--python", python]
     command = [sys.executable, "-m", "infra.aws", "package", *options, str(folder)]
     subprocess.run(command, cwd=ROOT, check=True)  # what it prints is shown when a test fails
 

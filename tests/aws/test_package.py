@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from chalicelib import page
+from chalicelib.domain.answer import MAX_ANSWER_BYTES
 from infra.aws import package
 from infra.aws.package import (
     MACHINES,
@@ -20,7 +22,9 @@ from infra.aws.package import (
     SERVICES,
     THIS_PYTHON,
     LockedPip,
+    NoPage,
     NotAsLocked,
+    check_page,
     interpreter,
     locked,
     wheel_tags,
@@ -45,6 +49,8 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
                 assert not re.search(rb'"documentation": ?"[^"]', gzip.decompress(archive.read(name)))
     steps = {str(path.relative_to(ROOT)) for path in (ROOT / "chalicelib/adapters/steps").glob("*.sh")}
     assert len(steps) >= 5 and steps <= names
+    handed_out = {f"chalicelib/ui/{path.name}" for path in page.FOLDER.iterdir()}
+    assert "chalicelib/ui/slipway" in handed_out and handed_out <= names
     assert not [name for name in names if name.startswith(("tests/", "infra/", "boto3/data/"))]
     assert not [name for name in names if name.lower().endswith(".md")]
 
@@ -55,6 +61,20 @@ def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> 
     pack(tmp_path, HERE)
     again = (tmp_path / "deployment.zip").read_bytes()
     assert hashlib.sha256(again).digest() == hashlib.sha256(packaged.archive.read_bytes()).digest()
+
+
+def test_nothing_is_packaged_without_the_page_or_with_a_file_that_no_answer_can_carry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "FOLDER", tmp_path / "ui")
+    with pytest.raises(NoPage, match=r"index\.html is missing: `make ui` builds it"):
+        check_page()
+    page.FOLDER.mkdir()
+    (page.FOLDER / "index.html").write_text("<!doctype html>")
+    check_page()
+    (page.FOLDER / "main.0123ABCD.js").write_text("ü" * (MAX_ANSWER_BYTES // 6))
+    with pytest.raises(NoPage, match=r"main\.0123ABCD\.js does not fit into an answer"):
+        check_page()
 
 
 @pytest.mark.proof

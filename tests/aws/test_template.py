@@ -603,7 +603,8 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
     stage = next(each["Properties"] for each in resources.values() if each["Type"] == "AWS::ApiGateway::Stage")
     assert stage["StageName"] == "api"
     assert stage["TracingEnabled"] is True
-    assert all(path.startswith("/v1/") or path == "/healthz" for path in body["paths"])
+    beside_the_api = {path for path in body["paths"] if not path.startswith("/v1/")}
+    assert beside_the_api == {"/healthz", "/ui", "/ui/{file}"}  # below the stage, `api`
     refusals = body["x-amazon-apigateway-gateway-responses"]
     assert refusals["MISSING_AUTHENTICATION_TOKEN"]["statusCode"] == "404"
     for refusal in refusals.values():  # none repeats what was sent

@@ -23,6 +23,10 @@ def url() -> Iterator[str]:
         content = {"escape": "\x1b", "letter": "x", "umlaut": "ü"}[character] * int(count)
         return Response(content, headers={"Content-Type": "text/plain"})
 
+    @app.route("/both", methods=["GET", "HEAD"])
+    def both() -> Response:
+        return Response("ü!", headers={"Content-Type": "text/plain"})
+
     @app.route("/healthz")
     def healthz() -> Response:
         return Response("")
@@ -56,6 +60,15 @@ def test_other_characters_than_ascii_count_as_the_runtime_writes_them(url: str) 
     size = 2 if sys.version_info >= (3, 12) else 6
     assert answer(url, "umlaut", MAX_ANSWER_BYTES // size - 500)[0] == 200
     assert answer(url, "umlaut", MAX_ANSWER_BYTES // size)[0] == 502
+
+
+def test_a_head_is_answered_like_a_get_but_without_the_body(url: str) -> None:
+    with urllib3.PoolManager(maxsize=1) as one_connection:
+        for method, body in (("HEAD", b""), ("GET", "ü!".encode()), ("HEAD", b"")):
+            got = one_connection.request(method, f"{url}/both", retries=False)
+            assert (got.status, got.headers["Content-Length"], got.data) == (200, "3", body)
+        assert one_connection.request("HEAD", f"{url}/healthz", retries=False).status == 405
+        assert one_connection.request("GET", f"{url}/healthz", retries=False).status == 200
 
 
 def test_health_names_the_parts_that_do_not_work(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,33 @@
+"""The files of `ui/`, read when they are asked for: the page, which `make ui` builds, and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from chalice.app import Response
+
+FOLDER = Path(__file__).with_name("ui")
+INDEX = "index.html"
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' {}; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_NOT_BUILT = "The page is not built here: `make ui` does that, with Node 20 or newer. The API works without it.\n"
+
+
+def answer(name: str, upload_url: Callable[[], str]) -> Response:
+    """The file of that name, or 404 with a sentence; the page may send archives to `upload_url`, nothing elsewhere.
+    A name with a hash, as `main.HASH.js`, is of one content; what other names have is asked for each time."""
+    found = {path.name: path for path in FOLDER.glob("*")}  # a name that is not among them leads nowhere
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
+    if name not in found:
+        return Response("Not found.\n" if INDEX in found else _NOT_BUILT, {**headers}, 404)
+    if kind := _TYPES.get(found[name].suffix):
+        headers["Content-Type"] = f"{kind}; charset=utf-8"
+    if name.count(".") == 2:
+        headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    if name == INDEX:
+        headers["Content-Security-Policy"] = _POLICY.format(upload_url())
+    return Response(found[name].read_text(encoding="utf-8"), {**headers})

@@ -1,0 +1,540 @@
+#!/usr/bin/env python3
+"""Build container images on Slipway. This file is all there is: it needs Python 3.9 or newer, nothing else.
+
+    curl -O https://HOST/api/ui/slipway
+    python3 slipway login https://HOST/api
+    python3 slipway build . --follow
+
+SLIPWAY_URL and SLIPWAY_TOKEN take the place of what `login` has kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import gzip
+import http.client
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlencode, urlsplit
+
+OUTCOMES = {"succeeded": 0, "failed": 1, "upstream_failed": 1, "stopped": 3, "skipped": 3}
+TROUBLE, INTERRUPTED = 4, 130
+ENDS = """The exit status is the outcome: 0 done or succeeded, 1 the build failed, 2 wrong usage, 3 the build was
+stopped, 4 the service refuses or does not answer (which says nothing about the build), 130 interrupted.
+Results go to standard output, all else to standard error."""
+PROGRAM = f"python3 {shlex.quote(sys.argv[0])}"
+LOGIN = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "slipway" / "login.json"
+SMALL_BYTES = 4_400_000  # of an archive that a request can carry; larger ones go straight to storage
+TIMEOUT_SECONDS = 60  # of a request that makes no progress
+PATIENCE_SECONDS = 900  # with a service that has answered before and does not any more
+LONGEST_PAUSE_SECONDS = 30
+AGAIN = (429, 500, 502, 503, 504)  # answers that may be others soon, as those with Retry-After
+
+
+class Trouble(Exception):
+    """What is wrong, as a sentence; `status` is that of an HTTP answer, or 0."""
+
+    def __init__(self, words: str, status: int = 0, seconds: int = 0) -> None:
+        super().__init__(words)
+        self.status, self.seconds = status, seconds
+
+
+class NoAnswer(Trouble):
+    """One may come later, after `seconds` if that was said."""
+
+
+# What people see
+
+
+def tick(text: str) -> None:
+    """Progress, on a terminal only: the next line replaces it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
+        sys.stderr.flush()
+
+
+def say(text: str, to: IO[str] | None = None, end: str = "\n") -> None:
+    """Lines that stay, on standard error unless another stream is named."""
+    tick("")
+    print(text, file=to or sys.stderr, end=end, flush=True)
+
+
+def wait(seconds: float, why: str) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        tick(f"{why} in {left:.0f} s")
+        time.sleep(min(left, 1))
+
+
+def printable(text: str) -> str:
+    """In one line, without what steers a terminal."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+# The service
+
+
+class Plain(urllib.request.HTTPErrorProcessor):
+    """Refusals are answers too; and no redirection takes a token to another host."""
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+class Parcel:
+    """A body that is read piece by piece, and shows how far."""
+
+    def __init__(self, *pieces: IO[bytes]) -> None:
+        self.pieces, self.sent = pieces, 0
+        self.size = sum(piece.seek(0, io.SEEK_END) for piece in pieces)
+
+    def rewind(self) -> None:
+        self.sent = sum(piece.seek(0) for piece in self.pieces)
+
+    def read(self, size: int = -1) -> bytes:
+        block = next((block for block in (piece.read(size) for piece in self.pieces) if block), b"")
+        self.sent += len(block)
+        tick(f"Uploading: {self.sent * 100 // self.size} % of {self.size / 1e6:.1f} MB")
+        return block
+
+
+class Service:
+    """The API, for one user."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url, self.token, self.has_answered = url, token, False
+        self._opener = urllib.request.build_opener(Plain)
+
+    @cached_property
+    def user(self) -> str:
+        return str(self.json("GET", "/users/")["username"])
+
+    def json(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """The answer, parsed."""
+        try:
+            return json.loads(self.ask(method, path, body, **headers)[0] or "null")
+        except ValueError as error:
+            raise Trouble(f"{self.url} answers, but not as Slipway does.") from error
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[str, Any]:
+        """Text and headers of the answer; a path that is no address is the API's. Asks again, for long if it has
+        had answers before. Raises Trouble for a refusal, NoAnswer."""
+        since, pause, is_lost = time.monotonic(), 1, False
+        while True:
+            try:
+                answer = self._asked(method, path, body, {name.replace("_", "-"): headers[name] for name in headers})
+            except NoAnswer as trouble:
+                if not self.has_answered or time.monotonic() - since > PATIENCE_SECONDS:
+                    raise
+                if not is_lost:
+                    say(f"{trouble} Asking again; that says nothing about the build.")
+                is_lost = True
+                wait(max(pause, trouble.seconds), "No answer; asking again")
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                if is_lost:
+                    say("There are answers again.")
+                self.has_answered = True
+                return answer
+
+    def _asked(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[str, Any]:
+        url = path
+        if path.startswith("/"):
+            url, headers["Authorization"] = self.url + path, f"token {self.token}"
+        if isinstance(body, Parcel):
+            body.rewind()
+            headers["Content-Length"] = str(body.size)
+        elif body is not None:
+            body, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        try:
+            request = urllib.request.Request(url, body, headers, method=method)  # noqa: S310 (see `address`)
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+                text, status = answer.read().decode(errors="replace"), answer.status
+        except (OSError, http.client.HTTPException) as error:
+            why = printable(str(getattr(error, "reason", error)))
+            raise NoAnswer(f"{urlsplit(url).netloc} does not answer ({why}).") from error
+        except ValueError as error:  # whose words may have the token
+            raise Trouble(f"{url} cannot be asked: is a character of it or of the token wrong?") from error
+        if status < 300:
+            return text, answer.headers
+        words = printable(" ".join(sentences(text)))[:2000] or f"{url} answers {status} {answer.reason}."
+        if status in AGAIN or answer.headers["Retry-After"]:
+            raise NoAnswer(words, status, retry_after(answer.headers))
+        raise Trouble(f"{words} Log in again: {PROGRAM} login" if status == 401 else words, status)
+
+
+def retry_after(headers: Any) -> int:
+    """Seconds."""
+    text = headers["Retry-After"] or ""
+    return int(text) if text.isdigit() else 0
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Of a refusal: `{"detail": …}`, a list, lists by field, or itself; none of a page for browsers."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = [] if text.lstrip().startswith("<") else text
+    for field, words in said.items() if isinstance(said, dict) else [("detail", said)]:
+        named = "" if field in ("detail", "message", "non_field_errors") else f"{field}: "
+        yield named + " ".join(map(str, words if isinstance(words, list) else [words]))
+
+
+def address(text: str) -> str:
+    """The API's, from it or from that of the host, of the stage or of the page. Raises Trouble."""
+    found = re.fullmatch(r"(https?://[^/?#\s]+)([^?#\s]*)", text.strip().rstrip("/"))
+    if found is None:
+        raise Trouble(f"{printable(text)} is no address: it begins with https:// or http://.")
+    return found[1] + (re.sub(r"/(ui|v1)(/.*)?$", "", found[2]) if found[2] else "/api") + "/v1"
+
+
+def service() -> Service:
+    """As the environment says, or else what `login` has kept. Raises Trouble."""
+    try:
+        kept = json.loads(LOGIN.read_text())
+    except (OSError, ValueError):
+        kept = {}
+    url, token = (os.environ.get(f"SLIPWAY_{name.upper()}") or kept.get(name) for name in ("url", "token"))
+    if not url or not token:
+        raise Trouble(f"Which service? {PROGRAM} login https://HOST/api, or set SLIPWAY_URL and SLIPWAY_TOKEN.")
+    return Service(address(url), token.strip())
+
+
+# What a build is made of
+
+
+def ignoring(patterns: str) -> Callable[[str], bool]:
+    """Whether a path is left out, by the lines of a .dockerignore: the last one that matches it decides."""
+    rules: list[tuple[re.Pattern[str], bool]] = []
+    for line in map(str.strip, patterns.splitlines()):
+        if line and not line.startswith("#"):
+            keeps = line.startswith("!")
+            pattern = os.path.normpath(line[keeps:].strip()).strip("/")
+            rules.insert(0, (re.compile(f"{expression(pattern)}(/.*)?", re.DOTALL), keeps))
+    return lambda path: next((not keeps for rule, keeps in rules if rule.fullmatch(path)), False)
+
+
+def expression(pattern: str) -> str:
+    """A pattern of .dockerignore as a regular expression."""
+    meanings = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|\\.|.", pattern, re.DOTALL)
+    return "".join(
+        meanings.get(each) or (each if each[1:] and each[0] == "[" else re.escape(each[-1])) for each in tokens
+    )
+
+
+def pack(folder: Path, dockerfile: str, to: IO[bytes]) -> int:
+    """Writes what is not ignored as a gzipped tar, the same files as the same bytes. Returns their number."""
+
+    def without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        info.uid, info.gid, info.uname, info.gname = 0, 0, "", ""
+        return None if info.isdev() else info
+
+    lists = (folder / f"{dockerfile}.dockerignore", folder / ".dockerignore")  # as BuildKit looks for them
+    patterns = next((path.read_text(encoding="utf-8-sig") for path in lists if path.is_file()), "")
+    is_ignored = ignoring(patterns)
+    with gzip.GzipFile("", "wb", fileobj=to, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for parent, folders, files in os.walk(folder):
+            for name in sorted(folders + files):
+                file = Path(parent, name)
+                path = file.relative_to(folder).as_posix()
+                if not is_ignored(path) or path == dockerfile:
+                    tick(f"Packing {printable(path)}")
+                    tar.add(file, path, recursive=False, filter=without_owner)
+                elif name in folders and "!" not in patterns and not dockerfile.startswith(f"{path}/"):
+                    folders.remove(name)  # nothing in it is wanted
+            folders.sort()
+        return sum(not info.isdir() for info in tar.getmembers())
+
+
+def upload(to: Service, project: str, archive: IO[bytes]) -> None:
+    """Makes the archive the project's code."""
+    parcel = Parcel(archive)
+    if parcel.size <= SMALL_BYTES:
+        to.ask("PUT", f"{project}/repo/upload", parcel, Content_Type="application/gzip")
+        return
+    offer, boundary = to.json("POST", f"{project}/repo/upload/offers"), uuid.uuid4().hex
+    part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    head = "".join(f'{part}"{name}"\r\n\r\n{value}\r\n' for name, value in offer["fields"].items())
+    head += f'{part}"file"; filename="code.tar.gz"\r\n\r\n'
+    form = Parcel(io.BytesIO(head.encode()), archive, io.BytesIO(f"\r\n--{boundary}--\r\n".encode()))
+    to.ask("POST", offer["url"], form, Content_Type=f"multipart/form-data; boundary={boundary}")
+    to.ask("POST", f"{project}/repo/upload/offers/{offer['complete'].rstrip('/').rpartition('/')[2]}")
+
+
+def specification(given: argparse.Namespace, has_git: bool) -> str:
+    """What to build. Raises Trouble."""
+    if given.step and not given.image:
+        raise Trouble("--step needs a base image: --image.")
+    if not Path(given.folder).is_dir():
+        raise Trouble(f"{given.folder} is no folder.")
+    if given.spec:
+        return Path(given.spec).read_text(encoding="utf-8")
+    if given.image:
+        return json.dumps({"version": 1, "kind": "build", "image": given.image, "build_steps": given.step})
+    if has_git or (Path(given.folder) / given.dockerfile).is_file():
+        return json.dumps({"version": 1, "kind": "build", "dockerfile": given.dockerfile})
+    raise Trouble(
+        f"{given.folder} has no {given.dockerfile}: name one with --dockerfile, or a base image with --image and "
+        "commands with --step, or a specification with --spec."
+    )
+
+
+# Commands
+
+
+def project_of(at: Service, name: str | None, folder: str = ".") -> str:
+    """The path of a project that is given as NAME or OWNER/NAME, else the user's with the folder's name."""
+    name = name or re.sub(r"[^\w-]+", "-", Path(folder).resolve().name, flags=re.ASCII).strip("-") or "code"
+    return f"/{name}" if "/" in name else f"/{at.user}/{name}"
+
+
+def build_of(at: Service, text: str) -> str:
+    """The path of a build that is given as NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER. Raises Trouble."""
+    name, _, number = text.rpartition("/")
+    if not number.isdigit():
+        raise Trouble(f"{printable(text)} is no build: write NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER.")
+    return f"{project_of(at, name)}/builds/{number}"
+
+
+def named(path: str) -> str:
+    """A build as `build_of` takes it."""
+    return path[1:].replace("/builds/", "/")
+
+
+def image_of(build: Any) -> str:
+    return f"{build['image'].rpartition(':')[0]}@{build['image_digest']}" if build["image_digest"] else ""
+
+
+def login(given: argparse.Namespace) -> int:
+    url = address(given.url or os.environ.get("SLIPWAY_URL") or input("Address of the service: "))
+    token = os.environ.get("SLIPWAY_TOKEN")
+    token = token or (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline())
+    at = Service(url, token.strip())
+    say(f"{at.url} knows you as {at.user}. The token is kept for you alone in {LOGIN}.")
+    LOGIN.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=LOGIN.parent, delete=False) as file:  # of mode 0600
+        json.dump({"url": url, "token": at.token}, file)
+    Path(file.name).replace(LOGIN)
+    if given.json:
+        print(json.dumps({"url": url, "user": at.user}))
+    return 0
+
+
+def make_project(at: Service, path: str) -> None:
+    try:
+        at.ask("POST", "/projects/", {"name": path.rpartition("/")[2]})
+        say(f"Project {path[1:]} is made.")
+    except Trouble as trouble:
+        if trouble.status != 409:  # it was made meanwhile, or by a request whose answer was lost
+            raise
+
+
+def build(given: argparse.Namespace) -> int:
+    at = service()
+    project = project_of(at, given.project, given.folder)
+    try:
+        found = at.json("GET", project)
+    except Trouble as trouble:
+        if trouble.status != 404 or not project.startswith(f"/{at.user}/"):
+            raise
+        found = None
+    content = specification(given, bool(found and found["git_url"]))
+    if found is None:
+        make_project(at, project)
+    if found and found["git_url"]:
+        say(f"The code comes from {found['git_url']}.")
+    else:
+        with tempfile.TemporaryFile() as archive:
+            count = pack(Path(given.folder), os.path.normpath(given.dockerfile), archive)
+            say(f"Uploading {given.folder}: {count} files, {archive.tell() / 1e6:.1f} MB packed.")
+            upload(at, project, archive)
+    made = at.json("POST", f"{project}/builds/", {"content": content}, Idempotency_Key=uuid.uuid4().hex)
+    path = f"{project}/builds/{made['id']}"
+    say(f"Build {named(path)} is made.")
+    if given.follow:
+        made = follow(at, path, lambda text: say(text, end=""))
+    else:
+        say(f"Follow it: {PROGRAM} logs {named(path)} --follow")
+    if given.json:
+        say(json.dumps(made), sys.stdout)
+    elif result := image_of(made) if given.follow else named(path):
+        say(result, sys.stdout)
+    return OUTCOMES[made["last_status"]] if given.follow else 0
+
+
+def logs(given: argparse.Namespace) -> int:
+    at = service()
+    path = build_of(at, given.build)
+
+    def show(text: str) -> None:
+        if given.json:
+            rows = (line.partition(" -- ") for line in re.findall(r"[^\n]+", text))
+            text = "".join(json.dumps({"time": at, "message": words}) + "\n" for at, _, words in rows)
+        say(text, sys.stdout, end="")
+
+    if given.follow:
+        ended = follow(at, path, show)
+        if image := image_of(ended):
+            say(image)
+        return OUTCOMES[ended["last_status"]]
+    for text, seconds in log_of(at, path):
+        show(text)
+        if seconds:
+            break
+    return 0
+
+
+def log_of(at: Service, path: str) -> Iterator[tuple[str, int]]:
+    """Text from answer to answer until the log is complete, each with the seconds until there may be more."""
+    cursor, is_complete = "0", "false"
+    while is_complete == "false":
+        text, headers = at.ask("GET", f"{path}/logs?{urlencode({'cursor': cursor})}")
+        cursor, is_complete = headers["X-Slipway-Next-Cursor"], headers["X-Slipway-Log-Complete"]
+        yield text, retry_after(headers)
+
+
+def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
+    """Shows statuses and log until the build has ended; returns it."""
+    since, seen, status = time.monotonic(), 0, "created"
+
+    def show_statuses() -> None:
+        nonlocal seen, status
+        for row in at.json("GET", f"{path}/statuses?offset={seen}&limit=500")["results"]:
+            seen, status = seen + 1, row["status"]
+            words = f"{status}: {printable(row['message'])}" if row["message"] else status
+            say(f"[{time.monotonic() - since:5.1f} s] {words}")
+
+    try:
+        show_statuses()
+        for text, seconds in log_of(at, path):
+            show(text)
+            if status == "stopped" and seconds:  # nobody waits for last words that may never come
+                break
+            show_statuses()
+            wait(seconds, f"{status}, {time.monotonic() - since:.0f} s; asking again")
+        while (found := at.json("GET", path))["last_status"] not in OUTCOMES:
+            wait(2, "The log is complete; asking for the outcome")
+        show_statuses()
+        return found
+    except (KeyboardInterrupt, NoAnswer):
+        say(f"Not following any more; the build goes on. To follow: {PROGRAM} logs {named(path)} --follow")
+        say(f"To stop it: {PROGRAM} stop {named(path)}")
+        raise
+
+
+def list_(given: argparse.Namespace) -> int:
+    at = service()
+    query = urlencode({"limit": given.limit, "query": given.query, "sort": "-created_at"})
+    found = at.json("GET", f"{project_of(at, given.project)}/builds/?{query}")["results"]
+    if given.json:
+        print(json.dumps(found))
+    for each in () if given.json else found:
+        of, created = f"{each['project'].replace('.', '/')}/{each['id']}", each["created_at"][:19]
+        print(f"{of:32} {each['last_status']:10} {created} {each['user']:12} {image_of(each) or each['image']}")
+    return 0
+
+
+def show(given: argparse.Namespace) -> int:
+    at = service()
+    found = at.json("GET", build_of(at, given.build))
+    if given.json:
+        print(json.dumps(found))
+        return 0
+    last = at.json("GET", f"{build_of(at, given.build)}/statuses?limit=500")["results"][-1]
+    shown = {**found, "reason": last["message"], "image": image_of(found) or found["image"]}
+    names = "last_status reason waiting_reason image commit user created_at started_at finished_at duration_seconds"
+    for name in filter(shown.get, names.split()):
+        print(f"{name.replace('_', ' '):17} {printable(str(shown[name]))}")
+    return 0
+
+
+def stop(given: argparse.Namespace) -> int:
+    at = service()
+    path = build_of(at, given.build)
+    at.ask("POST", f"{path}/stop")
+    found = at.json("GET", path)
+    print(json.dumps(found) if given.json else f"{named(path)} {found['last_status']}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    shape: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": ENDS}
+    whole = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, **shape)
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(run.__name__.rstrip("_"), help=words, description=words, **shape)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="print the result as JSON")
+        return made
+
+    one = command(login, "keep the address and a token of a service; the token is read from the terminal or a pipe")
+    one.add_argument("url", nargs="?", metavar="URL", help="https://HOST/api")
+    one = command(build, "upload a folder, build an image with it, print HOST/REPO@sha256:…")
+    one.add_argument("folder", nargs="?", default=".", help="its .dockerignore is heeded (%(default)s)")
+    one.add_argument("--follow", action="store_true", help="show statuses and log until the end")
+    one.add_argument("--project", metavar="[OWNER/]NAME", help="made if it is missing (the folder's name)")
+    one.add_argument(
+        "--dockerfile",
+        default="Dockerfile",
+        metavar="PATH",
+        help="in the folder (%(default)s); it finds the code in build/",
+    )
+    one.add_argument("--image", help="a base image instead of a Dockerfile; the code is then copied to /code")
+    one.add_argument(
+        "--step", action="append", default=[], metavar="COMMAND", help="with --image: a command; repeat it for more"
+    )
+    one.add_argument("--spec", metavar="FILE", help="a specification (kind: build) instead of both")
+    one = command(logs, "print a build's log")
+    one.add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
+    one.add_argument("--follow", action="store_true", help="and what comes until the end")
+    one = command(list_, "the latest builds of a project")
+    one.add_argument("project", nargs="?", metavar="[OWNER/]NAME", help="(this folder's name)")
+    one.add_argument("--query", default="", help="as status:failed|stopped, created_at:>=2024-03-01")
+    one.add_argument("--limit", type=int, default=20, help="(%(default)s)")
+    for run, words in ((show, "what is known of a build"), (stop, "end a build")):
+        command(run, words).add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
+    return whole
+
+
+def main() -> int:
+    given = parser().parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(given.run(given))
+    except Trouble as trouble:
+        say(str(trouble))
+    except BrokenPipeError:  # nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        say(f"{error.filename or PROGRAM}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        return INTERRUPTED
+    return TROUBLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The command line by itself: what it packs, how it reads addresses and refusals, and on which Pythons."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from chalicelib import page
+from infra import cli
+from infra.cli import slipway
+
+
+def test_it_is_python_3_9_and_imports_the_standard_library_alone() -> None:
+    tree = ast.parse(cli.SOURCE.read_text(), feature_version=(3, 9))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+
+
+def test_it_is_laid_where_the_service_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "FOLDER", tmp_path / "ui")
+    for content in (None, "an older one"):
+        if content is not None:
+            (page.FOLDER / "slipway").write_text(content)
+        cli.publish()
+        assert (page.FOLDER / "slipway").read_bytes() == cli.SOURCE.read_bytes()
+    assert [path.name for path in tmp_path.rglob("*")] == ["ui", "slipway"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["logs", "--help"]])
+def test_help_says_what_the_exit_status_means(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, cli.SOURCE, *words], capture_output=True, text=True, check=True)
+    assert "1 the build failed" in done.stdout
+
+
+# .dockerignore, by what docker's documentation says of it
+
+IGNORED = [
+    ("*.log", "a.log", True),
+    ("*.log", "sub/a.log", False),
+    ("**/*.log", "a.log", True),
+    ("**/*.log", "sub/deep/a.log", True),
+    ("*/temp*", "sub/temporary.txt", True),
+    ("*/temp*", "sub/deep/temp", False),
+    ("temp?", "tempa", True),
+    ("temp?", "temp", False),
+    ("[a-c].txt", "b.txt", True),
+    ("[^a-c].txt", "b.txt", False),
+    ("sub", "sub/deep/file", True),
+    ("/sub/", "sub/file", True),
+    ("./sub", "sub/file", True),
+    ("sub", "other/sub", False),
+    ("**/sub", "other/sub/file", True),
+    ("sub/**", "sub/file", True),
+    ("sub/**/end", "sub/a/b/end", True),
+    ("a.b", "aXb", False),
+    (r"\*.txt", "*.txt", True),
+    (r"\*.txt", "a.txt", False),
+    ("# sub", "sub", False),
+    ("", "sub", False),
+    ("*.md\n!README.md", "README.md", False),
+    ("*.md\n!README.md", "OTHER.md", True),
+    ("!README.md\n*.md", "README.md", True),
+    ("sub\n!sub/keep", "sub/keep/file", False),
+    ("sub\n!sub/keep\nsub/keep/not", "sub/keep/not", True),
+]
+
+
+@pytest.mark.parametrize(("patterns", "path", "is_ignored"), IGNORED)
+def test_what_a_dockerignore_leaves_out(patterns: str, path: str, is_ignored: bool) -> None:
+    assert slipway.ignoring(patterns)(path) is is_ignored
+
+
+def packed(folder: Path, dockerfile: str = "Dockerfile") -> tuple[bytes, dict[str, tarfile.TarInfo]]:
+    file = io.BytesIO()
+    slipway.pack(folder, dockerfile, file)
+    with tarfile.open(fileobj=io.BytesIO(file.getvalue())) as tar:
+        return file.getvalue(), {member.name: member for member in tar}
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_folder_is_packed_without_what_is_ignored_but_with_its_dockerfile(tmp_path: Path) -> None:
+    write(tmp_path, a_py="", sub__b_py="", sub__c_log="", docker__Dockerfile="", docker__d="", venv__lib__e_py="")
+    (tmp_path / ".dockerignore").write_text("**/*.log\ndocker\nvenv\n")
+    (tmp_path / "link").symlink_to("a.py")
+    os.mkfifo(tmp_path / "pipe")
+    assert [*packed(tmp_path, "docker/Dockerfile")[1]] == [
+        *(".dockerignore", "a.py", "link", "sub"),
+        *("docker/Dockerfile", "sub/b.py"),
+    ]
+
+    (tmp_path / "docker" / "Dockerfile.dockerignore").write_text("*\n!venv/lib\n")
+    assert [*packed(tmp_path, "docker/Dockerfile")[1]] == ["docker/Dockerfile", "venv/lib", "venv/lib/e.py"]
+
+
+def test_the_same_files_are_the_same_bytes_whoever_owns_them(tmp_path: Path) -> None:
+    write(tmp_path, b="1", a="2")
+    first, members = packed(tmp_path)
+    assert packed(tmp_path)[0] == first
+    assert {(each.uid, each.gid, each.uname) for each in members.values()} == {(0, 0, "")}
+    write(tmp_path, b="3")
+    assert packed(tmp_path)[0] != first
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/api/v1"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000/api/v1"),
+        ("https://x.example.com/api", "https://x.example.com/api/v1"),
+        ("https://x.example.com/api/v1/", "https://x.example.com/api/v1"),
+        ("https://x.example.com/api/ui/index.html", "https://x.example.com/api/v1"),
+        ("https://builds.example.com/v1", "https://builds.example.com/v1"),
+        ("https://builds.example.com/ui/", "https://builds.example.com/v1"),
+    ],
+)
+def test_an_address_may_be_that_of_the_host_of_the_api_or_of_the_page(given: str, found: str) -> None:
+    assert slipway.address(given) == found
+
+
+@pytest.mark.parametrize("given", ["", "127.0.0.1:8000", "ftp://x", "https://", "file:///etc/passwd", "https://a b"])
+def test_what_is_no_address_is_said(given: str) -> None:
+    with pytest.raises(slipway.Trouble, match="is no address"):
+        slipway.address(given)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('{"detail": "Not found."}', "Not found."),
+        ('{"message": "Too Many Requests"}', "Too Many Requests"),
+        ('["One.", "Two."]', "One. Two."),
+        (
+            '{"name": ["Must be a slug."], "tags": ["Too many.", "Too long."]}',
+            "name: Must be a slug. tags: Too many. Too long.",
+        ),
+        ("text", "text"),
+        ("<html>", ""),
+        ("", ""),
+    ],
+)
+def test_refusals_are_read_as_sentences(said: str, words: str) -> None:
+    assert " ".join(slipway.sentences(said)) == words

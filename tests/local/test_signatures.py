@@ -197,7 +197,7 @@ def test_a_link_opens_its_own_object_for_as_long_as_it_says(bucket: str, monkeyp
 def test_a_link_without_the_secret_opens_nothing(bucket: str, moto: str) -> None:
     assert get(f"{moto}/{bucket}/a/file") == 403
     assert get(link(client=stranger())) == 403
-    assert get(link().replace(re.findall("X-Amz-Signature=(.*)", link())[0], "0" * 64)) == 403
+    assert get(re.sub("X-Amz-Signature=.*", f"X-Amz-Signature={'0' * 64}", link())) == 403
     old = Config(signature_version="s3")  # the second version: botocore's default for links of this region
     assert get(link(client=boto3.client("s3", config=old))) == 403
 

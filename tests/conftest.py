@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,7 @@ from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item
 from infra.bench import ministack
 from infra.local import aws
+from infra.local.kept import Kept
 from infra.local.machine.machine import STATE
 from tests.fakes import FakeServices
 
@@ -61,12 +63,13 @@ def installed(services: FakeServices) -> Iterator[FakeServices]:
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
-    """AWS on loopback, for as long as tests run."""
-    server = aws.Moto()
-    server.start()
-    yield server.url
-    server.close()
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """AWS on loopback, as `make up` has it, for as long as tests run."""
+    with closing(Kept(tmp_path_factory.mktemp("of-moto") / "kept")) as kept:
+        server = aws.Moto(kept)
+        server.start()
+        yield server.url
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -45,9 +45,14 @@ class KeptAws:
         self._touched: set[tuple[str, str]] = set()  # buckets and keys of objects
 
     def put_back(self) -> None:
-        """All that is kept, into resources that are there and empty."""
+        """All that is kept, into resources that are there and empty; rows whose time is over are forgotten."""
+        now, expired = int(time.time()), []
         for name, item in self._kept.all("row"):
-            self._dynamodb.get_table(json.loads(name)[0]).put_item(item, overwrite=True)
+            if int(item.get("ttl", {}).get("N", now)) < now:
+                expired.append(forgotten("row", name))
+            else:
+                self._dynamodb.get_table(json.loads(name)[0]).put_item(item, overwrite=True)
+        self._kept.write(expired)
         for name, told in self._kept.all("parameter"):
             at = datetime.fromisoformat(told.pop("last_modified_date"))
             made: Any = ssm.Parameter

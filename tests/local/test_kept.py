@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,7 +20,7 @@ from botocore.exceptions import ClientError
 from moto.core.base_backend import BackendDict
 
 from infra.local import aws
-from infra.local.kept import InUse, Kept, backup, kept, restore
+from infra.local.kept import InUse, Kept, backup, events_added, kept, restore
 
 TABLE, BUCKET = "slipway-kept", "slipway-sources"
 GROUP, STREAM = "/slipway/reported", "one"
@@ -211,9 +214,64 @@ def test_events_of_logs_are_there_and_more_may_follow(start: Start) -> None:
         assert found == EVENTS
 
 
-def read(logs: Any) -> list[Any]:
-    events = logs.get_log_events(logGroupName=GROUP, logStreamName=STREAM, startFromHead=True)["events"]
+def read(logs: Any, stream: str = STREAM) -> list[Any]:
+    events = logs.get_log_events(logGroupName=GROUP, logStreamName=stream, startFromHead=True)["events"]
     return [{name: each[name] for name in EVENTS[0]} for each in events]
+
+
+def test_a_row_whose_time_is_over_is_forgotten(start: Start) -> None:
+    client = start().dynamodb
+    for name, ttl in (("over", 1), ("lives", int(time.time()) + 3600)):
+        client.put_item(TableName=TABLE, Item=item(name, ttl={"N": str(ttl)}))
+    for _ in range(2):
+        assert [row["sk"]["S"] for row in start().rows()] == ["lives"]
+
+
+def test_a_start_makes_the_same_calls_and_reads_no_log_however_much_is_kept(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    counted(calls, monkeypatch, aws.Moto, "_answer")
+    counted(calls, monkeypatch, Kept, "events")
+    start()
+    few = calls.copy()
+    changes = [kept("row", json.dumps([TABLE, n]), item(f"{n:04}")) for n in range(1000)]
+    changes += [events_added(f"{GROUP}:{n}", EVENTS) for n in range(1000)]
+    with closing(sqlite3.connect(tmp_path / "kept" / "kept.sqlite")) as other, other:
+        for change in changes:
+            other.execute(*change)
+
+    running = start()
+
+    assert calls == few + few
+    assert (calls["_answer"] > 0, calls["events"]) == (True, 0)
+    assert len(running.rows()) == 1000
+    assert len(read(running.logs, stream="999")) == len(EVENTS)
+
+
+def counted(calls: Counter[str], monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    original = getattr(owner, name)
+
+    def count(*arguments: Any) -> Any:
+        calls[name] += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, count)
+
+
+def test_a_request_that_is_not_written_is_not_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = start().dynamodb
+    with monkeypatch.context() as full:
+        full.setattr(Kept, "write", raising)
+        with pytest.raises(ClientError, match="500"):
+            client.put_item(TableName=TABLE, Item=item("refused"))
+    client.put_item(TableName=TABLE, Item=item("taken"))
+
+    assert "taken" in {row["sk"]["S"] for row in start().rows()}
+
+
+def raising(*_: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 def test_what_cannot_be_written_is_not_promised_and_comes_with_the_next_change(tmp_path: Path) -> None:

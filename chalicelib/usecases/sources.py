@@ -99,12 +99,13 @@ def source_of(services: Services, project: Project, spec: Spec) -> tuple[Source 
         return None, None, generate(spec)
     if spec.branch or spec.commit not in (None, project.code.commit):
         raise Invalid([f"The project's code was uploaded and has one commit, {project.code.commit}, and no branches."])
-    files = services.sources.listing(project.code.sha256).inside(spec.context)
+    listing = services.sources.listing(project.code.sha256)
+    files = listing.inside(spec.context)
     source = Source(code_sha256=project.code.sha256, context=spec.context)
     if spec.dockerfile is None:
         return source, project.code.commit, generate(spec, files)
     packed = services.sources.open(project.code.sha256)
-    return source, project.code.commit, archive.read_text(packed, project.code.bytes, spec.dockerfile)
+    return source, project.code.commit, archive.read_text(packed, project.code.bytes, listing, spec.dockerfile)
 
 
 def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:

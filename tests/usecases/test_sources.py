@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import tarfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,6 +54,38 @@ def test_a_dockerfile_of_the_code_is_taken_as_it_is(place: FakeServices) -> None
     assert source(place, image=None, dockerfile="app/Dockerfile")[2] == "FROM x\n"
     with pytest.raises(Invalid, match="no file"):
         source(place, image=None, dockerfile="Dockerfile")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symbolic", "hard"])
+def test_linked_dockerfiles_and_contexts_are_followed(place: FakeServices, kind: bytes) -> None:
+    packed = io.BytesIO(gzip.decompress(make_archive(FILES)))
+    with tarfile.open(fileobj=packed, mode="a") as tar:
+        for name, of_kind, target in (("Dockerfile", kind, "app/Dockerfile"), ("now", tarfile.SYMTYPE, "app")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = of_kind, target
+            tar.addfile(member)
+    sources.upload(place, ADA, "ada", "vision", gzip.compress(packed.getvalue()))
+    assert source(place, image=None, dockerfile="Dockerfile")[2] == "FROM x\n"
+    assert source(place, image=None, dockerfile="now/Dockerfile")[2] == "FROM x\n"
+    assert "COPY build/setup.sh /code\n" in str(source(place, context="now")[2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: good[:-8] + b"\1\2\3\4" + good[-4:],
+        lambda good: good[:-4],
+        lambda good: good[: len(good) // 2],
+        lambda good: good + b"garbage",
+        lambda good: good + gzip.compress(b"garbage"),
+    ],
+    ids=["checksum", "cut at its end", "cut", "garbage behind", "more behind"],
+)
+def test_a_damaged_archive_does_not_replace_good_code(place: FakeServices, damage: Callable[[bytes], bytes]) -> None:
+    sha256 = upload(place)
+    with pytest.raises(Invalid):
+        sources.upload(place, ADA, "ada", "vision", damage(make_archive({"a": "newer"})))
+    assert source(place)[1] == sha256[:40]
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,20 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     return serializers.build_detail(changed, call.services)
 
 
+def refuse_kind(kind: str) -> None:
+    """The route that `polyaxon run` calls with a file of this kind: the command prints what is answered."""
+
+    def view(call: web.Call, owner: str, project: str) -> NoReturn:
+        builds.refuse_other_kinds(call.services, call.user, owner, project)
+
+    view.__name__ = f"refuse_{kind}"
+    route(f"{PROJECT}/{kind}s", "POST", refusals=(HTTPStatus.BAD_REQUEST,))(view)
+
+
+for other in ("experiment", "group", "job"):
+    refuse_kind(other)
+
+
 # What is done to a project or build as a whole; nothing is answered
 
 
@@ -295,6 +309,7 @@ def act(name: str, method: str, path: str, do: Callable[..., None], status: HTTP
 act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
 act("archive_project", "POST", PROJECT + "/archive", projects.archive)
 act("restore_project", "POST", PROJECT + "/restore", projects.restore)
+act("forget_git", "DELETE", PROJECT + "/repo/external", sources.forget_git, NO_CONTENT)
 act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)
 act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark, NO_CONTENT)
 act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)

@@ -58,17 +58,25 @@ def complete(services: Services, caller: User, owner: str, name: str, offer_id: 
 
 def use_git(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> tuple[Project, bool]:
     """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
-    Invalid. Whether it can be reached, the first build tells."""
+    Invalid. Whether it can be reached, the first build tells: until then another address may be named."""
     project = projects.writable(services, caller, owner, name)
     url = _checked_git_url(fields.get("git_url"))
     if project.git_url == url:
         return project, False
-    if project.git_url is not None:
-        raise Invalid([f"The project's code is at {project.git_url} already."])
+    if project.git_url is not None and project.last_build_id:
+        raise Invalid([f"The project's builds had their code from {project.git_url}: DELETE that address first."])
     if project.code is not None:
         raise Forbidden("The project's code was uploaded; it cannot come from git as well.")
     now = services.now()
     return projects.save(services, project, lambda project: replace(project, git_url=url, updated_at=now)), True
+
+
+def forget_git(services: Services, caller: User, owner: str, name: str) -> None:
+    """Takes the repository away from the project; builds keep theirs. Idempotent. Raises NotFound, Forbidden."""
+    project = projects.writable(services, caller, owner, name)
+    if project.git_url is not None:
+        now = services.now()
+        projects.save(services, project, lambda project: replace(project, git_url=None, updated_at=now))
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:

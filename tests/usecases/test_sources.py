@@ -17,7 +17,7 @@ from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.usecases import builds, sources
 from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import FILES, upload
+from tests.usecases.conftest import FILES, stored, upload
 
 ADA = make_user()
 URL = "https://git.test/x"
@@ -148,8 +148,27 @@ def test_code_comes_from_one_place_only(place: FakeServices) -> None:
     sources.use_git(place, ADA, "ada", "other", {"git_url": URL})
     with pytest.raises(Forbidden):
         sources.upload(place, ADA, "ada", "other", make_archive(FILES))
-    with pytest.raises(Invalid, match="already"):
-        sources.use_git(place, ADA, "ada", "other", {"git_url": URL + "y"})
+
+
+def test_an_address_can_be_corrected_until_a_build_was_made(place: FakeServices) -> None:
+    sources.use_git(place, ADA, "ada", "vision", {"git_url": URL + "y"})
+    assert sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is True
+    builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
+    with pytest.raises(Invalid, match=f"had their code from {URL}: DELETE that address first"):
+        sources.use_git(place, ADA, "ada", "vision", {"git_url": URL + "y"})
+
+
+def test_an_address_can_be_deleted_and_builds_keep_theirs(place: FakeServices) -> None:
+    sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})
+    built = builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
+    for _ in range(2):
+        sources.forget_git(place, ADA, "ada", "vision")
+    assert source(place)[0] is None
+    kept = stored(place, built.key).source
+    assert kept is not None
+    assert kept.git_url == URL
+    upload(place)
+    assert source(place)[1] is not None
 
 
 def test_an_offered_upload_becomes_the_code_when_completed(place: FakeServices) -> None:

@@ -56,6 +56,17 @@ class GitServer:
         self.publish(name)
         return self.git(name, "rev-parse", "HEAD")
 
+    def add_submodule(self, name: str, url: str, commit: str, path: str = "lib") -> str:
+        """The hash of a commit with another repository's commit as submodule, written down in any way, and more."""
+        self.commit(name, {"own.txt": name})
+        self.git(name, "update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
+        for setting, value in {"path": path, "url": url, "update": "none"}.items():
+            self.git(name, "config", "--file", ".gitmodules", f"submodule.{path}.{setting}", value)
+        self.git(name, "add", ".gitmodules")
+        self.git(name, "commit", "--quiet", "--message", "submodule")
+        self.publish(name)
+        return self.git(name, "rev-parse", "HEAD")
+
     def publish(self, name: str) -> None:
         """Shows all refs that there are now."""
         self.git(name, "push", "--quiet", "--mirror", str(self.folder / "served" / f"{name}.git"))

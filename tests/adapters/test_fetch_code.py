@@ -277,23 +277,11 @@ def test_other_redirects_are_refused_in_words(fetch_public: Fetch, public: GitSe
     assert (done.returncode, reason in done.stdout) == (1, True), done.stdout
 
 
-def submodule(public: GitServer, name: str, url: str, commit: str, path: str = "lib") -> str:
-    """The hash of a commit in a repository that has another one's commit as submodule, written down in any way."""
-    public.commit(name, {"own.txt": name})
-    public.git(name, "update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
-    for setting, value in {"path": path, "url": url, "update": "none"}.items():
-        public.git(name, "config", "--file", ".gitmodules", f"submodule.{path}.{setting}", value)
-    public.git(name, "add", ".gitmodules")
-    public.git(name, "commit", "--quiet", "--message", "submodule")
-    public.publish(name)
-    return public.git(name, "rev-parse", "HEAD")
-
-
 @pytest.fixture(scope="module")
 def nested(public: GitServer) -> str:
     """The hash of a commit of `lib`, which has a submodule of its own, and is not its newest."""
     deep = public.commit("deep", {"deep.txt": "deep"})
-    commit = submodule(public, "lib", public.url_of("deep"), deep, "a deep one")
+    commit = public.add_submodule("lib", public.url_of("deep"), deep, "a deep one")
     public.commit("lib", {"own.txt": "newer"})
     return commit
 
@@ -302,7 +290,7 @@ def nested(public: GitServer) -> str:
 def test_submodules_are_there_with_their_own(
     fetch_public: Fetch, tmp_path: Path, public: GitServer, nested: str, written: str
 ) -> None:
-    submodule(public, "whole", written.format(host=public.host), nested)
+    public.add_submodule("whole", written.format(host=public.host), nested)
     done = fetch_public(public.url_of("whole"))
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "work/build/lib/own.txt").read_text() == "lib"
@@ -323,7 +311,7 @@ def test_submodules_are_there_with_their_own(
 def test_without_its_submodules_there_is_no_build(
     fetch_public: Fetch, tmp_path: Path, public: GitServer, nested: str, url: str, reason: str
 ) -> None:
-    submodule(public, "lacking", url, nested)
+    public.add_submodule("lacking", url, nested)
     if not url:
         public.git("lacking", "rm", "--quiet", "--force", ".gitmodules")
         public.git("lacking", "commit", "--quiet", "--message", "forgotten")
@@ -339,7 +327,7 @@ def test_without_its_submodules_there_is_no_build(
 def test_submodules_end_at_some_depth(fetch_public: Fetch, public: GitServer) -> None:
     commit = public.commit("level-0", {})
     for level in range(6):
-        commit = submodule(public, f"level-{level + 1}", public.url_of(f"level-{level}"), commit)
+        commit = public.add_submodule(f"level-{level + 1}", public.url_of(f"level-{level}"), commit)
     done = fetch_public(public.url_of("level-6"))
     assert (done.returncode, "more than 5 deep" in done.stdout) == (1, True), done.stdout
 

@@ -279,20 +279,6 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     return serializers.build_detail(changed, call.services)
 
 
-def refuse_kind(kind: str) -> None:
-    """The route that `polyaxon run` calls with a file of this kind: the command prints what is answered."""
-
-    def view(call: web.Call, owner: str, project: str) -> NoReturn:
-        builds.refuse_other_kinds(call.services, call.user, owner, project)
-
-    view.__name__ = f"refuse_{kind}"
-    route(f"{PROJECT}/{kind}s", "POST", refusals=(HTTPStatus.BAD_REQUEST,))(view)
-
-
-for other in ("experiment", "group", "job"):
-    refuse_kind(other)
-
-
 # What is done to a project or build as a whole; nothing is answered
 
 
@@ -313,6 +299,9 @@ act("forget_git", "DELETE", PROJECT + "/repo/external", sources.forget_git, NO_C
 act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)
 act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark, NO_CONTENT)
 act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)
+# What `polyaxon run` calls with a file of another kind: it prints the refusal.
+for other in ("experiment", "group", "job"):
+    act(f"refuse_{other}", "POST", f"{PROJECT}/{other}s", builds.refuse_other_kinds, HTTPStatus.BAD_REQUEST)
 act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT)
 act("archive_build", "POST", BUILD + "/archive", builds.archive)
 act("restore_build", "POST", BUILD + "/restore", builds.restore)

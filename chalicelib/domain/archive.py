@@ -20,7 +20,7 @@ MAX_RATIO = 200  # of unpacked to packed bytes; source code compresses 3 to 10 t
 RATIO_COUNTS_FROM_BYTES = 64 * 1024**2  # small archives of zeros are harmless
 # What Linux takes: PATH_MAX and NAME_MAX. Also of the target of a link.
 MAX_NAME_BYTES, MAX_PART_BYTES = 4_096, 255
-MAX_NAMES_BYTES = 8 * 1024**2  # all names and all their parents, which are kept in memory
+MAX_NAMES_BYTES = 8 * 1024**2  # all names, their parents and what links lead to, which are kept in memory
 MAX_LINKS = 40  # that lead to each other; as Linux has it
 # What tarfile keeps in memory besides the files' contents: for each entry, and for all together.
 HEADER_BYTES, MORE_HEADER_BYTES = 4 * 1024, 1024**2
@@ -94,6 +94,7 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 if name in kinds and not member.isdir():
                     repeated.add(name)
                 kinds[name] = member.type
+                names_bytes = _counted(names_bytes, targets.get(name, ""))
                 stream.allowed += HEADER_BYTES + (member.size if member.isfile() else 0)
                 archive.members = []  # else tarfile keeps them all
             stream.read_to_end()

@@ -27,25 +27,11 @@ MACHINES = {
     "BUILD_GENERAL1_XLARGE": (36, 73_728, 262_144),
     "BUILD_GENERAL1_2XLARGE": (72, 147_456, 843_776),
 }
-_NAMES = [
-    "resources",
-    "labels",
-    "annotations",
-    "node_selector",
-    "affinity",
-    "tolerations",
-    "service_account",
-    "image_pull_secrets",
-    "max_restarts",
-    "secret_refs",
-    "config_map_refs",
-    "data_refs",
-    "artifact_refs",
-    "index",
-    "configmap_refs",
-    "persistence",
-    "outputs",
-]
+_NAMES = (
+    *("resources", "labels", "annotations", "node_selector", "affinity", "tolerations", "service_account", "index"),
+    *("image_pull_secrets", "max_restarts", "secret_refs", "config_map_refs", "data_refs", "artifact_refs"),
+    *("configmap_refs", "persistence", "outputs"),
+)
 _IGNORED = ("resources", "max_restarts", "index")  # looked at elsewhere, and of no meaning for builds
 _UNSEEN = ("labels", "annotations")  # without a pod nobody asks for them, and the image is the same
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")

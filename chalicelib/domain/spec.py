@@ -173,8 +173,8 @@ def _parse(document: Mapping[str, Any]) -> Spec:
         image=check("image", _image),
         dockerfile=check("dockerfile", _path),
         context=check("context", _path),
-        build_steps=check("build_steps", _steps, ()),
-        env_vars=check("env_vars", _env_vars, ()),
+        build_steps=check("build_steps", _each(_step, "commands"), ()),
+        env_vars=check("env_vars", _each(_env_var, "[NAME, value] pairs"), ()),
         build_args=check("build_args", _build_args, ()),
         secrets=check("secrets", _secrets, ()),
         lang_env=check("lang_env", _lang),
@@ -227,10 +227,15 @@ def _image(name: str, value: Any) -> str:
     return image
 
 
-def _steps(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > MAX_STEPS:
-        refuse(f"`{name}` must be a list of at most {MAX_STEPS} commands.")
-    return tuple(_step(f"{name}[{i}]", step) for i, step in enumerate(value))
+def _each(rule: Callable[[str, Any], Any], of: str, most: int = MAX_STEPS) -> Callable[[str, Any], Any]:
+    """The rule of a list whose entries follow `rule`: of at most so many of what they are."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) > most:
+            refuse(f"`{name}` must be a list of at most {most} {of}.")
+        return tuple(rule(f"{name}[{i}]", each) for i, each in enumerate(value))
+
+    return check
 
 
 def _step(name: str, value: Any) -> str:
@@ -245,12 +250,6 @@ def _step(name: str, value: Any) -> str:
     if _HEREDOC.search(step):
         refuse(f"`{name}` must not contain a here-document (`<<`), which would swallow the lines after it.")
     return step
-
-
-def _env_vars(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list) or len(value) > MAX_STEPS:
-        refuse(f"`{name}` must be a list of at most {MAX_STEPS} [NAME, value] pairs.")
-    return tuple(_env_var(f"{name}[{i}]", pair) for i, pair in enumerate(value))
 
 
 def _env_var(name: str, value: Any) -> tuple[str, str]:
@@ -275,12 +274,10 @@ def _build_arg(name: str, key: Any, value: Any) -> tuple[str, str]:
 
 
 def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list) or len(value) > MAX_SECRETS:
-        refuse(f"`{name}` must be a list of at most {MAX_SECRETS} entries like `{{id: …, from: …}}`.")
-    secrets = tuple(_secret(f"{name}[{i}]", each) for i, each in enumerate(value))
+    secrets = _each(_secret, "entries like `{id: …, from: …}`", MAX_SECRETS)(name, value)
     if len(dict(secrets)) < len(secrets):
         refuse(f"`{name}` must not have an id twice.")
-    return secrets
+    return secrets  # type: ignore[no-any-return]
 
 
 def _secret(name: str, value: Any) -> tuple[str, str]:

@@ -262,6 +262,12 @@ def test_many_deep_names_take_little_memory_before_they_are_refused(monkeypatch:
     assert peak_bytes(data, "names have more than 1 MiB") < 8 * 1024**2
 
 
+def test_what_links_lead_to_counts_as_names_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_NAMES_BYTES", 1024**2)
+    data = packed(*(link(str(number), "d/" * 2_000 + "a") for number in range(500)))
+    assert peak_bytes(data, "names have more than 1 MiB") < 8 * 1024**2
+
+
 def peak_bytes(data: bytes, reason: str) -> int:
     """How much memory it takes to refuse an archive for this reason."""
     tracemalloc.start()

@@ -8,13 +8,12 @@ import re
 import tempfile
 from dataclasses import replace
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from chalicelib.domain import archive
 from chalicelib.domain.build import Source
 from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.project import Code, Project
-from chalicelib.domain.spec import Spec, has_control_characters, is_slug
+from chalicelib.domain.spec import Spec, is_slug
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.ports import Offer, Services
@@ -22,6 +21,7 @@ from chalicelib.usecases import projects
 
 SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
 MAX_GIT_URL = 512
+_GIT_URL = re.compile(r"https://(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::[1-9]\d{0,4})?/+[^/?# ][^?# ]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")  # of an upload
 
 
@@ -139,15 +139,7 @@ def _refuse_git(project: Project) -> None:
 
 
 def _checked_git_url(url: object) -> str:
-    fault = {"git_url": ["Must be like https://host/path, without user name and password."]}
-    if not isinstance(url, str) or len(url) > MAX_GIT_URL or has_control_characters(url) or not url.isascii():
-        raise Invalid(fault)
-    try:
-        parts = urlsplit(url)
-        plain = parts.scheme == "https" and parts.hostname and parts.path.strip("/") and "@" not in parts.netloc
-        port_is_sane = parts.port is None or parts.port > 0
-    except ValueError as exc:
-        raise Invalid(fault) from exc
-    if not plain or not port_is_sane or parts.query or parts.fragment or " " in url:
-        raise Invalid(fault)
-    return url
+    is_text = isinstance(url, str) and len(url) <= MAX_GIT_URL and url.isascii() and url.isprintable()
+    if not is_text or not _GIT_URL.fullmatch(str(url)):
+        raise Invalid({"git_url": ["Must be like https://host/path, without user name and password."]})
+    return str(url)

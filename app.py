@@ -295,9 +295,13 @@ def act(name: str, method: str, path: str, do: Callable[..., None], status: HTTP
 act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
 act("archive_project", "POST", PROJECT + "/archive", projects.archive)
 act("restore_project", "POST", PROJECT + "/restore", projects.restore)
+act("forget_git", "DELETE", PROJECT + "/repo/external", sources.forget_git, NO_CONTENT)
 act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)
 act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark, NO_CONTENT)
 act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)
+# What `polyaxon run` calls with a file of another kind: it prints the refusal.
+for other in ("experiment", "group", "job"):
+    act(f"refuse_{other}", "POST", f"{PROJECT}/{other}s", builds.refuse_other_kinds, HTTPStatus.BAD_REQUEST)
 act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT)
 act("archive_build", "POST", BUILD + "/archive", builds.archive)
 act("restore_build", "POST", BUILD + "/restore", builds.restore)

@@ -106,7 +106,7 @@ class Token(Struct):
 
 
 class Build(Struct):
-    """A build in a list: everything but its texts."""
+    """A build in a list: everything but its texts and what takes its whole record."""
 
     id: Id
     uuid: str
@@ -127,6 +127,13 @@ class Build(Struct):
     bookmarked: bool
     image: str
     image_digest: str | None
+    commit: str | None
+    resources: Object | None
+    node_scheduled: str | None
+    num_jobs: Count
+    num_experiments: Count
+    on_behalf_of: str | None
+    duration_seconds: Amount | None
 
 
 class Reported(Struct):
@@ -143,16 +150,9 @@ class BuildDetail(Build):
 
     content: str | None
     config: Object | None
-    resources: Object | None
-    node_scheduled: str | None
-    num_jobs: Count
-    num_experiments: Count
     dockerfile: str | None
-    commit: str | None
     reported: Reported | None
-    on_behalf_of: str | None
     waiting_reason: str | None  # why the executor takes no build now; the build waits for its turn
-    duration_seconds: Amount | None
     billed_minutes: Count | None
     estimated_cost: Amount | None  # in the currency of the configured price
     purge_at: Time | None  # of one that was archived or deleted: when it goes

@@ -38,8 +38,6 @@ def build_detail(opened: BuildView, services: Services) -> schemas.BuildDetail:
         opened.bookmarked,
         content=body.content,
         config=body.config,
-        num_jobs=0,  # jobs and experiments that use the image live elsewhere
-        num_experiments=0,
         dockerfile=(not build.is_managed and body.reported_dockerfile) or body.built_dockerfile,
         reported=_reported(opened),
         waiting_reason=build.waiting_reason if build.is_waiting else None,
@@ -78,8 +76,10 @@ def bookmarked_build(build: Build, bookmarked: bool) -> schemas.BookmarkedBuild:
 
 
 def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Shown:
-    tags, project = list(build.tags) or None, f"{build.key.owner}.{build.key.project}"
-    return _shown(kind, build, id=build.key.id, tags=tags, project=project, bookmarked=bookmarked, **more)
+    more |= {"id": build.key.id, "tags": list(build.tags) or None, "bookmarked": bookmarked}
+    more |= {"project": f"{build.key.owner}.{build.key.project}"}
+    more |= {"num_jobs": 0, "num_experiments": 0}  # jobs and experiments that use the image live elsewhere
+    return _shown(kind, build, **more)
 
 
 def _shown(kind: type[Shown], record: object, **given: Any) -> Shown:

@@ -7,7 +7,7 @@ before any middleware could. `shape_errors_and_cors` reshapes what Chalice and t
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
@@ -32,6 +32,7 @@ from chalicelib.usecases.logs import RETRY_SECONDS
 log = logging.getLogger(__name__)
 
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge"}  # of what may be sent
 NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
 # Any page may call, with a token of its own; Chalice answers what browsers ask first.
 CORS = CORSConfig(
@@ -88,8 +89,11 @@ class Call:
 
     def fields(self) -> dict[str, Any]:
         """The body as a mapping, from JSON or a form; empty for none. Raises Malformed, Invalid, TooLarge."""
-        if self.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            return dict(parse_qsl(self._text(), keep_blank_values=True))
+        kind = self.request.headers.get("content-type", "")
+        if kind.lower().startswith("application/x-www-form-urlencoded"):
+            return _form(parse_qsl(self._text(), keep_blank_values=True))
+        if kind.lower().startswith("multipart/form-data"):
+            return _form([(part.name, part.value) for part in _parts(self._text().encode(), kind)])
         parsed = self.json()
         if parsed is None:
             return {}
@@ -353,22 +357,36 @@ def _raw(request: Request) -> bytes:
     return raw.encode() if isinstance(raw, str) else raw
 
 
+def _form(given: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The fields of a form, which has only texts: a tag comes in a field of its own, and empty is none."""
+    fields: dict[str, Any] = dict(given)
+    if "tags" in fields:
+        fields["tags"] = [text for name, text in given if name == "tags" and text]
+    words = {"true": True, "false": False, "": None}
+    return fields | {name: words.get(fields[name].lower(), fields[name]) for name in FLAGS & fields.keys()}
+
+
 def _part(raw: bytes, content_type: str, name: str) -> bytes:
     """One part of a multipart form; any other body is taken whole."""
     if not content_type.lower().startswith("multipart/form-data"):
         return raw
+    part = next((part for part in _parts(raw, content_type) if part.name == name), None)
+    if part is None:
+        raise errors.Invalid([f"The form needs a part `{name}` with a gzipped tar archive."])
+    return bytes(part.raw)
+
+
+def _parts(raw: bytes, content_type: str) -> Sequence[Any]:
+    """The parts of a multipart form, whose values can be decoded. Raises Invalid."""
     from io import BytesIO
 
     from multipart import MultipartError, MultipartParser, parse_options_header
 
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     try:
-        part = MultipartParser(BytesIO(raw), boundary, len(raw), memory_limit=len(raw)).get(name)
+        return [*MultipartParser(BytesIO(raw), boundary, len(raw), memory_limit=len(raw))]
     except (MultipartError, ValueError) as exc:
         raise errors.Invalid(["The form cannot be read; is its boundary right, and is it complete?"]) from exc
-    if part is None:
-        raise errors.Invalid([f"The form needs a part `{name}` with a gzipped tar archive."])
-    return bytes(part.raw)
 
 
 def _no_constant(name: str) -> Any:

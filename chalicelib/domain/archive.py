@@ -7,7 +7,8 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import IO, NoReturn
 
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES
@@ -19,21 +20,35 @@ MAX_RATIO = 200  # of unpacked to packed bytes; source code compresses 3 to 10 t
 RATIO_COUNTS_FROM_BYTES = 64 * 1024**2  # small archives of zeros are harmless
 # What Linux takes: PATH_MAX and NAME_MAX. Also of the target of a link.
 MAX_NAME_BYTES, MAX_PART_BYTES = 4_096, 255
-MAX_NAMES_BYTES = 8 * 1024**2  # all names and all their parents, which are kept in memory
+MAX_NAMES_BYTES = 8 * 1024**2  # all names, their parents and what links lead to, which are kept in memory
+MAX_LINKS = 40  # that lead to each other; as Linux has it
 # What tarfile keeps in memory besides the files' contents: for each entry, and for all together.
 HEADER_BYTES, MORE_HEADER_BYTES = 4 * 1024, 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is in an archive: paths relative to its root."""
+    """What is in an archive: paths relative to its root. Of a name that comes twice, the last counts."""
 
     files: frozenset[str]
     directories: frozenset[str]
+    links: dict[str, str] = field(default_factory=dict)  # symbolic and hard ones, with what they lead to
+    repeated: frozenset[str] = frozenset()  # files that come more than once
+
+    def real(self, path: str) -> str:
+        """What a path leads to, when its links are followed. Raises Invalid for links without end."""
+        at = clean(path)
+        for _ in range(MAX_LINKS):
+            prefixes = accumulate(at.split("/"), posixpath.join)
+            link = next((prefix for prefix in prefixes if prefix in self.links), None)
+            if link is None:
+                return at
+            at = clean(posixpath.join(self.links[link], at[len(link) + 1 :]))
+        raise Invalid([f"`{path}` is a link that leads nowhere."])
 
     def inside(self, context: str | None) -> frozenset[str]:
         """Names of the files directly in `context` (default: the root). Raises Invalid without it."""
-        folder = clean(context) if context else ""
+        folder = self.real(context) if context else ""
         if folder and folder not in self.directories:
             raise Invalid([f"The code has no directory `{context}`."])
         return frozenset(posixpath.basename(name) for name in self.files if posixpath.dirname(name) == folder)
@@ -46,7 +61,9 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
     After the end mark only zeros may follow: some programs (busybox) read members there, Python does not.
     """
     kinds: dict[str, bytes] = {}
-    links: set[str] = set()
+    links: set[str] = set()  # whatever came later: they may have been unpacked
+    targets: dict[str, str] = {}
+    repeated: set[str] = set()
     names_bytes = 0
     stream = _Bounded(packed, packed_bytes)
     stream.allowed = MORE_HEADER_BYTES
@@ -61,14 +78,23 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                     _refuse(f"`{_short(member.name)}` is the name of a directory, but no directory")
                 if not 0 <= member.size <= MAX_UNPACKED_BYTES:  # tarfile would read on for ages
                     _refuse(f"`{_short(name)}` claims an impossible size")
+                targets.pop(name, None)
                 if member.issym():
-                    _check_symlink(name, member.linkname)
+                    targets[name] = _confined_target(name, member.linkname)
                     links.add(name)
                 elif member.islnk():
-                    _check_hard_link(name, _confined(member.linkname), kinds, links)
-                elif member.issparse() or not (member.isfile() or member.isdir()):
+                    targets[name] = _confined(member.linkname)
+                    _check_hard_link(name, targets[name], kinds, links)
+                elif member.issparse():
+                    _refuse(f"`{_short(name)}` is a sparse file; pack it as a plain one, by tar without --sparse (-S)")
+                elif not (member.isfile() or member.isdir()):
                     _refuse(f"`{_short(member.name)}` is neither a plain file, a directory nor a link")
+                if (kinds.get(name, member.type) == tarfile.DIRTYPE) != member.isdir():
+                    _refuse(f"`{_short(name)}` is a directory and something else")
+                if name in kinds and not member.isdir():
+                    repeated.add(name)
                 kinds[name] = member.type
+                names_bytes = _counted(names_bytes, targets.get(name, ""))
                 stream.allowed += HEADER_BYTES + (member.size if member.isfile() else 0)
                 archive.members = []  # else tarfile keeps them all
             stream.read_to_end()
@@ -92,25 +118,33 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
             parent = posixpath.dirname(parent)
     directories |= seen
     files = frozenset(kinds) - directories
-    return Listing(frozenset(map(_readable, files)), frozenset(map(_readable, directories - {""})))
+    return Listing(
+        frozenset(map(_readable, files)),
+        frozenset(map(_readable, directories - {""})),
+        {_readable(name): _readable(target) for name, target in targets.items()},
+        frozenset(map(_readable, repeated)),
+    )
 
 
-def read_text(packed: IO[bytes], packed_bytes: int, path: str) -> str:
+def read_text(packed: IO[bytes], packed_bytes: int, listing: Listing, path: str) -> str:
     """The text of one file of a listed archive. Raises Invalid without one, or beyond 64 KB of text."""
-    wanted = clean(path)
+    wanted, raw = listing.real(path), None
     with tarfile.open(fileobj=_Bounded(packed, packed_bytes), mode="r|") as archive:  # type: ignore[call-overload]
         for member in archive:
             archive.members = []
             if clean(member.name) == wanted and member.isfile():
                 file = archive.extractfile(member)
                 raw = file.read(MAX_DOCKERFILE_BYTES + 1) if file else b""
-                if len(raw) > MAX_DOCKERFILE_BYTES:
-                    raise Invalid([f"`{path}` has more than {MAX_DOCKERFILE_BYTES} bytes."])
-                try:
-                    return raw.decode()
-                except UnicodeDecodeError as exc:
-                    raise Invalid([f"`{path}` is not UTF-8 text."]) from exc
-    raise Invalid([f"The code has no file `{path}`."])
+                if wanted not in listing.repeated:
+                    break
+    if raw is None:
+        raise Invalid([f"The code has no file `{path}`."])
+    if len(raw) > MAX_DOCKERFILE_BYTES:
+        raise Invalid([f"`{path}` has more than {MAX_DOCKERFILE_BYTES} bytes."])
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        raise Invalid([f"`{path}` is not UTF-8 text."]) from exc
 
 
 def clean(path: str) -> str:
@@ -173,16 +207,17 @@ def _confined(name: str) -> str:
     return clean(name)
 
 
-def _check_symlink(name: str, target: str) -> None:
-    """A target may climb first and then descend. Because nothing lies behind a link, what it climbs are
-    real directories, so that counting them is enough."""
+def _confined_target(name: str, target: str) -> str:
+    """What a symbolic link leads to. A target may climb first and then descend. Because nothing lies behind a link,
+    what it climbs are real directories, so that counting them is enough."""
     _check_length(target)
     steps = [step for step in target.split("/") if step not in ("", ".")]
     climbs = 0
     while climbs < len(steps) and steps[climbs] == "..":
         climbs += 1
     if target.startswith("/") or ".." in steps[climbs:] or climbs > name.count("/"):
-        _refuse(f"the link `{_short(name)}` leads out of it")
+        _refuse(f"the link `{_short(name)}` leads out of it; leave it out, by tar's --exclude or by .polyaxonignore")
+    return clean(posixpath.join(posixpath.dirname(name), target))
 
 
 def _check_hard_link(name: str, target: str, kinds: Mapping[str, bytes], links: Set[str]) -> None:

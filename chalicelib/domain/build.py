@@ -205,6 +205,7 @@ class Build:
 LISTED = frozenset(
     {"key", "uuid", "user", "created_at", "updated_at", "backend", "image", "name", "description", "tags"}
     | {"is_managed", "started_at", "finished_at", "image_digest", "commit", "archived_at", "deleted_at"}
+    | {"resources", "node_scheduled", "on_behalf_of"}
 )
 
 

@@ -99,7 +99,7 @@ def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
         config = document.read(config)
     spec = parse_config(config)
     whole = dict(spec.document)
-    if spec.lang_env:
+    if spec.lang_env and "build" not in whole:
         whole.setdefault("lang_env", spec.lang_env)  # what the older layout implied
     return spec, json.dumps(whole)
 
@@ -110,7 +110,7 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
     tags, backend, node = fields.get("tags") or [], fields.get("backend"), fields.get("node_scheduled")
     if fields.get("merge") is True and "tags" in fields and isinstance(tags, list):
         tags = [*build.tags, *tags]
-    faults = _field_faults(name, description, tags, backend, None)
+    faults = _field_faults(name, description, tags, backend, fields.get("is_managed"))
     dockerfile = fields.get("dockerfile")
     if dockerfile is not None and not (
         isinstance(dockerfile, str) and len(dockerfile.encode()) <= MAX_DOCKERFILE_BYTES

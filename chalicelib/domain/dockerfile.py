@@ -1,4 +1,5 @@
-"""The Dockerfile of a spec that names a base image: Polyaxon's blocks, in Polyaxon's order, byte for byte.
+"""The Dockerfile of a spec that names a base image: Polyaxon's blocks, in Polyaxon's order, byte for byte, but
+for values of variables that engines would change: those are quoted, so that they arrive as they were written.
 
 `build` is the folder with the code in the context, beside the Dockerfile. Because the code is copied
 last, build steps can only use the special files that are copied before them.
@@ -10,6 +11,8 @@ from collections.abc import Collection
 from chalicelib.domain.build import SPECIAL_FILES_MARK
 from chalicelib.domain.spec import Spec
 
+_PLAIN = re.compile(r"""[^\s"'\\$]+(?: [^\s"'\\$]+)*""")  # engines take it as it is, even without quotes
+_SPECIAL = re.compile(r"""\$(?:(\w+)|\{(\w+)\})|["\\$]""", re.A)  # between double quotes
 # Files of the code that are copied before the build steps: the first of each group that exists.
 SPECIAL_FILES = (
     ("polyaxon_requirements.txt", "requirements.txt"),
@@ -29,7 +32,7 @@ def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
     if spec.lang_env:
         lines += [f"ENV {name} {spec.lang_env}" for name in ("LC_ALL", "LANG", "LANGUAGE")]
     lines += ["# Use bash as default shell, rather than sh", "ENV SHELL /bin/bash", ""]
-    lines += [f"ENV {name} {value}" for name, value in spec.env_vars]
+    lines += _variables(spec)
     lines += ["WORKDIR /code", ""]
     if files is None:
         lines.append(SPECIAL_FILES_MARK)
@@ -39,6 +42,17 @@ def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
     lines += [f"RUN {_mounts(spec, step)}{step}" for step in spec.build_steps]
     lines += ["COPY build /code", ""]
     return "\n".join(lines)
+
+
+def _variables(spec: Spec) -> list[str]:
+    """An ENV for each of the variables. In its value, what refers to a build argument, to a variable above or to
+    the same variable in the base image is left to the engine; nothing else is."""
+    known, lines = {name for name, _ in spec.build_args}, []
+    for name, value in spec.env_vars:
+        known.add(name)
+        escaped = _SPECIAL.sub(lambda found: found[0] if (found[1] or found[2]) in known else f"\\{found[0]}", value)
+        lines.append(f"ENV {name} {value}" if _PLAIN.fullmatch(value) else f'ENV {name}="{escaped}"')
+    return lines
 
 
 def _mounts(spec: Spec, step: str) -> str:

@@ -18,6 +18,7 @@ MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
 MAX_ANNOTATION = 200  # characters
 AMOUNTS = ("cpu", "memory", "disk")  # in cores, MiB and MiB
 _RESOURCES = (*AMOUNTS, "gpu", "tpu")
+_WHICH = {"requests": "requests", "limits": "limits", "request": "requests", "limit": "limits"}  # Polyaxon had both
 # CodeBuild's, the smallest first, with these amounts: its user guide, "on-demand environment types".
 MACHINES = {
     "BUILD_GENERAL1_SMALL": (2, 4_096, 65_536),
@@ -26,28 +27,15 @@ MACHINES = {
     "BUILD_GENERAL1_XLARGE": (36, 73_728, 262_144),
     "BUILD_GENERAL1_2XLARGE": (72, 147_456, 843_776),
 }
-_NAMES = [
-    "resources",
-    "labels",
-    "annotations",
-    "node_selector",
-    "affinity",
-    "tolerations",
-    "service_account",
-    "image_pull_secrets",
-    "max_restarts",
-    "secret_refs",
-    "config_map_refs",
-    "data_refs",
-    "artifact_refs",
-    "index",
-    "configmap_refs",
-    "persistence",
-    "outputs",
-]
+_NAMES = (
+    *("resources", "labels", "annotations", "node_selector", "affinity", "tolerations", "service_account", "index"),
+    *("image_pull_secrets", "max_restarts", "secret_refs", "config_map_refs", "data_refs", "artifact_refs"),
+    *("configmap_refs", "persistence", "outputs"),
+)
 _IGNORED = ("resources", "max_restarts", "index")  # looked at elsewhere, and of no meaning for builds
 _UNSEEN = ("labels", "annotations")  # without a pod nobody asks for them, and the image is the same
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _OPERATORS = ("Exists", "Equal")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
@@ -85,15 +73,22 @@ def parse_environment(name: str, value: Any) -> Environment:
     for kind, amounts in resources.items():
         if amounts is None:
             continue
-        if not isinstance(amounts, Mapping) or set(amounts) - {"requests", "limits"}:
+        if not isinstance(amounts, Mapping) or set(amounts) - set(_WHICH):
             refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
-        for which, amount in amounts.items():
-            if amount is not None and (
-                isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9
-            ):
-                refuse(f"`{name}.resources.{kind}.{which}` must be a number (memory and disk in MiB).")
-        kept[kind] = {which: amount for which, amount in amounts.items() if amount is not None}
+        kept[kind] = {
+            _WHICH[which]: _amount(f"{name}.resources.{kind}.{which}", amount)
+            for which, amount in amounts.items()
+            if amount is not None
+        }
     return Environment(dict(value), kept or None)
+
+
+def _amount(name: str, value: Any) -> float:
+    """A number, also as a text: so Polyaxon takes them."""
+    amount = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9:
+        refuse(f"`{name}` must be a number (memory and disk in MiB).")
+    return amount
 
 
 def placement(environment: Environment, node_keys: Collection[str] | None) -> Placement | None:

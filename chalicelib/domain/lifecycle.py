@@ -232,8 +232,8 @@ def request_stop(build: Build, now: datetime) -> Build | None:
     return replace(build, stop_requested_at=now, look_at=now)
 
 
-def _why_stopped(build: Build) -> str | None:
-    return "Build is scheduled for deletion." if build.archived_at else None
+def _why_stopped(build: Build) -> str:
+    return "Build is scheduled for deletion." if build.archived_at else "BuildJob was stopped."
 
 
 def as_it_ended(build: Build) -> Observation:

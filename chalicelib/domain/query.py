@@ -24,7 +24,10 @@ SORTS = ("created_at", "updated_at", "started_at", "finished_at")
 Predicate = Callable[[Build], bool]
 _Test = Callable[[Any], bool]
 _COMPARISON = re.compile(r"(<=|>=|=<|=>|<|>)(.*)", re.S)
-_MOMENT = re.compile(r"(\d{4})-(\d\d?)-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d))?)?")
+# The `+` of an offset arrives as a blank where a client has not encoded it.
+_MOMENT = re.compile(
+    r"(\d{4})-(\d\d?)-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+ -]\d\d:?\d\d))?)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +175,16 @@ def _moment(name: str, text: str) -> tuple[datetime, datetime]:
     """Where the day, minute or second that `text` names begins and ends, in UTC."""
     match = _MOMENT.fullmatch(text) if text.isascii() else None
     if match is None:
-        refuse(f"`{name}` must be a time such as 2024-03-01 or 2024-03-01 10:30:00.")
-    numbers = [int(part) for part in match.groups() if part is not None]
+        refuse(f"`{name}` must be a time such as 2024-03-01, 2024-03-01 10:30:00 or 2024-03-01T10:30:00.25Z.")
+    *parts, fraction, offset = match.groups()
+    numbers = [int(part) for part in parts if part is not None]
     length = {3: timedelta(days=1), 5: timedelta(minutes=1), 6: timedelta(seconds=1)}[len(numbers)]
+    if fraction:
+        numbers.append(int(fraction[:6].ljust(6, "0")))
+        length = timedelta(microseconds=10 ** max(6 - len(fraction), 0))
     try:
-        start = datetime(*numbers, tzinfo=UTC)  # type: ignore[arg-type,misc]
+        zone = datetime.strptime(offset.replace(" ", "+"), "%z").tzinfo if offset else UTC
+        start = datetime(*numbers, tzinfo=zone)  # type: ignore[arg-type,misc]
         return start, start + length
     except (ValueError, OverflowError) as exc:
         raise Invalid([f"`{text}` is not a time."]) from exc

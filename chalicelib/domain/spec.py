@@ -1,8 +1,8 @@
 """A build specification: what people write into `content` or `config`, checked field by field.
 
 Two layouts are in use. Since Polyaxon 0.5 the fields stand at the top level of a text (`content`);
-before, they stood under `build` in a JSON object (`config`). Both become the same Spec, and both are
-given back. Texts are never rendered as templates.
+before, they stood under `build` in a JSON object (`config`), as they do in polyaxonfiles of other kinds
+(experiment, job, group). All become the same Spec, and are given back. Texts are never rendered as templates.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ MAX_SECRETS = 20  # of one build
 GIT_TOKEN = "git-token"  # noqa: S105 - a name
 MAX_TAG = 64
 
+ONLY_BUILDS = (
+    "Slipway builds images and runs nothing else: put what an image is made of (`image`, `build_steps` …) under "
+    "`build`, or beside `version: 1` and `kind: build`, and POST it as `content` to …/builds/."
+)
 BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
 _HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
 _CODE = ("image", "dockerfile", "ref", "context", "commit", "branch")
@@ -35,9 +39,13 @@ _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _ARG_NAME = re.compile(r"(?!BUILDKIT_)[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 _SECRET_ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")
 _LANG = re.compile(r"[a-zA-Z0-9_.@-]{1,64}")
-_COMMIT = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._/-]{0,127}")
+MAX_REVISION = 255  # characters
+# What `git check-ref-format --branch` refuses.
+_NO_REVISION = re.compile(r"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:^|/)\.|\.lock(?:/|$)|^[-/]|[./]$|^@$")
 _HEREDOC = re.compile(r"(?<!<)<<(?!<)")  # BuildKit takes even `1<<2` for one; `<<<` is harmless
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+# In a text of several lines: the end of one that goes on, with comments and blank lines after it.
+_JOINT = re.compile(r"\\[ \t]*\n(?:[ \t]*(?:#.*)?\n)*")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 
@@ -45,7 +53,7 @@ _LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 class Spec:
     """A valid specification; exactly one of `image` and `dockerfile` is set."""
 
-    document: dict[str, Any] = field(repr=False)  # top-level layout, as received
+    document: dict[str, Any] = field(repr=False)  # as received; of `kind: build` in the top-level layout
     image: str | None = None
     dockerfile: str | None = None
     context: str | None = None
@@ -63,26 +71,46 @@ class Spec:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The layout of Polyaxon 0.2: the build's own fields under `build`."""
+        """The layout of Polyaxon 0.2: the build's own fields under `build`, as other kinds have them."""
+        if "build" in self.document:
+            return self.document
         build = {key: value for key, value in self.document.items() if key in _BUILD}
         rest = {key: value for key, value in self.document.items() if key not in _BUILD}
         return {"build": build, **rest}
 
 
 def parse_content(document: object) -> Spec:
-    """The Spec of a document in the top-level layout. Raises Invalid with one sentence per fault."""
-    return _parse(_mapping(document))
+    """The Spec of a document in either layout; of a polyaxonfile of another kind, that of its `build` section: what
+    stands beside the section is of no build. Raises Invalid with one sentence per fault."""
+    whole = _mapping(document)
+    document_rules.check(whole)
+    kind, section = whole.get("kind"), whole.get("build")
+    if not is_slug(kind):
+        refuse("`kind` must be `build`, or another of Polyaxon's kinds with a `build` section.")
+    if kind == "build":
+        return _parse(whole) if section is None else _parse_nested(whole)
+    if not isinstance(section, Mapping):
+        refuse(f"This is a polyaxonfile of kind `{kind}` without a `build` section. {ONLY_BUILDS}")
+    return replace(_parse({"version": whole.get("version"), "kind": "build", **section}), document=dict(whole))
 
 
 def parse_config(document: object) -> Spec:
-    """The Spec of a document in the 0.2 layout, whose Dockerfiles always set the en_US locale. The locale is made
-    explicit as `lang_env`, so that both layouts mean the same from here on."""
-    nested = dict(_mapping(document))
-    build = nested.pop("build", None)
-    if not isinstance(build, Mapping):
+    """The Spec of a document with a `build` section. Raises Invalid."""
+    whole = _mapping(document)
+    if not isinstance(whole.get("build"), Mapping):
         refuse("`config` needs a `build` section with the fields of the build.")
+    return parse_content(whole)
+
+
+def _parse_nested(document: Mapping[str, Any]) -> Spec:
+    """The Spec of the 0.2 layout, whose Dockerfiles always set the en_US locale. The locale is made explicit as
+    `lang_env`, so that both layouts mean the same from here on."""
+    nested = dict(document)
+    build = nested.pop("build")
+    if not isinstance(build, Mapping):
+        refuse("`build` must be a mapping with the fields of the build.")
     if stray := [str(key) for key in nested if key in _BUILD]:
-        refuse(f"In `config`, {_quoted(stray)} belongs under `build`.")
+        refuse(f"Where there is a `build` section, {_quoted(stray)} belongs into it.")
     spec = _parse({**nested, **build})
     if spec.lang_env is None and spec.image is not None:
         return replace(spec, lang_env="en_US.UTF-8")
@@ -120,14 +148,13 @@ def confined_path(text: str) -> bool:
 
 
 def _parse(document: Mapping[str, Any]) -> Spec:
-    document_rules.check(document)
     if unknown := [str(key) for key in document if key not in _HEADER and key not in _BUILD]:
         refuse(f"{_quoted(unknown)} is not a field of a build; remove it.")
     version = document.get("version")
     if isinstance(version, bool) or version != 1:
         refuse("`version` must be 1.")
-    if document.get("kind") != "build":
-        refuse("`kind` must be `build`.")
+    if document["kind"] != "build":
+        refuse("`kind` of a `build` section must be `build`, if it is there.")
     get = document.get
     faults: list[str] = []
 
@@ -146,8 +173,8 @@ def _parse(document: Mapping[str, Any]) -> Spec:
         image=check("image", _image),
         dockerfile=check("dockerfile", _path),
         context=check("context", _path),
-        build_steps=check("build_steps", _steps, ()),
-        env_vars=check("env_vars", _env_vars, ()),
+        build_steps=check("build_steps", _each(_step, "commands"), ()),
+        env_vars=check("env_vars", _each(_env_var, "[NAME, value] pairs"), ()),
         build_args=check("build_args", _build_args, ()),
         secrets=check("secrets", _secrets, ()),
         lang_env=check("lang_env", _lang),
@@ -200,13 +227,23 @@ def _image(name: str, value: Any) -> str:
     return image
 
 
-def _steps(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > MAX_STEPS:
-        refuse(f"`{name}` must be a list of at most {MAX_STEPS} commands.")
-    return tuple(_step(f"{name}[{i}]", step) for i, step in enumerate(value))
+def _each(rule: Callable[[str, Any], Any], of: str, most: int = MAX_STEPS) -> Callable[[str, Any], Any]:
+    """The rule of a list whose entries follow `rule`: of at most so many of what they are."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) > most:
+            refuse(f"`{name}` must be a list of at most {most} {of}.")
+        return tuple(rule(f"{name}[{i}]", each) for i, each in enumerate(value))
+
+    return check
 
 
 def _step(name: str, value: Any) -> str:
+    """A command. YAML's block scalars end with a line end and may go on after a backslash, as in Dockerfiles."""
+    if isinstance(value, str) and len(value) <= MAX_VALUE:
+        value = _JOINT.sub("", value.replace("\r\n", "\n").strip("\n"))
+        if "\n" in value:
+            refuse(f"`{name}` has several lines: make each a step, or end all but the last with `&& \\`.")
     step = _line(name, value)
     if step.lstrip().startswith("--"):
         refuse(f"`{name}` must not start with `--`: flags of RUN are not allowed, only commands.")
@@ -215,23 +252,16 @@ def _step(name: str, value: Any) -> str:
     return step
 
 
-def _env_vars(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list) or len(value) > MAX_STEPS:
-        refuse(f"`{name}` must be a list of at most {MAX_STEPS} [NAME, value] pairs.")
-    return tuple(_env_var(f"{name}[{i}]", pair) for i, pair in enumerate(value))
-
-
 def _env_var(name: str, value: Any) -> tuple[str, str]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         refuse(f"`{name}` must be a pair [NAME, value].")
     key, scalar = value
     if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
         refuse(f"`{name}`: the name must be letters, digits and underscores, not starting with a digit.")
-    return key, _line(name, _scalar(name, scalar))
+    return key, _scalar(name, scalar)
 
 
 def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    """They reach the engine as arguments, not as lines: any text of one line will do, even an empty one."""
     if not isinstance(value, Mapping) or len(value) > MAX_STEPS:
         refuse(f"`{name}` must be a mapping of at most {MAX_STEPS} names to values.")
     return tuple(_build_arg(name, key, each) for key, each in value.items())
@@ -240,19 +270,14 @@ def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
 def _build_arg(name: str, key: Any, value: Any) -> tuple[str, str]:
     if not isinstance(key, str) or not _ARG_NAME.fullmatch(key):
         refuse(f"Names in `{name}` are at most 128 letters, digits, `_`; first no digit, no `BUILDKIT_`.")
-    text = _scalar(f"{name}.{key}", value)
-    if len(text) > MAX_VALUE or has_control_characters(text):
-        refuse(f"`{name}.{key}` must be a line of at most {MAX_VALUE} characters without control ones.")
-    return key, text
+    return key, _scalar(f"{name}.{key}", value)
 
 
 def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list) or len(value) > MAX_SECRETS:
-        refuse(f"`{name}` must be a list of at most {MAX_SECRETS} entries like `{{id: …, from: …}}`.")
-    secrets = tuple(_secret(f"{name}[{i}]", each) for i, each in enumerate(value))
+    secrets = _each(_secret, "entries like `{id: …, from: …}`", MAX_SECRETS)(name, value)
     if len(dict(secrets)) < len(secrets):
         refuse(f"`{name}` must not have an id twice.")
-    return secrets
+    return secrets  # type: ignore[no-any-return]
 
 
 def _secret(name: str, value: Any) -> tuple[str, str]:
@@ -267,11 +292,13 @@ def _secret(name: str, value: Any) -> tuple[str, str]:
 
 
 def _scalar(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    """A value: any text of one line, even an empty one, because it reaches the engine quoted or as an argument."""
     if not isinstance(value, str | int | float):
         refuse(f"`{name}`: the value must be a string or a number.")
-    return str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if len(text) > MAX_VALUE or has_control_characters(text):
+        refuse(f"`{name}` must be a line of at most {MAX_VALUE} characters without control ones.")
+    return text
 
 
 def _path(name: str, value: Any) -> str:
@@ -294,8 +321,12 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 def _revision(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not _COMMIT.fullmatch(value) or ".." in value:
-        refuse(f"`{name}` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.")
+    if not isinstance(value, str):
+        refuse(f"`{name}` must be a text: write it in quotes.")
+    if not 0 < len(value) <= MAX_REVISION or _NO_REVISION.search(value) or has_control_characters(value):
+        refuse(
+            f"`{name}` must be the hash of a commit or a name that git allows, of at most {MAX_REVISION} characters."
+        )
     return value
 
 

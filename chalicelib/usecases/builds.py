@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, StatusEntry
@@ -15,6 +15,7 @@ from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
+from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
@@ -103,6 +104,12 @@ def create(
         return Created(BuildView(added, body, project, bookmarked=False))
 
     return retry_on_conflict(add)()
+
+
+def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:
+    """What is asked for with a polyaxonfile of another kind. Raises NotFound, Forbidden, else Invalid."""
+    projects.writable(services, caller, owner, project_name)
+    raise Invalid([ONLY_BUILDS])
 
 
 def _idempotency_key(

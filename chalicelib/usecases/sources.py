@@ -8,13 +8,12 @@ import re
 import tempfile
 from dataclasses import replace
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from chalicelib.domain import archive
 from chalicelib.domain.build import Source
 from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.project import Code, Project
-from chalicelib.domain.spec import Spec, has_control_characters, is_slug
+from chalicelib.domain.spec import Spec, is_slug
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.ports import Offer, Services
@@ -22,6 +21,7 @@ from chalicelib.usecases import projects
 
 SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
 MAX_GIT_URL = 512
+_GIT_URL = re.compile(r"https://(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::[1-9]\d{0,4})?/+[^/?# ][^?# ]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")  # of an upload
 
 
@@ -58,17 +58,25 @@ def complete(services: Services, caller: User, owner: str, name: str, offer_id: 
 
 def use_git(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> tuple[Project, bool]:
     """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
-    Invalid. Whether it can be reached, the first build tells."""
+    Invalid. Whether it can be reached, the first build tells: until then another address may be named."""
     project = projects.writable(services, caller, owner, name)
     url = _checked_git_url(fields.get("git_url"))
     if project.git_url == url:
         return project, False
-    if project.git_url is not None:
-        raise Invalid([f"The project's code is at {project.git_url} already."])
+    if project.git_url is not None and project.last_build_id:
+        raise Invalid([f"The project's builds had their code from {project.git_url}: DELETE that address first."])
     if project.code is not None:
         raise Forbidden("The project's code was uploaded; it cannot come from git as well.")
     now = services.now()
     return projects.save(services, project, lambda project: replace(project, git_url=url, updated_at=now)), True
+
+
+def forget_git(services: Services, caller: User, owner: str, name: str) -> None:
+    """Takes the repository away from the project; builds keep theirs. Idempotent. Raises NotFound, Forbidden."""
+    project = projects.writable(services, caller, owner, name)
+    if project.git_url is not None:
+        now = services.now()
+        projects.save(services, project, lambda project: replace(project, git_url=None, updated_at=now))
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:
@@ -99,12 +107,13 @@ def source_of(services: Services, project: Project, spec: Spec) -> tuple[Source 
         return None, None, generate(spec)
     if spec.branch or spec.commit not in (None, project.code.commit):
         raise Invalid([f"The project's code was uploaded and has one commit, {project.code.commit}, and no branches."])
-    files = services.sources.listing(project.code.sha256).inside(spec.context)
+    listing = services.sources.listing(project.code.sha256)
+    files = listing.inside(spec.context)
     source = Source(code_sha256=project.code.sha256, context=spec.context)
     if spec.dockerfile is None:
         return source, project.code.commit, generate(spec, files)
     packed = services.sources.open(project.code.sha256)
-    return source, project.code.commit, archive.read_text(packed, project.code.bytes, spec.dockerfile)
+    return source, project.code.commit, archive.read_text(packed, project.code.bytes, listing, spec.dockerfile)
 
 
 def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
@@ -130,15 +139,7 @@ def _refuse_git(project: Project) -> None:
 
 
 def _checked_git_url(url: object) -> str:
-    fault = {"git_url": ["Must be like https://host/path, without user name and password."]}
-    if not isinstance(url, str) or len(url) > MAX_GIT_URL or has_control_characters(url) or not url.isascii():
-        raise Invalid(fault)
-    try:
-        parts = urlsplit(url)
-        plain = parts.scheme == "https" and parts.hostname and parts.path.strip("/") and "@" not in parts.netloc
-        port_is_sane = parts.port is None or parts.port > 0
-    except ValueError as exc:
-        raise Invalid(fault) from exc
-    if not plain or not port_is_sane or parts.query or parts.fragment or " " in url:
-        raise Invalid(fault)
-    return url
+    is_text = isinstance(url, str) and len(url) <= MAX_GIT_URL and url.isascii() and url.isprintable()
+    if not is_text or not _GIT_URL.fullmatch(str(url)):
+        raise Invalid({"git_url": ["Must be like https://host/path, without user name and password."]})
+    return str(url)

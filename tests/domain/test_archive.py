@@ -58,6 +58,64 @@ def test_files_and_directories_are_listed_once() -> None:
 def test_links_that_stay_inside_are_fine() -> None:
     found = listing(packed(file("a"), link("app/up", "../a"), link("b", "app"), ("c", tarfile.LNKTYPE, "a")))
     assert found.files == {"a", "app/up", "b", "c"}
+    assert found.links == {"app/up": "a", "b": "app", "c": "a"}
+
+
+@pytest.mark.parametrize(
+    ("path", "real"),
+    [
+        ("Dockerfile", "docker/Dockerfile"),
+        ("./now/", "sub"),
+        ("now/Dockerfile", "docker/Dockerfile"),
+        ("all/now/own.txt", "sub/own.txt"),
+        ("hard", "docker/Dockerfile"),
+        ("sub/own.txt", "sub/own.txt"),
+        ("nowhere/x", "nowhere/x"),
+        ("dangling", "gone"),
+    ],
+)
+def test_links_are_followed_inside(path: str, real: str) -> None:
+    found = listing(
+        packed(
+            file("docker/Dockerfile"),
+            file("sub/own.txt"),
+            link("Dockerfile", "docker/Dockerfile"),
+            link("sub/Dockerfile", "../Dockerfile"),
+            link("now", "./sub/"),
+            link("all", "."),
+            ("hard", tarfile.LNKTYPE, "docker/Dockerfile"),
+            link("dangling", "gone"),
+        )
+    )
+    assert found.real(path) == real
+    assert found.inside("now") == {"own.txt", "Dockerfile"}
+
+
+def test_links_in_a_circle_lead_nowhere() -> None:
+    found = listing(packed(link("a", "b"), link("b", "a"), link("c", "c/d")))
+    for path in ("a", "b/x", "c"):
+        with pytest.raises(Invalid, match="leads nowhere"):
+            found.inside(path)
+
+
+def repeating(*texts: str) -> bytes:
+    """`Dockerfile` again and again, as `tar --append` leaves it, and another file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, text in [*(("Dockerfile", text) for text in texts), ("a", "x")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+def test_of_a_name_that_comes_twice_the_last_counts() -> None:
+    data = repeating("FROM old\n", "FROM older\n", "FROM last\n")
+    assert archive.read_text(io.BytesIO(data), len(data), listing(data), "Dockerfile") == "FROM last\n"
+    found = listing(
+        packed(link("a", "b"), file("b"), file("a"), ("c", tarfile.DIRTYPE, ""), ("c", tarfile.DIRTYPE, ""))
+    )
+    assert (found.links, found.repeated) == ({}, frozenset({"a"}))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +137,10 @@ def test_links_that_stay_inside_are_fine() -> None:
         ([("a", tarfile.DIRTYPE, ""), ("b", tarfile.LNKTYPE, "a")], "hard link"),
         ([file("a/b"), ("c", tarfile.LNKTYPE, "a")], "hard link"),
         ([file("a"), file("a/b")], "lies in a file"),
+        ([file("a/b"), file("a")], "lies in a file"),
+        ([file("a"), ("a", tarfile.DIRTYPE, "")], "is a directory and something else"),
+        ([("a", tarfile.DIRTYPE, ""), link("a", "b")], "is a directory and something else"),
+        ([link("venv/bin/python", "/usr/bin/python3")], "leads out of it; leave it out, by tar's --exclude"),
         ([("a", tarfile.CHRTYPE, "")], "neither"),
         ([("a", tarfile.BLKTYPE, "")], "neither"),
         ([("a", tarfile.FIFOTYPE, "")], "neither"),
@@ -162,7 +224,7 @@ def test_the_size_that_a_directory_claims_makes_no_room_for_headers() -> None:
 def test_sparse_files_are_refused() -> None:
     block = header(tarfile.GNUTYPE_SPARSE)
     block[386:410] = b"%011o\0%011o\0" % (0, 1)
-    with pytest.raises(Invalid, match="neither a plain file"):
+    with pytest.raises(Invalid, match="sparse file; pack it as a plain one, by tar without --sparse"):
         listing(gzip.compress(signed(block) + b"\0" * 1024))
 
 
@@ -197,6 +259,12 @@ def test_a_deep_name_takes_no_memory_before_it_is_refused() -> None:
 def test_many_deep_names_take_little_memory_before_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_NAMES_BYTES", 1024**2)
     data = packed(*(file(f"{number:03}" + "/d" * 2_000) for number in range(50)))
+    assert peak_bytes(data, "names have more than 1 MiB") < 8 * 1024**2
+
+
+def test_what_links_lead_to_counts_as_names_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_NAMES_BYTES", 1024**2)
+    data = packed(*(link(str(number), "d/" * 2_000 + "a") for number in range(500)))
     assert peak_bytes(data, "names have more than 1 MiB") < 8 * 1024**2
 
 
@@ -273,13 +341,13 @@ def test_any_bytes_are_listed_or_refused(data: bytes, zipped: bool) -> None:
 
 def test_a_text_is_read_from_an_archive() -> None:
     data = make_archive({"docker/Dockerfile": "FROM x\n"})
-    assert archive.read_text(io.BytesIO(data), len(data), "./docker/Dockerfile") == "FROM x\n"
+    assert archive.read_text(io.BytesIO(data), len(data), listing(data), "./docker/Dockerfile") == "FROM x\n"
     with pytest.raises(Invalid, match="has no file `other`"):
-        archive.read_text(io.BytesIO(data), len(data), "other")
+        archive.read_text(io.BytesIO(data), len(data), listing(data), "other")
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"\xff", "not UTF-8"), (b"x" * 65_537, "more than 65536")])
 def test_what_is_no_text_is_refused(content: bytes, reason: str) -> None:
     data = packed(file("Dockerfile"), content=content)
     with pytest.raises(Invalid, match=reason):
-        archive.read_text(io.BytesIO(data), len(data), "Dockerfile")
+        archive.read_text(io.BytesIO(data), len(data), listing(data), "Dockerfile")

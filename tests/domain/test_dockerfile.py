@@ -65,6 +65,29 @@ def test_build_arguments_are_declared_for_the_steps() -> None:
     assert dockerfile.startswith("\nFROM python:3.7-slim\n\nARG VERSION\nARG OTHER\n# Use bash")
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("prod", "A prod"),
+        ("sea green, a=b #c `d` {}", "A sea green, a=b #c `d` {}"),
+        ("a\\", r'A="a\\"'),
+        ("two  blanks", 'A="two  blanks"'),
+        (" at its ends ", 'A=" at its ends "'),
+        ("", 'A=""'),
+        ('{"a": 1}', r'A="{\"a\": 1}"'),
+        ("it's", 'A="it\'s"'),
+        ("pa$$word", r'A="pa\$\$word"'),
+        ("$HOME/x:${HOME}:${A:-b}", r'A="\$HOME/x:\${HOME}:\${A:-b}"'),
+        ("$A:/x:${A}:$AB:$$A", r'A="$A:/x:${A}:\$AB:\$$A"'),
+        ("$VERSION-$EARLIER-$LATER", r'A="$VERSION-$EARLIER-\$LATER"'),
+    ],
+)
+def test_values_that_engines_would_change_are_quoted(value: str, written: str) -> None:
+    variables = [["EARLIER", "1"], ["A", value], ["LATER", "2"]]
+    dockerfile = generate(parse_content({**SPEC, "env_vars": variables, "build_args": {"VERSION": "1"}}))
+    assert f"\nENV EARLIER 1\nENV {written}\nENV LATER 2\n" in dockerfile
+
+
 def test_steps_get_the_secrets_that_they_name() -> None:
     secrets = [{"id": "pip", "from": "a"}, {"id": "pip.conf", "from": "b"}]
     steps = ["cat /run/secrets/pip", "cat /run/secrets/pip.conf", "cat </run/secrets/pip>x", "true"]
@@ -225,11 +248,20 @@ def expect_only_its_fields(spec: Spec) -> None:
     expected = [("FROM", spec.image)]
     expected += [("ENV", f"{name} {spec.lang_env}") for name in ("LC_ALL", "LANG", "LANGUAGE") if spec.lang_env]
     expected += [("ENV", "SHELL /bin/bash")]
-    expected += [("ENV", f"{name} {value}".strip()) for name, value in spec.env_vars]
+    expected += [("ENV", f"{name} {value}") for name, value in spec.env_vars]
     expected += [("WORKDIR", "/code")]
     expected += [("RUN", step.strip()) for step in spec.build_steps]
     expected += [("COPY", "build /code")]
-    assert instructions(generate(spec)) == expected
+    found = [(word, as_it_arrives(rest) if word == "ENV" else rest) for word, rest in instructions(generate(spec))]
+    assert found == expected
+
+
+def as_it_arrives(arguments: str) -> str:
+    """Name and value of an ENV, as engines read them: between double quotes a backslash keeps what follows."""
+    if quoted := re.fullmatch(r'(\w+)="((?:[^"\\]|\\["\\$])*)"', arguments):
+        return quoted[1] + " " + re.sub(r"\\(.)", r"\1", quoted[2])
+    assert re.fullmatch(r"\w+(?: [^\s\"'\\$]+)+", arguments)
+    return arguments
 
 
 @given(SPECS)

@@ -41,6 +41,19 @@ def test_what_is_allowed_is_kept_and_labels_get_a_prefix_of_their_own() -> None:
     )
 
 
+def test_resources_are_numbers_as_polyaxon_writes_them() -> None:
+    resources = {"cpu": {"request": "0.5", "limits": 2}, "memory": {"limit": "2048", "requests": None}, "gpu": None}
+    parsed = parse_environment("environment", {"resources": resources})
+    assert parsed.resources == {"cpu": {"requests": 0.5, "limits": 2}, "memory": {"limits": 2048.0}}
+    assert parsed.document["resources"] == resources
+
+
+@pytest.mark.parametrize("amount", ["500m", "1Gi", "", "1e400", "-1", "٣", True, -1, [1]])
+def test_other_amounts_are_refused_in_words(amount: Any) -> None:
+    with pytest.raises(Invalid, match=r"resources.cpu.request` must be a number"):
+        parse_environment("environment", {"resources": {"cpu": {"request": amount}}})
+
+
 def test_nothing_asked_is_nothing() -> None:
     assert asked({}) is None
     assert asked({"resources": {"cpu": {"requests": 1}}}) is None

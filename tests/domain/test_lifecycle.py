@@ -362,10 +362,13 @@ def test_a_claimed_build_is_stopped_by_its_executor() -> None:
     assert lifecycle.request_stop(stopping, after(2)) is None, "wishing twice is wishing once"
 
 
-@pytest.mark.parametrize("outcome", [Outcome.STOPPED, Outcome.GONE])
-def test_a_build_that_is_archived_says_why_it_was_stopped(outcome: Outcome) -> None:
-    waiting = lifecycle.request_stop(make_build(archived_at=NOW), after(1))
-    running = lifecycle.request_stop(make_claimed(archived_at=NOW), after(1))
+@pytest.mark.parametrize("outcome", [Outcome.STOPPED, Outcome.GONE, Outcome.FAILED])
+@pytest.mark.parametrize(
+    ("archived_at", "message"), [(None, "BuildJob was stopped."), (NOW, "Build is scheduled for deletion.")]
+)
+def test_a_build_says_why_it_was_stopped(outcome: Outcome, archived_at: datetime | None, message: str) -> None:
+    waiting = lifecycle.request_stop(make_build(archived_at=archived_at), after(1))
+    running = lifecycle.request_stop(make_claimed(archived_at=archived_at), after(1))
     assert waiting is not None
     assert running is not None
     seen = make_observation(RUNNING, outcome=outcome)
@@ -374,7 +377,7 @@ def test_a_build_that_is_archived_says_why_it_was_stopped(outcome: Outcome) -> N
 
     for build in (waiting, stopped):
         last = build.history[-1]
-        assert (last.status, last.message) == (Status.STOPPED, "Build is scheduled for deletion.")
+        assert (last.status, last.message) == (Status.STOPPED, message)
 
 
 def test_an_unmanaged_build_is_stopped_at_once_whatever_it_reports() -> None:
@@ -451,10 +454,10 @@ def test_observations_of_unmanaged_builds_are_ignored() -> None:
         ),
         (Outcome.FAILED, None, False, Status.FAILED, "a command failed"),
         (Outcome.TIMED_OUT, None, False, Status.FAILED, "a command failed"),
-        (Outcome.STOPPED, None, True, Status.STOPPED, None),
+        (Outcome.STOPPED, None, True, Status.STOPPED, "BuildJob was stopped."),
         (Outcome.STOPPED, None, False, Status.STOPPED, "Stopped from outside."),
         (Outcome.GONE, DIGEST, False, Status.SUCCEEDED, "Completed"),
-        (Outcome.GONE, None, True, Status.STOPPED, None),
+        (Outcome.GONE, None, True, Status.STOPPED, "BuildJob was stopped."),
         (Outcome.GONE, None, False, Status.FAILED, "The build disappeared from where it was running."),
         (
             Outcome.FAULT,

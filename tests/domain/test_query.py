@@ -71,6 +71,14 @@ def holds(query: str, build: Build = BUILD) -> bool:
         "created_at:2024-02-01..2024-03-01",
         "started_at:2024-03-01 12:30",
         "started_at:>2024-03-01 12:29",
+        "created_at:<=2024-03-01T12:00:00.000000Z",
+        "created_at:2024-03-01T12:00:00.000000Z",
+        "created_at:2024-03-01T12:00:00.0Z..2024-03-01T12:00:00Z",
+        "created_at:2024-03-01 12:00Z",
+        "created_at:>=2024-03-01T14:00:00+02:00",
+        "created_at:2024-03-01T14:00:00 02:00",
+        "created_at:2024-03-01T08:30:00.000-0330",
+        "created_at:>2024-03-01T13:59:59.999999999+02:00",
         "status:running,,status:~failed,",
     ],
 )
@@ -95,6 +103,9 @@ def test_what_holds(query: str) -> None:
         "created_at:2024-03-02..2024-03-09",
         "started_at:2024-03-01 12:31",
         "finished_at:2024-03-01",
+        "created_at:2024-03-01T12:00:00.000001Z",
+        "created_at:<2024-03-01T14:00:00+02:00",
+        "created_at:2024-03-01T12:00:00.5Z",
         "status:running,id:8",
     ],
 )
@@ -143,6 +154,9 @@ def test_a_missing_value_matches_negations_but_no_comparison(query: str, expecte
         "created_at:2024-02-30",
         "created_at:0000-00-00",
         "created_at:9999-12-31",
+        "created_at:2024-03-01T25:00:00Z",
+        "created_at:2024-03-01T12:00:00+99:00",
+        "created_at:2024-03-01+02:00",
         "created_at:<>1",
         "created_at:a|b",
         "created_at:2024-01-01..",
@@ -172,7 +186,7 @@ def test_no_query_asks_nothing() -> None:
 
 PIECES = st.lists(
     st.sampled_from(["id", "status", "name", "tags", "started_at", ":", "~", "|", "%", "..", "<", "=", ">", ","])
-    | st.sampled_from(["2024-03-01", "12:30", "7", "a", " "])
+    | st.sampled_from(["2024-03-01", "0001-01-01", "T12:30:00", ".5", "Z", "+14:00", "7", "a", " "])
     | st.text(max_size=3),
     max_size=8,
 ).map("".join)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import fields
+import subprocess
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chalicelib.domain import document
 from chalicelib.domain.environment import Environment
 from chalicelib.domain.spec import Spec, checked_tags, is_slug, parse_config, parse_content
 from chalicelib.errors import Invalid
@@ -94,6 +96,162 @@ def test_build_arguments_are_kept_as_they_are() -> None:
     )
 
 
+# Steps in YAML's block scalars, as they are parsed
+
+
+@pytest.mark.parametrize(
+    ("step", "command"),
+    [
+        ("make all\n", "make all"),  # `>` of two lines, `|` of one
+        ("make all", "make all"),  # `>-`
+        ("apt-get update && \\\n  apt-get install -y git\n", "apt-get update &&   apt-get install -y git"),
+        ("a && \\  \n# why\n\n   # more\n  b \\\n  c\n", "a &&   b   c"),
+        ("a && \\\r\n b\r\n", "a &&  b"),
+        ("echo '#a' \\\n '#b'\n\n", "echo '#a'  '#b'"),
+    ],
+)
+def test_block_scalars_are_steps(step: str, command: str) -> None:
+    assert parse_content({**SPEC, "build_steps": [step]}).build_steps == (command,)
+
+
+@pytest.mark.parametrize("step", ["a \\\n", "-\\\n-mount=type=bind a", "cat <\\\n<EOF", "a\n\nb", "a \\\n b\n c"])
+def test_joined_lines_are_checked_as_the_line_they_make(step: str) -> None:
+    assert faults({**SPEC, "build_steps": [step]})
+
+
+# Revisions of git
+
+NAMES = (
+    *("main", "feature/#123-x", "user@host", "a+b", "_under", "wip=1", "ümlaut", "fix(core)", "a,b", "it's", "日本"),
+    *("@scope/pkg", "v1.0", "a.b/c", "a;b", "a&b|c", "$(x)", "`x`", '"', "%s", "!x", "{a}", "x" * 244, "a.lockx", "@x"),
+    *("a..b", "a b", "a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "/a", "a/", "a//b", ".a", "a/.b", "a.", "a.lock"),
+    *("a.lock/b", "a@{1}", "-dash", "a\x7fb", "a\tb"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_branches_may_have_the_names_that_git_allows(name: str) -> None:
+    is_allowed = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True).returncode == 0
+    if is_allowed:
+        spec = parse_content({**SPEC, "branch": name, "commit": f"refs/heads/{name}"[:255]})
+        assert spec.branch == name
+    else:
+        assert faults({**SPEC, "branch": name}) == [
+            "`branch` must be the hash of a commit or a name that git allows, of at most 255 characters."
+        ]
+
+
+# Polyaxonfiles of other kinds, in the shapes of three that are public
+
+GROUP = """---
+version: 1
+
+kind: group
+
+build:
+    image: ubuntu:bionic
+    build_steps:
+        - ./polyaxon_setup.sh
+
+environment:
+    resources:
+        cpu:
+            requests: 1.0
+            limits: 2
+        gpu:
+            # Need to add GPU nodes
+            request: 0
+            limits: 0
+
+declarations:
+    width: 96
+hptuning:
+    concurrency: 100
+    random_search:
+        n_experiments: 100
+    matrix:
+        dropout:
+            values: [0.0, 0.1, 0.2]
+        adam_eps:
+            values: [1e-4, 1e-8, 1e-12]
+
+run:
+    cmd: env3.6/bin/python pretrain_textcat.py
+"""
+EXPERIMENT = """---
+version: 1
+
+kind: experiment
+
+build:
+  image: continuumio/miniconda:4.5.11
+  build_steps:
+    - conda env update -n base -f environment.yml
+
+run:
+  cmd: python hello_world.py
+"""
+NOTEBOOK = """version: 1
+kind: notebook
+tags: [explore]
+environment:
+  resources:
+    gpu:
+      requests: 1
+  node_selector:
+    polyaxon.com: gpu
+build:
+  image: tensorflow/tensorflow:1.12.0-gpu-py3
+  commit: '0123456'
+  env_vars:
+    - [LC_ALL, en_US.UTF-8]
+    - [PATH, '/opt/bin:$PATH']
+  build_steps:
+    - pip3 install --no-cache-dir -U polyaxon-client
+    - >
+      pip3 install
+      jupyter
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        (GROUP, {"image": "ubuntu:bionic", "build_steps": ["./polyaxon_setup.sh"]}),
+        (
+            EXPERIMENT,
+            {
+                "image": "continuumio/miniconda:4.5.11",
+                "build_steps": ["conda env update -n base -f environment.yml"],
+            },
+        ),
+        (
+            NOTEBOOK,
+            {
+                "image": "tensorflow/tensorflow:1.12.0-gpu-py3",
+                "commit": "0123456",
+                "env_vars": [["LC_ALL", "en_US.UTF-8"], ["PATH", "/opt/bin:$PATH"]],
+                "build_steps": ["pip3 install --no-cache-dir -U polyaxon-client", "pip3 install jupyter"],
+            },
+        ),
+    ],
+    ids=["group", "experiment", "notebook"],
+)
+def test_a_build_is_made_of_the_section_of_any_polyaxonfile(text: str, alone: dict[str, Any]) -> None:
+    whole = document.read(text)
+    spec = parse_content(whole)
+    expected = parse_content({"version": 1, "kind": "build", **alone})
+    assert replace(spec, document={}) == replace(expected, document={})
+    assert (spec.document, spec.config) == (whole, whole)
+    assert parse_config(whole) == spec
+
+
+def test_an_older_specification_may_be_content_as_well() -> None:
+    nested = {"version": 1, "kind": "build", "build": {"image": "a"}, "tags": ["b"]}
+    assert parse_content(nested) == parse_config(nested)
+    assert parse_content(nested).lang_env == "en_US.UTF-8"
+
+
 @pytest.mark.parametrize("version", [1, 1.0])
 def test_the_version_is_one(version: object) -> None:
     assert parse_content({**SPEC, "version": version}).image
@@ -119,9 +277,14 @@ IMAGE = "`image` must"
         ({"version": 2}, VERSION),
         ({"version": 1.1}, VERSION),
         ({"version": True}, VERSION),
-        ({"kind": None}, "`kind` must be `build`."),
-        ({"kind": "job"}, "`kind` must be `build`."),
-        ({"kind": ["build"]}, "`kind` must be `build`."),
+        ({"kind": None}, "`kind` must be `build`, or another of Polyaxon's kinds"),
+        ({"kind": ["build"]}, "`kind` must be `build`, or another of Polyaxon's kinds"),
+        ({"kind": "job", "run": {}}, "This is a polyaxonfile of kind `job` without a `build` section. Slipway builds"),
+        ({"kind": "job", "build": "x"}, "This is a polyaxonfile of kind `job` without a `build` section."),
+        ({"kind": "job", "build": {"kind": "job"}}, "`kind` of a `build` section must be `build`"),
+        ({"kind": "job", "build": {"image": "a b"}}, f"{IMAGE} not contain spaces."),
+        ({"kind": "job", "build": {"steps": []}}, "`steps` is not a field of a build; remove it."),
+        ({"kind": "job", "build": {"image": "a"}, "version": 2}, VERSION),
         ({"image": None}, "Exactly one of `image` and `dockerfile` is needed."),
         ({"dockerfile": "Dockerfile"}, "Exactly one of `image` and `dockerfile` is needed."),
         ({"image": ""}, f"{IMAGE} be a non-empty string."),
@@ -146,7 +309,7 @@ IMAGE = "`image` must"
         ({"build_steps": ["a", " "]}, "`build_steps[1]` must be a non-empty string."),
         (
             {"build_steps": ["a\nUSER x"]},
-            "`build_steps[0]` must be a single line without control characters.",
+            "`build_steps[0]` has several lines: make each a step, or end all but the last with",
         ),
         ({"build_steps": ["a\u2028b"]}, "`build_steps[0]` must be a single line without control characters."),
         (
@@ -174,7 +337,7 @@ IMAGE = "`image` must"
         ),
         ({"env_vars": [["A", None]]}, "`env_vars[0]`: the value must be a string or a number."),
         ({"env_vars": [["A", ["b"]]]}, "`env_vars[0]`: the value must be a string or a number."),
-        ({"env_vars": [["A", "b\nc"]]}, "`env_vars[0]` must be a single line without control characters."),
+        ({"env_vars": [["A", "b\nc"]]}, "`env_vars[0]` must be a line of at most 4096 characters without"),
         ({"build_args": [["A", "b"]]}, "`build_args` must be a mapping of at most 200 names to values."),
         ({"build_args": {"A B": "c"}}, "Names in `build_args` are at most 128 letters, digits, "),
         (
@@ -198,16 +361,9 @@ IMAGE = "`image` must"
         ({"nocache": []}, "`nocache` must be true or false."),
         (
             {"commit": 123},
-            "`commit` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.",
+            "`commit` must be a text: write it in quotes.",
         ),
-        (
-            {"branch": "-b"},
-            "`branch` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.",
-        ),
-        (
-            {"branch": "a..b"},
-            "`branch` must be a git revision in quotes: letters, digits, `.`, `_`, `/`, `-`.",
-        ),
+        ({"branch": ""}, "`branch` must be the hash of a commit or a name that git allows"),
         ({"backend": "docker"}, "`backend` must be one of `native`, `kaniko`, `other`, `codebuild`, `eks`."),
         (
             {"backend": ["native"]},
@@ -240,7 +396,7 @@ IMAGE = "`image` must"
         ),
         ({"steps": []}, "`steps` is not a field of a build; remove it."),
         ({"params": {}, "run": {}}, "`params`, `run` is not a field of a build; remove it."),
-        ({"build": {"image": "a"}}, "`build` is not a field of a build; remove it."),
+        ({"build": {"image": "a"}}, "Where there is a `build` section, `image`, `build_steps`, `env_vars` belongs"),
         ({3: 4}, "`3` is not a field of a build; remove it."),
         ({"x" * 1000: 1}, f"`{'x' * 64}` is not a field of a build; remove it."),
         ({"description": deep(19)}, "The specification is nested too deeply."),
@@ -270,7 +426,10 @@ def test_what_is_no_mapping_is_refused(document: object) -> None:
         ({"version": 1, "kind": "build"}, "`config` needs a `build` section with the fields of the build."),
         ({"build": "image"}, "`config` needs a `build` section with the fields of the build."),
         (SPEC, "`config` needs a `build` section with the fields of the build."),
-        ({**SPEC, "build": {}}, "In `config`, `image`, `build_steps`, `env_vars` belongs under `build`."),
+        (
+            {**SPEC, "build": {}},
+            "Where there is a `build` section, `image`, `build_steps`, `env_vars` belongs into it.",
+        ),
         ({"version": 1, "kind": "build", "build": {"steps": 1, "image": "a"}}, "`steps` is not a field"),
     ],
 )

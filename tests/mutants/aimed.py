@@ -107,7 +107,7 @@ BREAKAGES = [
         ),
         (
             "a deletion does not say why it stopped a build",
-            'return "Build is scheduled for deletion." if build.archived_at else None',
+            'return "Build is scheduled for deletion." if build.archived_at else "BuildJob was stopped."',
             "return None",
         ),
         ("trouble takes the room of later steps", "_RESERVED_FOR_STEPS = 10", "_RESERVED_FOR_STEPS = 3"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import tarfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.usecases import builds, sources
 from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
-from tests.usecases.conftest import FILES, upload
+from tests.usecases.conftest import FILES, stored, upload
 
 ADA = make_user()
 URL = "https://git.test/x"
@@ -50,6 +54,38 @@ def test_a_dockerfile_of_the_code_is_taken_as_it_is(place: FakeServices) -> None
     assert source(place, image=None, dockerfile="app/Dockerfile")[2] == "FROM x\n"
     with pytest.raises(Invalid, match="no file"):
         source(place, image=None, dockerfile="Dockerfile")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symbolic", "hard"])
+def test_linked_dockerfiles_and_contexts_are_followed(place: FakeServices, kind: bytes) -> None:
+    packed = io.BytesIO(gzip.decompress(make_archive(FILES)))
+    with tarfile.open(fileobj=packed, mode="a") as tar:
+        for name, of_kind, target in (("Dockerfile", kind, "app/Dockerfile"), ("now", tarfile.SYMTYPE, "app")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = of_kind, target
+            tar.addfile(member)
+    sources.upload(place, ADA, "ada", "vision", gzip.compress(packed.getvalue()))
+    assert source(place, image=None, dockerfile="Dockerfile")[2] == "FROM x\n"
+    assert source(place, image=None, dockerfile="now/Dockerfile")[2] == "FROM x\n"
+    assert "COPY build/setup.sh /code\n" in str(source(place, context="now")[2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: good[:-8] + b"\1\2\3\4" + good[-4:],
+        lambda good: good[:-4],
+        lambda good: good[: len(good) // 2],
+        lambda good: good + b"garbage",
+        lambda good: good + gzip.compress(b"garbage"),
+    ],
+    ids=["checksum", "cut at its end", "cut", "garbage behind", "more behind"],
+)
+def test_a_damaged_archive_does_not_replace_good_code(place: FakeServices, damage: Callable[[bytes], bytes]) -> None:
+    sha256 = upload(place)
+    with pytest.raises(Invalid):
+        sources.upload(place, ADA, "ada", "vision", damage(make_archive({"a": "newer"})))
+    assert source(place)[1] == sha256[:40]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +148,27 @@ def test_code_comes_from_one_place_only(place: FakeServices) -> None:
     sources.use_git(place, ADA, "ada", "other", {"git_url": URL})
     with pytest.raises(Forbidden):
         sources.upload(place, ADA, "ada", "other", make_archive(FILES))
-    with pytest.raises(Invalid, match="already"):
-        sources.use_git(place, ADA, "ada", "other", {"git_url": URL + "y"})
+
+
+def test_an_address_can_be_corrected_until_a_build_was_made(place: FakeServices) -> None:
+    sources.use_git(place, ADA, "ada", "vision", {"git_url": URL + "y"})
+    assert sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})[1] is True
+    builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)})
+    with pytest.raises(Invalid, match=f"had their code from {URL}: DELETE that address first"):
+        sources.use_git(place, ADA, "ada", "vision", {"git_url": URL + "y"})
+
+
+def test_an_address_can_be_deleted_and_builds_keep_theirs(place: FakeServices) -> None:
+    sources.use_git(place, ADA, "ada", "vision", {"git_url": URL})
+    built = builds.create(place, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
+    for _ in range(2):
+        sources.forget_git(place, ADA, "ada", "vision")
+    assert source(place)[0] is None
+    kept = stored(place, built.key).source
+    assert kept is not None
+    assert kept.git_url == URL
+    upload(place)
+    assert source(place)[1] is not None
 
 
 def test_an_offered_upload_becomes_the_code_when_completed(place: FakeServices) -> None:

@@ -14,9 +14,20 @@
     esac
   }
   refused() { printf 'ERROR: %s\n' "$1"; exit 1; }
-  if [ -n "$SLIPWAY_GIT_URL" ]; then
-    printf 'Fetching %s at %s\n' "$SLIPWAY_GIT_URL" "$SLIPWAY_GIT_REVISION"
-    authority=${SLIPWAY_GIT_URL#https://}
+  tell() { # git a setting, from here on
+    count=${GIT_CONFIG_COUNT:-0}
+    export "GIT_CONFIG_KEY_$count=$1" "GIT_CONFIG_VALUE_$count=$2" "GIT_CONFIG_COUNT=$((count + 1))"
+  }
+  talk() { # by git to a host: git shows what the host says, which knows the login
+    status=0
+    git "$@" >"$SLIPWAY_MEMORY/git.log" 2>&1 || status=$?
+    sh "$SLIPWAY_MEMORY/mask" git-masks <"$SLIPWAY_MEMORY/git.log"
+    rm "$SLIPWAY_MEMORY/git.log"
+    return "$status"
+  }
+  check_host() { # of the address $1; git takes the addresses that were checked, whatever the name leads to by then
+    case "$1" in https://*) ;; *) refused "code and submodules are fetched by https alone, not from $1" ;; esac
+    authority=${1#https://}
     authority=${authority%%/*}
     port=
     case "$authority" in
@@ -37,27 +48,90 @@
         done
         ;;
     esac
-    set -- -c http.followRedirects=false -c credential.helper=
-    case "$host" in # git takes these addresses, whatever the name leads to by then
+    case "$host" in
       *:*) ;;
-      *) set -- "$@" -c "http.curloptResolve=$host:${port:-443}:$(printf '%s' "$addresses" | tr '\n' ,)" ;;
+      *) tell http.curloptResolve "$host:${port:-443}:$(printf '%s' "$addresses" | tr '\n' ,)" ;;
     esac
+  }
+  locate() { # sets `url` to where the repository at $1 is: redirects are followed on its host, which alone was checked
+    url=$1
+    check_host "$url"
+    for _ in 1 2 3 4; do
+      moved=$(GIT_TRACE_CURL=1 GIT_TRACE_CURL_NO_DATA=1 git ls-remote "$url" HEAD 2>&1 |
+        sed -n 's|.*<= Recv header: [Ll]ocation: *\(.*\)/info/refs.*|\1|p' | head -n 1)
+      case "$moved" in
+        '') return 0 ;;
+        "https://$authority/"*) url=$moved ;;
+        /*) url=https://$authority$moved ;;
+        *) refused "$1 has moved to another host: $moved" ;;
+      esac
+    done
+    refused "$1 is redirected again and again"
+  }
+  pointers() { # files here that git LFS keeps elsewhere
+    git ls-files -z ':(attr:filter=lfs)' | xargs -0 -r grep -l '^version https://git-lfs.github.com/spec/' --
+  }
+  fill() ( # the repository that is checked out in $1, inside of $2 others: with submodules and the files of LFS
+    cd "$1"
+    if git ls-files --stage | grep -q '^160000'; then
+      [ "$2" -lt 5 ] || refused "submodules lie in one another more than 5 deep"
+      talk submodule --quiet init
+      while read -r line; do
+        locate "${line##* }"
+        setting=${line% *}
+        git config "$setting" "$url"
+        git config "${setting%.url}.update" checkout
+      done <<END
+$(git config --get-regexp '^submodule\..*\.url$')
+END
+      talk submodule --quiet update
+      while IFS= read -r folder; do fill "$folder" $(($2 + 1)); done <<END
+$(git submodule --quiet foreach pwd)
+END
+    fi
+    if [ -n "$(pointers)" ] && git lfs version >/dev/null 2>&1; then
+      remote=$(git config remote.origin.url) # .lfsconfig could name any host
+      talk -c "lfs.url=${remote%.git}.git/info/lfs" lfs pull
+    fi
+    left=$(pointers | head -n 1)
+    [ -z "$left" ] || refused "$left is only a pointer of git LFS: what it stands for could not be fetched here"
+  )
+  inside() { # a path of the code, links resolved, or nothing when it leads out
+    resolved=$(cd code && readlink -f -- "$1" 2>/dev/null) || return 0
+    case "$resolved/" in "$(pwd -P)/code/"*) printf '%s' "$resolved" ;; esac
+  }
+  if [ -n "$SLIPWAY_GIT_URL" ]; then
+    printf 'Fetching %s at %s\n' "$SLIPWAY_GIT_URL" "$SLIPWAY_GIT_REVISION"
+    export GIT_ALLOW_PROTOCOL=https GIT_TERMINAL_PROMPT=0 GIT_LFS_SKIP_SMUDGE=1
+    tell http.followRedirects false
+    tell credential.helper ''
     if [ -f "$SLIPWAY_MEMORY/git-login" ]; then
       # The login is in no command line and goes to this host alone; it ends here, whatever happens.
       trap 'rm -f "$SLIPWAY_MEMORY/git-login" "$SLIPWAY_MEMORY/git-masks"' EXIT
+      authority=${SLIPWAY_GIT_URL#https://}
       # shellcheck disable=SC2016 # the helper's own shell expands it
-      set -- "$@" -c "credential.https://$authority.helper="'!f() { [ "$1" != get ] || cat "$SLIPWAY_MEMORY/git-login"; }; f'
+      helper='!f() { [ "$1" != get ] || cat "$SLIPWAY_MEMORY/git-login"; }; f'
+      tell "credential.https://${authority%%/*}.helper" "$helper"
     fi
-    export GIT_ALLOW_PROTOCOL=https GIT_TERMINAL_PROMPT=0
-    status=0 # git shows what the host says, which knows the login
-    git "$@" clone --quiet --no-checkout -- "$SLIPWAY_GIT_URL" code >git.log 2>&1 || status=$?
-    sh "$SLIPWAY_MEMORY/mask" git-masks <git.log
-    rm git.log
-    [ "$status" -eq 0 ]
-    git -C code -c advice.detachedHead=false checkout --quiet --detach "$SLIPWAY_GIT_REVISION" --
-    git -C code rev-parse HEAD >"$SLIPWAY_MEMORY/commit"
-    printf 'The commit is %s\n' "$(cat "$SLIPWAY_MEMORY/commit")"
-    rm -rf code/.git
+    locate "$SLIPWAY_GIT_URL"
+    talk clone --quiet --no-checkout -- "$url" code
+    name=${SLIPWAY_GIT_REVISION#origin/}
+    case "$SLIPWAY_GIT_REVISION" in
+      origin/*) set -- "refs/remotes/origin/$name" "refs/tags/$name" ;;
+      *) set -- "refs/tags/$name" "refs/remotes/origin/$name" "$name" ;;
+    esac
+    for place; do
+      if commit=$(git -C code rev-parse --quiet --verify "$place^{commit}"); then break; fi
+    done
+    if [ -z "$commit" ]; then # no branch or tag leads there: a pull request, another ref, a hash
+      talk -C code fetch --quiet -- origin "$name" || refused "the repository has no branch, tag, commit or ref $name"
+      commit=$(git -C code rev-parse --verify 'FETCH_HEAD^{commit}')
+    fi
+    git -C code -c advice.detachedHead=false checkout --quiet --detach "$commit"
+    printf '%s\n' "$commit" >"$SLIPWAY_MEMORY/commit"
+    printf 'The commit is %s\n' "$commit"
+    fill code 0
+    find code -name .git -prune -exec rm -rf {} +
   elif [ -f "$SLIPWAY_MEMORY/code_url" ]; then
     download() { # by a request without our secret: storage would take that for a login of its own
       if command -v curl >/dev/null; then
@@ -76,10 +150,6 @@
     tar --extract --gzip --file code.tar.gz --directory code --no-same-owner
     rm code.tar.gz
   fi
-  inside() { # a path of the code, links resolved, or nothing when it leads out
-    resolved=$(cd code && readlink -f -- "$1" 2>/dev/null) || return 0
-    case "$resolved/" in "$(pwd -P)/code/"*) printf '%s' "$resolved" ;; esac
-  }
   if [ -n "$SLIPWAY_DOCKERFILE" ]; then
     found=$(inside "$SLIPWAY_DOCKERFILE")
     [ -f "$found" ] || refused "the code has no file $SLIPWAY_DOCKERFILE"
@@ -87,5 +157,10 @@
   fi
   found=$(inside "${SLIPWAY_CONTEXT:-.}")
   [ -d "$found" ] || refused "the code has no directory $SLIPWAY_CONTEXT"
+  ignored=$(inside "${SLIPWAY_CONTEXT:-.}/.dockerignore")
+  if [ -f "$ignored" ]; then # engines look for it beside `build`, where its patterns begin
+    sed -e '/^#/d' -e 's/^[[:space:]]*//' -e 's/[[:space:]]*$//' -e '/^$/d' \
+      -e 's|^\(!\{0,1\}\)[[:space:]]*/*|\1build/|' -- "$ignored" >.dockerignore
+  fi
   mv -- "$found" build
 )

@@ -84,6 +84,8 @@ class Up:
     def post(self, *steps: str, **more: Any) -> str:
         """A build's path."""
         status, body = self.call("POST", f"{PROJECT}/builds/", {"content": self.content(*steps), **more})
+        if status >= 500:  # it is about to end
+            raise Ended
         assert status == 201, body
         return f"{PROJECT}/builds/{body['id']}"
 
@@ -114,18 +116,18 @@ class Up:
     def last_message(self, path: str) -> str:
         return str(self.get(f"{path}/statuses")["results"][-1]["message"])
 
-    def has_image(self, build: Any) -> bool:
-        """Whether the registry answers for the manifest of a build's image and for all its layers."""
+    def missing_from_registry(self, build: Any) -> list[tuple[str, int]]:
+        """What the registry does not answer of a build's image, manifest or layers, and its status."""
         host, _, name = build["image"].partition("/")
         repository = name.rpartition(":")[0]
         headers = urllib3.make_headers(basic_auth=self.ready["registry_login"]) | {"Accept": MANIFEST}
         url = f"http://{host}/v2/{repository}"
         answer = HTTP.request("GET", f"{url}/manifests/{build['image_digest']}", headers=headers, retries=False)
         if answer.status != 200:
-            return False
+            return [(build["image_digest"], answer.status)]
         blobs = [each["digest"] for each in (answer.json()["config"], *answer.json()["layers"])]
-        found = [HTTP.request("HEAD", f"{url}/blobs/{each}", headers=headers, retries=False).status for each in blobs]
-        return {*found} == {200}
+        found = [(each, HTTP.request("HEAD", f"{url}/blobs/{each}", headers=headers, retries=False)) for each in blobs]
+        return [(blob, answer.status) for blob, answer in found if answer.status != 200]
 
 
 @pytest.fixture
@@ -167,12 +169,12 @@ def test_what_was_promised_holds_after_a_kill(up: Up) -> None:
     assert up.get(f"{PROJECT}/builds/{made['id']}") == made
     assert up.get(f"{PROJECT}/builds/{made['id']}/logs") == log
     assert up.get(f"{PROJECT}/secrets") == secrets
-    assert up.has_image(made)
+    assert up.missing_from_registry(made) == []
     for path in running:
         assert up.until_done(path)["last_status"] == "failed"
         assert up.last_message(path) == f"FINALIZING: {WHEN_STOPPED}"
     assert up.until_done(waiting)["last_status"] == "succeeded"
-    assert up.has_image(up.get(waiting))
+    assert up.missing_from_registry(up.get(waiting)) == []
 
 
 @dataclass
@@ -215,7 +217,7 @@ class Promises:
             elif build["last_status"] in DONE:
                 self.ended[path] = build
                 if build["last_status"] == "succeeded":
-                    assert up.has_image(build)
+                    assert up.missing_from_registry(build) == []
 
 
 def test_no_promise_is_broken_however_often_it_is_killed(up: Up) -> None:

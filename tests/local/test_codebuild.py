@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +23,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from chalicelib.domain.log_lines import Lines, LogLine
-from infra.local.codebuild import buildspec
-from infra.local.codebuild.api import CodeBuild
+from infra.local.codebuild import buildspec, log_stream
+from infra.local.codebuild.api import WHEN_STOPPED, CodeBuild
+from infra.local.kept import Kept
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +114,45 @@ def test_a_build_goes_through_all_phases_and_logs(local: Local) -> None:
     assert list(phases(described)) == PHASES
     assert local.log(build) == ["one", "two", "three"]
     assert described["logs"]["groupName"] == f"/aws/codebuild/{PROJECT}"
+
+
+def test_phases_do_not_wait_for_the_log(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their lines go with those that are sent from time to time, at the latest before the end is told."""
+    monkeypatch.setattr(log_stream, "FLUSH_SECONDS", 3600.0)
+    calls: list[object] = []
+    local.logs.meta.events.register("before-call.cloudwatch-logs.PutLogEvents", lambda **_: calls.append(None))
+    build = local.start("echo one")
+    local.until_done(build)
+
+    assert (local.log(build), len(calls)) == (["one"], 1)
+
+
+def test_builds_that_are_kept_are_settled_or_go_on_at_the_next_start(local: Local, tmp_path: Path) -> None:
+    def served(kept: Kept) -> CodeBuild:
+        ring, state = local.events.append, tmp_path / "kept-work"
+        service = CodeBuild({PROJECT: {}}, logs=local.logs, ring=ring, state=state, concurrency=1, kept=kept)
+        local.client = boto3.client("codebuild", endpoint_url=service.start())
+        return service
+
+    with closing(Kept(tmp_path / "kept")) as kept:
+        with closing(served(kept)):
+            ended = local.start("true")
+            before = local.until_done(ended)
+            running = local.start("sleep 3600", idempotencyToken="once")
+            local.until(lambda: local.describe(running)["currentPhase"] == "BUILD")
+            waiting = local.start("echo waited")
+        local.events.clear()
+        with closing(served(kept)) as service:
+            service.resume()
+            assert local.describe(ended) == before
+            settled = local.until_done(running)
+            assert settled["buildStatus"] == "FAILED"
+            assert settled["phases"][-2]["contexts"][0]["message"] == WHEN_STOPPED
+            assert local.start("sleep 3600", idempotencyToken="once") == running
+            assert local.until_done(waiting)["buildStatus"] == "SUCCEEDED"
+        told = [each["detail"]["build-id"].rpartition("build/")[2] for each in local.events]
+    assert told.count(running) == 1
+    assert ended not in told
 
 
 def test_events_ring_at_every_phase_and_at_both_ends(local: Local) -> None:

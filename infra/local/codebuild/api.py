@@ -365,7 +365,6 @@ class CodeBuild:
                 _container(lines, f"Phase complete: {name} State: {status}")
                 code, message = contexts[0]["statusCode"], contexts[0]["message"]
                 _container(lines, f"Phase context status code: {code} Message: {message}")
-            lines.flush()
             self._announce("CodeBuild Build Phase Change", build, _phase_detail(phase))
 
     def _wait_for_slot(self, build: _Build) -> None:

@@ -32,7 +32,8 @@ class LogStream:
         self._closing = threading.Event()
         with suppress(client.exceptions.ResourceAlreadyExistsException):
             client.create_log_group(logGroupName=group)
-        client.create_log_stream(logGroupName=group, logStreamName=stream)
+        with suppress(client.exceptions.ResourceAlreadyExistsException):  # of a build that waited through a restart
+            client.create_log_stream(logGroupName=group, logStreamName=stream)
         self._thread = threading.Thread(target=self._flush_often, daemon=True)
         self._thread.start()
 

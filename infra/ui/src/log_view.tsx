@@ -93,6 +93,12 @@ export function LogView({ owner, project, id, isDone }: { owner: string; project
   const { log, state, refused } = useLog(owner, project, id);
   const [folded, setFolded] = useState<ReadonlySet<number>>(new Set());
   const rows = useMemo(() => new Rows(log, folded), [log, log.count, folded]);
+  const fold = (line: number) =>
+    setFolded((before) => {
+      const after = new Set(before);
+      if (!after.delete(line)) after.add(line);
+      return after;
+    });
   const target = Number(place.value.query.get("line") ?? 0) - 1;
 
   const area = useRef<HTMLDivElement>(null);
@@ -103,8 +109,15 @@ export function LogView({ owner, project, id, isDone }: { owner: string; project
     setSight({ top: scrollTop, height: clientHeight });
     return scrollTop + clientHeight >= scrollHeight - 2 * ROW_PIXELS;
   };
+  const wanted = useRef<number | undefined>(undefined); // a line whose step has to be unfolded first
   const show = (line: number) => {
     setFollows(false);
+    const step = log.steps[last(log.steps.length, (index) => log.steps[index]!.line < line)];
+    if (step && folded.has(step.line)) {
+      wanted.current = line;
+      fold(step.line);
+      return;
+    }
     area.current!.scrollTop = (rows.row(line) + 0.5) * ROW_PIXELS - area.current!.clientHeight / 2;
     measure();
   };
@@ -118,6 +131,11 @@ export function LogView({ owner, project, id, isDone }: { owner: string; project
     area.current!.scrollTop = rows.count * ROW_PIXELS;
     measure();
   }, [rows.count, follows]);
+  useLayoutEffect(() => {
+    const line = wanted.current;
+    wanted.current = undefined;
+    if (line !== undefined) show(line);
+  }, [rows]);
   const isThere = target >= 0 && target < log.count;
   useLayoutEffect(() => {
     if (isThere) show(target);
@@ -131,12 +149,6 @@ export function LogView({ owner, project, id, isDone }: { owner: string; project
   const begin = Math.max(0, Math.floor(sight.top / ROW_PIXELS) - SPARE_ROWS);
   const end = Math.min(rows.count, Math.ceil((sight.top + sight.height) / ROW_PIXELS) + SPARE_ROWS);
   const heads = useMemo(() => new Map(log.steps.map((step, index) => [step.line, index])), [log, log.steps.length]);
-  const fold = (line: number) =>
-    setFolded((before) => {
-      const after = new Set(before);
-      if (!after.delete(line)) after.add(line);
-      return after;
-    });
   const drawn = [];
   for (let row = begin; row < end; row++) {
     const line = rows.line(row);

@@ -58,7 +58,7 @@ function Page() {
           </p>
         )}
       </div>
-      <main tabIndex={-1}>{first === "reference" ? <Reference /> : isSignedIn.value ? <Member /> : <Login />}</main>
+      <main id="main" tabIndex={-1}>{first === "reference" ? <Reference /> : isSignedIn.value ? <Member /> : <Login />}</main>
       <footer>
         <a href="licences.txt">Licences</a>
         <span class="wide">
@@ -104,9 +104,12 @@ function View({ me }: { me: string }) {
 
 function Nowhere() {
   return (
-    <p class="empty">
-      There is nothing here. <a href={to.projects()}>Your projects</a>
-    </p>
+    <>
+      <h1>There is nothing here</h1>
+      <p>
+        <a href={to.projects()}>Your projects</a>
+      </p>
+    </>
   );
 }
 

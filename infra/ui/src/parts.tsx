@@ -1,6 +1,6 @@
 /** What several views are made of. */
-import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { type ComponentChildren, type VNode, cloneElement } from "preact";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { NoAnswer, Refused, type StatusName } from "./api";
 import { address, place } from "./routes";
 
@@ -166,13 +166,19 @@ export function Question(props: {
   );
 }
 
-export function Field(props: { label: string; hint?: string; children: ComponentChildren }) {
+/** A field of a form: its control gets the label as name and the hint as description. */
+export function Field({ label, hint, children }: { label: string; hint?: string; children: VNode<Record<string, unknown>> }) {
+  const id = useId();
   return (
-    <label class="field">
-      <span class="label">{props.label}</span>
-      {props.children}
-      {props.hint && <span class="hint">{props.hint}</span>}
-    </label>
+    <div class="field">
+      <label for={id}>{label}</label>
+      {cloneElement(children, { id, "aria-describedby": hint && `${id}-hint` })}
+      {hint && (
+        <span class="hint" id={`${id}-hint`}>
+          {hint}
+        </span>
+      )}
+    </div>
   );
 }
 
@@ -184,7 +190,7 @@ export function Pages({ count, offset, shown, size }: { count: number; offset: n
   return (
     <nav class="pages" aria-label="Pages">
       <span>
-        {(offset + 1).toLocaleString("en")}–{(offset + shown).toLocaleString("en")} of {count.toLocaleString("en")}
+        {(offset + 1).toLocaleString("en")} to {(offset + shown).toLocaleString("en")} of {count.toLocaleString("en")}
       </span>
       {offset > 0 && (
         <a class="button" href={at(offset - size)} rel="prev">

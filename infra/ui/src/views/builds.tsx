@@ -111,7 +111,9 @@ function BuildTable({ builds, isAnywhere, restore }: { builds: Build[]; isAnywhe
           <th scope="col" class="wide">
             By
           </th>
-          <th scope="col">Took</th>
+          <th scope="col" class={restore && "wide"}>
+            Took
+          </th>
           <th scope="col">Created</th>
           {restore && <th scope="col">Restore</th>}
         </tr>
@@ -137,7 +139,7 @@ function BuildTable({ builds, isAnywhere, restore }: { builds: Build[]; isAnywhe
                 {build.description && <div class="muted clip">{build.description}</div>}
               </td>
               <td class="wide">{build.user}</td>
-              <td class="number">{build.started_at && <Took build={build} />}</td>
+              <td class={restore ? "number wide" : "number"}>{build.started_at && <Took build={build} />}</td>
               <td>
                 <Ago time={build.created_at} />
               </td>

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
 
 from chalicelib import page as page_files
 from infra.local.machine.engine import NoEngine
@@ -22,7 +22,8 @@ expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "out" / "page"
 AXE = ROOT / "infra/ui/node_modules/axe-core/axe.min.js"
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+WIDE: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 # Chromium's sandbox does not start as root, and what runs in the background asks hosts of the Internet.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 OPTIONS += ["--disable-component-update", "--disable-sync", "--js-flags=--expose-gc"]

@@ -34,6 +34,7 @@ VIEWS = {
     "bookmarks": ("bookmarks", "views #2"),
     "archive": ("archive", "views #3"),
     "tokens": ("tokens", "for-pictures"),
+    "reference": ("reference", "Create build"),
     "nowhere": ("no/such/place", "There is nothing here"),
 }
 LOOKS = {"wide": (WIDE, "light"), "phone": (PHONE, "dark")}

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
+from werkzeug import Response
 
 from chalicelib import page as page_files
-from infra.local.machine.engine import NoEngine
-from infra.local.machine.machine import STATE, machine
-from tests.required_engines import ENGINE, skipped_without
+from infra.bench.serving import served
+from infra.local.machine.engine import Engine, NoEngine
+from infra.local.machine.machine import Machine
+from tests.required_engines import skipped_without
 from tests.stack.conftest import PATIENCE_SECONDS, Client, serving
 
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
@@ -60,20 +62,16 @@ class Tab:
         self.page.screenshot(path=PICTURES / f"{name}.png")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """One stack for all tests of the page; each makes projects of its own."""
-    with skipped_without(ENGINE):
-        ready = machine(STATE, print, ENGINE)
-        tools = ready.__enter__()
-    try:
-        with serving(tools, tmp_path_factory.mktemp("page")) as client:
+    """A stack without an engine for the tests of a file; each test makes projects of its own."""
+    with served(lambda _: Response(status=404)) as registry:
+        nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), registry, "", "scratch")
+        with serving(nothing, tmp_path_factory.mktemp("page")) as client:
             yield client
-    finally:
-        ready.__exit__(None, None, None)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with skipped_without("chromium"):
         program = shutil.which("chromium")

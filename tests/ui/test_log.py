@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.stack.conftest import Client
 from tests.ui.conftest import Tab, elsewhere, place
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 LINES, PARTS = 200_000, 5
 AREA = "document.querySelector('.log .area')"
 

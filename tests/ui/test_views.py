@@ -13,7 +13,7 @@ from chalicelib.page import FOLDER
 from tests.stack.conftest import PATIENCE_SECONDS, Client
 from tests.ui.conftest import AXE, PHONE, WIDE, Tab, elsewhere, open_tab
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 MAX_BYTES = 60_000  # gzipped, of all that is loaded before the API reference
 PROJECT = "/root/views"
 LOG = ["STEP 1/2: FROM python:3.12-slim", "STEP 2/2: RUN make", "\x1b[31mred\x1b[0m", *[f"line {n}" for n in range(90)]]

@@ -27,19 +27,19 @@ class NotBuilt(Exception):
 def main() -> None:
     try:
         print("Building the page …", file=sys.stderr, flush=True)
-        node, npm = _node()
+        node, npm = node_and_npm()
         _install(npm)
         MADE.mkdir(exist_ok=True)
         (MADE / "openapi.json").write_text(json.dumps(_document()))
         _run([node, _program("openapi-typescript/bin/cli.js"), "made/openapi.json", "--output", "made/schema.d.ts"])
         _run([node, _program("typescript/bin/tsc"), "--noEmit"])
-        _bundle(node)
+        _publish(node)
     except NotBuilt as error:
         raise SystemExit(f"The page is not built. {error}") from error
 
 
-def _node() -> tuple[str, str]:
-    """Node and npm: those of this machine, or those that PyPI has, which are installed into the environment."""
+def node_and_npm() -> tuple[str, str]:
+    """Those of this machine, or those that PyPI has, which are installed into the environment. Raises NotBuilt."""
     here = Path(sys.executable).parent
     if not _is_recent(shutil.which("node")) and not (here / "node").exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
@@ -77,17 +77,20 @@ def _document() -> object:
     return openapi.document(ROUTES, "../v1")
 
 
-def _bundle(node: str) -> None:
+def _publish(node: str) -> None:
     """Into a folder of its own first: a page that cannot be built leaves the one that is there."""
-    with tempfile.TemporaryDirectory(dir=page.FOLDER.parent, prefix="ui-") as new:
-        _run([node, "build.mjs", str(Path(new).absolute())])
+    with tempfile.TemporaryDirectory(dir=page.FOLDER.parent, prefix=".ui-") as new:
+        bundle(node, Path(new))
         page.FOLDER.mkdir(exist_ok=True)
-        for old in page.FOLDER.iterdir():
-            if "." in old.name:  # the command line has no ending, and is not made here
-                old.unlink()
+        for old in page.FOLDER.glob("*.*"):  # the command line has no ending, and is not made here
+            old.unlink()
         for made in Path(new).iterdir():
-            made.chmod(0o644)
             made.rename(page.FOLDER / made.name)
+
+
+def bundle(node: str, folder: Path) -> None:
+    """Writes the files of the page. Raises NotBuilt."""
+    _run([node, "build.mjs", str(folder.absolute())])
 
 
 def _program(path: str) -> str:

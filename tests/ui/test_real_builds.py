@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_newcomer_comes_from_a_token_to_an_image(stranger: Tab, client: Client
     tab.see("No build yet")
     tab.click("New build", "link")
     tab.page.get_by_label("Base image").fill(client.machine.base_image)
-    tab.page.get_by_label("Build steps").fill("echo 'made <b>in</b> the page' > /made\ncat /made")
+    tab.page.get_by_label("Build steps").fill(f"echo 'made <b>in</b> the page, {secrets.token_hex()}' | tee /made")
     tab.click("Build")
 
     tab.see("made <b>in</b> the page")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
 from chalicelib.page import FOLDER
+from infra.ui import __main__ as build
 from tests.stack.conftest import PATIENCE_SECONDS, Client
 from tests.ui.conftest import AXE, PHONE, WIDE, Tab, elsewhere, open_tab
 
@@ -142,3 +144,9 @@ def test_the_page_is_small_and_keeps_the_licences_of_its_packages(stranger: Tab)
     stranger.click("Licences", "link")
     for package in ("preact", "@preact/signals", "openapi-fetch", "anser"):
         expect(stranger.page.locator("pre")).to_contain_text(f"{package} ")
+
+
+def test_the_same_sources_make_the_same_files(browser: Browser, tmp_path: Path) -> None:
+    build.bundle(build.node_and_npm()[0], tmp_path)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_bytes() for path in FOLDER.glob("*.*")}

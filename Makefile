@@ -4,6 +4,8 @@ BIN := .venv/bin
 # Of the tests: a third of their time is waiting.
 WORKERS ?= 3
 BACKEND ?= $(SLIPWAY_BACKEND)
+# What the page of the browser is made of
+PAGE = $(shell find infra/ui -path infra/ui/node_modules -prune -o -path infra/ui/made -prune -o -type f ! -name '*.md' ! -name '*.pyc' -print)
 CODE := app.py chalicelib infra tests
 PARALLEL = -n $(WORKERS) --dist loadgroup
 # Deployment: ARCH and RUNTIME are of the functions, PARAMETERS are the template's (Name=value …)
@@ -13,6 +15,8 @@ RUNTIME ?= 3.13
 STACK = slipway-$(STAGE)
 OUT = out/$(STAGE)
 
+PAGE_IS := chalicelib/ui/index.html
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
 
 help: ## this list
@@ -21,8 +25,11 @@ help: ## this list
 demo: .venv/local ## build one image for real and show everything; KEEP=1 keeps it; BACKEND=eks: on a fake Kubernetes API
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
 
-up: .venv/local ## serve the API on this machine until interrupted; KEEP=0 keeps nothing; PORT and SLIPWAY_ROOT_TOKEN are heeded
+up: .venv/local ## serve API and page on this machine until interrupted; KEEP=0 keeps nothing; PORT and SLIPWAY_ROOT_TOKEN are heeded
+	@$(MAKE) --no-print-directory ui || echo "The API is served without it." >&2
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
+
+ui: $(PAGE_IS) ## build the page of the browser, with Node 20 or newer; PyPI has one where there is none
 
 backup: .venv/local ## write all that `make up` keeps into FILE=slipway.tar, also while it runs
 	@$(BIN)/python -m infra.local.kept backup $(or $(FILE),slipway.tar)
@@ -30,7 +37,8 @@ backup: .venv/local ## write all that `make up` keeps into FILE=slipway.tar, als
 restore: .venv/local ## put it back, where `make up` has kept nothing
 	@$(BIN)/python -m infra.local.kept restore $(or $(FILE),slipway.tar)
 
-test: check ## format, lint, types and all tests, with every container engine found
+test: check ## format, lint, types and all tests, with every container engine found, and with Chromium
+	@$(MAKE) --no-print-directory ui || echo "Its tests are skipped." >&2
 	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load and not proof"
 
 proofs: .venv/ready ## the tests that take long and seldom fail: generated clients, wheels of other machines, benchmarks
@@ -75,7 +83,7 @@ format: .venv/ready ## format, and mend what lint can
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-package: .venv/local ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
+package: .venv/local ui ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
 	@$(BIN)/python -m infra.aws package --arch $(ARCH) --python $(RUNTIME) $(OUT)
 
 deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
@@ -113,7 +121,10 @@ lock: .venv/ready ## write the locks requirements.txt from the lists requirement
 
 clean: ## remove what was installed and cached here; YES=1: also what `make up` keeps
 	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are kept in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
-	rm -rf .venv .slipway .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
+	rm -rf .venv .slipway chalicelib/ui infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
+
+$(PAGE_IS): .venv/local $(PAGE) app.py chalicelib/openapi.py chalicelib/schemas.py
+	@$(BIN)/python -m infra.ui
 
 .venv/local: requirements.txt infra/local/requirements.txt
 	@PYTHON="$(PYTHON)" sh infra/local/install.sh infra/local/requirements.txt

@@ -39,14 +39,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _group(item: pytest.Item) -> str:
     """Those of one file; but all with docker, whose daemon has the state's folder for itself, and all with
-    other engines, which share one store; and all that use the package, which is made once then."""
+    other engines, which share one store; all that use the package, which is made once then; and all that use a
+    browser."""
     folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     if "docker" in parameters.values():
         return "docker"
     if item.get_closest_marker("engine"):
         return "other engines"
-    return folder if folder == "aws" else f"{folder}/{file}"
+    return folder if folder in ("aws", "ui") else f"{folder}/{file}"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which container engines tests use, and may do without."""
+"""Which container engines, and which browser, tests use and may do without."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ PAGES = {
     **{f"infra/docs/{name}.md": 200 for name in ("api", "inputs", "automation", "polyaxon", "settings")},
     **{
         f"{name}/README.md": 200
-        for name in ("chalicelib", "chalicelib/adapters/dynamodb", "infra/local", "infra/bench", "tests")
+        for name in ("chalicelib", "chalicelib/adapters/dynamodb", "infra/local", "infra/ui", "infra/bench", "tests")
     },
     **{f"{name}/README.md": 200 for name in FOR_OPERATORS},
 }

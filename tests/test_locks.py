@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.metadata import PackageNotFoundError, requires
 from itertools import pairwise
@@ -12,13 +13,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-LOCKS = {
+EACH_IN_THE_NEXT = {
     "infra/aws/requirements.in": "requirements.txt",
     "infra/local/requirements.in": "infra/local/requirements.txt",
     "tests/requirements.in": "tests/requirements.txt",
     "tests/mutants/requirements.in": "tests/mutants/requirements.txt",
 }
-NOT_INSTALLED = "tests/mutants/requirements.in"  # by `make check`
+OF_THE_PAGE = "infra/ui/requirements.in"
+LOCKS = {**EACH_IN_THE_NEXT, OF_THE_PAGE: "infra/ui/requirements.txt"}
+NOT_INSTALLED = ("tests/mutants/requirements.in", OF_THE_PAGE)  # by `make check`
 both = pytest.mark.parametrize(("list_", "lock"), LOCKS.items())
 
 
@@ -67,7 +70,7 @@ def test_a_lock_has_what_its_list_asks_for(list_: str, lock: str) -> None:
         assert version(found[canonicalize_name(each.name)]) in each.specifier, f"{each}: run make lock"
 
 
-@pytest.mark.parametrize("list_", [each for each in LOCKS if each != NOT_INSTALLED])
+@pytest.mark.parametrize("list_", [each for each in LOCKS if each not in NOT_INSTALLED])
 def test_a_lock_has_all_that_is_needed_and_nothing_else(list_: str) -> None:
     lock = LOCKS[list_]
     try:
@@ -87,7 +90,20 @@ def test_every_package_of_a_lock_has_hashes_and_no_address(list_: str, lock: str
 
 
 def test_locks_agree_on_versions() -> None:
-    for smaller, larger in pairwise(map(locked, LOCKS.values())):
+    for smaller, larger in pairwise(map(locked, EACH_IN_THE_NEXT.values())):
         assert {name: version(larger[name]) for name in smaller} == {
             name: version(each) for name, each in smaller.items()
         }
+
+
+def test_the_lock_of_the_page_has_hashes_and_names_no_host() -> None:
+    lock = json.loads((ROOT / "infra/ui/package-lock.json").read_text())
+    packages = {name: each for name, each in lock["packages"].items() if name}
+    assert packages
+    assert all(each["integrity"].startswith("sha512-") and "resolved" not in each for each in packages.values())
+
+
+def test_the_packages_of_the_page_are_listed_with_one_version_each() -> None:
+    listed_there = json.loads((ROOT / "infra/ui/package.json").read_text())
+    versions = [*listed_there["dependencies"].values(), *listed_there["devDependencies"].values()]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", each) for each in versions)

@@ -105,6 +105,7 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
     return {
         "ready": True,
         "url": running.url,
+        "page": f"{running.url}/api/ui",
         "user": "root",
         "token": running.token,
         "base_image": tools.base_image,

@@ -34,6 +34,9 @@ ENVIRONMENT = {
     "AWS_REGION": REGION,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+# As the deployed bucket: the signature is in the form, and no page can add credentials.
+_HEADERS_OF_A_PAGE = "HTTP_ACCESS_CONTROL_REQUEST_HEADERS"  # which it wants to add: forms need none
+_FOR_PAGES = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Methods", "POST")]
 MAX_RECEIVES = 5  # of a message, before it goes to the dead-letter queue
 
 
@@ -72,6 +75,10 @@ class Moto:
         reset_model_data()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD") == "POST" and _HEADERS_OF_A_PAGE not in environ:
+            # what a browser asks before it sends a page's form
+            start_response("200 OK", [*_FOR_PAGES, ("Content-Length", "0")])
+            return []
         try:
             body = signatures.verified(
                 environ["REQUEST_METHOD"], environ["REQUEST_URI"], _headers(environ), environ["wsgi.input"]
@@ -83,7 +90,7 @@ class Moto:
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             kept = [each for each in headers if not each[0].lower().startswith("access-control-")]
-            return start_response(status, kept, *more)
+            return start_response(status, kept + (_FOR_PAGES if "HTTP_ORIGIN" in environ else []), *more)
 
         environ["wsgi.input"] = body
         if self.kept is not None:

@@ -1,9 +1,9 @@
 """Who may call the local AWS services: only who signs with the key of this process (Signature Version 4).
 
 The key's id stands in every link that the API gives out, and loopback is open to all programs of the
-machine, to build steps and, through a browser, to web pages. So the id alone opens nothing, and pages are
-refused. Three forms are taken, as AWS takes them: the header `Authorization`, presigned links and presigned
-forms of S3.
+machine, to build steps and, through a browser, to web pages. So the id alone opens nothing, and of pages only
+forms are taken, as the API signs them for uploads. Three ways of signing are known, as to AWS: the header
+`Authorization`, presigned links and presigned forms of S3.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ def verified(method: str, target: str, headers: Mapping[str, str], body: Body) -
 
     `target` is the path with its query as they came, names of `headers` are lower-case. Raises Refused.
     """
-    if "origin" in headers:
-        raise Refused("Requests of web pages are not taken.")
+    is_form = "authorization" not in headers and headers.get("content-type", "").startswith("multipart/form-data")
+    if "origin" in headers and not is_form:
+        raise Refused("Of web pages, only signed forms are taken.")
     if "transfer-encoding" in headers or not target.startswith("/") or "#" in target:
         raise Refused("Send a path and a body of known length.")
     try:
         if "authorization" in headers:
             return _signed_in_header(method, target, headers, body)
-        if headers.get("content-type", "").startswith("multipart/form-data"):
+        if is_form:
             return _signed_form(method, target, headers, body)
         return _signed_link(method, target, headers, body)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:

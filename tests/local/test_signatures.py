@@ -236,16 +236,22 @@ def test_a_form_without_the_secret_or_too_late_is_refused(bucket: str) -> None:
     assert post({"url": form()["url"], "fields": {"key": "a/file"}}) == 403
 
 
-def test_pages_are_refused_whatever_they_bring(bucket: str, moto: str) -> None:
+def test_of_pages_only_signed_forms_are_taken(bucket: str, moto: str) -> None:
     page = {"Origin": "https://evil.example"}
+    asks = {**page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     for answer in (
         call(moto, signed(moto) | page),
-        urllib3.request("OPTIONS", moto, headers={**page, "Access-Control-Request-Method": "POST"}),
+        urllib3.request("OPTIONS", moto, headers=asks),
+        urllib3.request("OPTIONS", moto, headers={**page, "Access-Control-Request-Method": "PUT"}),
         urllib3.request("GET", link(), headers=page),
     ):
         assert answer.status == 403
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
-    assert post(form(), headers=page) == 403
+    assert post(form(), headers=page) == 204
+    assert post(form(client=stranger()), headers=page) == 403
+
+    plain = urllib3.request("OPTIONS", form()["url"], headers={**page, "Access-Control-Request-Method": "POST"})
+    assert (plain.status, plain.headers["Access-Control-Allow-Origin"]) == (200, "*")
 
 
 def test_no_answer_allows_other_pages_to_read_it(moto: str, bucket: str) -> None:

@@ -1,0 +1,48 @@
+// Bundles the page into a folder that has nothing else: `node build.mjs FOLDER`. Names with a hash are of one content.
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { build } from "esbuild";
+
+const folder = process.argv[2];
+mkdirSync(folder, { recursive: true });
+const { metafile } = await build({
+  entryPoints: { main: "src/main.tsx" },
+  outdir: folder,
+  entryNames: "[name].[hash]",
+  chunkNames: "[name].[hash]",
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  target: "es2022",
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  minify: true,
+  legalComments: "none", // licences are in a file of their own
+  metafile: true,
+  logLevel: "warning",
+});
+
+const made = Object.keys(metafile.outputs).map((path) => path.slice(path.lastIndexOf("/") + 1));
+const named = (pattern) => made.find((name) => pattern.test(name));
+const index = readFileSync("src/index.html", "utf8")
+  .replace("main.js", named(/^main\..*\.js$/))
+  .replace("main.css", named(/^main\..*\.css$/));
+writeFileSync(join(folder, "index.html"), index);
+writeFileSync(join(folder, "icon.svg"), readFileSync("src/icon.svg"));
+writeFileSync(join(folder, "licences.txt"), licences(Object.keys(metafile.inputs)));
+
+function licences(inputs) {
+  const packages = new Set(inputs.map((path) => /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1]).filter(Boolean));
+  const texts = [...packages].sort().map((name) => {
+    const home = join("node_modules", name);
+    const { version, license } = JSON.parse(readFileSync(join(home, "package.json"), "utf8"));
+    return `${name} ${version}, ${license}\n\n${readFileSync(licenceFile(home), "utf8").trim()}\n`;
+  });
+  return ["The page of Slipway (Apache-2.0) contains these packages.\n", ...texts].join(`\n${"-".repeat(72)}\n\n`);
+}
+
+function licenceFile(home) {
+  const name = readdirSync(home).find((each) => /^licen[cs]e/i.test(each));
+  if (!name) throw new Error(`${home} has no licence file`);
+  return join(home, name);
+}

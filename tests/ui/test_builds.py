@@ -1,0 +1,122 @@
+"""What people do with builds in the page."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.factories import make_archive
+from tests.stack.conftest import Client
+from tests.ui.conftest import Tab, elsewhere, place
+
+pytestmark = pytest.mark.slow
+HOSTILE = "<img src=x onerror=alert(1)> & \"quotes' </script>"
+
+
+def test_many_builds_are_found_sorted_and_paged(tab: Tab, client: Client, project: str) -> None:
+    for number in range(1, 121):
+        fields = {"is_managed": False, "name": f"train-{number:03}"} | ({"tags": ["odd"]} if number % 2 else {})
+        assert client.call("POST", f"{project}/builds", fields)[0] == 201
+    rows, pages = tab.page.locator("tbody tr"), tab.page.get_by_label("Pages")
+    tab.open(f"projects{project}")
+    expect(rows.first).to_contain_text("train-120")
+    expect(pages).to_contain_text("1 to 50 of 120")
+    tab.click("Older", "link")
+    expect(rows.first).to_contain_text("train-070")
+    tab.click("Older", "link")
+    expect(rows).to_have_count(20)
+    expect(pages).to_contain_text("101 to 120 of 120")
+
+    tab.page.get_by_label("Order").select_option("created first")
+    expect(rows.first).to_contain_text("train-001")
+    tab.fill("Find builds", "tags:odd, name:%-01%")
+    tab.page.keyboard.press("Enter")
+    expect(rows).to_have_count(5)
+    tab.fill("Find builds", "nonsense")
+    tab.click("Find")
+    tab.see("`nonsense` is not an expression like `field:value`.")
+    tab.fill("Find builds", "status:failed")
+    tab.click("Find")
+    tab.see("No build matches")
+
+    tab.click("Show all builds", "link")
+    client.call("POST", f"{project}/builds/7/statuses", {"status": "failed"})
+    expect(rows.first).to_contain_text("train-007")  # the list is live
+
+
+def test_a_build_is_edited_bookmarked_archived_restored_and_deleted(tab: Tab, client: Client, project: str) -> None:
+    path = elsewhere(client, project)
+    tab.open(place(path))
+    tab.click("Edit")
+    tab.fill("Name", "renamed")
+    tab.fill("Description", HOSTILE)
+    tab.fill("Tags", "a, b")
+    tab.click("Save")
+    tab.see("#1 renamed")
+    tab.see(HOSTILE)
+    tab.click("☆ Bookmark")
+    tab.see("★ Bookmarked")
+    tab.click("Bookmarks", "link")
+    tab.click(f"{project.removeprefix('/')} #1 renamed", "link")
+
+    tab.click("Archive")
+    tab.click("Archive it")
+    tab.see("No build yet")
+    tab.click("Archive", "link")
+    tab.click(f"Restore build 1 of {project.strip('/').replace('/', '.')}")
+    tab.see("Nothing is archived")
+    tab.open(place(path))
+    tab.click("Delete")
+    tab.click("Cancel")
+    tab.click("Delete")
+    tab.click("Delete it")
+    tab.see("No build yet")
+    assert client.call("GET", path)[0] == 404
+
+
+def test_foreign_text_is_shown_as_it_is(tab: Tab, client: Client, project: str) -> None:
+    client.call("PATCH", project, {"description": HOSTILE})
+    path = elsewhere(client, project, description=HOSTILE, tags=["<b>tag</b>"])
+    client.call("POST", f"{path}/statuses", {"status": "failed", "message": HOSTILE, "traceback": HOSTILE})
+    for at in ("projects", f"projects{project}", place(path), f"{place(path)}/timeline"):
+        tab.open(at)
+        tab.see(HOSTILE)
+        assert tab.page.locator("main img, main b").count() == 0
+    tab.see("<b>tag</b>")
+
+
+def test_keys_lead_through_lists(tab: Tab, client: Client, project: str) -> None:
+    for name in ("first", "second", "third"):
+        elsewhere(client, project, name=name)
+    tab.open(f"projects{project}")
+    tab.see("#3 third")
+    for key in "jjk":
+        tab.page.keyboard.press(key)
+    expect(tab.page.get_by_role("link", name="#3 third")).to_be_focused()
+    tab.page.keyboard.press("j")
+    tab.page.keyboard.press("Enter")
+    tab.see("#2 second")
+    tab.page.keyboard.press("?")
+    tab.see("next and previous row of a list")
+    tab.page.keyboard.press("Escape")
+    expect(tab.page.get_by_role("dialog")).to_have_count(0)
+    tab.page.keyboard.press("/")
+    expect(tab.page.get_by_label("Search the log")).to_be_focused()
+
+
+@pytest.mark.parametrize("size", [10_000, 5_000_000], ids=["in the request", "straight to storage"])
+def test_code_is_uploaded(tab: Tab, client: Client, size: int, tmp_path: Path) -> None:
+    name = f"upload-{size}"
+    assert client.call("POST", "/projects", {"name": name})[0] == 201
+    archive = tmp_path / "code.tar.gz"
+    archive.write_bytes(make_archive({"data": random.Random(1).randbytes(size).hex()}))
+    tab.open(f"projects/root/{name}/code")
+    tab.see("The project has no code yet.")
+    tab.page.get_by_label("A gzipped tar archive").set_input_files(archive)
+    tab.click("Upload")
+    tab.see("code.tar.gz is the project's code now.")
+    tab.see("The project has code that was uploaded.")
+    assert client.get(f"/root/{name}")["has_code"]

@@ -1,0 +1,152 @@
+"""Every view of the page: what axe finds, how it fits a phone, and what it looks like; `out/page/` has the pictures."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from chalicelib.page import FOLDER
+from infra.ui import __main__ as build
+from tests.stack.conftest import PATIENCE_SECONDS, Client
+from tests.ui.conftest import AXE, PHONE, WIDE, Tab, elsewhere, open_tab
+
+pytestmark = pytest.mark.slow
+MAX_BYTES = 60_000  # gzipped, of all that is loaded before the API reference
+PROJECT = "/root/views"
+LOG = ["STEP 1/2: FROM python:3.12-slim", "STEP 2/2: RUN make", "\x1b[31mred\x1b[0m", *[f"line {n}" for n in range(90)]]
+# The views, each with a text that it shows when it is complete.
+VIEWS = {
+    "projects": ("projects", "Images for training"),
+    "builds": ("projects/root/views", "the-failed-one"),
+    "query": ("projects/root/views?query=nonsense", "is not an expression"),
+    "no-builds": ("projects/root/views-empty", "No build yet"),
+    "log": ("projects/root/views/builds/1", "line 89"),
+    "timeline": ("projects/root/views/builds/2/timeline", "Exit code 3"),
+    "dockerfile": ("projects/root/views/builds/2/dockerfile", "The Dockerfile is shown"),
+    "specification": ("projects/root/views/builds/2/specification", "runs elsewhere"),
+    "new-build": ("projects/root/views/new", "Build steps"),
+    "code": ("projects/root/views/code", "Or use git"),
+    "secrets": ("projects/root/views/secrets", "index-token"),
+    "settings": ("projects/root/views/settings", "Delete project"),
+    "bookmarks": ("bookmarks", "views #2"),
+    "archive": ("archive", "views #3"),
+    "tokens": ("tokens", "for-pictures"),
+    "reference": ("reference", "Create build"),
+    "nowhere": ("no/such/place", "There is nothing here"),
+}
+LOOKS = {"wide": (WIDE, "light"), "phone": (PHONE, "dark")}
+FIND_FAULTS = """async () => {
+  const {violations} = await axe.run(document, {resultTypes: ['violations']});
+  return violations.map(({id, nodes}) => `${id}: ${nodes.map((node) => node.html).join(' ')}`);
+}"""
+
+
+@pytest.fixture(scope="module")
+def furnished(client: Client) -> None:
+    """Something to see in every view."""
+    client.call("POST", "/projects", {"name": "views", "description": "Images for training", "tags": ["ml"]})
+    client.call("POST", "/projects", {"name": "views-empty"})
+    running = elsewhere(client, PROJECT, name="the-running-one", description="It has a log.", tags=["nightly", "gpu"])
+    client.call("POST", f"{running}/logs", LOG)  # type: ignore[arg-type]
+    failed = elsewhere(client, PROJECT, name="the-failed-one")
+    ending = {"status": "failed", "message": "Exit code 3: make", "traceback": "Traceback …"}
+    client.call("POST", f"{failed}/statuses", ending)
+    client.call("POST", f"{failed}/bookmark")
+    client.call("POST", f"{elsewhere(client, PROJECT)}/archive")
+    client.call("PUT", f"{PROJECT}/secrets/index-token", {"value": "s3cr3t"})
+    client.call("POST", "/users/root/tokens", {"name": "for-pictures"})
+
+
+@pytest.fixture(params=LOOKS)
+def look(request: pytest.FixtureRequest, browser: Browser) -> Iterator[tuple[str, BrowserContext]]:
+    size, scheme = LOOKS[request.param]
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    yield request.param, context
+    context.close()
+
+
+def faults(tab: Tab) -> list[str]:
+    """What axe finds, and whether one has to scroll sideways."""
+    found: list[str] = tab.page.evaluate(FIND_FAULTS)
+    width = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([f"{width} pixels too wide"] if width > 0 else [])]
+
+
+def test_axe_finds_nothing_in_any_view_wide_or_on_a_phone(
+    look: tuple[str, BrowserContext], client: Client, furnished: None
+) -> None:
+    name, context = look
+    for tab in open_tab(context, client):
+        found = dict[str, list[str]]()
+        tab.open("")
+        tab.see("Sign in to Slipway")
+        tab.page.evaluate(AXE.read_text())
+        found["login"] = faults(tab)
+        tab.picture(f"login-{name}")
+        tab.fill("Your token", client.running.token)
+        tab.click("Sign in")
+        tab.see("Your projects")
+        for view, (at, text) in VIEWS.items():
+            tab.page.evaluate("place => { location.hash = place; }", f"#/{at}")
+            tab.see(text)
+            found[view] = faults(tab)
+            tab.picture(f"{view}-{name}")
+        tab.open("projects/root/views/builds/1")
+        tab.page.evaluate(AXE.read_text())
+        for question in ("Edit", "Delete"):
+            tab.click(question)
+            found[question] = faults(tab)
+            tab.picture(f"{question.lower()}-{name}")
+            tab.click("Cancel")
+        assert not (faulty := {view: each for view, each in found.items() if each}), json.dumps(faulty, indent=1)
+
+
+def test_a_revoked_token_leads_back_to_the_login_and_secrets_have_no_value(tab: Tab, client: Client) -> None:
+    assert client.call("POST", "/projects", {"name": "keys"})[0] == 201
+    tab.open("projects/root/keys/secrets")
+    tab.see("No secret yet")
+    tab.fill("Name", "index-token")
+    tab.page.get_by_label("Value").fill("s3cr3t")
+    tab.click("Set")
+    tab.see("index-token")
+    assert "s3cr3t" not in tab.page.content()
+    tab.click("Delete secret index-token")
+    tab.click("Delete it")
+    tab.see("No secret yet")
+
+    tab.open("tokens")
+    tab.page.get_by_label("Name").fill("for-a-program")
+    tab.click("Make it")
+    made = tab.see("It is shown this once").locator("code").inner_text()
+    assert client.call("GET", "/users/")[0] == 200
+    tab.click("Sign out")
+    tab.fill("Your token", made)
+    tab.click("Sign in")
+    tab.click("Revoke token for-a-program")
+    tab.click("Revoke it")
+    tab.see("Sign in to Slipway")
+    tab.page.locator(".refusal").wait_for()
+
+
+def test_the_page_is_small_and_keeps_the_licences_of_its_packages(stranger: Tab) -> None:
+    stranger.open("")
+    stranger.see("Sign in to Slipway")
+    loaded = [path for path in FOLDER.iterdir() if "." in path.name and not path.name.startswith("reference.")]
+    sizes = {path.name: len(gzip.compress(path.read_bytes(), mtime=0)) for path in loaded}
+    print(json.dumps(sizes))
+    assert sum(sizes.values()) <= MAX_BYTES
+    stranger.click("Licences", "link")
+    for package in ("preact", "@preact/signals", "openapi-fetch", "anser"):
+        expect(stranger.page.locator("pre")).to_contain_text(f"{package} ")
+
+
+def test_the_same_sources_make_the_same_files(browser: Browser, tmp_path: Path) -> None:
+    build.bundle(build.node_and_npm()[0], tmp_path)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_bytes() for path in FOLDER.glob("*.*")}

@@ -437,6 +437,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("POST", f"{project}/restore")
     api("POST", "/projects", {"name": "other"}, 201)
     api("POST", "/ada/other/repo/external", {"git_url": "https://git.test/other"}, 201)
+    api("DELETE", "/ada/other/repo/external", None, 204)
     api("PUT", "/ada/other/secrets/token", {"value": "v"}, 204)
     api("DELETE", "/ada/other", None, 204)
     api("PUT", f"{project}/secrets/token", {"value": "v"}, 204)

@@ -23,6 +23,7 @@ from chalicelib.domain.dockerfile import SPECIAL_FILES
 from chalicelib.domain.environment import parse_environment, placement
 from chalicelib.domain.spec import parse_content
 from chalicelib.settings import EksSettings, Profile
+from infra.local.cluster.node import expanded
 from infra.local.cluster.rules import refusal
 from tests.adapters.attempts import attempt_api, shell_and_path
 from tests.adapters.clusters import EXECUTION
@@ -318,3 +319,16 @@ def test_what_the_code_does_not_have_is_said(
     status, output, _ = fetched(shell, tmp_path, "FROM x\n", code, **{variable: value})
     assert status != 0
     assert output.strip() == words
+
+
+@pytest.mark.parametrize("name", ["x$(SLIPWAY_IMAGE)", "$$y", "a$", "$(x", "$$(SLIPWAY_IMAGE)"])
+def test_what_a_build_names_arrives_in_the_pod_as_it_was_written(name: str) -> None:
+    """Kubernetes puts variables in the place of `$(NAME)`."""
+    source = Source(git_url="https://git.test/a/b", git_revision=name, dockerfile="Dockerfile")
+    pod = job(make_claimed(source=source))["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        arrived: dict[str, str] = {}
+        for each in container["env"]:
+            arrived[each["name"]] = expanded(each["value"], arrived)
+        assert arrived["SLIPWAY_GIT_REVISION"] == name
+        assert arrived["SLIPWAY_ASK"] == steps.VARIABLES["SLIPWAY_ASK"] if "SLIPWAY_ASK" in arrived else True

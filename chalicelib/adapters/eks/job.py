@@ -221,4 +221,5 @@ def _mebibytes(amount: float) -> str:
 
 
 def _env(variables: Mapping[str, str]) -> list[Json]:
-    return [{"name": name, "value": value} for name, value in variables.items()]
+    """Kubernetes puts other variables in the place of `$(NAME)`, and `$` in that of `$$`."""
+    return [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()]

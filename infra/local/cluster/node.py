@@ -11,6 +11,7 @@ import base64
 import json
 import logging
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -291,7 +292,9 @@ class Node:
         self._state_of(pod, kind, container, identity, {"running": {"startedAt": started}})
         words = [*container["command"], *container.get("args", ())]
         command = [word if at == 2 else local(word) for at, word in enumerate(words)]  # 2 is the script
-        own = {each["name"]: local(each["value"]) for each in container["env"]}
+        own: dict[str, str] = {}
+        for each in container["env"]:
+            own[each["name"]] = local(expanded(each["value"], own))
         work = Path(local(container["workingDir"]))
         exit_code = 137
         try:
@@ -336,6 +339,15 @@ class Node:
 
     def _seconds(self, deadline_seconds: int) -> float:
         return deadline_seconds / 60 * self._seconds_per_minute
+
+
+def expanded(value: str, variables: Mapping[str, str]) -> str:
+    """A variable's value, or a word of a command, as Kubernetes gives it to a container whose variables those are."""
+
+    def what(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else variables.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\((.+?)\)", what, value)
 
 
 def _shipped(pod: Json, container: Json, identity: str, line: str, *, is_last: bool) -> str:

@@ -110,6 +110,9 @@ cleanup-preview: .venv/local ## what a deployment forgets, what goes next and wh
 teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1 does not ask
 	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)
 
+bench-build: .venv/local ## time builds over REST against the engine by hand, in turns; prints the ratios
+	@$(BIN)/python -m infra.bench.builds
+
 bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
 	@$(BIN)/python -m infra.bench.cold
 

@@ -48,10 +48,11 @@ class KeptAws:
         """All that is kept, into resources that are there and empty; rows whose time is over are forgotten."""
         now, expired = int(time.time()), []
         for name, item in self._kept.all("row"):
+            table = self._dynamodb.tables.get(json.loads(name)[0])
             if int(item.get("ttl", {}).get("N", now)) < now:
                 expired.append(forgotten("row", name))
-            else:
-                self._dynamodb.get_table(json.loads(name)[0]).put_item(item, overwrite=True)
+            elif table is not None:  # else another DynamoDB is used this time
+                table.put_item(item, overwrite=True)
         self._kept.write(expired)
         for name, told in self._kept.all("parameter"):
             at = datetime.fromisoformat(told.pop("last_modified_date"))

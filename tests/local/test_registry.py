@@ -128,3 +128,23 @@ def wait_until(met: Callable[[], bool]) -> None:
     while not met():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def test_what_a_killed_registry_had_half_written_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "docker/registry/v2"
+    whole = sha256(b"{}").hexdigest()
+    files = {
+        f"blobs/sha256/{whole[:2]}/{whole}/data": b"{}",
+        "blobs/sha256/ab/abcd/data": b"",
+        "blobs/sha256/ff/ffee/data": b"x" * (registry.MANIFEST_BYTES + 1),
+        "repositories/slipway/root/p/_manifests/tags/1/current/link": f"sha256:{whole}".encode(),
+        "repositories/slipway/root/p/_manifests/tags/2/current/link": b"",
+    }
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+    registry.without_halves(tmp_path)
+
+    left = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
+    assert files.keys() - left == {each for each, content in files.items() if content == b""}

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -28,6 +29,8 @@ PUBLIC = "docker.io/library/registry:2"
 PATIENCE_SECONDS = 30
 RESTART_SECONDS = 0.5  # until a registry that ended by itself is started again
 HEALTH_SECONDS = 2
+LINK_BYTES = len("sha256:") + 64
+MANIFEST_BYTES = 1024**2  # larger files are layers, which the registry renames when they are whole
 USER = "AWS"  # as ECR calls whoever logs in
 ADVICE = "There is no registry to push to. On Debian and Ubuntu, as root: apt-get install docker-registry"
 
@@ -54,6 +57,7 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None], kept: Kept | 
     """
     login, port, images = _new_login(), 0, state / "registry"
     if kept is not None:
+        without_halves(kept.images)
         login, port, images = kept.remembered("registry login", _new_login), kept.port("registry"), kept.images
     with ExitStack() as closing:
         if sys.platform == "linux" and shutil.which("docker-registry"):
@@ -66,6 +70,18 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None], kept: Kept | 
             raise NoEngine(ADVICE)
         say(f"A registry listens on {host}.")
         yield Registry(host, login, proxy)
+
+
+def without_halves(images: Path) -> None:
+    """Removes what a registry that was killed had begun to write: links and manifests, which it writes in place and
+    takes for whole when it finds them."""
+    for link in images.rglob("link"):
+        if link.stat().st_size != LINK_BYTES:
+            link.unlink()
+    for blob in images.glob("docker/registry/v2/blobs/sha256/*/*/data"):
+        is_small = blob.stat().st_size <= MANIFEST_BYTES
+        if is_small and sha256(blob.read_bytes()).hexdigest() != blob.parent.name:
+            blob.unlink()
 
 
 def _new_login() -> str:

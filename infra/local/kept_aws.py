@@ -139,6 +139,8 @@ class KeptAws:
             if not isinstance(made.keys, _Keys):  # it was made by this request
                 made.keys = _Keys(made.name, self._touched)
         for bucket, key in self._touched:
+            if bucket in self._s3.buckets and self._s3.buckets[bucket].is_versioned:
+                continue  # former versions would need files too; the bucket of one machine has none
             name = f"{bucket}/{key}"
             before = self._kept.get("object", name)
             found = self._s3.buckets[bucket].keys.get(key) if bucket in self._s3.buckets else None

@@ -435,13 +435,6 @@ class DeploymentSecrets(Protocol):
         """User and token for Docker Hub, if the deployment has one."""
 
 
-class Scripts(Protocol):
-    """What builds run beside the engine."""
-
-    def texts(self) -> Mapping[str, str]:
-        """The scripts, by the names under which they call each other."""
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a build asks or reports, and the secret it shows for that."""
@@ -514,7 +507,9 @@ class Services(Protocol):
     @property
     def deployment_secrets(self) -> DeploymentSecrets: ...
     @property
-    def scripts(self) -> Scripts: ...
+    def scripts(self) -> Mapping[str, str]:
+        """What builds run beside the engine: texts, by the names under which they call each other."""
+
     @property
     def broker(self) -> Broker: ...
     @property

@@ -1,5 +1,6 @@
 """The real adapters, each made once, when first touched: nothing loads that a request does not use."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -114,10 +115,10 @@ class AwsServices:
         return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 
     @cached_property
-    def scripts(self) -> ports.Scripts:
-        from chalicelib.adapters.steps import StepFiles
+    def scripts(self) -> Mapping[str, str]:
+        from chalicelib.adapters import steps
 
-        return StepFiles()
+        return steps.texts()
 
     @cached_property
     def broker(self) -> ports.Broker:

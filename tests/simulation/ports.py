@@ -39,7 +39,7 @@ class SeenThroughFaults:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._services, name)
-        if name in ("settings", "now"):
+        if name in NO_PORTS:
             return found
         port = vars(self)[name] = Port(name, found, self._calls)
         return port
@@ -180,9 +180,8 @@ def _protocol(port: str) -> type:
     return found
 
 
-PORTS = [
-    name for name in vars(ports.Services) if name[0] != "_" and name not in ("settings", "now")
-]  # attributes of Services
+NO_PORTS = ("settings", "scripts", "now")
+PORTS = [name for name in vars(ports.Services) if name[0] != "_" and name not in NO_PORTS]  # attributes of Services
 
 
 def methods_of(port: str) -> list[str]:

@@ -36,6 +36,7 @@ from chalicelib.ports import (
     Question,
     RegistryLogin,
     Replay,
+    Services,
 )
 from chalicelib.settings import Settings
 from chalicelib.usecases.materials import OwnBroker
@@ -794,8 +795,8 @@ class FakeLogs:
 RECORDS = ("projects", "builds", "archive", "bookmarks", "code_references")  # ports of one table
 
 
-class FakeServices:
-    """`Services` in memory, with a clock that a test moves."""
+class FakeServices(Services):
+    """In memory, with a clock that a test moves."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.clock = Clock()

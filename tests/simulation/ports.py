@@ -175,13 +175,13 @@ class Past:
 @cache
 def _protocol(port: str) -> type:
     """The class in `chalicelib.ports` of an attribute of Services."""
-    declared = vars(ports.Services)[port]
-    found: type = get_type_hints(getattr(declared, "fget", declared))["return"]
+    hints = get_type_hints(ports.Services) | get_type_hints(ports.Services.executor)
+    found: type = hints["return" if port == "executor" else port]
     return found
 
 
 NO_PORTS = ("settings", "scripts", "now")
-PORTS = [name for name in vars(ports.Services) if name[0] != "_" and name not in NO_PORTS]  # attributes of Services
+PORTS = [name for name in (*get_type_hints(ports.Services), "executor") if name not in NO_PORTS]
 
 
 def methods_of(port: str) -> list[str]:

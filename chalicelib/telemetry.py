@@ -64,10 +64,9 @@ def saw(build: Build) -> Build:
     if not seen and (current := recorder.current_subsegment()):
         current.put_annotation("build", build.uuid)
     else:
-        own = recorder.begin_subsegment("build")
-        if own is not None:
-            own.put_annotation("build", build.uuid)
-        recorder.end_subsegment()
+        with recorder.in_subsegment("build") as own:
+            if own is not None:
+                own.put_annotation("build", build.uuid)
     seen.add(build.uuid)
     return build
 

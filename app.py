@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from chalice.app import Chalice, Response
 
@@ -370,26 +370,21 @@ def report_reconciled(call: web.Call, key: BuildKey) -> None:
 # What a build asks and reports while it runs, by the secret of its attempt
 
 
-def ask(path: str, body: Any = schemas.AttemptFields) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    return route(BUILD + path, "POST", body=body, refusals=(HTTPStatus.GONE,), caller="build")
+def ask(
+    about: Literal["materials", "login", "report"], name: str, words: str, body: Any = schemas.AttemptFields
+) -> None:
+    """A route whose view, called `name`, is described by `words`."""
+
+    def view(call: web.Call, key: BuildKey) -> schemas.Text:
+        return schemas.Text(call.services.broker.ask(call.question(about, key)))
+
+    view.__name__, view.__doc__ = name, words
+    route(f"{BUILD}/_{about}", "POST", body=body, refusals=(HTTPStatus.GONE,), caller="build")(view)
 
 
-@ask("/_materials")
-def get_materials(call: web.Call, key: BuildKey) -> schemas.Text:
-    """What an attempt needs before its steps run: a line `name base64` for each file."""
-    return schemas.Text(call.services.broker.ask(call.question("materials", key)))
-
-
-@ask("/_login")
-def get_login(call: web.Call, key: BuildKey) -> schemas.Text:
-    """A login for the registry, in the JSON of Docker's credential helpers."""
-    return schemas.Text(call.services.broker.ask(call.question("login", key)))
-
-
-@ask("/_report", schemas.ReportFields)
-def report_attempt(call: web.Call, key: BuildKey) -> schemas.Text:
-    """That an attempt has its code, or has pushed its image."""
-    return schemas.Text(call.services.broker.ask(call.question("report", key)))
+ask("materials", "get_materials", "What an attempt needs before its steps run: a line `name base64` for each file.")
+ask("login", "get_login", "A login for the registry, in the JSON of Docker's credential helpers.")
+ask("report", "report_attempt", "That an attempt has its code, or has pushed its image.", schemas.ReportFields)
 
 
 @app.lambda_function(name="broker")

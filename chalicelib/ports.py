@@ -435,13 +435,6 @@ class DeploymentSecrets(Protocol):
         """User and token for Docker Hub, if the deployment has one."""
 
 
-class Scripts(Protocol):
-    """What builds run beside the engine."""
-
-    def texts(self) -> Mapping[str, str]:
-        """The scripts, by the names under which they call each other."""
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a build asks or reports, and the secret it shows for that."""
@@ -481,44 +474,28 @@ class Logs(Protocol):
 class Services(Protocol):
     """What use cases may reach. Made when first touched, so that a function loads only what it uses."""
 
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def projects(self) -> Projects: ...
-    @property
-    def builds(self) -> Builds: ...
-    @property
-    def archive(self) -> Archive: ...
-    @property
-    def bookmarks(self) -> Bookmarks: ...
-    @property
-    def code_references(self) -> CodeReferences: ...
-    @property
-    def accounts(self) -> Accounts: ...
-    @property
-    def queue(self) -> BuildQueue: ...
-    @property
-    def log_queue(self) -> BuildQueue: ...
-    @property
-    def dead_letters(self) -> DeadLetters: ...
-    @property
-    def sources(self) -> Sources: ...
-    @property
-    def secrets(self) -> Secrets: ...
-    @property
-    def log_archive(self) -> LogArchive: ...
-    @property
-    def registry(self) -> Registry: ...
-    @property
-    def registry_logins(self) -> RegistryLogins: ...
-    @property
-    def deployment_secrets(self) -> DeploymentSecrets: ...
-    @property
-    def scripts(self) -> Scripts: ...
-    @property
-    def broker(self) -> Broker: ...
-    @property
-    def logs(self) -> Logs: ...
+    settings: Settings
+    projects: Projects
+    builds: Builds
+    archive: Archive
+    bookmarks: Bookmarks
+    code_references: CodeReferences
+    accounts: Accounts
+    queue: BuildQueue
+    log_queue: BuildQueue
+    dead_letters: DeadLetters
+    sources: Sources
+    secrets: Secrets
+    log_archive: LogArchive
+    registry: Registry
+    registry_logins: RegistryLogins
+    deployment_secrets: DeploymentSecrets
+    scripts: Mapping[
+        str, str
+    ]  # what builds run beside the engine: texts, by the names under which they call each other
+    broker: Broker
+    logs: Logs
+
     def executor(self, name: str) -> Executor:
         """By the name that `Build.executor` has. Raises Unavailable for one that is not offered any more."""
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chalicelib import settings
@@ -33,7 +34,7 @@ def start() -> None:
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:  # the runtime's
-        handler.addFilter(Fields(settings.stack()))
+        handler.addFilter(partial(add_fields, settings.stack()))
 
 
 @contextmanager
@@ -63,29 +64,22 @@ def saw(build: Build) -> Build:
     if not seen and (current := recorder.current_subsegment()):
         current.put_annotation("build", build.uuid)
     else:
-        own = recorder.begin_subsegment("build")
-        if own is not None:
-            own.put_annotation("build", build.uuid)
-        recorder.end_subsegment()
+        with recorder.in_subsegment("build") as own:
+            if own is not None:
+                own.put_annotation("build", build.uuid)
     seen.add(build.uuid)
     return build
 
 
-class Fields(logging.Filter):
-    """Lets every record pass, with the fields that it shall have."""
-
-    def __init__(self, stack: str) -> None:
-        super().__init__()
-        self._stack = stack
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        fields = record.__dict__
-        for name, value in _about.get({}).items():
-            fields.setdefault(name, value)
-        measures = {name: number for name, number in fields.pop("measures", {}).items() if number}
-        if measures:  # a metric costs by the month in which it was sent
-            fields.update(embedded(self._stack, measures, int(record.created * 1000)))
-        return True
+def add_fields(stack: str, record: logging.LogRecord) -> bool:
+    """Gives a record of the log the fields that it shall have, and lets it pass."""
+    fields = record.__dict__
+    for name, value in _about.get({}).items():
+        fields.setdefault(name, value)
+    measures = {name: number for name, number in fields.pop("measures", {}).items() if number}
+    if measures:  # a metric costs by the month in which it was sent
+        fields.update(embedded(stack, measures, int(record.created * 1000)))
+    return True
 
 
 def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The real adapters, each made once, when first touched: nothing loads that a request does not use."""
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from chalicelib import ports, telemetry
 from chalicelib import settings as environment
@@ -14,82 +15,72 @@ from chalicelib.settings import Settings
 if TYPE_CHECKING:
     from chalicelib.adapters.dynamodb import Records
 
+Made = TypeVar("Made")
 
-class AwsServices:
-    """`Services` on AWS, or on whatever AWS_ENDPOINT_URL and its kin name."""
 
-    @cached_property
+def lazily(make: Callable[[Any], Made]) -> Made:
+    """An attribute that is made of its object when it is first touched; for mypy it has the type of what is made."""
+    return cast("Made", cached_property(make))
+
+
+class AwsServices(ports.Services):
+    """On AWS, or on whatever AWS_ENDPOINT_URL and its kin name."""
+
+    @lazily
     def settings(self) -> Settings:
         return environment.read()
 
-    @cached_property
+    @lazily
     def _records(self) -> "Records":
         """All ports on the table, because they share it and its client."""
         from chalicelib.adapters.dynamodb import Records
 
         return Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
 
-    @property
-    def projects(self) -> ports.Projects:
-        return self._records.projects
+    projects: ports.Projects = lazily(lambda self: self._records.projects)
+    builds: ports.Builds = lazily(lambda self: self._records.builds)
+    archive: ports.Archive = lazily(lambda self: self._records.archive)
+    bookmarks: ports.Bookmarks = lazily(lambda self: self._records.bookmarks)
+    code_references: ports.CodeReferences = lazily(lambda self: self._records.code_references)
+    accounts: ports.Accounts = lazily(lambda self: self._records.accounts)
 
-    @property
-    def builds(self) -> ports.Builds:
-        return self._records.builds
-
-    @property
-    def archive(self) -> ports.Archive:
-        return self._records.archive
-
-    @property
-    def bookmarks(self) -> ports.Bookmarks:
-        return self._records.bookmarks
-
-    @property
-    def code_references(self) -> ports.CodeReferences:
-        return self._records.code_references
-
-    @property
-    def accounts(self) -> ports.Accounts:
-        return self._records.accounts
-
-    @cached_property
+    @lazily
     def queue(self) -> ports.BuildQueue:
         from chalicelib.adapters.sqs import SqsBuildQueue
 
         return SqsBuildQueue(self.settings.dispatch_queue_url)
 
-    @cached_property
+    @lazily
     def log_queue(self) -> ports.BuildQueue:
         from chalicelib.adapters.sqs import SqsBuildQueue
 
         return SqsBuildQueue(self.settings.log_queue_url)
 
-    @cached_property
+    @lazily
     def dead_letters(self) -> ports.DeadLetters:
         from chalicelib.adapters.sqs import SqsDeadLetters
 
         return SqsDeadLetters(self.settings.dead_letter_queue_url)
 
-    @cached_property
+    @lazily
     def log_archive(self) -> ports.LogArchive:
         from chalicelib.adapters.s3 import S3LogArchive
 
         return S3LogArchive(self.settings.bucket)
 
-    @cached_property
+    @lazily
     def sources(self) -> ports.Sources:
         from chalicelib.adapters.s3 import S3Sources
 
         return S3Sources(self.settings.bucket)
 
-    @cached_property
+    @lazily
     def secrets(self) -> ports.Secrets:
         from chalicelib.adapters.ssm import SsmSecrets
 
         return SsmSecrets(self.settings.secret_prefix)
 
-    @cached_property
+    @lazily
     def registry(self) -> ports.Registry:
         from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry, image_lifecycle
 
@@ -99,7 +90,7 @@ class AwsServices:
         lifecycle = image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
         return HttpRegistry("https", EcrCredentials(lifecycle=lifecycle))
 
-    @cached_property
+    @lazily
     def registry_logins(self) -> ports.RegistryLogins:
         from chalicelib.adapters.registry import EcrLogins, SignedLogins
 
@@ -107,25 +98,25 @@ class AwsServices:
             return SignedLogins(self.settings.registry_login, self.now)
         return EcrLogins(self.settings.registry_role)
 
-    @cached_property
+    @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:
         from chalicelib.adapters.secrets_manager import SecretsManager
 
         return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 
-    @cached_property
-    def scripts(self) -> ports.Scripts:
-        from chalicelib.adapters.steps import StepFiles
+    @lazily
+    def scripts(self) -> Mapping[str, str]:
+        from chalicelib.adapters import steps
 
-        return StepFiles()
+        return steps.texts()
 
-    @cached_property
+    @lazily
     def broker(self) -> ports.Broker:
         from chalicelib.adapters.broker import LambdaBroker
 
         return LambdaBroker(self.settings.broker_function)
 
-    @cached_property
+    @lazily
     def logs(self) -> ports.Logs:
         from chalicelib.adapters.cloudwatch import CloudWatchLogs
 
@@ -140,13 +131,13 @@ class AwsServices:
             raise Unavailable(f"Nothing runs on {name} here.")
         return self._codebuild if name == CODEBUILD else self._eks
 
-    @cached_property
+    @lazily
     def _codebuild(self) -> ports.Executor:
         from chalicelib.adapters.codebuild import CodeBuildExecutor
 
         return CodeBuildExecutor(self.settings, self._secret_of)
 
-    @cached_property
+    @lazily
     def _eks(self) -> ports.Executor:
         from chalicelib.adapters.eks.api import KubernetesApi
         from chalicelib.adapters.eks.executor import EksExecutor

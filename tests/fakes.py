@@ -36,6 +36,7 @@ from chalicelib.ports import (
     Question,
     RegistryLogin,
     Replay,
+    Services,
 )
 from chalicelib.settings import Settings
 from chalicelib.usecases.materials import OwnBroker
@@ -738,11 +739,6 @@ class FakeDeploymentSecrets:
         return self.docker_hub
 
 
-class FakeScripts:
-    def texts(self) -> Mapping[str, str]:
-        return {"ask": "#!/bin/sh\n"}
-
-
 class FakeSecrets:
     def __init__(self) -> None:
         self.stored: dict[tuple[str, str], str] = {}  # by the project's uuid and the name
@@ -799,8 +795,8 @@ class FakeLogs:
 RECORDS = ("projects", "builds", "archive", "bookmarks", "code_references")  # ports of one table
 
 
-class FakeServices:
-    """`Services` in memory, with a clock that a test moves."""
+class FakeServices(Services):
+    """In memory, with a clock that a test moves."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.clock = Clock()
@@ -824,7 +820,7 @@ class FakeServices:
         self.registry_logins = FakeRegistryLogins(self.clock)
         self.secrets = FakeSecrets()
         self.deployment_secrets = FakeDeploymentSecrets()
-        self.scripts = FakeScripts()
+        self.scripts = {"ask": "#!/bin/sh\n"}
         self.broker: Broker = OwnBroker(self)
         self.logs = FakeLogs()
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import reduce
 from itertools import takewhile
 from typing import Any
 
@@ -62,7 +63,7 @@ class CloudWatchLogs:
             token = answer["nextForwardToken"]
             if is_short or is_end:
                 rest = lines[served:]
-                next_one = _behind(after, rest)
+                next_one = reduce(Position.after, (line.at for line in rest), after)
                 if token:
                     _remember(self._tokens, (log, next_one), (self._clock(), start_ms, token), _TOKENS)
                 return LogPart(rest, next_one, is_end)
@@ -107,14 +108,6 @@ def _remember(memory: dict[Any, Any], key: object, value: object, most: int) -> 
     memory[key] = value
     if len(memory) > most:
         del memory[next(iter(memory))]
-
-
-def _behind(after: Position, lines: Sequence[LogLine]) -> Position:
-    if not lines:
-        return after
-    last = lines[-1].at
-    count = next((n for n, line in enumerate(reversed(lines)) if line.at != last), len(lines))
-    return Position(last, count + (after.count if after.at == last else 0))
 
 
 def _batches(lines: Sequence[LogLine]) -> Iterator[list[dict[str, Any]]]:

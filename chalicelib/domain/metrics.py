@@ -11,17 +11,11 @@ def of_change(before: Build, after: Build) -> dict[str, float]:
     if after.attempt > max(before.attempt, 1):
         measures["Retries"] = 1
     if after.is_done and not before.is_done:
-        measures |= _of_end(after)
-    return measures
-
-
-def _of_end(build: Build) -> dict[str, float]:
-    """Waiting ends where the executor begins to work; a build that never did has neither time."""
-    measures: dict[str, float] = {build.last_status.value.title().replace("_", ""): 1}
-    assert build.finished_at is not None
-    if build.worked_since is not None:
-        measures["QueuedSeconds"] = (build.worked_since - build.created_at).total_seconds()
-        measures["BuildingSeconds"] = (build.finished_at - build.worked_since).total_seconds()
-    if build.stop_requested_at is not None:
-        measures["StoppingSeconds"] = (build.finished_at - build.stop_requested_at).total_seconds()
+        assert after.finished_at is not None
+        measures[after.last_status.value.title().replace("_", "")] = 1
+        if after.worked_since is not None:  # where waiting ends; a build that never was at work has neither time
+            measures["QueuedSeconds"] = (after.worked_since - after.created_at).total_seconds()
+            measures["BuildingSeconds"] = (after.finished_at - after.worked_since).total_seconds()
+        if after.stop_requested_at is not None:
+            measures["StoppingSeconds"] = (after.finished_at - after.stop_requested_at).total_seconds()
     return measures

@@ -161,14 +161,8 @@ def _time_test(name: str, condition: str) -> _Test:
 
 def _compared(name: str, sign: str, text: str) -> _Test:
     start, end = _moment(name, text)
-    return {
-        "<": lambda at: at < start,
-        "<=": lambda at: at < end,
-        "=<": lambda at: at < end,
-        ">": lambda at: at >= end,
-        ">=": lambda at: at >= start,
-        "=>": lambda at: at >= start,
-    }[sign]
+    bound = start if sign in ("<", ">=", "=>") else end  # a day is over when the next one begins
+    return (lambda at: at < bound) if "<" in sign else (lambda at: at >= bound)
 
 
 def _moment(name: str, text: str) -> tuple[datetime, datetime]:

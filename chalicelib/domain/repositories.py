@@ -18,29 +18,20 @@ class Rights:
 def rights(image: str) -> Rights:
     """Those of the login for the build of `image`, a reference that `image_reference` made: the project's
     repository, its cache, and no other repository of any project."""
-    _, prefix, name = _parts(image)
-    return Rights(
-        own=(_joined(prefix, name), _joined(_cache_prefix(prefix), name)),
-        closed=(_joined(prefix, "*"), _joined(_cache_prefix(prefix), "*")),
-    )
+    _, images, caches, name = _parts(image)
+    return Rights(own=(images + name, caches + name), closed=(images + "*", caches + "*"))
 
 
 def cache_repository(image: str) -> str:
     """Where the layers of the image's project are cached, `host/name`: beside the prefix of images, so that
     no project's own repository can have that name, and with tags that are moved."""
-    host, prefix, name = _parts(image)
-    return _joined(host, _cache_prefix(prefix), name)
+    host, _, caches, name = _parts(image)
+    return f"{host}/{caches}{name}"
 
 
-def _cache_prefix(prefix: str) -> str:
-    return f"{prefix}-cache" if prefix else "cache"
-
-
-def _parts(image: str) -> tuple[str, str, str]:
-    """Host, prefix (which may be empty or have slashes) and `owner/project-<8>`."""
+def _parts(image: str) -> tuple[str, str, str, str]:
+    """Host, what stands before names of images and before those of caches, and `owner/project-<8>`."""
     host, *prefix, owner, project = image.rpartition(":")[0].split("/")
-    return host, "/".join(prefix), f"{owner}/{project}"
-
-
-def _joined(*parts: str) -> str:
-    return "/".join(filter(None, parts))
+    images = "".join(f"{part}/" for part in prefix)
+    caches = f"{images.removesuffix('/')}-cache/" if images else "cache/"
+    return host, images, caches, f"{owner}/{project}"

@@ -111,8 +111,5 @@ def _user(name: Any) -> str | None:
 def _reasons(error: SlipwayError) -> list[str]:
     if isinstance(error, Invalid):
         return error.sentences()
-    if isinstance(error, NotFound):
-        return ["There is no such project or build."]
-    if isinstance(error, Forbidden):
-        return ["The user may not do this."]
-    return [str(error)]
+    words = {NotFound: "There is no such project or build.", Forbidden: "The user may not do this."}
+    return [words.get(type(error), str(error))]

@@ -66,6 +66,5 @@ def isolated(one: Build | str) -> Iterator[None]:
         fields = {} if isinstance(one, str) else {"build": str(one.key)}
         is_bug = not isinstance(error, SlipwayError)
         level = logging.ERROR if is_bug else logging.WARNING
-        log.log(
-            level, "%s could not be handled: %s", name, error or type(error).__name__, extra=fields, exc_info=is_bug
-        )
+        why = error or type(error).__name__
+        log.log(level, "%s could not be handled: %s", name, why, extra=fields, exc_info=is_bug)

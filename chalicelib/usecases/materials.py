@@ -64,7 +64,7 @@ def _materials(services: Services, build: Build, attempt: int) -> str:
     code = {"code_url": services.sources.url(sha256)} if sha256 else {}
     return text_of(
         {
-            **services.scripts.texts(),
+            **services.scripts,
             "Dockerfile": body.dockerfile or "",
             "build-args": text_of(body.build_args or {}),
             "config.json": _docker_configuration(services, build),

@@ -4,7 +4,6 @@ So up to nine more per process may pass, or be refused although nobody used them
 is the hard limit.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from chalicelib.errors import Throttled
@@ -14,16 +13,8 @@ TAKEN_AT_ONCE = 10
 MAX_NAMES = 1_000  # that a process keeps in mind
 
 
-@dataclass(slots=True)
-class _Taken:
-    """What a process took from a count of one minute."""
-
-    minute: datetime
-    left: int = 0
-    is_exhausted: bool = False
-
-
-_taken: dict[str, _Taken] = {}
+# The minute in which a process took requests of a name last, and how many of them are left; None: there are no more.
+_taken: dict[str, tuple[datetime, int | None]] = {}
 
 
 def admit(services: Services, name: str, limit: int) -> None:
@@ -32,15 +23,14 @@ def admit(services: Services, name: str, limit: int) -> None:
         return
     now = services.now()
     minute = now.replace(second=0, microsecond=0)
-    taken = _taken.get(name)
-    if taken is None or taken.minute != minute:
+    taken_in, left = _taken.get(name, (None, 0))
+    if taken_in != minute:
+        left = 0
         if len(_taken) >= MAX_NAMES:
             _taken.clear()
-        taken = _taken[name] = _Taken(minute)
-    if taken.left == 0 and not taken.is_exhausted:
+    if left == 0:
         before = services.accounts.count_requests(name, minute, TAKEN_AT_ONCE) - TAKEN_AT_ONCE
-        taken.left = max(min(TAKEN_AT_ONCE, limit - before), 0)
-        taken.is_exhausted = taken.left == 0
-    if taken.left == 0:
+        left = max(min(TAKEN_AT_ONCE, limit - before), 0) or None
+    _taken[name] = minute, left and left - 1
+    if left is None:
         raise Throttled(60 - now.second)
-    taken.left -= 1

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ Thing = Callable[[], None]
 class WarmServices(wiring.AwsServices):
     """As in a function that has just served the same user: that memory is too short for valgrind."""
 
-    @cached_property
+    @wiring.lazily
     def settings(self) -> Settings:
         return replace(settings.read(), account_memory_seconds=3_600)
 

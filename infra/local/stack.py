@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ import boto3
 
 from chalicelib.errors import Unauthenticated
 from chalicelib.ports import Broker
-from chalicelib.wiring import AwsServices
+from chalicelib.wiring import AwsServices, lazily
 from infra import cli
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
@@ -61,7 +60,7 @@ class Running:
 class Services(AwsServices):
     """The broker is no function of its own here."""
 
-    @cached_property
+    @lazily
     def broker(self) -> Broker:
         from chalicelib.usecases.materials import OwnBroker
 

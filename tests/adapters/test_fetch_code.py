@@ -31,7 +31,7 @@ def fetch(request: pytest.FixtureRequest, tmp_path: Path) -> Fetch:
     shell = ["bash"] if request.param == "bash" else ["busybox", "sh"]
     for name in ("work", "bin", "memory"):
         (tmp_path / name).mkdir()
-    materials = {**steps.StepFiles().texts(), "Dockerfile": "", "private-git-hosts": ""}
+    materials = {**steps.texts(), "Dockerfile": "", "private-git-hosts": ""}
     for name, text in materials.items():
         (tmp_path / "memory" / name).write_text(text)
     program(tmp_path, "git", f'{NOTED.format(tmp_path)}; exec /usr/bin/git "$@"')

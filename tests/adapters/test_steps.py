@@ -170,7 +170,7 @@ def test_the_output_of_a_stopped_build_ends_with_its_engine_not_before(tmp_path:
     (programs / "buildah").write_text(BUILDER)
     (programs / "buildah").chmod(0o755)
     memory.mkdir()
-    for name, text in {**steps.StepFiles().texts(), "build-args": "", "login": "{}", "masks": masks}.items():
+    for name, text in {**steps.texts(), "build-args": "", "login": "{}", "masks": masks}.items():
         (memory / name).write_text(text)
     variables = {"SLIPWAY_MEMORY": str(memory), "SLIPWAY_ENGINE": "buildah", "SLIPWAY_IMAGE": "x:1"}
     build = subprocess.Popen(

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -206,11 +205,11 @@ class Services(wiring.AwsServices):
     ahead = timedelta()
     calls: Calls
 
-    @cached_property
+    @wiring.lazily
     def broker(self) -> ports.Broker:
         return Invoked(self)
 
-    @cached_property
+    @wiring.lazily
     def registry(self) -> ports.Registry:
         lifecycle = image_lifecycle(self.settings.keep_images, 0, ())
         return HttpRegistry("http", EcrCredentials(lifecycle=lifecycle))

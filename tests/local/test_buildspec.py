@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters import codebuild
-from chalicelib.adapters.steps import StepFiles
+from chalicelib.adapters.steps import texts
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.buildspec import Ended, Phase
 
@@ -65,7 +65,7 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     (memory / "secrets").mkdir(parents=True)
     (memory / "build-args").write_text("NAME YSAnYiI=\nEMPTY \n")
     (memory / "secrets" / "pip").touch()
-    for name, text in StepFiles().texts().items():
+    for name, text in texts().items():
         (memory / name).write_text(text)
     (memory / "ask").write_text('echo "$*" >>told\n')
     variables = {
@@ -103,7 +103,7 @@ def test_a_failed_login_ends_a_build_at_once_and_in_words(folder: Path) -> None:
     commands = buildspec.parse(codebuild.buildspec()).commands["build"]
     memory = folder.parent / "memory"
     memory.mkdir()
-    for name, text in StepFiles().texts().items():
+    for name, text in texts().items():
         (memory / name).write_text(text)
     (memory / "ask").write_text("exit 1\n")
     (memory / "build-args").touch()

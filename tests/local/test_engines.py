@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from chalicelib.adapters.registry import FixedLogin, HttpRegistry
-from chalicelib.adapters.steps import StepFiles, step
+from chalicelib.adapters.steps import step, texts
 from infra.local.machine import engines
 from infra.local.machine.engine import Engine, EngineName, NoEngine
 from infra.local.machine.engines import (
@@ -42,7 +42,7 @@ def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[st
     """Runs the step that builds as CodeBuild does, in a process group of its own."""
     memory = folder.with_name(f"{folder.name}-memory")
     memory.mkdir(exist_ok=True)
-    for name, text in {**StepFiles().texts(), "build-args": ""}.items():
+    for name, text in {**texts(), "build-args": ""}.items():
         (memory / name).write_text(text)
     (memory / "login").write_text("{}")  # the check before the build; the engine's own configuration has the real one
     return subprocess.Popen(

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -17,8 +16,9 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import CODEBUILD, EKS, BuildKey
 from chalicelib.domain.project import ProjectKey
+from chalicelib.ports import Logs
 from chalicelib.settings import EksSettings, Settings
-from chalicelib.wiring import AwsServices
+from chalicelib.wiring import AwsServices, lazily
 from infra.local import aws
 from tests.fakes import Clock
 from tests.simulation.aws import Aws
@@ -52,8 +52,8 @@ class RealServices(AwsServices):
             vars(services).pop(name, None)
         return services
 
-    @cached_property
-    def logs(self) -> CloudWatchLogs:
+    @lazily
+    def logs(self) -> Logs:
         return CloudWatchLogs(self.settings.reported_log_group, clock=lambda: self.clock.now.timestamp())
 
     def now(self) -> datetime:

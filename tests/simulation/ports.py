@@ -39,7 +39,7 @@ class SeenThroughFaults:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._services, name)
-        if name in ("settings", "now"):
+        if name in NO_PORTS:
             return found
         port = vars(self)[name] = Port(name, found, self._calls)
         return port
@@ -175,14 +175,13 @@ class Past:
 @cache
 def _protocol(port: str) -> type:
     """The class in `chalicelib.ports` of an attribute of Services."""
-    declared = vars(ports.Services)[port]
-    found: type = get_type_hints(getattr(declared, "fget", declared))["return"]
+    hints = get_type_hints(ports.Services) | get_type_hints(ports.Services.executor)
+    found: type = hints["return" if port == "executor" else port]
     return found
 
 
-PORTS = [
-    name for name in vars(ports.Services) if name[0] != "_" and name not in ("settings", "now")
-]  # attributes of Services
+NO_PORTS = ("settings", "scripts", "now")
+PORTS = [name for name in (*get_type_hints(ports.Services), "executor") if name not in NO_PORTS]
 
 
 def methods_of(port: str) -> list[str]:

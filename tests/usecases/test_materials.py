@@ -54,7 +54,7 @@ def test_materials_have_the_dockerfile_the_scripts_and_who_asks_for_logins(
     body = services.builds.body(running.key)
     assert body is not None
     assert got["Dockerfile"] == body.dockerfile
-    assert got["ask"] == services.scripts.texts()["ask"]
+    assert got["ask"] == services.scripts["ask"]
     configuration = json.loads(got["config.json"])
     assert configuration["credHelpers"] == {"registry.test:5000": "slipway"}
     assert configuration["auths"][materials.DOCKER_HUB] == {"username": "hub", "password": "t0ken"}

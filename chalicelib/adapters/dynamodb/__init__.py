@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from chalicelib import ports
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.adapters.dynamodb.archive import DynamoArchive
 from chalicelib.adapters.dynamodb.bookmarks import DynamoBookmarks
@@ -19,9 +20,9 @@ class Records:
         self, table: str, remember_seconds: float, saw: Callable[[Build], Build] = lambda build: build
     ) -> None:
         use_table(table)
-        self.projects = DynamoProjects()
-        self.builds = DynamoBuilds(saw)
-        self.archive = DynamoArchive()
-        self.bookmarks = DynamoBookmarks()
-        self.code_references = DynamoCodeReferences()
-        self.accounts = DynamoAccounts(remember_seconds)
+        self.projects: ports.Projects = DynamoProjects()
+        self.builds: ports.Builds = DynamoBuilds(saw)
+        self.archive: ports.Archive = DynamoArchive()
+        self.bookmarks: ports.Bookmarks = DynamoBookmarks()
+        self.code_references: ports.CodeReferences = DynamoCodeReferences()
+        self.accounts: ports.Accounts = DynamoAccounts(remember_seconds)

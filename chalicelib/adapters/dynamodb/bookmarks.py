@@ -32,21 +32,14 @@ class DynamoBookmarks:
         pk, sk = keys.bookmark_key(user, key)
         with transaction() as write:
             write.save(Item(*keys.reverse_bookmark_key(key, user)))
-            write.update(
-                Item(pk, sk),
-                [
-                    Item.is_bookmarked.set(1),
-                    Item.recent.set(keys.bookmarks(sk[:3], user)),
-                    Item.updated_at.set(f"{keys.format_instant(now)}#{sk}"),
-                ],
-            )
+            at, recent = f"{keys.format_instant(now)}#{sk}", keys.bookmarks(sk[:3], user)
+            write.update(Item(pk, sk), records.set_columns({"is_bookmarked": 1, "recent": recent, "updated_at": at}))
 
     def remove(self, user: str, key: Bookmarkable) -> bool:
+        removed = records.set_columns({"is_bookmarked": 0, "recent": None})
         try:
             with answered(refused=NotFound):
-                Item(*keys.bookmark_key(user, key)).update(
-                    [Item.is_bookmarked.set(0), Item.recent.remove()], Item.pk.exists()
-                )
+                Item(*keys.bookmark_key(user, key)).update(removed, Item.pk.exists())
         except NotFound:
             return False
         return True

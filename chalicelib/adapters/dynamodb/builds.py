@@ -106,7 +106,7 @@ class DynamoBuilds:
         return _named(build, wanted_name, rename_to)
 
     def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        rows = list_rows(keys.live_builds(project.key), offset, limit, attributes=records.LISTED_COLUMNS)
+        rows = list_rows(keys.builds(project.key), offset, limit, attributes=records.LISTED_COLUMNS)
         return [records.decode_listed_build(row) for row in rows]
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:

@@ -97,7 +97,7 @@ def parse_ref(text: str) -> BuildKey | ProjectKey:
     return BuildKey(owner, name, int(number)) if is_build else ProjectKey(owner, name)
 
 
-# Partitions with many rows: of the table, then of the index `recent`
+# Partitions with many rows: of the table, then of the index `recent`, where `builds` are the live ones
 
 
 def builds(project: ProjectKey) -> str:
@@ -106,10 +106,6 @@ def builds(project: ProjectKey) -> str:
 
 def code_references(sha256: str) -> str:
     return f"C#{sha256}"
-
-
-def live_builds(project: ProjectKey) -> str:
-    return f"B#{project}"
 
 
 def archived_builds(creator: str) -> str:

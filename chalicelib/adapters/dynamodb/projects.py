@@ -48,7 +48,7 @@ class DynamoProjects:
         if item is None or item.active != keys.MISCOUNTED:
             return
         with answered():
-            live = Item.by_recent.count(keys.live_builds(project))
+            live = Item.by_recent.count(keys.builds(project))
             Item(*keys.record_key(project)).update(
                 [Item.live_builds.set(live), Item.active.remove(), Item.look_at.remove()],
                 (Item.last_build_id == item.last_build_id)

@@ -42,7 +42,7 @@ def decode_listed_build(item: Item) -> Build:
 
 def build_columns(build: Build) -> dict[str, Any]:
     """All attributes of a build beside its key; None for one that must not be there."""
-    listed: str | None = keys.live_builds(build.key.project_key)
+    listed: str | None = keys.builds(build.key.project_key)
     if build.archived_at is not None:
         listed = keys.archived_builds(build.user) if build.deleted_at is None else None
     return {

@@ -5,8 +5,8 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
-from urllib.parse import urlencode
 
 import boto3
 import urllib3
@@ -60,7 +60,6 @@ class KubernetesApi:
         self._clock = clock
         self._make_token = token or self._sign
         self._token, self._token_until = "", 0.0
-        self._http: urllib3.PoolManager | None = None
 
     def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, query: Mapping[str, str] | None = None
@@ -75,11 +74,9 @@ class KubernetesApi:
     def _request(
         self, method: str, path: str, body: dict[str, Any] | None, query: Mapping[str, str] | None
     ) -> urllib3.BaseHTTPResponse:
-        http = self._connected()
-        url = self._endpoint + path + (f"?{urlencode(query)}" if query else "")
-        content = json.dumps(body).encode() if body is not None else None
+        http = self._http  # which may ask for the endpoint
         try:
-            return http.request(method, url, body=content, headers=self._headers(method))
+            return http.request(method, self._endpoint + path, fields=query, headers=self._headers(method), json=body)
         except urllib3.exceptions.HTTPError as exc:
             raise Unavailable("The cluster did not answer.") from exc
 
@@ -91,13 +88,13 @@ class KubernetesApi:
         login = {"Authorization": f"Bearer {self._token}"} if self._token else {}  # a proxy may log in for us
         return {**login, "Content-Type": kind, "Accept": "application/json"}
 
-    def _connected(self) -> urllib3.PoolManager:
-        if self._http is None:
-            if not self._endpoint:
-                self._endpoint, self._certificate = _described(self._cluster)
-            context = _trusting(self._certificate)
-            self._http = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT, retries=_RETRIES)
-        return self._http
+    @cached_property
+    def _http(self) -> urllib3.PoolManager:
+        if not self._endpoint:
+            with answered(f"EKS, asked where the cluster {self._cluster} is,"):
+                found = boto3.client("eks").describe_cluster(name=self._cluster)["cluster"]
+            self._endpoint, self._certificate = found["endpoint"], found["certificateAuthority"]["data"]
+        return urllib3.PoolManager(ssl_context=_trusting(self._certificate), timeout=_TIMEOUT, retries=_RETRIES)
 
     def _sign(self) -> str:
         session = boto3.Session()
@@ -112,13 +109,6 @@ def _trusting(certificate: str) -> ssl.SSLContext:
         raise Unavailable("The certificate of the cluster's authority cannot be read.") from exc
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13's default, which EKS's authorities fail
     return context
-
-
-def _described(cluster: str) -> tuple[str, str]:
-    """Endpoint and certificate authority as EKS has them."""
-    with answered(f"EKS, asked where the cluster {cluster} is,"):
-        found = boto3.client("eks").describe_cluster(name=cluster)["cluster"]
-    return found["endpoint"], found["certificateAuthority"]["data"]
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -151,10 +151,9 @@ def _build_container(build: Build, eks: EksSettings, plain_http: bool, told: Map
         "SLIPWAY_OUTPUT": f"type=image,name={build.image},push=true{plain}",
         "SLIPWAY_CACHE": f"type=registry,ref={cache_repository(build.image)}:layers{plain}",
         "SLIPWAY_CACHE_OPTIONS": "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true",
+        "BUILDCTL_CONNECT_RETRIES_MAX": "100",  # of BuildKit's start; ten are too few on a slow node
+        **({"BUILDKITD_FLAGS": "--oci-worker-no-process-sandbox"} if rootless else {}),
     }
-    own["BUILDCTL_CONNECT_RETRIES_MAX"] = "100"  # of BuildKit's start; ten are too few on a slow node
-    if rootless:
-        own["BUILDKITD_FLAGS"] = "--oci-worker-no-process-sandbox"
     return {
         "name": "build",
         "image": _buildkit_image(eks),

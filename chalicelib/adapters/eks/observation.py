@@ -49,7 +49,7 @@ def _stages(metadata: Json, pod: Json | None) -> Iterator[tuple[Status, datetime
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "True":
             yield Status.BUILDING, _time(condition["lastTransitionTime"])
-    state = _container(pod, "containerStatuses", "build").get("state", {})
+    state = _container(pod, "build").get("state", {})
     if started := (state.get("running") or state.get("terminated") or {}).get("startedAt"):
         yield Status.RUNNING, _time(started)
 
@@ -65,7 +65,7 @@ class _End:
 def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
     status = (pod or {}).get("status", {})
     if status.get("phase") == "Succeeded" or _condition(job, "Complete"):
-        state = _container(pod, "containerStatuses", "build").get("state", {})
+        state = _container(pod, "build").get("state", {})
         at = (state.get("terminated") or {}).get("finishedAt")
         return _End(Outcome.SUCCEEDED, at=at and _time(at))
     failed = _condition(job, "Failed") or _condition(job, "FailureTarget")
@@ -87,11 +87,10 @@ def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
 def _pod_failure(pod: Json) -> _End:
     status, spec = pod["status"], pod["spec"]
     disruption = _condition(pod, "DisruptionTarget")
-    kinds = (("initContainerStatuses", "fetch"), ("containerStatuses", "build"))
     ended = [
         (name, terminated)
-        for kind, name in kinds
-        if (terminated := _container(pod, kind, name).get("state", {}).get("terminated"))
+        for name in ("fetch", "build")
+        if (terminated := _container(pod, name).get("state", {}).get("terminated"))
     ]
     at = max((_time(each["finishedAt"]) for _, each in ended if each.get("finishedAt")), default=None)
     if status.get("reason") == "DeadlineExceeded":
@@ -131,8 +130,8 @@ def _trouble(pod: Json) -> Trouble | None:
         return Trouble(Status.UNSCHEDULABLE, f"No node takes the build: {scheduled.get('message', '')}")
     if status.get("reason") == "NodeLost" or status.get("phase") == "Unknown":
         return Trouble(Status.UNKNOWN, "The node on which the build runs does not answer.")
-    for kind, name in (("initContainerStatuses", "fetch"), ("containerStatuses", "build")):
-        waiting = _container(pod, kind, name).get("state", {}).get("waiting") or {}
+    for name in ("fetch", "build"):
+        waiting = _container(pod, name).get("state", {}).get("waiting") or {}
         if waiting.get("reason") in _WAITS:
             words = f"{_WAITS[waiting['reason']]}: {waiting.get('message', waiting['reason'])}"
             return Trouble(Status.WARNING, words)
@@ -153,8 +152,8 @@ def _log(pod: Json | None, group: str) -> str | None:
     """`group:stream` of the container `build`, and of `fetch` until that runs."""
     if pod is None:
         return None
-    for kind, name in (("containerStatuses", "build"), ("initContainerStatuses", "fetch")):
-        container_id = _container(pod, kind, name).get("containerID", "").rpartition("//")[2]
+    for name in ("build", "fetch"):
+        container_id = _container(pod, name).get("containerID", "").rpartition("//")[2]
         if container_id:
             file = f"{pod['metadata']['name']}_{pod['metadata']['namespace']}_{name}-{container_id}.log"
             return f"{group}:{pod['spec']['nodeName']}-application.var.log.containers.{file}"
@@ -167,8 +166,7 @@ def _is_deleted(described: Json) -> bool:
 
 
 def _is_fetched(pod: Json | None) -> bool:
-    fetched = _container(pod, "initContainerStatuses", "fetch").get("state", {}) if pod else {}
-    return "terminated" in fetched
+    return "terminated" in _container(pod, "fetch").get("state", {})
 
 
 def needs_secret(job: Json, pod: Json | None) -> bool:
@@ -182,9 +180,10 @@ def pod_is_enough(pod: Json) -> bool:
     return _is_fetched(pod) and pod.get("status", {}).get("phase") != "Failed" and not _is_deleted(pod)
 
 
-def _container(pod: Json | None, kind: str, name: str) -> Json:
-    found = [each for each in (pod or {}).get("status", {}).get(kind, ()) if each["name"] == name]
-    return found[0] if found else {}
+def _container(pod: Json | None, name: str) -> Json:
+    status = (pod or {}).get("status", {})
+    all_of_it = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    return next((each for each in all_of_it if each["name"] == name), {})
 
 
 def _condition(described: Json | None, kind: str, status: str = "True") -> Json:

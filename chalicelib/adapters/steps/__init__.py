@@ -61,8 +61,6 @@ def variables_of(build: Build, api_url: str) -> dict[str, str]:
     }
 
 
-class StepFiles:
-    """`Scripts`: the files of this folder."""
-
-    def texts(self) -> Mapping[str, str]:
-        return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}
+def texts() -> Mapping[str, str]:
+    """All steps whole, by their names."""
+    return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}

@@ -141,3 +141,29 @@ def test_code_is_uploaded(tab: Tab, client: Client, size: int, tmp_path: Path) -
     tab.see("code.tar.gz is the project's code now.")
     tab.see("The project has code that was uploaded.")
     assert client.get(f"/root/{name}")["has_code"]
+
+
+HIDE = """(isHidden) => {
+  Object.defineProperty(document, 'hidden', {configurable: true, get: () => isHidden});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+def test_a_tab_that_is_hidden_asks_nothing_until_it_is_seen(tab: Tab, client: Client, project: str) -> None:
+    asked = list[str]()
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.page.clock.install()
+    tab.open(f"projects{project}")
+    tab.see("No build yet")
+    with tab.page.expect_request(re.compile(r"/builds\?")):
+        tab.page.clock.run_for(10_000)
+
+    tab.page.evaluate(HIDE, True)
+    tab.page.clock.run_for(10_000)  # what was on its way has come
+    before = len(asked)
+    tab.page.clock.run_for(600_000)
+    assert asked[before:] == []
+
+    elsewhere(client, project, name="meanwhile")
+    tab.page.evaluate(HIDE, False)
+    tab.see("#1 meanwhile")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.factories import make_archive
 from tests.stack.conftest import Client
@@ -45,6 +46,26 @@ def test_many_builds_are_found_sorted_and_paged(tab: Tab, client: Client, projec
     tab.click("Show all builds", "link")
     client.call("POST", f"{project}/builds/7/statuses", {"status": "failed"})
     expect(rows.first).to_contain_text("train-007")  # the list is live
+
+
+def test_ten_thousand_builds_are_paged_to_their_end(tab: Tab, client: Client, project: str) -> None:
+    path = elsewhere(client, project)
+    build = client.get(path)
+
+    def answer(route: Route) -> None:
+        offset = int(re.findall(r"offset=(\d+)", route.request.url)[0])
+        rows = [{**build, "id": number, "uuid": str(number)} for number in range(10_000 - offset, 9_950 - offset, -1)]
+        route.fulfill(json={"count": 10_000, "next": None, "previous": None, "results": rows})
+
+    tab.page.route(re.compile(r"/builds\?"), answer)
+    tab.open(f"projects{project}")
+    expect(tab.page.get_by_label("Pages")).to_contain_text("1 to 50 of 10,000")
+    tab.click("Older", "link")
+    expect(tab.page.get_by_label("Pages")).to_contain_text("51 to 100 of 10,000")
+    tab.open(f"projects{project}?offset=9950")
+    expect(tab.page.locator("tbody tr").last).to_contain_text("#1")
+    expect(tab.page.get_by_role("link", name="Older")).to_have_count(0)
+    assert tab.page.locator("*").count() < 3_000
 
 
 def test_a_build_is_edited_bookmarked_archived_restored_and_deleted(tab: Tab, client: Client, project: str) -> None:
@@ -120,3 +141,29 @@ def test_code_is_uploaded(tab: Tab, client: Client, size: int, tmp_path: Path) -
     tab.see("code.tar.gz is the project's code now.")
     tab.see("The project has code that was uploaded.")
     assert client.get(f"/root/{name}")["has_code"]
+
+
+HIDE = """(isHidden) => {
+  Object.defineProperty(document, 'hidden', {configurable: true, get: () => isHidden});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+def test_a_tab_that_is_hidden_asks_nothing_until_it_is_seen(tab: Tab, client: Client, project: str) -> None:
+    asked = list[str]()
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.page.clock.install()
+    tab.open(f"projects{project}")
+    tab.see("No build yet")
+    with tab.page.expect_request(re.compile(r"/builds\?")):
+        tab.page.clock.run_for(10_000)
+
+    tab.page.evaluate(HIDE, True)
+    tab.page.clock.run_for(10_000)  # what was on its way has come
+    before = len(asked)
+    tab.page.clock.run_for(600_000)
+    assert asked[before:] == []
+
+    elsewhere(client, project, name="meanwhile")
+    tab.page.evaluate(HIDE, False)
+    tab.see("#1 meanwhile")

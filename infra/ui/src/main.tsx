@@ -52,7 +52,7 @@ function Page() {
         )}
       </header>
       <div role="status" class="outage">
-        {outage.value && (
+        {outage.value && isSignedIn.value && (
           <p>
             {outage.value.sentence} What you see is from {clock(outage.value.since)}; builds go on without this page. Trying again …
           </p>

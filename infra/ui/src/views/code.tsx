@@ -2,11 +2,16 @@
 import { useState } from "preact/hooks";
 import { API, api, body, send } from "../api";
 import { useLive } from "../live";
-import { Answer, Field, Sentences, fieldsOf, useDeed } from "../parts";
+import { Answer, Copy, Field, Sentences, fieldsOf, useDeed } from "../parts";
 import { to } from "../routes";
 import { token } from "../session";
 
 const MAX_DIRECT_BYTES = 4_000_000; // a request carries a little more; larger archives go straight to storage
+const COMMANDS = [
+  `curl --fail --remote-name ${new URL("slipway", location.href).href}`,
+  `python3 slipway login ${new URL(".", location.href).href.replace(/\/ui\/$/, "")}`,
+  "python3 slipway build . --project PROJECT --follow",
+];
 
 export function Code({ owner, project }: { owner: string; project: string }) {
   const path = { owner, project };
@@ -85,6 +90,13 @@ export function Code({ owner, project }: { owner: string; project: string }) {
         </form>
         <GitForm path={path} git={value?.git_url ?? ""} refresh={refresh} />
       </div>
+      <section class="card">
+        <h2>Or build from a terminal</h2>
+        <p>One file, which needs Python 3.9 or newer and nothing else, uploads a folder and builds its Dockerfile:</p>
+        {COMMANDS.map((command) => (
+          <Copy key={command} text={command.replace("PROJECT", `${owner}/${project}`)} what="the command" />
+        ))}
+      </section>
     </>
   );
 }

@@ -36,13 +36,31 @@ class KeptAws:
 
     def __init__(self, kept: Kept, region: str) -> None:
         self._kept = kept
-        self._dynamodb: Any = dynamodb_backends[DEFAULT_ACCOUNT_ID][region]
-        self._ssm: Any = ssm.ssm_backends[DEFAULT_ACCOUNT_ID][region]
-        self._sqs: Any = sqs_backends[DEFAULT_ACCOUNT_ID][region]
-        self._logs: Any = logs_backends[DEFAULT_ACCOUNT_ID][region]
-        self._s3: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+        self._region = region
         self._queue_of: dict[str, str] = {}  # by the ids of messages that are written
         self._touched: set[tuple[str, str]] = set()  # buckets and keys of objects
+
+    # Asked for each time: moto makes others when it forgets its state.
+
+    @property
+    def _dynamodb(self) -> Any:
+        return dynamodb_backends[DEFAULT_ACCOUNT_ID][self._region]
+
+    @property
+    def _ssm(self) -> Any:
+        return ssm.ssm_backends[DEFAULT_ACCOUNT_ID][self._region]
+
+    @property
+    def _sqs(self) -> Any:
+        return sqs_backends[DEFAULT_ACCOUNT_ID][self._region]
+
+    @property
+    def _logs(self) -> Any:
+        return logs_backends[DEFAULT_ACCOUNT_ID][self._region]
+
+    @property
+    def _s3(self) -> Any:
+        return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
     def put_back(self) -> None:
         """All that is kept, into resources that are there and empty; rows whose time is over are forgotten."""

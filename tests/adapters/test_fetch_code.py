@@ -150,7 +150,15 @@ def test_the_commit_and_its_time_are_told_for_the_image(fetch: Fetch, tmp_path: 
     (tmp_path / "memory/labels").write_text("org.opencontainers.image.source eA==\n")
     assert fetch(git.url, SLIPWAY_GIT_REVISION=git.commits[0], **login(tmp_path, git)).returncode == 0
 
-    show = ["git", "-C", f"{git.certificate.parent}/work", "show", "--no-patch", "--format=%ct", git.commits[0]]
+    show = [
+        "git",
+        "-C",
+        str(next(git.certificate.parent.rglob("code.git"))),
+        "show",
+        "--no-patch",
+        "--format=%ct",
+        git.commits[0],
+    ]
     epoch = subprocess.check_output(show, text=True)
     assert (tmp_path / "memory/epoch").read_text() == epoch
     labels = dict(line.split(" ") for line in (tmp_path / "memory/labels").read_text().splitlines())

@@ -108,7 +108,15 @@ def test_an_image_of_a_git_repository_is_labelled_with_its_commit(client: Client
 
     build = built(client, client.build("true", project="/root/git", branch="main"))
 
-    show = ["git", "-C", f"{git.certificate.parent}/work", "show", "--no-patch", "--format=%ct", git.commits[-1]]
+    show = [
+        "git",
+        "-C",
+        str(next(git.certificate.parent.rglob("code.git"))),
+        "show",
+        "--no-patch",
+        "--format=%ct",
+        git.commits[-1],
+    ]
     committed_at = datetime.fromtimestamp(int(subprocess.check_output(show)), UTC)
     assert labels(client, build["image"]) == {
         "source": git.url,

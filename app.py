@@ -335,6 +335,14 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.Statu
     return serializers.status_entry(build, entry)
 
 
+@route(BUILD + "/steps", "GET", query=PAGING)
+def list_steps(call: web.Call, key: BuildKey) -> schemas.Page[schemas.BuildStep]:
+    """What the build did, as its log says; of one whose log is not kept yet, as its first 50,000 lines say."""
+    paging, steps = call.paging(), logs.steps(call.services, call.user, key)
+    shown = [serializers.build_step(step) for step in steps[paging.offset : paging.offset + paging.limit]]
+    return serializers.page(paging, shown, len(steps))
+
+
 @route(BUILD + "/logs", "GET", query=("cursor",))
 def get_logs(call: web.Call, key: BuildKey) -> schemas.LogText | schemas.Redirect:
     return serializers.log_page(logs.read(call.services, call.user, key, call.query().get("cursor")))

@@ -10,7 +10,8 @@ from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import Build, BuildBody, BuildKey
+from chalicelib.domain.build import Build, BuildBody, BuildKey, Image
+from chalicelib.domain.build_steps import BuildStep
 from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.lifecycle import Observation
 from chalicelib.domain.log_lines import Block, LogLine, Position
@@ -354,6 +355,12 @@ class LogArchive(Protocol):
     def store_table(self, build: Build, table: Sequence[Block]) -> None:
         """Keeps beside the text where in it positions of the log are."""
 
+    def store_steps(self, build: Build, steps: Sequence[BuildStep]) -> None:
+        """Keeps beside the text what the build did."""
+
+    def steps(self, build: Build) -> Sequence[BuildStep]:
+        """What `store_steps` has kept; empty for a log that an older version has kept."""
+
     def table(self, build: Build) -> Sequence[Block]:
         """What `store_table` has kept; empty for a log that an older version has kept."""
 
@@ -403,8 +410,12 @@ class Registry(Protocol):
     def forget_cache(self, image: str) -> None:
         """Deletes the cached layers of the project of `image`; its images stay. Idempotent."""
 
-    def digest(self, image: str) -> str | None:
-        """The digest the registry itself answers for `image` (repository and tag), None without one."""
+    def find(self, image: str) -> Image | None:
+        """What the registry itself answers for `image` (repository and tag), None without one."""
+
+    def tag(self, image: str, tag: str) -> None:
+        """Has the repository's `tag` name what `image` names, whatever it named before. Raises Unavailable also where
+        there is no such image, or the registry does not move this tag."""
 
 
 @dataclass(frozen=True, slots=True)

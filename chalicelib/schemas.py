@@ -153,6 +153,9 @@ class BuildDetail(Build):
     dockerfile: str | None
     reported: Reported | None
     waiting_reason: str | None  # why the executor takes no build now; the build waits for its turn
+    image_tags: list[str]
+    image_bytes: Count | None  # compressed
+    layer_bytes: list[Count] | None  # the base's first
     billed_minutes: Count | None
     estimated_cost: Amount | None  # in the currency of the configured price
     purge_at: Time | None  # of one that was archived or deleted: when it goes
@@ -189,6 +192,16 @@ class StatusEntry(Struct):
     status: StatusName
     details: Object | None
     job: Id
+
+
+class BuildStep(Struct):
+    """A step of the engine. Without `duration_seconds` it has not ended, or was cached."""
+
+    name: str
+    started_at: Time
+    duration_seconds: Amount | None
+    is_cached: bool
+    error: str | None
 
 
 class CodeReference(Struct):

@@ -10,6 +10,7 @@ import msgspec
 from chalicelib import schemas
 from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, StatusEntry
+from chalicelib.domain.build_steps import BuildStep
 from chalicelib.domain.cleanup import CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
@@ -90,6 +91,10 @@ def _shown(kind: type[Shown], record: object, **given: Any) -> Shown:
 
 def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
     return _shown(schemas.StatusEntry, entry, job=build.key.id)
+
+
+def build_step(step: BuildStep) -> schemas.BuildStep:
+    return _shown(schemas.BuildStep, step)
 
 
 def code_reference(build: Build) -> schemas.CodeReference:

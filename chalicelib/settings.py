@@ -7,6 +7,7 @@ infra/aws/template.yaml says which of its parameters sets it. A variable that is
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -22,6 +23,11 @@ BUILDKIT = {
     "rootless": "docker.io/moby/buildkit:v0.33.0-rootless"
     "@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef",
 }
+
+
+# As ECR takes them, with two `*` at most. What has other characters than digits and `*` matches no number: those are
+# the tags of builds.
+_MOVABLE_TAG = re.compile(r"(?=.*[A-Za-z._-])(?=[^*]*(?:\*[^*]*){0,2}$)[A-Za-z0-9._*-]{1,128}")
 
 
 def about(meaning: str, *, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
@@ -63,8 +69,14 @@ class Settings:
     docker_hub_secret: Annotated[str, about("Secrets Manager: JSON with `username` and `token`; empty: none")] = ""
     api_url: Annotated[str, about("of the API with its prefix, as builds reach it; told to who submits them")] = ""
     broker_function: Annotated[str, about("of Lambda: answers builds; told to who serves the API")] = ""
+    movable_tags: Annotated[
+        str, about("`image_tags` that builds may name: at most five patterns, none for a number")
+    ] = "latest,v*,main,dev*,release-*"
     private_git_hosts: Annotated[str, about("git hosts that may have private addresses: `host host …`")] = ""
     backend: Annotated[Literal["codebuild", "eks"], about("where builds run that name none")] = "codebuild"
+    build_architecture: Annotated[Literal["x86_64", "arm64"], about("of CodeBuild's machines, and so of images")] = (
+        "x86_64"
+    )
     buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest")] = BUILDKIT["userns"]
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: Annotated[int, about("between polls of builds without events, during a tick")] = 10
@@ -100,11 +112,23 @@ class Settings:
             raise ValueError(f"SLIPWAY_BACKEND is {self.backend}; offered: {', '.join(self.executors)}.")
         if self.keep_images and self.keep_image_days:
             raise ValueError("SLIPWAY_KEEP_IMAGES or SLIPWAY_KEEP_IMAGE_DAYS: ECR keeps by count or by age, not both.")
+        if len(self.tag_patterns) > 5 or not all(map(_MOVABLE_TAG.fullmatch, self.tag_patterns)):
+            rule = "Expected at most five patterns with a letter or `.`, `_`, `-`, and at most two `*`"
+            raise ValueError(f"SLIPWAY_MOVABLE_TAGS is {self.movable_tags!r}: {rule}.")
+
+    @property
+    def platforms(self) -> dict[str, str]:
+        """Where builds can run here, and of which platform their images are then."""
+        codebuild = {"codebuild": f"linux/{'arm64' if self.build_architecture == 'arm64' else 'amd64'}"}
+        return codebuild | ({"eks": f"linux/{self.eks.architecture}"} if self.eks else {})
 
     @property
     def executors(self) -> tuple[str, ...]:
-        """Where builds can run here."""
-        return ("codebuild", "eks") if self.eks else ("codebuild",)
+        return tuple(self.platforms)
+
+    @property
+    def tag_patterns(self) -> list[str]:
+        return [pattern.strip() for pattern in self.movable_tags.split(",")]
 
     @property
     def plain_http(self) -> bool:

@@ -88,7 +88,7 @@ class AwsServices(ports.Services):
         if of.plain_http:
             return HttpRegistry("http", FixedLogin(of.registry_login))
         lifecycle = image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
-        return HttpRegistry("https", EcrCredentials(lifecycle=lifecycle))
+        return HttpRegistry("https", EcrCredentials(of.tag_patterns, lifecycle=lifecycle))
 
     @lazily
     def registry_logins(self) -> ports.RegistryLogins:

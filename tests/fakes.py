@@ -14,7 +14,8 @@ from typing import IO, Any, Literal
 
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.domain.archive import Listing
-from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, EKS, LISTED, Build, BuildBody, BuildKey, Image, Status
+from chalicelib.domain.build_steps import BuildStep
 from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.log_lines import Block, LogLine, Position
@@ -485,6 +486,7 @@ class FakeLogArchive:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}  # by build uuid
         self.tables: dict[str, Sequence[Block]] = {}
+        self.kept_steps: dict[str, Sequence[BuildStep]] = {}
         self.is_down = False
 
     def store(self, build: Build, text: Iterable[bytes]) -> None:
@@ -497,6 +499,12 @@ class FakeLogArchive:
 
     def table(self, build: Build) -> Sequence[Block]:
         return self.tables.get(build.uuid, ())
+
+    def store_steps(self, build: Build, steps: Sequence[BuildStep]) -> None:
+        self.kept_steps[build.uuid] = steps
+
+    def steps(self, build: Build) -> Sequence[BuildStep]:
+        return self.kept_steps.get(build.uuid, ())
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         if build.uuid not in self.texts:
@@ -688,6 +696,8 @@ def _attempt(build: Build) -> tuple[str, int]:
 class FakeRegistry:
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
+        self.refuses_tags = False
+        self.layer_bytes: tuple[int, ...] | None = None  # of all images
         self.prepared: set[str] = set()
         self.is_down = False
 
@@ -699,9 +709,15 @@ class FakeRegistry:
         self._answer()
         self.prepared.discard(cache_repository(image))
 
-    def digest(self, image: str) -> str | None:
+    def find(self, image: str) -> Image | None:
         self._answer()
-        return self.images.get(image)
+        return Image(self.images[image], self.layer_bytes) if image in self.images else None
+
+    def tag(self, image: str, tag: str) -> None:
+        self._answer()
+        if image not in self.images or self.refuses_tags:
+            raise Unavailable("The image registry answered 400.")
+        self.images[f"{image.rpartition(':')[0]}:{tag}"] = self.images[image]
 
     def push(self, image: str, digest: str = DIGEST) -> None:
         """What the executor's build does at its end."""

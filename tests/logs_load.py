@@ -58,7 +58,7 @@ class OneFile:
             body = f"<{kind}Result><UploadId>1</UploadId></{kind}Result>".encode()
         elif request.method == "PUT" and "partNumber" in parse_qs(address.query):
             self.file.write(request.body.read())
-        elif request.method == "PUT":
+        elif request.method == "PUT" and address.path.endswith(".positions"):
             self.table = request.body if isinstance(request.body, bytes) else request.body.read()
         elif address.path.endswith(".positions"):
             body = self.table

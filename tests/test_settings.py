@@ -57,6 +57,17 @@ def test_an_error_names_the_variable_and_what_is_wrong(variable: str, value: str
     assert str(raised.value) == f"{variable} is {value!r}: {why}."
 
 
+@pytest.mark.parametrize("value", ["latest", "v*, main", "*-*", "1.*", "a,b,c,d,e"])
+def test_tags_that_move_are_patterns(value: str) -> None:
+    assert ",".join(read({**NEEDED, "SLIPWAY_MOVABLE_TAGS": value}).tag_patterns) == value.replace(" ", "")
+
+
+@pytest.mark.parametrize("value", ["*", "1*", "12", "a,*", "a,b,c,d,e,f", "a*b*c*", "a b", "a?", "é", "a,", "x" * 129])
+def test_no_tag_that_moves_may_be_a_number_or_nothing_of_ecrs(value: str) -> None:
+    with pytest.raises(ValueError, match=r"SLIPWAY_MOVABLE_TAGS is .*: Expected at most five patterns"):
+        read({**NEEDED, "SLIPWAY_MOVABLE_TAGS": value})
+
+
 def test_the_backend_eks_needs_a_cluster() -> None:
     with pytest.raises(ValueError, match=r"^SLIPWAY_BACKEND is eks; offered: codebuild\.$"):
         read({**NEEDED, "SLIPWAY_BACKEND": "eks"})

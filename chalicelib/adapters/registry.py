@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import msgspec
 import urllib3
 
 from chalicelib.adapters.aws import answered
+from chalicelib.domain.build import Image
 from chalicelib.domain.cleanup import CACHED_DAYS, UNTAGGED_DAYS
 from chalicelib.domain.repositories import cache_repository, rights
 from chalicelib.errors import Unavailable
@@ -27,6 +29,16 @@ LOGIN_SECONDS = 3600  # the longest session that a role of a function may have o
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")
 MOST_IMAGES = 100_000  # of a repository: ECR's own quota
+
+
+class _Layer(msgspec.Struct):
+    size: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class _Manifest(msgspec.Struct):
+    """Of one image. Registries take at most 4 MB; no engine runs an image of more layers."""
+
+    layers: Annotated[tuple[_Layer, ...], msgspec.Meta(max_length=127)]
 
 
 class Credentials(Protocol):
@@ -59,20 +71,30 @@ class HttpRegistry:
     def forget_cache(self, image: str) -> None:
         self._credentials.delete_cache(_cache(image))
 
-    def digest(self, image: str) -> str | None:
-        host, repository, tag = _parts(image)
-        url = f"{self._scheme}://{host}/v2/{repository}/manifests/{tag}"
-        headers = {"Accept": _MANIFESTS, **self._credentials.authorization()}
-        try:
-            answer = self._http.request("HEAD", url, headers=headers)
-        except urllib3.exceptions.HTTPError as exc:
-            raise Unavailable("The image registry did not answer.") from exc
+    def find(self, image: str) -> Image | None:
+        answer = self._ask("GET", image, {"Accept": _MANIFESTS})
         if answer.status == 404:
             return None
         digest = answer.headers.get("Docker-Content-Digest")
         if answer.status != 200 or digest is None:
             raise Unavailable(f"The image registry answered {answer.status}.")
-        return digest
+        return Image(digest, _layer_bytes(answer.data))
+
+    def tag(self, image: str, tag: str) -> None:
+        found = self._ask("GET", image, {"Accept": _MANIFESTS})
+        if found.status == 200:  # the same manifest, which has the same digest
+            kind = {"Content-Type": found.headers["Content-Type"]}
+            found = self._ask("PUT", f"{image.rpartition(':')[0]}:{tag}", kind, found.data)
+        if found.status != 201:
+            raise Unavailable(f"The image registry answered {found.status}.")
+
+    def _ask(self, method: str, image: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
+        host, repository, tag = _parts(image)
+        url = f"{self._scheme}://{host}/v2/{repository}/manifests/{tag}"
+        try:
+            return self._http.request(method, url, body=body, headers={**headers, **self._credentials.authorization()})
+        except urllib3.exceptions.HTTPError as exc:
+            raise Unavailable("The image registry did not answer.") from exc
 
 
 class FixedLogin:
@@ -96,15 +118,19 @@ class FixedLogin:
 
 
 class EcrCredentials:
-    """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved, and with each build
-    the lifecycle that the settings ask for."""
+    """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved, but for those that match one
+    of `movable`, and with each build the lifecycle that the settings ask for."""
 
-    def __init__(self, client: Any = None, lifecycle: str | None = None) -> None:
+    def __init__(self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None) -> None:
         """`lifecycle` is the policy of images, of `image_lifecycle`."""
         import boto3
 
         self._ecr: Any = client or boto3.client("ecr")
         self._lifecycle = lifecycle
+        self._tags = {
+            "imageTagMutability": "IMMUTABLE_WITH_EXCLUSION",
+            "imageTagMutabilityExclusionFilters": [{"filterType": "WILDCARD", "filter": each} for each in movable],
+        }
 
     def authorization(self) -> Mapping[str, str]:
         with answered("ECR"):
@@ -113,10 +139,12 @@ class EcrCredentials:
         return {"Authorization": f"Basic {token}"}
 
     def make_repository(self, name: str) -> None:
-        scanned = {"imageTagMutability": "IMMUTABLE", "imageScanningConfiguration": {"scanOnPush": True}}
+        scanned = {"scanOnPush": True}
         with answered("ECR"):
-            with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
-                self._ecr.create_repository(repositoryName=name, **scanned)
+            try:
+                self._ecr.create_repository(repositoryName=name, imageScanningConfiguration=scanned, **self._tags)
+            except self._ecr.exceptions.RepositoryAlreadyExistsException:  # with the tags of an older setting, perhaps
+                self._ecr.put_image_tag_mutability(repositoryName=name, **self._tags)
             if self._lifecycle:
                 self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=self._lifecycle)
             else:
@@ -227,6 +255,13 @@ class SignedLogins:
         text = base64.urlsafe_b64encode(json.dumps(grant).encode()).decode()
         signature = hmac.new(self._key, text.encode(), "sha256").hexdigest()
         return RegistryLogin(_parts(image)[0], self._user, f"{text}.{signature}", expires_at)
+
+
+def _layer_bytes(manifest: bytes) -> tuple[int, ...] | None:
+    try:
+        return tuple(layer.size for layer in msgspec.json.decode(manifest, type=_Manifest).layers)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _cache(image: str) -> str:

@@ -7,6 +7,7 @@
 | uploads/<project uuid>/<id>  | uploaded under an offer: likewise                |
 | logs/<build uuid>.txt        | the whole log of a build that has ended          |
 | logs/<build uuid>.positions  | where in it positions of the log are (MessagePack) |
+| logs/<build uuid>.steps      | what the build did, read from it (JSON)           |
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import IO, Any, cast
@@ -26,6 +28,7 @@ from botocore.config import Config
 from chalicelib.adapters.aws import answered
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build
+from chalicelib.domain.build_steps import BuildStep
 from chalicelib.domain.log_lines import Block
 from chalicelib.domain.project import Project
 from chalicelib.errors import NoLog, NotFound
@@ -36,7 +39,7 @@ OFFER_SECONDS = 900
 LINK_SECONDS = 60
 STORAGE = "The storage"
 ARCHIVE, LISTING = "code/{}.tar.gz", "code/{}.json"  # of a SHA-256
-LOG, TABLE = "logs/{}.txt", "logs/{}.positions"  # of a build's uuid
+LOG, TABLE, STEPS = "logs/{}.txt", "logs/{}.positions", "logs/{}.steps"  # of a build's uuid
 
 
 class _Bucket:
@@ -96,7 +99,7 @@ class S3Sources(_Bucket):
         return self._open(f"uploads/{project.uuid}/{offer_id}")
 
     def discard(self, build: Build) -> None:
-        objects = [{"Key": LOG.format(build.uuid)}, {"Key": TABLE.format(build.uuid)}]
+        objects = [{"Key": name.format(build.uuid)} for name in (LOG, TABLE, STEPS)]
         with answered(STORAGE, missing=NotFound):
             self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
 
@@ -144,15 +147,18 @@ class S3LogArchive(_Bucket):
             )
 
     def store_table(self, build: Build, table: Sequence[Block]) -> None:
-        with answered(STORAGE, missing=NotFound):
-            body = msgspec.msgpack.encode(table)
-            self._s3.put_object(Bucket=self._bucket, Key=TABLE.format(build.uuid), Body=body)
+        self._put(TABLE.format(build.uuid), msgspec.msgpack.encode(table))
 
     def table(self, build: Build) -> Sequence[Block]:
-        try:
-            return msgspec.msgpack.decode(self._open(TABLE.format(build.uuid)).read(), type=list[Block])
-        except NotFound:
-            return ()
+        found = self._found(TABLE.format(build.uuid))
+        return () if found is None else msgspec.msgpack.decode(found, type=list[Block])
+
+    def store_steps(self, build: Build, steps: Sequence[BuildStep]) -> None:
+        self._put(STEPS.format(build.uuid), msgspec.json.encode(steps))
+
+    def steps(self, build: Build) -> Sequence[BuildStep]:
+        found = self._found(STEPS.format(build.uuid))
+        return () if found is None else msgspec.json.decode(found, type=list[BuildStep])
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         try:
@@ -163,6 +169,15 @@ class S3LogArchive(_Bucket):
 
     def url(self, build: Build) -> str:
         return self._link(LOG.format(build.uuid), "text/plain; charset=utf-8")
+
+    def _put(self, key: str, body: bytes) -> None:
+        with answered(STORAGE, missing=NotFound):
+            self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
+
+    def _found(self, key: str) -> bytes | None:
+        with suppress(NotFound):
+            return self._open(key).read()
+        return None
 
 
 class _Stream(io.RawIOBase):

@@ -14,6 +14,7 @@ from chalicelib.domain.project import ProjectKey
 MAX_TEXTS_BYTES = 270_000
 MAX_DOCKERFILE_BYTES = 65_536
 CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
+PLATFORMS = ("linux/amd64", "linux/arm64")
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
 # Stands in a Dockerfile for the lines of special files, whose names a git repository shows too late.
 SPECIAL_FILES_MARK = "#slipway-special-files"
@@ -86,6 +87,7 @@ class Source:
     git_revision: str | None = None
     context: str | None = None  # the directory that becomes `build`; None for the whole
     dockerfile: str | None = None  # path of the code's own Dockerfile, when the build must look it up
+    uploaded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,14 @@ class Push:
 
     attempt: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What the registry has under a tag."""
+
+    digest: str
+    layer_bytes: tuple[int, ...] | None = None  # compressed, the base's first; None of what is not one image
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,9 @@ class Build:
     finished_at: datetime | None = None  # before its last status, if that waits for the words of the log
     end_reason: str | None = None  # why it failed, in its executor's words
     image_digest: str | None = None
+    layer_bytes: tuple[int, ...] | None = None  # of the image: `Image.layer_bytes`
+    image_tags: tuple[str, ...] = ()  # that the image gets once the build has succeeded
+    image_tags_moved: bool = False
     nocache: bool = False
     node_scheduled: str | None = None
     reported_backend: str | None = None  # what a client said of a build that runs here; only ever shown
@@ -158,6 +171,14 @@ class Build:
     @property
     def is_done(self) -> bool:
         return self.last_status in DONE
+
+    @property
+    def image_bytes(self) -> int | None:
+        return None if self.layer_bytes is None else sum(self.layer_bytes)
+
+    @property
+    def has_tags_to_move(self) -> bool:
+        return self.image_digest is not None and bool(self.image_tags) and not self.image_tags_moved
 
     @property
     def waits_since(self) -> datetime:

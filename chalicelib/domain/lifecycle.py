@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.domain.build import DONE, Build, Status, StatusEntry
+from chalicelib.domain.build import DONE, Build, Image, Status, StatusEntry
 from chalicelib.errors import Invalid
 
 MAX_HISTORY = 100  # statuses
@@ -186,8 +186,8 @@ def _json_bytes(value: object) -> int:
 
 
 def _end_of(build: Build, now: datetime) -> datetime | None:
-    """When to look at a build after its end: once more if its log has to be kept."""
-    return now + LOG_SETTLES if build.log is not None and build.deleted_at is None else None
+    """When to look at a build after its end: once more if its log has to be kept, or tags to be moved."""
+    return now + LOG_SETTLES if (build.log or build.image_tags) and build.deleted_at is None else None
 
 
 def claim(build: Build, now: datetime) -> Build:
@@ -252,11 +252,11 @@ def as_it_ended(build: Build) -> Observation:
 
 
 def follow(
-    build: Build, seen: Observation, now: datetime, *, digest: str | None, reason: str | None, may_change: bool = False
+    build: Build, seen: Observation, now: datetime, *, image: Image | None, reason: str | None, may_change: bool = False
 ) -> Build | None:
     """What the record becomes in the light of an observation; None when it tells nothing new.
 
-    `digest` is that of the build's image (`image_of`): with one, every end but a stop is success, without one
+    `image` is the build's (`image_of`): with one, every end but a stop is success, without one
     none is. `reason` says in words why the attempt failed. If it `may_change`, because lines of the log are
     yet to come, the build ends now and its last status later.
     """
@@ -273,7 +273,7 @@ def follow(
             why = seen.reason and _cut(seen.reason, MAX_MESSAGE)
             new = replace(new, finished_at=now, end_reason=why, look_at=now + WORDS_WITHIN)
     elif seen.outcome is not None:
-        new = _end(new, seen, now, digest, reason)
+        new = _end(new, seen, now, image, reason)
     elif seen.trouble is not None:
         new = _troubled(new, seen.trouble, now)
     return None if new == build else new
@@ -296,13 +296,14 @@ def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
     return advance(build, trouble.status, now, message=trouble.message)
 
 
-def _end(build: Build, seen: Observation, now: datetime, digest: str | None, reason: str | None) -> Build:
+def _end(build: Build, seen: Observation, now: datetime, image: Image | None, reason: str | None) -> Build:
     def end(status: Status, message: str | None) -> Build:
         return advance(build, status, now, at=seen.ended_at, message=message)
 
     match seen.outcome:
-        case outcome if digest is not None and outcome is not Outcome.STOPPED:
-            return replace(end(Status.SUCCEEDED, "Completed"), image_digest=digest)
+        case outcome if image is not None and outcome is not Outcome.STOPPED:
+            done = end(Status.SUCCEEDED, "Completed")
+            return replace(done, image_digest=image.digest, layer_bytes=image.layer_bytes)
         case Outcome.SUCCEEDED:
             return end(Status.FAILED, "The build ended without an error, but the registry has no image of it.")
         case Outcome.FAILED | Outcome.STOPPED | Outcome.GONE if build.stop_requested_at:  # it was told to stop
@@ -328,14 +329,16 @@ def _end(build: Build, seen: Observation, now: datetime, digest: str | None, rea
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
 
 
-def image_of(build: Build, answered: str | None) -> str | None:
-    """The digest of the build's image: what the registry answers for its tag, if an attempt reported that.
+def image_of(build: Build, answered: Image | None) -> Image | None:
+    """The build's image: what the registry answers for its tag, if an attempt reported its digest.
 
     Whoever may push to the project's repository can take a tag before the build does. Builds that an older
     version has started report nothing: for them, any answer counts.
     """
-    is_reported = answered in {push.digest for push in build.pushes} or (build.attempt > 0 and not build.tag_was_free)
-    return answered if is_reported else None
+    if answered is None:
+        return None
+    is_reported = answered.digest in {push.digest for push in build.pushes}
+    return answered if is_reported or (build.attempt > 0 and not build.tag_was_free) else None
 
 
 def overdue(

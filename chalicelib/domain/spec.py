@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from chalicelib.domain import document as document_rules
-from chalicelib.domain.build import CODEBUILD, EKS
+from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
 from chalicelib.domain.environment import Environment, parse_environment
 from chalicelib.errors import Invalid, refuse
 
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
 MAX_TAGS = 50
+MAX_IMAGE_TAGS = 5
 MAX_SECRETS = 20  # of one build
 # The secret with which a project's code is fetched; no step gets it.
 GIT_TOKEN = "git-token"  # noqa: S105 - a name
@@ -32,13 +33,14 @@ ONLY_BUILDS = (
 BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
 _HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
 _CODE = ("image", "dockerfile", "ref", "context", "commit", "branch")
-_RUN = ("build_steps", "env_vars", "build_args", "secrets", "lang_env", "nocache")
+_RUN = ("build_steps", "env_vars", "build_args", "secrets", "lang_env", "nocache", "image_tags", "platforms")
 _BUILD = _CODE + _RUN
 SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _ARG_NAME = re.compile(r"(?!BUILDKIT_)[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 _SECRET_ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")
 _LANG = re.compile(r"[a-zA-Z0-9_.@-]{1,64}")
+_IMAGE_TAG = re.compile(r"(?=.*[^0-9])[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 MAX_REVISION = 255  # characters
 # What `git check-ref-format --branch` refuses.
 _NO_REVISION = re.compile(r"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:^|/)\.|\.lock(?:/|$)|^[-/]|[./]$|^@$")
@@ -62,6 +64,8 @@ class Spec:
     build_args: tuple[tuple[str, str], ...] = ()
     secrets: tuple[tuple[str, str], ...] = ()  # the id of a mount, and the project's secret that it shows
     lang_env: str | None = None
+    image_tags: tuple[str, ...] = ()
+    platform: str | None = None
     nocache: bool = False
     commit: str | None = None
     branch: str | None = None
@@ -178,6 +182,8 @@ def _parse(document: Mapping[str, Any]) -> Spec:
         build_args=check("build_args", _build_args, ()),
         secrets=check("secrets", _secrets, ()),
         lang_env=check("lang_env", _lang),
+        image_tags=check("image_tags", _image_tags, ()),
+        platform=check("platforms", _platform),
         nocache=check("nocache", _boolean, False),
         commit=check("commit", _revision),
         branch=check("branch", _revision),
@@ -311,6 +317,22 @@ def _lang(name: str, value: Any) -> str:
     if not isinstance(value, str) or not _LANG.fullmatch(value):
         refuse(f"`{name}` must be a locale such as `C.UTF-8`.")
     return value
+
+
+def _image_tags(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_IMAGE_TAGS:
+        refuse(f"`{name}` must be a list of at most {MAX_IMAGE_TAGS} tags.")
+    if not all(isinstance(tag, str) and _IMAGE_TAG.fullmatch(tag) for tag in value):
+        refuse(f"`{name}` are at most 128 letters, digits, `_`, `.`, `-` each, and no numbers: builds have those.")
+    return tuple(dict.fromkeys(value))
+
+
+def _platform(name: str, value: Any) -> str:
+    if not isinstance(value, list) or len(value) != 1:
+        refuse(f"`{name}` must have one entry: an image of several platforms is not built here; post a build for each.")
+    if value[0] not in PLATFORMS:
+        refuse(f"`{name}` may be {' or '.join(PLATFORMS)}.")
+    return str(value[0])
 
 
 def _boolean(name: str, value: Any) -> bool:

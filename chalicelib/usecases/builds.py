@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 from chalicelib.domain import lifecycle
@@ -86,6 +87,7 @@ def create(
         description=asked.description,
         tags=asked.tags,
         is_managed=asked.is_managed,
+        image_tags=_image_tags(services, asked),
         nocache=(spec is not None and spec.nocache) or project.must_build_afresh,
         resources=spec.environment.resources if spec else None,
         placement=_placement(services, asked, executor),
@@ -316,14 +318,32 @@ def writable(services: Services, caller: User, key: BuildKey, *, archived: bool 
 
 
 def _executor(services: Services, request: BuildRequest) -> str:
-    """Where a build will run: where its backend says, else where this deployment's builds do. Raises
-    Invalid when the backend is one of ours that is not offered here."""
-    offered = services.settings.executors
-    if request.backend not in (CODEBUILD, EKS) or not request.is_managed:
-        return services.settings.backend
-    if request.backend not in offered:
-        raise Invalid([f"Nothing runs on `{request.backend}` here; `backend` may be {' or '.join(offered)}."])
-    return request.backend
+    """Where a build will run: where its backend says, else where this deployment's builds do, or where its platform
+    is. Raises Invalid when the backend is one of ours that is not offered here, or the platform is not."""
+    default, offered = services.settings.backend, services.settings.platforms
+    if not request.is_managed:
+        return default
+    possible = [default, *offered]
+    if request.backend in (CODEBUILD, EKS):
+        if request.backend not in offered:
+            raise Invalid([f"Nothing runs on `{request.backend}` here; `backend` may be {' or '.join(offered)}."])
+        possible = [request.backend]
+    wanted = request.spec and request.spec.platform
+    for executor in possible:
+        if wanted in (None, offered[executor]):
+            return executor
+    built = " or ".join(sorted({offered[executor] for executor in possible}))
+    raise Invalid([f"`platforms`: this build would be made for {built} here, not for {wanted}."])
+
+
+def _image_tags(services: Services, request: BuildRequest) -> tuple[str, ...]:
+    """What the build's image is to be called as well, if it is made here. Raises Invalid."""
+    if request.spec is None or not request.is_managed:
+        return ()
+    patterns = services.settings.tag_patterns
+    if strange := [tag for tag in request.spec.image_tags if not any(fnmatchcase(tag, each) for each in patterns)]:
+        raise Invalid([f"`image_tags` may not have {', '.join(strange)}; allowed here are {', '.join(patterns)}."])
+    return request.spec.image_tags
 
 
 def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:

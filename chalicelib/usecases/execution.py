@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.build import Build, BuildKey, Image, Status
 from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.log_lines import Lines
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
 MAX_SERVED = 10  # waiting builds that one message has started, within its function's time
 GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
+MAX_NEWER = 50  # builds that may have got a tag meanwhile
 UNTIL_TOLD_SECONDS = (5, 15, 30, 60)  # from a failure, until its log says why; then the schedule looks
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
 
@@ -90,16 +91,16 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         build, known = known or services.builds.get(key), None
         if build is None or build.is_done:
             return None
-        digest = reason = None
+        image = reason = None
         may_change = False
         told = seen if build.finished_at is None else lifecycle.as_it_ended(build)
         if seen.attempt == build.attempt:
             is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
             if is_unclear or (told.outcome is not None and build.pushes):
-                digest = _digest(services, build)
-            if told.outcome is Outcome.FAILED and digest is None and not told.has_own_reason:
+                image = _image(services, build)
+            if told.outcome is Outcome.FAILED and image is None and not told.has_own_reason:
                 reason, may_change = _reason(services, told, build.nonce)
-        new = lifecycle.follow(build, told, services.now(), digest=digest, reason=reason, may_change=may_change)
+        new = lifecycle.follow(build, told, services.now(), image=image, reason=reason, may_change=may_change)
         return new and log_change(build, services.builds.save(new))
 
     new = retry_on_conflict(write)()
@@ -111,16 +112,43 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             services.queue.announce(key, after_seconds=seconds)
     if new is not None and (new.is_done or is_waiting_for_words):
         _announce_next(services, new.executor)
+    if new is not None and new.has_tags_to_move:
+        with isolated(new):  # else the schedule does it
+            move_tags(services, new)
     if new is not None and new.is_done and new.nocache and new.image_digest is not None:
         _note_fresh(services, new)
     return key
 
 
-def _digest(services: Services, build: Build) -> str | None:
-    """The digest of the build's image, if it has one. Before one is reported, nobody need be asked."""
+def _image(services: Services, build: Build) -> Image | None:
+    """The build's image, if it has one. Before one is reported, nobody need be asked."""
     if build.tag_was_free and not build.pushes:
         return None
-    return lifecycle.image_of(build, services.registry.digest(build.image))
+    return lifecycle.image_of(build, services.registry.find(build.image))
+
+
+def move_tags(services: Services, build: Build) -> Build:
+    """Gives the tags that a build asked for to the newest build that asked for them and has succeeded, and notes that.
+
+    Which that is does not depend on who comes when: whoever moves a tag looks for a newer build afterwards, too.
+    Raises Unavailable, and Conflict."""
+    moved: dict[str, str] = {}
+    while (wanted := _newest_by_tag(services, build)) != moved:
+        for tag, image in wanted.items():
+            services.registry.tag(image, tag)
+        moved = wanted
+    return services.builds.save(replace(build, image_tags_moved=True))
+
+
+def _newest_by_tag(services: Services, build: Build) -> dict[str, str]:
+    """The images, by their tags, of the newest builds: this one, or one of the `MAX_NEWER` that were made last."""
+    newest = dict.fromkeys(build.image_tags, build.image)
+    project = services.projects.get(build.key.owner, build.key.project)
+    for number in range(build.key.id + 1, (project.last_build_id if project else 0) + 1)[-MAX_NEWER:]:
+        other = services.builds.get(replace(build.key, id=number))
+        if other is not None and other.image_digest is not None:
+            newest |= {tag: other.image for tag in other.image_tags if tag in newest}
+    return newest
 
 
 def _note_fresh(services: Services, build: Build) -> None:
@@ -157,15 +185,15 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         return
     try:
         build = _asked_once_more(services, build)
-        digest = _digest(services, build) if build is not None and build.attempt > 0 else None
+        image = _image(services, build) if build is not None and build.attempt > 0 else None
     except (Busy, Unavailable):
-        digest = None
+        image = None
         if _why_overdue(services, known, GRACE_WITHOUT_ANSWER) is None:
             raise
     if build is None or build.is_done or (reason := _why_overdue(services, build)) is None:
         return
-    if digest is not None:
-        _finished_before(services, build, digest)
+    if image is not None:
+        _finished_before(services, build, image)
         return
     if build.handle is not None:
         try:  # where it runs has its own deadline; the record must not wait for an answer
@@ -227,7 +255,7 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
             return build
         if build.submitting_at is None:
             if build.attempt == 0 and not build.tag_was_free:
-                if services.registry.digest(build.image) is not None:
+                if services.registry.find(build.image) is not None:
                     return _refused_for_its_tag(services, build)
                 build = replace(build, tag_was_free=True)
             return _start(services, _claimed(services, build), is_repeat=False)
@@ -281,8 +309,8 @@ def _claimed(services: Services, build: Build) -> Build:
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
     """Has the claimed attempt started and stores the handle. Raises Conflict. What the executor answers to a repeated
     start says nothing about the first one: the claim stays then."""
-    if build.attempt > 1 and (digest := _digest(services, build)):
-        return _finished_before(services, build, digest)
+    if build.attempt > 1 and (image := _image(services, build)):
+        return _finished_before(services, build, image)
     executor = services.executor(build.executor)
     services.registry.prepare(build.image)
     if not _may_repeat(services, build):  # that took so long that the executor may forget the attempt
@@ -302,11 +330,11 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
     return _note(services, build, handle)
 
 
-def _finished_before(services: Services, build: Build, digest: str) -> Build | None:
+def _finished_before(services: Services, build: Build, image: Image) -> Build | None:
     """Records the success of an attempt whose image is in the registry: tags cannot be overwritten, nor need they be.
     Its handle, log and times are recorded if the executor still knows it; attempts that still run are stopped."""
     executor = services.executor(build.executor)
-    makers = [push.attempt for push in build.pushes if push.digest == digest]
+    makers = [push.attempt for push in build.pushes if push.digest == image.digest]
     made, seen = replace(build, submitting_at=build.submitting_at or build.created_at), None
     for attempt in dict.fromkeys((*makers, build.attempt, *reversed(build.unsure_attempts))):
         handle = executor.find_handle(replace(build, attempt=attempt, submitting_at=build.created_at))
@@ -322,7 +350,7 @@ def _finished_before(services: Services, build: Build, digest: str) -> Build | N
             made = replace(made, attempt=attempt)
     if seen is None:
         seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
-    done = lifecycle.follow(made, seen, services.now(), digest=digest, reason=None)
+    done = lifecycle.follow(made, seen, services.now(), image=image, reason=None)
     return done and log_change(build, services.builds.save(done))
 
 

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,6 +12,7 @@ from itertools import chain
 
 from chalicelib.domain.answer import encoded_bytes, fitting
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.build_steps import BuildStep, Steps
 from chalicelib.domain.log_lines import MAX_LINE_BYTES, Lines, LogLine, Position, Table, at_of, find, ms_of
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Invalid, NoLog, Unavailable
@@ -25,6 +26,7 @@ KEEPS_FOR = timedelta(minutes=6)  # one function, which lives for five; then ano
 TAIL_LINES = 20  # of which one is the end mark, if the log has it
 TRIES = 3  # to keep a log; the queue's dead letters begin after more
 MAX_READS = 100  # of the log service for one answer
+MAX_READS_FOR_STEPS = 5  # about 50,000 lines: followers ask again and again
 FEW_LINES = 1_000  # a read that finds fewer has come to what is just being written
 CHUNK_BYTES = 64 * 1024  # of a text on its way into storage
 RAW_FACTOR = 4  # of what is kept may be read for it: a progress bar's earlier states are not kept
@@ -70,6 +72,24 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
         more = f"… the log goes on: ask for it with ?cursor={page.next_cursor}\n"
         return replace(page, text=page.text + more)
     return page
+
+
+def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep]:
+    """What the build did, in the order in which it began. They are kept with the log; until then the log's first
+    lines are read, `MAX_READS_FOR_STEPS` times. Raises NotFound, Forbidden."""
+    build = builds.get(services, caller, key).build
+    if build.kept_log_bytes is not None:
+        return services.log_archive.steps(build)
+    found, lines, after = Steps(build.image), Lines(build.nonce), Position()
+    for _ in range(MAX_READS_FOR_STEPS if build.log else 0):
+        part = services.logs.read(build.log or "", after)
+        for piece in part.lines:
+            for line in lines.add(piece):
+                found.add(piece.at, line)
+        if part.is_end:
+            break
+        after = part.next
+    return found.found
 
 
 def _parsed(cursor: str) -> Position | int:
@@ -198,6 +218,7 @@ def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool)
     try:
         services.log_archive.store(build, chain((first,), pieces))
         services.log_archive.store_table(build, text.table.blocks)
+        services.log_archive.store_steps(build, text.steps.found)
     except Unavailable:
         if not is_last_try:
             raise
@@ -214,6 +235,7 @@ class _Text:
     def __init__(self, services: Services, build: Build, name: str, *, is_last_try: bool) -> None:
         self._services, self._name, self._nonce, self._is_last_try = services, name, build.nonce, is_last_try
         self.size, self.lines, self.sha256, self.table = 0, 0, hashlib.sha256(), Table()
+        self.steps = Steps(build.image)
         self._chunk = bytearray()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -222,7 +244,10 @@ class _Text:
         try:
             for last in self._pieces():
                 raw += len(last.text)
-                rows = _rows(last, lines.add(last))
+                shown = lines.add(last)
+                for line in shown:
+                    self.steps.add(last.at, line)
+                rows = _rows(last, shown)
                 encoded = "".join(rows).encode() if rows else b""
                 if self.size + len(encoded) > room or raw > RAW_FACTOR * room:
                     why = f"the log goes on, and at most {room} bytes are kept"

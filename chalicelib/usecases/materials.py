@@ -10,8 +10,8 @@ from base64 import urlsafe_b64decode
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 
-from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, Push
-from chalicelib.domain.materials import attempt_secret, text_of
+from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, Push, Source
+from chalicelib.domain.materials import attempt_secret, labels_of, text_of
 from chalicelib.errors import Forbidden, Gone, Invalid
 from chalicelib.ports import Question, Services
 from chalicelib.usecases import secrets, throttle
@@ -60,13 +60,16 @@ def _materials(services: Services, build: Build, attempt: int) -> str:
     body = services.builds.body(build.key)
     if body is None:
         raise Gone("The build was purged.")
-    sha256 = build.source and build.source.code_sha256
-    code = {"code_url": services.sources.url(sha256)} if sha256 else {}
+    source = build.source or Source()
+    code = {"code_url": services.sources.url(source.code_sha256)} if source.code_sha256 else {}
+    if source.uploaded_at is not None:
+        code["epoch"] = str(int(source.uploaded_at.timestamp()))
     return text_of(
         {
             **services.scripts,
             "Dockerfile": body.dockerfile or "",
             "build-args": text_of(body.build_args or {}),
+            "labels": text_of(labels_of(build)),
             "config.json": _docker_configuration(services, build),
             "private-git-hosts": services.settings.private_git_hosts,
             **secrets.materials(services, build, body),

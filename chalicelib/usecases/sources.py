@@ -109,7 +109,7 @@ def source_of(services: Services, project: Project, spec: Spec) -> tuple[Source 
         raise Invalid([f"The project's code was uploaded and has one commit, {project.code.commit}, and no branches."])
     listing = services.sources.listing(project.code.sha256)
     files = listing.inside(spec.context)
-    source = Source(code_sha256=project.code.sha256, context=spec.context)
+    source = Source(code_sha256=project.code.sha256, context=spec.context, uploaded_at=project.code.uploaded_at)
     if spec.dockerfile is None:
         return source, project.code.commit, generate(spec, files)
     packed = services.sources.open(project.code.sha256)
@@ -129,8 +129,12 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
     services.sources.keep(packed, sha256, listing)
     if services.code_references.is_being_dropped(sha256, services.now()):
         raise Conflict("The same code, unused for long, is being removed just now; upload it again in ten minutes.")
-    new = Code(sha256, size, now)
-    return projects.save(services, project, lambda project: replace(project, code=new, updated_at=now))
+
+    def changed(project: Project) -> Project:  # the same code keeps its time, which is that of the images
+        is_same = project.code is not None and project.code.sha256 == sha256
+        return replace(project, code=project.code if is_same else Code(sha256, size, now), updated_at=now)
+
+    return projects.save(services, project, changed)
 
 
 def _refuse_git(project: Project) -> None:

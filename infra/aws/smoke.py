@@ -135,6 +135,15 @@ def uploaded_code_is_built(on: Smoke) -> None:
     expect(last.endswith(f"{build['image'].rpartition(':')[0]}@{build['image_digest']}"), f"the log ends with {last}")
 
 
+def equal_inputs_make_equal_images(on: Smoke) -> None:
+    """Without cached layers, and with them."""
+    digests = []
+    for nocache in (True, True, False):
+        path = on.build("mkdir /made && touch /made/it", nocache=nocache)
+        digests.append(on.until(path, "succeeded")["image_digest"])
+    expect(len(set(digests)) == 1, f"the digests are {', '.join(digests)}")
+
+
 def a_large_upload_goes_straight_to_storage(on: Smoke) -> None:
     code = packed({"noise": secrets.token_bytes(LARGE_BYTES)})
     offer = on.ask("POST", f"/{on.place}/repo/upload/offers", 201).json()
@@ -237,7 +246,13 @@ def what_was_deleted_is_to_be_purged(on: Smoke) -> None:
 
 
 STEPS: tuple[Callable[[Smoke], None], ...] = (
-    *(a_project_is_made, uploaded_code_is_built, a_large_upload_goes_straight_to_storage, a_failing_step_is_named),
+    *(
+        a_project_is_made,
+        uploaded_code_is_built,
+        equal_inputs_make_equal_images,
+        a_large_upload_goes_straight_to_storage,
+        a_failing_step_is_named,
+    ),
     *(a_stop_ends_the_build, a_long_log_is_whole, arguments_and_secrets_arrive, a_message_makes_a_build),
     *(
         a_build_on_the_cluster,

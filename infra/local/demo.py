@@ -50,7 +50,8 @@ def run(url: str, token: str, machine: Machine, say: Callable[[str], None], *, k
     if build["last_status"] != "succeeded":
         reason = api.get(f"{PROJECT}/builds/{build['id']}/statuses")["results"][-1]["message"]
         raise DemoFailed(f"The build ended as {build['last_status']}: {reason}")
-    digest = HttpRegistry("http", FixedLogin(machine.registry_login)).digest(build["image"])
+    found = HttpRegistry("http", FixedLogin(machine.registry_login)).find(build["image"])
+    digest = found and found.digest
     print(f"\nThe registry answers for {build['image']}:\n  {digest}")
     if digest != build["image_digest"]:
         raise DemoFailed("The registry's digest is not the one the build tells.")

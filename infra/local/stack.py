@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine
 from typing import TYPE_CHECKING
 
 import boto3
@@ -42,6 +43,7 @@ AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
 PREFIX = "slipway"  # of all projects' repositories
 BUILD_KEY = "slipway-build-key"
+IS_ARM = machine() in ("aarch64", "arm64")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def stack(
                     "SLIPWAY_REGISTRY": f"{registry}/{PREFIX}",
                     "SLIPWAY_REGISTRY_KIND": "plain",
                     "SLIPWAY_REGISTRY_LOGIN": registry_login,
+                    "SLIPWAY_BUILD_ARCHITECTURE": "arm64" if IS_ARM else "x86_64",
                     "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
                     "SLIPWAY_API_PREFIX": "/api/v1",
                     "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user's machine is his
@@ -238,6 +241,7 @@ def _eks_settings(kubernetes: FakeKubernetes) -> dict[str, str]:
     endpoint, certificate = kubernetes.start()
     return {
         "SLIPWAY_EKS_CLUSTER": CLUSTER,
+        "SLIPWAY_EKS_ARCHITECTURE": "arm64" if IS_ARM else "amd64",
         "SLIPWAY_EKS_ENDPOINT": endpoint,
         "SLIPWAY_EKS_CERTIFICATE": certificate,
         "SLIPWAY_WATCH_EVERY_SECONDS": "1",

@@ -42,7 +42,7 @@ class AttemptApi:
             return Response('{"detail": "Not now."}', status=self.refusals.pop(0))
         if what == "_materials":
             links = {f"{name}_url": f"{self.url}/{name}" for name in self.files}
-            return Response(text_of({**steps.texts(), "build-args": "", **links, **self.materials}))
+            return Response(text_of({**steps.texts(), "build-args": "", "labels": "", **links, **self.materials}))
         return Response('{"ServerURL": "r.test"}' if what == "_login" else "")
 
     def told(self, what: str) -> list[dict[str, str]]:

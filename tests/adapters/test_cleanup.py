@@ -254,7 +254,7 @@ class Ecr:
 
     def prepare(self, count: int = 0, days: int = 0) -> None:
         lifecycle = image_lifecycle(count, days, ["release", "v", "release"])
-        HttpRegistry("https", EcrCredentials(self.client, lifecycle)).prepare(self.image)
+        HttpRegistry("https", EcrCredentials(("latest",), self.client, lifecycle)).prepare(self.image)
 
     def push(self, *tags: str | None, image: str | None = None) -> None:
         for tag in tags:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from base64 import b64decode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,27 @@ def test_a_private_repository_is_fetched_and_its_login_is_left_nowhere(
     assert (tmp_path / "work/build/note.txt").read_text() == "second"
     left = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN in path.read_text()]
     assert (left, TOKEN in done.stdout) == ([], False)  # `called` has git's arguments
+
+
+def test_the_commit_and_its_time_are_told_for_the_image(fetch: Fetch, tmp_path: Path, git: GitServer) -> None:
+    (tmp_path / "memory/labels").write_text("org.opencontainers.image.source eA==\n")
+    assert fetch(git.url, SLIPWAY_GIT_REVISION=git.commits[0], **login(tmp_path, git)).returncode == 0
+
+    show = [
+        "git",
+        "-C",
+        str(next(git.certificate.parent.rglob("code.git"))),
+        "show",
+        "--no-patch",
+        "--format=%ct",
+        git.commits[0],
+    ]
+    epoch = subprocess.check_output(show, text=True)
+    assert (tmp_path / "memory/epoch").read_text() == epoch
+    labels = dict(line.split(" ") for line in (tmp_path / "memory/labels").read_text().splitlines())
+    told = {name.rpartition(".")[2]: b64decode(value).decode().strip() for name, value in labels.items()}
+    created = f"{datetime.fromtimestamp(int(epoch), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert told == {"source": "x", "revision": git.commits[0], "created": created}
 
 
 def test_the_login_is_for_the_repositorys_host_alone(fetch: Fetch, tmp_path: Path, git: GitServer) -> None:

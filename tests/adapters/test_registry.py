@@ -22,6 +22,7 @@ from chalicelib.adapters.registry import (
     SignedLogins,
     session_policy,
 )
+from chalicelib.domain.build import Image
 from chalicelib.domain.project import image_reference
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Unavailable
@@ -33,21 +34,29 @@ from tests.fakes import Clock, FakeRegistry, FakeRegistryLogins
 
 HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 IMAGE = f"{HOST}/slipway/ada/vision-01234567:7"
+MOVABLE = ("latest", "v*")
 ROLE = "arn:aws:iam::123456789012:role/registry"
 
 
 @dataclass
 class _Http:
-    """A registry's HTTP API: answers by path, and what was asked."""
+    """A registry's HTTP API: answers by path, what was asked, and manifests with their types, which are taken."""
 
     host: str = ""
     answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    manifests: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    immutable: set[str] = field(default_factory=set)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
     def answer(self, request: Request) -> Response:
         self.asked.append((request.method, request.path, dict(request.headers)))
+        if request.method == "PUT" and request.path not in self.immutable:
+            self.answers[request.path] = 200, {"Docker-Content-Digest": DIGEST}
+            self.manifests[request.path] = request.get_data(), request.content_type or ""
+            return Response(status=201)
         status, headers = self.answers.get(request.path, (404, {}))
-        return Response(status=status, headers=headers)
+        body, kind = self.manifests.get(request.path, (b"", ""))
+        return Response(body, status=status, headers=headers, content_type=kind)
 
 
 @pytest.fixture
@@ -71,20 +80,33 @@ def registry(request: pytest.FixtureRequest, http: _Http) -> tuple[Registry, str
     if request.param == "plain":
         return HttpRegistry("http", FixedLogin(None)), repository
     request.getfixturevalue("on_aws")
-    return HttpRegistry("http", EcrCredentials()), repository
+    return HttpRegistry("http", EcrCredentials(MOVABLE)), repository
 
 
 def test_an_image_has_the_digest_its_registry_says(registry: tuple[Registry, str]) -> None:
     answers, repository = registry
 
-    assert answers.digest(f"{repository}:1") == DIGEST
+    assert answers.find(f"{repository}:1") == Image(DIGEST)
 
 
 def test_an_image_that_is_not_there_has_none(registry: tuple[Registry, str]) -> None:
     answers, repository = registry
 
-    assert answers.digest(f"{repository}:2") is None
-    assert answers.digest(f"{repository}-other:1") is None
+    assert answers.find(f"{repository}:2") is None
+    assert answers.find(f"{repository}-other:1") is None
+
+
+def test_an_image_gets_a_tag_more_as_often_as_it_is_asked_for(registry: tuple[Registry, str]) -> None:
+    answers, repository = registry
+    answers.prepare(f"{repository}:1")
+
+    for _ in range(2):
+        answers.tag(f"{repository}:1", "latest")
+
+    assert answers.find(f"{repository}:latest") == Image(DIGEST)
+    with pytest.raises(Unavailable):
+        answers.tag(f"{repository}:2", "latest")
+    assert answers.find(f"{repository}:latest") == Image(DIGEST)
 
 
 def test_preparing_and_forgetting_repeat(registry: tuple[Registry, str]) -> None:
@@ -95,7 +117,7 @@ def test_preparing_and_forgetting_repeat(registry: tuple[Registry, str]) -> None
         answers.prepare(f"{repository}:2")
     for _ in range(2):
         answers.forget_cache(f"{repository}:1")
-    assert answers.digest(f"{repository}:1") == DIGEST
+    assert answers.find(f"{repository}:1") == Image(DIGEST)
 
 
 # Logins of builds
@@ -145,7 +167,51 @@ def test_any_other_answer_is_no_answer(http: _Http, status: int, headers: dict[s
     http.answers["/v2/a/b/manifests/1"] = (status, headers)
 
     with pytest.raises(Unavailable):
-        HttpRegistry("http", FixedLogin(None)).digest(f"{http.host}/a/b:1")
+        HttpRegistry("http", FixedLogin(None)).find(f"{http.host}/a/b:1")
+
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "layer_bytes"),
+    [
+        ({"layers": [{"size": 23, "digest": "sha256:ab"}, {"size": 5}]}, (23, 5)),
+        ({"layers": []}, ()),
+        ({"manifests": [{"size": 400}]}, None),  # an index: of several images
+        ({"layers": [{"size": -1}]}, None),
+        ({"layers": [{"size": 10**18}]}, None),
+        ({"layers": [{"size": "5"}]}, None),
+        ({"layers": [{"size": 1}] * 128}, None),
+        ("", None),
+    ],
+)
+def test_the_sizes_of_layers_are_those_of_the_manifest(
+    http: _Http, manifest: object, layer_bytes: tuple[int, ...] | None
+) -> None:
+    """Which anybody who may push writes."""
+    http.answers["/v2/a/b/manifests/1"] = (200, {"Docker-Content-Digest": DIGEST})
+    http.manifests["/v2/a/b/manifests/1"] = json.dumps(manifest).encode(), MANIFEST_TYPE
+
+    found = HttpRegistry("http", FixedLogin(None)).find(f"{http.host}/a/b:1")
+
+    assert found == Image(DIGEST, layer_bytes)
+
+
+def test_a_tag_is_moved_by_putting_the_same_manifest_again(http: _Http) -> None:
+    manifest = b'{"layers": [{"size": 5}] }'
+    http.answers["/v2/a/b/manifests/1"] = (200, {"Docker-Content-Digest": DIGEST})
+    http.manifests["/v2/a/b/manifests/1"] = manifest, MANIFEST_TYPE
+    registry = HttpRegistry("http", FixedLogin("AWS:secret"))
+
+    registry.tag(f"{http.host}/a/b:1", "v1.2")
+
+    assert http.manifests["/v2/a/b/manifests/v1.2"] == (manifest, MANIFEST_TYPE)
+    assert all("Authorization" in headers for _, _, headers in http.asked)
+    http.answers["/v2/a/b/manifests/v1.2"] = (400, {})
+    http.immutable = {"/v2/a/b/manifests/v1.2"}
+    with pytest.raises(Unavailable):
+        registry.tag(f"{http.host}/a/b:1", "v1.2")
 
 
 def test_nobody_listening_is_unavailable() -> None:
@@ -153,14 +219,14 @@ def test_nobody_listening_is_unavailable() -> None:
         port = free.getsockname()[1]
 
     with pytest.raises(Unavailable):
-        HttpRegistry("http", FixedLogin(None)).digest(f"127.0.0.1:{port}/a/b:1")
+        HttpRegistry("http", FixedLogin(None)).find(f"127.0.0.1:{port}/a/b:1")
 
 
 def test_every_kind_of_manifest_is_accepted_without_login(http: _Http) -> None:
-    HttpRegistry("http", FixedLogin(None)).digest(f"{http.host}/a/b:1")
+    HttpRegistry("http", FixedLogin(None)).find(f"{http.host}/a/b:1")
 
     ((method, path, headers),) = http.asked
-    assert (method, path) == ("HEAD", "/v2/a/b/manifests/1")
+    assert (method, path) == ("GET", "/v2/a/b/manifests/1")
     assert "application/vnd.oci.image.index.v1+json" in headers["Accept"]
     assert "application/vnd.docker.distribution.manifest.v2+json" in headers["Accept"]
     assert "Authorization" not in headers
@@ -176,19 +242,25 @@ def ecr(on_aws: None) -> Any:
     return boto3.client("ecr")
 
 
-def test_ecr_repositories_have_tags_that_cannot_be_moved(ecr: Any) -> None:
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new one", "one of an older version"])
+def test_ecr_repositories_have_tags_that_cannot_be_moved_but_for_some(ecr: Any, is_there: bool) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
+    if is_there:
+        ecr.create_repository(
+            repositoryName=name, imageTagMutability="IMMUTABLE", imageScanningConfiguration={"scanOnPush": True}
+        )
 
-    HttpRegistry("https", EcrCredentials(ecr)).prepare(f"000000000000.dkr.ecr.us-east-1.amazonaws.com/{name}:1")
+    HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).prepare(f"{HOST}/{name}:1")
 
     (repository,) = ecr.describe_repositories(repositoryNames=[name])["repositories"]
-    assert repository["imageTagMutability"] == "IMMUTABLE"
+    assert repository["imageTagMutability"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert [each["filter"] for each in repository["imageTagMutabilityExclusionFilters"]] == list(MOVABLE)
     assert repository["imageScanningConfiguration"] == {"scanOnPush": True}
 
 
 def test_ecr_caches_have_tags_that_move_and_forget_what_is_old(ecr: Any) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
-    registry, image = HttpRegistry("https", EcrCredentials(ecr)), f"{HOST}/slipway/{name}:1"
+    registry, image = HttpRegistry("https", EcrCredentials(MOVABLE, ecr)), f"{HOST}/slipway/{name}:1"
     registry.prepare(image)
 
     (cache,) = ecr.describe_repositories(repositoryNames=[f"slipway-cache/{name}"])["repositories"]
@@ -205,7 +277,7 @@ def test_ecr_caches_have_tags_that_move_and_forget_what_is_old(ecr: Any) -> None
 def test_a_cache_whose_making_was_interrupted_gets_its_lifecycle_later(ecr: Any) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
     ecr.create_repository(repositoryName=f"slipway-cache/{name}")
-    HttpRegistry("https", EcrCredentials(ecr)).prepare(f"{HOST}/slipway/{name}:1")
+    HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).prepare(f"{HOST}/slipway/{name}:1")
 
     assert ecr.get_lifecycle_policy(repositoryName=f"slipway-cache/{name}")
 
@@ -234,7 +306,7 @@ def test_the_policy_of_a_login_names_the_projects_partition_region_and_account()
 
 
 def test_ecr_is_logged_in_to(ecr: Any, http: _Http) -> None:
-    HttpRegistry("http", EcrCredentials(ecr)).digest(f"{http.host}/a/b:1")
+    HttpRegistry("http", EcrCredentials(MOVABLE, ecr)).find(f"{http.host}/a/b:1")
 
     scheme, _, credentials = http.asked[0][2]["Authorization"].partition(" ")
     assert scheme == "Basic"
@@ -249,16 +321,16 @@ def test_ecr_in_trouble_is_unavailable(ecr: Any) -> None:
         script.add_client_error("delete_repository", "ServerException")
         script.add_client_error("get_authorization_token", "ServerException")
         with pytest.raises(Unavailable):
-            HttpRegistry("https", EcrCredentials(ecr)).prepare("host/a/b:1")
+            HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).prepare("host/a/b:1")
         with pytest.raises(Unavailable):
-            HttpRegistry("https", EcrCredentials(ecr)).forget_cache("host/a/b:1")
+            HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).forget_cache("host/a/b:1")
         with pytest.raises(Unavailable):
-            HttpRegistry("https", EcrCredentials(ecr)).digest("host/a/b:1")
+            HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).find("host/a/b:1")
 
 
 def test_a_plain_registry_is_logged_in_to_where_it_has_a_login(http: _Http) -> None:
     for login in (None, "", "AWS:secret"):
-        HttpRegistry("http", FixedLogin(login)).digest(f"{http.host}/a/b:1")
+        HttpRegistry("http", FixedLogin(login)).find(f"{http.host}/a/b:1")
 
     without, empty, with_login = (headers for _, _, headers in http.asked)
     assert "Authorization" not in without

@@ -20,6 +20,7 @@ from botocore.awsrequest import AWSResponse
 
 from chalicelib.adapters.s3 import S3LogArchive, S3Sources
 from chalicelib.domain.archive import Listing
+from chalicelib.domain.build_steps import BuildStep
 from chalicelib.errors import NoLog, NotFound, Unavailable
 from chalicelib.ports import LogArchive, Offer, Sources
 from tests.factories import NOW, make_build, make_project
@@ -124,6 +125,17 @@ def test_a_kept_log_is_read_by_bytes(log_archive: LogArchive) -> None:
     assert log_archive.read(build, 0, 100) == "naïve".encode()
     assert log_archive.read(build, 1, 2) == b"a\xc3"
     assert log_archive.url(build)
+
+
+def test_steps_are_kept_beside_a_log_and_go_with_it(log_archive: LogArchive) -> None:
+    build = make_build(uuid=uuid.uuid4().hex)
+    assert list(log_archive.steps(build)) == []
+    steps = [BuildStep("[1/2] FROM x", NOW, is_cached=True), BuildStep("[2/2] RUN x", NOW, 1.5, error="ERROR: no")]
+
+    log_archive.store_steps(build, [])
+    log_archive.store_steps(build, steps)
+
+    assert list(log_archive.steps(build)) == steps
 
 
 def test_links_work_without_credentials(on_aws: None) -> None:

@@ -69,7 +69,7 @@ def test_materials_become_files_that_others_cannot_read(ask: Run, api: AttemptAp
     memory = tmp_path / "memory"
     assert (memory / "Dockerfile").read_text() == "FROM x\n"
     assert (memory / "secrets" / "pip").read_text() == "hush\n two"
-    names = {"Dockerfile", "build-args", "secrets", *(path.stem for path in SCRIPTS)}
+    names = {"Dockerfile", "build-args", "labels", "secrets", *(path.stem for path in SCRIPTS)}
     assert {path.name for path in memory.iterdir()} == names
     assert {path.stat().st_mode & 0o077 for path in memory.iterdir()} == {0}
     assert api.asked == [("_materials", {"attempt": "1"})]
@@ -170,7 +170,7 @@ def test_the_output_of_a_stopped_build_ends_with_its_engine_not_before(tmp_path:
     (programs / "buildah").write_text(BUILDER)
     (programs / "buildah").chmod(0o755)
     memory.mkdir()
-    for name, text in {**steps.texts(), "build-args": "", "login": "{}", "masks": masks}.items():
+    for name, text in {**steps.texts(), "build-args": "", "labels": "", "login": "{}", "masks": masks}.items():
         (memory / name).write_text(text)
     variables = {"SLIPWAY_MEMORY": str(memory), "SLIPWAY_ENGINE": "buildah", "SLIPWAY_IMAGE": "x:1"}
     build = subprocess.Popen(

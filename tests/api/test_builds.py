@@ -14,6 +14,7 @@ from chalicelib.errors import Busy
 from chalicelib.usecases import execution
 from tests.api.conftest import Api
 from tests.factories import SPEC
+from tests.usecases.conftest import end_with_an_image
 
 BUILDS = "/ada/vision/builds"
 CONTENT = json.dumps(SPEC)
@@ -222,6 +223,19 @@ def test_what_a_build_took_and_cost(api: Api) -> None:
 
     build = api.ok("GET", f"{BUILDS}/1")
     assert (build["duration_seconds"], build["billed_minutes"], build["estimated_cost"]) == (690, 2, 0.01)
+
+
+def test_how_large_an_image_is(api: Api) -> None:
+    api.services.registry.layer_bytes = (30, 5)
+    created = api.ok("POST", BUILDS, {"content": CONTENT})
+    assert (created["image_bytes"], created["layer_bytes"]) == (None, None)
+    (key,) = api.services.queue.take()
+    execution.attend(api.services, key)
+    end_with_an_image(api.services, key)
+    execution.attend(api.services, key)
+
+    built = api.ok("GET", f"{BUILDS}/1")
+    assert (built["image_bytes"], built["layer_bytes"]) == (35, [30, 5])
 
 
 def test_a_build_that_never_ran_costs_nothing(api: Api) -> None:

@@ -74,6 +74,7 @@ NEEDS = {
     "GET /{owner}/{project}/builds/{build_id}/statuses": "read",
     "POST /{owner}/{project}/builds/{build_id}/statuses": "write",
     "GET /{owner}/{project}/builds/{build_id}/statuses/{status_uuid}": "read",
+    "GET /{owner}/{project}/builds/{build_id}/steps": "read",
     "GET /{owner}/{project}/builds/{build_id}/logs": "read",
     "POST /{owner}/{project}/builds/{build_id}/logs": "write",
     "GET /{owner}/{project}/builds/{build_id}/logs/stream": "read",

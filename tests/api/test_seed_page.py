@@ -84,6 +84,7 @@ def test_get_build(api: Api, build: Any, slash: str) -> None:
     assert got["created_at"] == "2024-03-01T12:00:00Z"
     assert got["started_at"] <= got["finished_at"] == got["updated_at"]
     assert got["image_digest"] == api.services.registry.images[got["image"]]
+    assert (got["image_bytes"], got["layer_bytes"], got["image_tags"]) == (None, None, [])
 
 
 @both_forms

@@ -173,7 +173,10 @@ def registry(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]
 
     def answer(request: Request) -> Response:
         repository, _, tag = request.path.removeprefix("/v2/").rpartition("/manifests/")
-        calls.add("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
+        action = "ecr:PutImage" if request.method == "PUT" else "ecr:BatchGetImage"
+        calls.add(action, f"arn:aws:ecr:us-east-1:123456789012:repository/{repository}")
+        if request.method == "PUT":
+            return Response(status=201)
         status = 200 if f"{repository}:{tag}" in known else 404
         return Response(status=status, headers={"Docker-Content-Digest": DIGEST})
 
@@ -212,7 +215,7 @@ class Services(wiring.AwsServices):
     @wiring.lazily
     def registry(self) -> ports.Registry:
         lifecycle = image_lifecycle(self.settings.keep_images, 0, ())
-        return HttpRegistry("http", EcrCredentials(lifecycle=lifecycle))
+        return HttpRegistry("http", EcrCredentials(self.settings.tag_patterns, lifecycle=lifecycle))
 
     def now(self) -> datetime:
         return super().now() + self.ahead
@@ -343,7 +346,7 @@ class Story:
 
     def succeed(self, registry: set[str]) -> int:
         """A new build runs, pushes and reports its image, and ends."""
-        content = CONTENT.replace("{", "{secrets: [{id: a, from: token}], ", 1)
+        content = CONTENT.replace("{", "{image_tags: [latest], secrets: [{id: a, from: token}], ", 1)
         build, is_open = self.create(content), self.deployed.api.is_open
         is_open.clear()
         self.dispatch(build.key.id)
@@ -463,6 +466,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     story.keep(1)
     api("GET", f"{all_builds}/1/logs")
     api("GET", f"{all_builds}/1/logs/stream")
+    api("GET", f"{all_builds}/1/steps")
     api("GET", f"{all_builds}/1")
     rows = api("GET", f"{all_builds}/1/statuses")["results"]
     api("GET", f"{all_builds}/1/statuses/{rows[0]['uuid']}")

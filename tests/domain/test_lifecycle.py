@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import DONE, Build, Push, Status
+from chalicelib.domain.build import DONE, Build, Image, Push, Status
 from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_HISTORY_BYTES, Observation, Outcome, Trouble
 from chalicelib.errors import Invalid
 from tests.factories import DIGEST, NOW, after, make_build, make_claimed, make_observation
@@ -289,7 +289,7 @@ def test_a_claim_is_a_new_attempt_that_shows_the_former_log_until_it_has_its_own
     assert (claimed.handle, claimed.log) == (None, "logs:run-1")
     for log, shown in ((None, "logs:run-1"), ("logs:run-2", "logs:run-2")):
         seen = make_observation(attempt=2, handle="run-2", log=log)
-        moved = lifecycle.follow(claimed, seen, after(2), digest=None, reason=None)
+        moved = lifecycle.follow(claimed, seen, after(2), image=None, reason=None)
         assert moved is not None
         assert (moved.handle, moved.log) == ("run-2", shown)
 
@@ -372,7 +372,7 @@ def test_a_build_says_why_it_was_stopped(outcome: Outcome, archived_at: datetime
     assert waiting is not None
     assert running is not None
     seen = make_observation(RUNNING, outcome=outcome)
-    stopped = lifecycle.follow(running, seen, after(200), digest=None, reason=None)
+    stopped = lifecycle.follow(running, seen, after(200), image=None, reason=None)
     assert stopped is not None
 
     for build in (waiting, stopped):
@@ -398,7 +398,9 @@ def test_what_has_ended_is_not_stopped(status: Status) -> None:
 def follow(
     build: Build, seen: Observation, *, now: datetime | None = None, digest: str | None = DIGEST
 ) -> Build | None:
-    return lifecycle.follow(build, seen, now or after(200), digest=digest, reason="a command failed")
+    return lifecycle.follow(
+        build, seen, now or after(200), image=Image(digest) if digest else None, reason="a command failed"
+    )
 
 
 def followed(build: Build, *observations: Observation, digest: str | None = DIGEST) -> Build:
@@ -496,14 +498,14 @@ def test_a_fault_of_a_later_attempt_is_added_to_those_that_may_have_made_the_ima
 @pytest.mark.parametrize("outcome", [Outcome.FAULT, Outcome.FAILED])
 def test_the_executors_words_are_shown_where_there_are_no_better_ones(outcome: Outcome) -> None:
     seen = make_observation(outcome=outcome, reason="BUILD: no disk")
-    build = lifecycle.follow(make_claimed(), seen, after(200), digest=None, reason=None)
+    build = lifecycle.follow(make_claimed(), seen, after(200), image=None, reason=None)
     assert build is not None
     assert build.history[-1].message == "BUILD: no disk"
 
 
 def test_a_failure_without_any_words_says_where_to_look() -> None:
     build = lifecycle.follow(
-        make_claimed(), make_observation(outcome=Outcome.FAILED), after(200), digest=None, reason=None
+        make_claimed(), make_observation(outcome=Outcome.FAILED), after(200), image=None, reason=None
     )
     assert build is not None
     assert build.history[-1].message == "The build failed; its log may tell why."
@@ -513,7 +515,7 @@ def test_a_second_fault_fails() -> None:
     warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT), digest=None)
     seen = make_observation(SCHEDULED, outcome=Outcome.FAULT, attempt=2, reason="BUILD: no disk")
 
-    build = lifecycle.follow(lifecycle.claim(warned, after(250)), seen, after(300), digest=None, reason=None)
+    build = lifecycle.follow(lifecycle.claim(warned, after(250)), seen, after(300), image=None, reason=None)
 
     assert build is not None
     assert (build.last_status, build.history[-1].message) == (Status.FAILED, "BUILD: no disk")
@@ -649,7 +651,7 @@ def test_the_first_entry_has_an_aware_time() -> None:
 
 def troubled(build: Build, *steps: Status, trouble: Status = Status.UNSCHEDULABLE, words: str = "no node") -> Build:
     seen = make_observation(*steps, trouble=Trouble(trouble, words))
-    return lifecycle.follow(build, seen, after(60), digest=None, reason=None) or build
+    return lifecycle.follow(build, seen, after(60), image=None, reason=None) or build
 
 
 def test_trouble_is_told_once_and_leads_nowhere_back() -> None:
@@ -660,7 +662,7 @@ def test_trouble_is_told_once_and_leads_nowhere_back() -> None:
     assert build.history[-1].message == "1 node"
 
     seen = make_observation(Status.SCHEDULED, Status.BUILDING, Status.RUNNING)
-    build = lifecycle.follow(build, seen, after(90), digest=None, reason=None) or build
+    build = lifecycle.follow(build, seen, after(90), image=None, reason=None) or build
     assert [entry.status for entry in build.history][2:] == ["unschedulable", "building", "running"]
 
 
@@ -680,7 +682,7 @@ def test_trouble_of_changing_kinds_leaves_room_for_the_end() -> None:
     assert len(build.history) == lifecycle.MAX_HISTORY - 1 - 10
 
     seen = make_observation(Status.SCHEDULED, Status.BUILDING, Status.RUNNING, outcome=Outcome.FAILED)
-    done = lifecycle.follow(build, seen, after(900), digest=None, reason="Exit code 1: x")
+    done = lifecycle.follow(build, seen, after(900), image=None, reason="Exit code 1: x")
     assert done is not None
     assert [entry.status for entry in done.history][-3:] == ["building", "running", "failed"]
 
@@ -704,7 +706,7 @@ def test_trouble_leaves_room_for_one_more_attempt() -> None:
 def test_an_end_without_trace_can_say_more_than_that() -> None:
     build = make_claimed(status=Status.RUNNING, handle="run-1")
     seen = make_observation(outcome=Outcome.GONE, reason="The build's pod was removed while it ran.")
-    done = lifecycle.follow(build, seen, after(900), digest=None, reason=None)
+    done = lifecycle.follow(build, seen, after(900), image=None, reason=None)
     assert done is not None
     assert done.history[-1].message == "The build's pod was removed while it ran."
 
@@ -716,7 +718,7 @@ def test_only_one_fault_is_forgiven_and_trouble_is_none() -> None:
 
     for attempt, expected in ((1, Status.WARNING), (2, Status.FAILED)):
         seen = make_observation(attempt=attempt, outcome=Outcome.FAULT)
-        after_fault = lifecycle.follow(build, seen, after(200), digest=None, reason=None)
+        after_fault = lifecycle.follow(build, seen, after(200), image=None, reason=None)
         assert after_fault is not None
         assert after_fault.last_status is expected
         build = lifecycle.claim(after_fault, after(201))
@@ -734,4 +736,5 @@ def test_only_one_fault_is_forgiven_and_trouble_is_none() -> None:
     ],
 )
 def test_an_image_is_a_builds_own_when_an_attempt_has_reported_it(changes: dict[str, Any], is_made: bool) -> None:
-    assert lifecycle.image_of(make_build(**changes), DIGEST) == (DIGEST if is_made else None)
+    assert lifecycle.image_of(make_build(**changes), Image(DIGEST)) == (Image(DIGEST) if is_made else None)
+    assert lifecycle.image_of(make_build(**changes), None) is None

@@ -41,6 +41,8 @@ def test_a_whole_specification() -> None:
             "context": "src/app",
             "lang_env": "C.UTF-8",
             "nocache": "yes",
+            "image_tags": ["latest", "v1", "latest"],
+            "platforms": ["linux/arm64"],
             "commit": "2f758b8902d4cf5d4147b09706613ec108eda369",
             "branch": "feature/x",
             "environment": {
@@ -58,6 +60,8 @@ def test_a_whole_specification() -> None:
         env_vars=(("APP_MODE", "prod"), ("RETRIES", "3")),
         lang_env="C.UTF-8",
         nocache=True,
+        image_tags=("latest", "v1"),
+        platform="linux/arm64",
         commit="2f758b8902d4cf5d4147b09706613ec108eda369",
         branch="feature/x",
         backend="kaniko",
@@ -267,6 +271,10 @@ def test_images_that_are_taken(image: str) -> None:
 
 VERSION = "`version` must be 1."
 IMAGE = "`image` must"
+NO_TAG = "`image_tags` are at most 128 letters, digits, `_`, `.`, `-` each, and no numbers: builds have those."
+ONE_PLATFORM = (
+    "`platforms` must have one entry: an image of several platforms is not built here; post a build for each."
+)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +367,14 @@ IMAGE = "`image` must"
         ({"lang_env": "C UTF"}, "`lang_env` must be a locale such as `C.UTF-8`."),
         ({"nocache": "perhaps"}, "`nocache` must be true or false."),
         ({"nocache": []}, "`nocache` must be true or false."),
+        ({"image_tags": "latest"}, "`image_tags` must be a list of at most 5 tags."),
+        ({"image_tags": list("abcdef")}, "`image_tags` must be a list of at most 5 tags."),
+        *(({"image_tags": ["latest", tag]}, NO_TAG) for tag in ("12", "", 3, "-x", "a b", "é", "x" * 129, "a\n", "*")),
+        ({"platforms": "linux/amd64"}, ONE_PLATFORM),
+        ({"platforms": []}, ONE_PLATFORM),
+        ({"platforms": ["linux/amd64", "linux/arm64"]}, ONE_PLATFORM),
+        ({"platforms": ["windows/amd64"]}, "`platforms` may be linux/amd64 or linux/arm64."),
+        ({"platforms": [["linux/amd64"]]}, "`platforms` may be linux/amd64 or linux/arm64."),
         (
             {"commit": 123},
             "`commit` must be a text: write it in quotes.",

@@ -55,7 +55,7 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     docker.write_text(
         f"""#!/bin/sh
         echo "$*" >>asked
-        metadata=$(echo "$*" | sed -n "s/.*--metadata-file //;s/ --tag .*//p")
+        metadata=$(echo "$*" | sed -n "s/.*--metadata-file \\([^ ]*\\).*/\\1/p")
         test -z "$metadata" || echo '{{"containerimage.digest": "sha256:ab"}}' >"$metadata"
         test "$1" != pull || {str(has_copy).lower()}
         """
@@ -64,6 +64,8 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     memory = folder.parent / "memory"
     (memory / "secrets").mkdir(parents=True)
     (memory / "build-args").write_text("NAME YSAnYiI=\nEMPTY \n")
+    (memory / "labels").write_text("org.opencontainers.image.revision YWI=\n")
+    (memory / "epoch").write_text("1700000000\n")
     (memory / "secrets" / "pip").touch()
     for name, text in texts().items():
         (memory / name).write_text(text)
@@ -89,8 +91,10 @@ def test_buildkit_is_taken_from_the_repository_of_tools_where_it_was_copied(
     )
     assert "--cache-from type=registry,ref=registry.test/cache/ada/vision:layers " in built
     assert built.startswith("buildx build ") and built.endswith("--output type=cacheonly .")
-    assert pushed.startswith("buildx build ") and pushed.endswith("--tag registry.test/ada/vision:1 --push .")
-    told = f"--build-arg NAME=a 'b\" --build-arg EMPTY= --secret id=pip,src={memory}/secrets/pip "
+    assert pushed.startswith("buildx build ") and "--metadata-file" in pushed
+    assert " --output type=image,name=registry.test/ada/vision:1,push=true,rewrite-timestamp=true " in pushed
+    told = "--build-arg SOURCE_DATE_EPOCH=1700000000 --build-arg NAME=a 'b\" --build-arg EMPTY= "
+    told += f"--secret id=pip,src={memory}/secrets/pip --label org.opencontainers.image.revision=ab "
     assert told in built and told in pushed
     # the second run takes all from the first: neither the former cache nor an order to build anew
     assert "--cache-from" in built and "--cache-from" not in pushed
@@ -107,6 +111,7 @@ def test_a_failed_login_ends_a_build_at_once_and_in_words(folder: Path) -> None:
         (memory / name).write_text(text)
     (memory / "ask").write_text("exit 1\n")
     (memory / "build-args").touch()
+    (memory / "labels").touch()
     variables = {"PATH": "/usr/bin:/bin", "SLIPWAY_MEMORY": str(memory), "SLIPWAY_ENGINE": "none"}
     lines: list[str] = []
     phase = Phase(commands, folder, {**variables, "SLIPWAY_IMAGE": "x"}, lines.append)

@@ -42,7 +42,7 @@ def start_build(engine: Engine, image: str, folder: Path) -> subprocess.Popen[st
     """Runs the step that builds as CodeBuild does, in a process group of its own."""
     memory = folder.with_name(f"{folder.name}-memory")
     memory.mkdir(exist_ok=True)
-    for name, text in {**texts(), "build-args": ""}.items():
+    for name, text in {**texts(), "build-args": "", "labels": ""}.items():
         (memory / name).write_text(text)
     (memory / "login").write_text("{}")  # the check before the build; the engine's own configuration has the real one
     return subprocess.Popen(
@@ -116,8 +116,8 @@ def test_the_step_builds_and_pushes(engine: Engine, images: Registry, base: str,
     output = finish(start_build(engine, image, tmp_path))
 
     assert "echo ahoy" in output
-    digest = HttpRegistry("http", FixedLogin(images.login)).digest(image)
-    assert digest is not None and digest.startswith("sha256:")
+    found = HttpRegistry("http", FixedLogin(images.login)).find(image)
+    assert found is not None and found.digest.startswith("sha256:")
     assert engine.run_in_image(image, ["cat", "/greeting"]) == "ahoy\n"
 
 

@@ -184,8 +184,8 @@ class Aws:
     def _registry(self, request: Request) -> Answer:
         host, path = urlsplit(request.url).netloc, urlsplit(request.url).path
         name, _, tag = path.removeprefix("/v2/").partition("/manifests/")
-        digest = self._services.registry.digest(f"{host}/{name}:{tag}")
-        return Answer(headers={"Docker-Content-Digest": digest}) if digest else Answer(404)
+        found = self._services.registry.find(f"{host}/{name}:{tag}")
+        return Answer(headers={"Docker-Content-Digest": found.digest}) if found else Answer(404)
 
     def _sts(self, request: Request) -> Answer:
         names = ("AccessKeyId", "SecretAccessKey", "SessionToken")

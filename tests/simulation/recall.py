@@ -22,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, Status
+from chalicelib.domain.build import Build, Image, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
 from chalicelib.errors import Busy, Gone
@@ -96,9 +96,9 @@ def may_repeat_once_decided(services: Any, build: Build) -> bool:
 # An image in the registry ends a build without the log and the handle of the attempt that made it
 
 
-def finish_without_evidence(services: Any, build: Build, digest: str, *_: Any) -> Build | None:
+def finish_without_evidence(services: Any, build: Build, image: Image, *_: Any) -> Build | None:
     seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
-    done = lifecycle.follow(build, seen, services.now(), digest=digest, reason=None)
+    done = lifecycle.follow(build, seen, services.now(), image=image, reason=None)
     return done and log_change(build, services.builds.save(done))
 
 
@@ -151,13 +151,13 @@ def reconcile_without_lease(services: Any) -> int:
 # Whatever image has the build's tag counts, whoever pushed it
 
 
-def image_of_anybody(build: Build, answered: str | None) -> str | None:
+def image_of_anybody(build: Build, answered: Image | None) -> Image | None:
     return answered
 
 
-def digest_of_anybody(services: Any, build: Build) -> str | None:
-    digest: str | None = services.registry.digest(build.image)
-    return digest
+def found_image_of_anybody(services: Any, build: Build) -> Image | None:
+    found: Image | None = services.registry.find(build.image)
+    return found
 
 
 # An attempt is only answered once its handle is noted
@@ -275,7 +275,7 @@ FAULTS = (
         117,
         {
             "chalicelib.domain.lifecycle.image_of": image_of_anybody,
-            "chalicelib.usecases.execution._digest": digest_of_anybody,
+            "chalicelib.usecases.execution._image": found_image_of_anybody,
         },
         lambda story: story.fault_rates.rates["run"] > 0,
     ),

@@ -130,8 +130,9 @@ def test_from_a_folder_to_an_image_in_a_pipe(client: Client, tmp_path: Path, ver
     assert status == 0, said
     assert RESULT.fullmatch(result)
     build = client.get(f"/root/{name}/builds/1")
-    digest = HttpRegistry("http", FixedLogin(client.machine.registry_login)).digest(build["image"])
-    assert result == f"{build['image'].rpartition(':')[0]}@{digest}\n"
+    found = HttpRegistry("http", FixedLogin(client.machine.registry_login)).find(build["image"])
+    assert found is not None
+    assert result == f"{build['image'].rpartition(':')[0]}@{found.digest}\n"
     assert client.log(f"/root/{name}/builds/1") in "\n".join(line for line in said.split("\n") if line[:1] != "[")
     assert [word for word in client.statuses(f"/root/{name}/builds/1") if f"] {word}" not in said] == []
     assert "\x1b" not in said and "\r" not in said

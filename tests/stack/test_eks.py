@@ -44,7 +44,10 @@ def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]
     registry = HttpRegistry("http", FixedLogin(client.machine.registry_login))
-    assert build["image_digest"] == registry.digest(build["image"])
+    found = registry.find(build["image"])
+    assert found is not None and found.layer_bytes is not None
+    assert build["image_digest"] == found.digest
+    assert (build["image_bytes"], build["layer_bytes"]) == (sum(found.layer_bytes), list(found.layer_bytes))
     assert client.machine.engine.run_in_image(build["image"], ["cat", "/colour"]) == "sea green\n"
     log = client.log(path)
     assert "finished-42" in log

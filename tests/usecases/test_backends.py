@@ -26,8 +26,10 @@ def serving(**changes: Any) -> FakeServices:
     return services
 
 
-def create(services: FakeServices, backend: str | None, **fields: Any) -> BuildKey:
-    config = {"build": {"image": SPEC["image"]}, "version": 1, "kind": "build"}
+def create(
+    services: FakeServices, backend: str | None, *, platforms: list[str] | None = None, **fields: Any
+) -> BuildKey:
+    config = {"build": {"image": SPEC["image"], "platforms": platforms}, "version": 1, "kind": "build"}
     fields = {"config": config, "backend": backend, **fields}
     return builds.create(services, make_user(), "ada", "vision", fields).build.key
 
@@ -57,6 +59,40 @@ def test_a_backend_that_is_not_offered_is_refused() -> None:
         create(services, "eks")
     assert refusal.value.sentences() == ["Nothing runs on `eks` here; `backend` may be codebuild."]
     assert services.records.builds == {}
+
+
+ON_BOTH = EksSettings("lab", architecture="arm64")
+
+
+@pytest.mark.parametrize(
+    ("eks", "backend", "platform", "executor"),
+    [
+        (ON_BOTH, None, "linux/arm64", "eks"),
+        (ON_BOTH, None, "linux/amd64", "codebuild"),
+        (ON_BOTH, "eks", "linux/arm64", "eks"),
+        (EksSettings("lab"), None, "linux/amd64", "codebuild"),  # the default comes first
+    ],
+)
+def test_a_platform_chooses_where_a_build_runs(
+    eks: EksSettings, backend: str | None, platform: str, executor: str
+) -> None:
+    services = serving(eks=eks)
+    assert services.records.builds[create(services, backend, platforms=[platform])].executor == executor
+
+
+@pytest.mark.parametrize(("eks", "backend"), [(ON_BOTH, "codebuild"), (EksSettings("lab"), None), (None, None)])
+def test_a_platform_that_nothing_here_has_is_refused(eks: EksSettings | None, backend: str | None) -> None:
+    services = serving(eks=eks)
+    with pytest.raises(Invalid) as refusal:
+        create(services, backend, platforms=["linux/arm64"])
+    words = "`platforms`: this build would be made for linux/amd64 here, not for linux/arm64."
+    assert refusal.value.sentences() == [words]
+    assert services.records.builds == {}
+
+
+def test_codebuild_may_have_the_other_architecture() -> None:
+    services = serving(build_architecture="arm64", backend="eks")
+    assert services.records.builds[create(services, None, platforms=["linux/arm64"])].executor == "codebuild"
 
 
 def test_a_build_that_runs_elsewhere_may_say_anything() -> None:

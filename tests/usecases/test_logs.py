@@ -21,7 +21,7 @@ from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey, Statu
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.domain.log_lines import Lines, LogLine, Position, Table, find
 from chalicelib.errors import NoLog, Unavailable
-from chalicelib.ports import LogPart
+from chalicelib.ports import MAX_READ_LINES, LogPart
 from chalicelib.usecases import builds, execution, logs, schedule
 from tests.adapters.test_log_reader import Counted
 from tests.factories import NOW, SETTINGS, make_build, make_project, make_user
@@ -45,6 +45,32 @@ def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
 def test_before_anything_is_logged_there_is_no_log(services: FakeServices, create: Create) -> None:
     with pytest.raises(NoLog):
         logs.read(services, ADA, create())
+
+
+def test_steps_are_read_from_the_log_while_it_grows_and_kept_with_it(services: FakeServices, create: Create) -> None:
+    key = create()
+    assert list(logs.steps(services, ADA, key)) == []
+    end = f"slipway-end {stored(services, key).nonce}"
+    ended(services, key, "STEP 1/1: FROM x", 'Error: building at STEP "FROM x": no', end)
+    growing = list(logs.steps(services, ADA, key))
+    assert [(step.name, step.error) for step in growing] == [("[1/1] FROM x", 'Error: building at STEP "FROM x": no')]
+
+    services.clock.forward(seconds=21)
+    tick(services)
+    services.logs.is_down = True
+
+    assert list(logs.steps(services, ADA, key)) == growing
+
+
+def test_of_a_log_that_grows_a_bounded_part_is_read_for_steps(services: FakeServices, create: Create) -> None:
+    key = create()
+    execution.attend(services, key)
+    run = services.codebuild.run_of(key)
+    lines = ["STEP 1/2: FROM x", *["x"] * (logs.MAX_READS_FOR_STEPS * MAX_READ_LINES), "STEP 2/2: RUN y"]
+    services.logs.write(f"logs:{run.handle}", *lines, at=services.now())
+    execution.observe(services, CODEBUILD, [run.handle])
+
+    assert [step.name for step in logs.steps(services, ADA, key)] == ["[1/2] FROM x"]
 
 
 def test_a_log_with_its_end_mark_is_kept_and_served_without_the_log_service(

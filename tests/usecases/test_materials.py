@@ -15,7 +15,7 @@ from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.repositories import rights
 from chalicelib.errors import Forbidden, Gone, Invalid, Throttled
 from chalicelib.usecases import builds, execution, materials, throttle
-from tests.factories import DIGEST, make_user
+from tests.factories import DIGEST, NOW, make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import NESTED, Create, parsed, stored, upload
 
@@ -191,6 +191,35 @@ def test_build_arguments_are_lines_of_their_own(services: FakeServices, create: 
     execution.attend(services, key)
     got = parsed(services.broker.ask(services.question("materials", stored(services, key))))
     assert parsed(got["build-args"]) == arguments
+
+
+def test_labels_say_what_is_built_and_not_which_build_it_is(services: FakeServices, create: Create) -> None:
+    sha256 = upload(services)
+    config = {**NESTED, "build": {"image": "x", "image_tags": ["v1", "latest"]}}
+    first, second = (materials_of(services, create(config=config)) for _ in range(2))
+    assert first["labels"] == second["labels"]
+    assert parsed(first["labels"]) == {
+        "org.opencontainers.image.revision": sha256[:40],
+        "org.opencontainers.image.version": "v1",
+        "org.opencontainers.image.created": "2024-03-01T12:00:00Z",
+    }
+    assert first["epoch"] == str(int(NOW.timestamp()))
+
+    services.clock.forward(minutes=1)
+    upload(services)  # the same code again is as old as before
+    assert materials_of(services, create())["epoch"] == first["epoch"]
+    upload(services, {"a": "b"})
+    assert materials_of(services, create())["epoch"] == str(int(NOW.timestamp()) + 60)
+
+
+def test_without_code_an_image_has_no_time_but_its_own(services: FakeServices, create: Create) -> None:
+    got = materials_of(services, create())
+    assert (got["labels"], "epoch" in got) == ("", False)
+
+
+def materials_of(services: FakeServices, key: BuildKey) -> dict[str, str]:
+    execution.attend(services, key)
+    return parsed(services.broker.ask(services.question("materials", stored(services, key))))
 
 
 @pytest.mark.parametrize(

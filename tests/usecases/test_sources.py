@@ -15,7 +15,7 @@ from chalicelib.domain.build import Source
 from chalicelib.domain.spec import parse_content
 from chalicelib.errors import Forbidden, Invalid, NotFound, TooLarge
 from chalicelib.usecases import builds, sources
-from tests.factories import SETTINGS, SPEC, make_archive, make_project, make_user
+from tests.factories import NOW, SETTINGS, SPEC, make_archive, make_project, make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import FILES, stored, upload
 
@@ -44,7 +44,7 @@ def test_the_same_code_is_kept_once(place: FakeServices) -> None:
 def test_a_build_takes_the_newest_upload_and_its_special_files(place: FakeServices) -> None:
     sha256 = upload(place)
     taken, commit, dockerfile = source(place)
-    assert (taken, commit) == (Source(code_sha256=sha256), sha256[:40])
+    assert (taken, commit) == (Source(code_sha256=sha256, uploaded_at=NOW), sha256[:40])
     assert "COPY build/requirements.txt /code\n" in str(dockerfile)
     assert "COPY build/setup.sh /code\n" in str(source(place, context="app")[2])
 

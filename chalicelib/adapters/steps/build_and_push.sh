@@ -5,10 +5,14 @@ build_and_push() (
   set -e
   network=(${SLIPWAY_NETWORK:+--network "$SLIPWAY_NETWORK"})
   nocache=(${SLIPWAY_NOCACHE:+--no-cache})
-  told=()
+  told=() labels=()
   while read -r name value; do
     told+=(--build-arg "$name=$(printf '%s' "$value" | base64 -d)")
   done <"$SLIPWAY_MEMORY/build-args"
+  while read -r name value; do
+    labels+=(--label "$name=$(printf '%s' "$value" | base64 -d)")
+  done <"$SLIPWAY_MEMORY/labels"
+  epoch=$(cat "$SLIPWAY_MEMORY/epoch" 2>/dev/null || true)
   for file in "$SLIPWAY_MEMORY/secrets"/*; do
     if [ -f "$file" ]; then told+=(--secret "id=${file##*/},src=$file"); fi
   done
@@ -30,21 +34,33 @@ build_and_push() (
       docker buildx create --use --driver docker-container --driver-opt "image=$buildkit" \
         --driver-opt env.BUILDKIT_STEP_LOG_MAX_SIZE=-1 --driver-opt env.BUILDKIT_STEP_LOG_MAX_SPEED=-1 >/dev/null
       cached="type=registry,ref=$SLIPWAY_CACHE_REPOSITORY:layers"
-      build=(docker buildx build --progress plain --provenance=false "${network[@]}" "${told[@]}")
+      build=(docker buildx build --progress plain --provenance=false ${epoch:+--build-arg "SOURCE_DATE_EPOCH=$epoch"}
+        "${network[@]}" "${told[@]}" "${labels[@]}")
       "${build[@]}" "${nocache[@]}" --cache-from "$cached" --output type=cacheonly .
       "${build[@]}" --cache-to "$cached,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true" \
-        --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
+        --output "type=image,name=$SLIPWAY_IMAGE,push=true${epoch:+,rewrite-timestamp=true}" \
+        --metadata-file "$tools/metadata" .
       ;;
     docker)
-      docker buildx build --progress plain --provenance=false "${network[@]}" "${told[@]}" "${nocache[@]}" \
-        --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
+      docker buildx build --progress plain --provenance=false "${network[@]}" "${told[@]}" "${labels[@]}" \
+        "${nocache[@]}" --metadata-file "$tools/metadata" --tag "$SLIPWAY_IMAGE" --push .
       # In the engine's store nobody is asked for a login.
       docker image rm --no-prune "$SLIPWAY_IMAGE" >/dev/null
       ;;
     podman | buildah)
       # Without a name, by which other builds would take the image from the store, where nobody asks for a login.
-      "$SLIPWAY_ENGINE" build --layers --format docker "${network[@]}" "${told[@]}" "${nocache[@]}" \
-        --iidfile "$tools/image-id" .
+      # One time for all layers, the first that zip files can have: others' layers in the cache have it as well.
+      # Only docker's format has these instructions, and there images are never equal.
+      format=oci
+      if grep -Eiq '^[[:space:]]*(HEALTHCHECK|ONBUILD|SHELL)[[:space:]]' Dockerfile; then
+        format=docker told+=("${labels[@]}") labels=()
+      fi
+      build=("$SLIPWAY_ENGINE" build --layers --format "$format" --timestamp 315532800 --iidfile "$tools/image-id")
+      "${build[@]}" "${network[@]}" "${told[@]}" "${nocache[@]}" .
+      if [ "${#labels[@]}" -gt 0 ]; then # else cached layers would have those of the build that made them
+        printf 'FROM %s\n' "$(cat "$tools/image-id")" >"$tools/labelled"
+        "${build[@]}" --quiet "${labels[@]}" --file "$tools/labelled" "$tools" >/dev/null
+      fi
       printf 'Pushing %s\n' "$SLIPWAY_IMAGE"
       "$SLIPWAY_ENGINE" push --digestfile "$SLIPWAY_MEMORY/digest" "$(cat "$tools/image-id")" "docker://$SLIPWAY_IMAGE"
       ;;

@@ -131,6 +131,11 @@ END
     printf '%s\n' "$commit" >"$SLIPWAY_MEMORY/commit"
     printf 'The commit is %s\n' "$commit"
     fill code 0
+    git -C code show --no-patch --format=%ct >"$SLIPWAY_MEMORY/epoch"
+    for label in revision=%H created=%cd; do
+      value=$(TZ=UTC0 git -C code show --no-patch --date=format-local:%Y-%m-%dT%H:%M:%SZ --format="${label#*=}" | base64)
+      printf 'org.opencontainers.image.%s %s\n' "${label%%=*}" "$value" >>"$SLIPWAY_MEMORY/labels"
+    done
     find code -name .git -prune -exec rm -rf {} +
   elif [ -f "$SLIPWAY_MEMORY/code_url" ]; then
     download() { # by a request without our secret: storage would take that for a login of its own

@@ -8,6 +8,13 @@ printf 'Building: %s\n' "$SLIPWAY_IMAGE"
 while read -r name value; do
   set -- "$@" --opt "build-arg:$name=$(printf '%s' "$value" | base64 -d)"
 done <"$SLIPWAY_MEMORY/build-args"
+while read -r name value; do
+  set -- "$@" --opt "label:$name=$(printf '%s' "$value" | base64 -d)"
+done <"$SLIPWAY_MEMORY/labels"
+if [ -s "$SLIPWAY_MEMORY/epoch" ]; then # before what the build says, which counts
+  set -- --opt "build-arg:SOURCE_DATE_EPOCH=$(cat "$SLIPWAY_MEMORY/epoch")" "$@"
+  SLIPWAY_OUTPUT=$SLIPWAY_OUTPUT,rewrite-timestamp=true
+fi
 for file in "$SLIPWAY_MEMORY/secrets"/*; do
   if [ -f "$file" ]; then set -- "$@" --secret "id=${file##*/},src=$file"; fi
 done

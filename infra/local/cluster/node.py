@@ -41,14 +41,14 @@ _BUILDCTL = """\
 # Stands for BuildKit: takes what it is told of the build, and has the local engine do it.
 set -eu
 SLIPWAY_NOCACHE= pushes= secrets=
-: >"$SLIPWAY_MEMORY/build-args"
+: >"$SLIPWAY_MEMORY/build-args" >"$SLIPWAY_MEMORY/labels"
 while [ $# -gt 0 ]; do
   case "$1" in
     --local) case "$2" in context=*) cd "${2#context=}" ;; esac; shift ;;
     --secret) secrets+=" ${2##*/}"; shift ;;
-    --opt) # build-arg:NAME=VALUE
-      given=${2#*:}; shift
-      echo "${given%%=*} $(printf '%s' "${given#*=}" | base64 -w 0)" >>"$SLIPWAY_MEMORY/build-args" ;;
+    --opt) # build-arg:NAME=VALUE, or label:NAME=VALUE
+      file=labels given=${2#*:}; case "$2" in build-arg:*) file=build-args ;; esac; shift
+      echo "${given%%=*} $(printf '%s' "${given#*=}" | base64 -w 0)" >>"$SLIPWAY_MEMORY/$file" ;;
     --no-cache) SLIPWAY_NOCACHE=1 ;;
     --metadata-file) metadata=$2; shift ;;
     --output) SLIPWAY_IMAGE=${2#*name=}; SLIPWAY_IMAGE=${SLIPWAY_IMAGE%%,*} pushes=1; shift ;;

@@ -104,7 +104,7 @@ class Kept:
     def write(self, changes: Iterable[Change]) -> None:
         """One transaction. Where it fails, its changes are written with the next one. Raises sqlite3.Error."""
         with self._lock:
-            self._waiting += changes
+            self._waiting += [*changes]  # all, or none where one cannot be told
             if not self._waiting:
                 return
             self._sqlite.execute("BEGIN IMMEDIATE")

@@ -90,3 +90,8 @@ class Unavailable(SlipwayError):
 def refuse(sentence: str) -> NoReturn:
     """Raises Invalid for this reason."""
     raise Invalid([sentence])
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names in a sentence, cut where they are too long or too many."""
+    return ", ".join(f"`{name[:64]}`" for name in names[:10])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.errors import Invalid, refuse
+from chalicelib.errors import Invalid, quoted, refuse
 
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
@@ -63,12 +63,12 @@ def parse_environment(name: str, value: Any) -> Environment:
     if not isinstance(value, Mapping):
         refuse(f"`{name}` must be a mapping.")
     if unknown := [str(key) for key in value if key not in _NAMES]:
-        refuse(f"`{name}` has no {_quoted(unknown)}.")
+        refuse(f"`{name}` has no {quoted(unknown)}.")
     resources = value.get("resources")
     if resources is None:
         return Environment(dict(value))
     if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
-        refuse(f"`{name}.resources` may have {_quoted(_RESOURCES)}.")
+        refuse(f"`{name}.resources` may have {quoted(_RESOURCES)}.")
     kept: dict[str, Any] = {}
     for kind, amounts in resources.items():
         if amounts is None:
@@ -216,7 +216,3 @@ def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:
     if key not in node_keys:
         allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
         refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name[:64]}`" for name in names[:10])

@@ -15,7 +15,7 @@ from typing import Any
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
 from chalicelib.domain.environment import Environment, parse_environment
-from chalicelib.errors import Invalid, refuse
+from chalicelib.errors import Invalid, quoted, refuse
 
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
@@ -114,7 +114,7 @@ def _parse_nested(document: Mapping[str, Any]) -> Spec:
     if not isinstance(build, Mapping):
         refuse("`build` must be a mapping with the fields of the build.")
     if stray := [str(key) for key in nested if key in _BUILD]:
-        refuse(f"Where there is a `build` section, {_quoted(stray)} belongs into it.")
+        refuse(f"Where there is a `build` section, {quoted(stray)} belongs into it.")
     spec = _parse({**nested, **build})
     if spec.lang_env is None and spec.image is not None:
         return replace(spec, lang_env="en_US.UTF-8")
@@ -153,7 +153,7 @@ def confined_path(text: str) -> bool:
 
 def _parse(document: Mapping[str, Any]) -> Spec:
     if unknown := [str(key) for key in document if key not in _HEADER and key not in _BUILD]:
-        refuse(f"{_quoted(unknown)} is not a field of a build; remove it.")
+        refuse(f"{quoted(unknown)} is not a field of a build; remove it.")
     version = document.get("version")
     if isinstance(version, bool) or version != 1:
         refuse("`version` must be 1.")
@@ -354,7 +354,7 @@ def _revision(name: str, value: Any) -> str:
 
 def _backend(name: str, value: Any) -> str:
     if value not in BACKENDS:
-        refuse(f"`{name}` must be one of {_quoted(BACKENDS)}.")
+        refuse(f"`{name}` must be one of {quoted(BACKENDS)}.")
     return str(value)
 
 
@@ -372,15 +372,10 @@ def _logging(name: str, value: Any) -> None:
     if not isinstance(value, Mapping) or set(value) - {"level", "formatter"}:
         refuse(f"`{name}` may have `level` and `formatter`.")
     if value.get("level", "INFO") not in _LOG_LEVELS:
-        refuse(f"`{name}.level` must be one of {_quoted(_LOG_LEVELS)}.")
+        refuse(f"`{name}.level` must be one of {quoted(_LOG_LEVELS)}.")
 
 
 def _mapping(document: object) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         refuse("A build specification must be a mapping with `version`, `kind` and the fields of the build.")
     return document
-
-
-def _quoted(names: object) -> str:
-    assert isinstance(names, list | tuple)
-    return ", ".join(f"`{name[:64]}`" for name in names[:10])

@@ -4,11 +4,10 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 from urllib.parse import quote
 
 from chalicelib.adapters.eks.api import KubernetesApi
-from chalicelib.adapters.eks.job import ATTEMPT, HAS_SECRET, SELECTOR, UUID, job_name, job_of, secret_of
+from chalicelib.adapters.eks.job import ATTEMPT, HAS_SECRET, SELECTOR, UUID, Json, job_name, job_of, secret_of
 from chalicelib.adapters.eks.observation import JOB_NAME, needs_secret, observation_of, pod_is_enough
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Trouble
@@ -16,7 +15,6 @@ from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.settings import EksSettings, Settings
 
 log = logging.getLogger(__name__)
-Json = dict[str, Any]
 
 LIST_LIMIT = 500
 

@@ -3,14 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from chalicelib.adapters.eks.job import ATTEMPT, BUILD, HAS_SECRET, UUID
+from chalicelib.adapters.eks.job import ATTEMPT, BUILD, HAS_SECRET, UUID, Json
 from chalicelib.domain.build import Status
 from chalicelib.domain.failure import KILLED, KILLED_CODE, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome, Trouble, steps_of
-
-Json = dict[str, Any]
 
 JOB_NAME = "batch.kubernetes.io/job-name"  # the label by which a pod names its Job
 

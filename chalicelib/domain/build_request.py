@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,6 @@ RESERVED_NAMES = frozenset(
     | {"login", "logout", "api", "healthz", "builds"}
 )
 RESERVED_FAULT = "The name is a reserved word or already taken."
-SLUG_FAULT = "Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,50 +40,46 @@ class BuildRequest:
 
 def parse_request(fields: dict[str, Any]) -> BuildRequest:
     """The request for a build that the fields of a body make. Raises Invalid."""
-    name, description, backend = fields.get("name") or None, fields.get("description"), fields.get("backend")
-    is_managed = fields.get("is_managed")
-    faults = _field_faults(name, description, fields.get("tags"), backend, is_managed)
-    if faults:
-        raise Invalid(faults)
-    _check_ttl(fields.get("ttl"))
+    tags, is_managed = checked_fields(fields, (), "backend", "is_managed"), fields.get("is_managed")
+    ttl = fields.get("ttl")
+    if not isinstance(ttl, bool | None) and not re.fullmatch(r"[0-9]+", str(ttl)):
+        raise Invalid(["ttl must be an integer."])
     spec, content = _specification(fields)
     if spec is None and is_managed is not False:
         raise Invalid({"non_field_errors": ["Build expects a `content`."]})
     return BuildRequest(
-        name=name,
-        description=description,
-        tags=checked_tags(fields.get("tags") or []) or (spec.tags if spec else ()),
-        backend=(spec and spec.backend) or backend or "native",
+        name=fields.get("name") or None,
+        description=fields.get("description"),
+        tags=tags or (spec.tags if spec else ()),
+        backend=(spec and spec.backend) or fields.get("backend") or "native",
         is_managed=is_managed is not False,
         spec=spec,
         content=content,
     )
 
 
-def _field_faults(name: Any, description: Any, tags: Any, backend: Any, is_managed: Any) -> dict[str, list[str]]:
+def checked_fields(fields: Mapping[str, Any], known_tags: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    """The tags that a build or project with the `known_tags` has by these fields of a body, whose name, description
+    and tags are checked, and those that are called `names`. Raises Invalid."""
+    name, tags = fields.get("name") or None, fields.get("tags") or []
     faults: dict[str, list[str]] = {}
-    if name is not None and (fault := name_fault(name)):
-        faults["name"] = [fault]
-    if description is not None and not is_text(description):
-        faults["description"] = [f"Must be a text of at most {MAX_TEXT} characters."]
-    if backend is not None and not (
-        isinstance(backend, str) and len(backend) <= MAX_BACKEND and not has_control_characters(backend)
-    ):
-        faults["backend"] = [f"Must be a string of at most {MAX_BACKEND} characters."]
-    if is_managed is not None and not isinstance(is_managed, bool):
-        faults["is_managed"] = ["Must be true or false."]
+    if name is not None and not is_slug(name):
+        faults["name"] = ["Enter a valid 'slug': letters, digits, hyphens and underscores, at most 128."]
+    elif name in RESERVED_NAMES:
+        faults["name"] = [RESERVED_FAULT]
+    for field in ("description", *names):
+        is_good, sentence = _FIELDS[field]
+        if fields.get(field) is not None and not is_good(fields[field]):
+            faults[field] = [sentence]
+    if fields.get("merge") is True and isinstance(tags, list):
+        tags = [*known_tags, *tags]
     try:
-        checked_tags(tags or [])
-    except Invalid as fault:
-        faults["tags"] = fault.sentences()
-    return faults
-
-
-def _check_ttl(ttl: Any) -> None:
-    if ttl is None or (isinstance(ttl, int) and ttl >= 0):
-        return
-    if not (isinstance(ttl, str) and ttl.isascii() and ttl.isdigit()):
-        raise Invalid(["ttl must be an integer."])
+        checked = checked_tags(tags)
+    except Invalid as invalid:
+        faults["tags"] = invalid.sentences()
+    if faults:
+        raise Invalid(faults)
+    return checked if "tags" in fields else known_tags
 
 
 def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
@@ -106,34 +102,15 @@ def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
 
 def changed(build: Build, fields: dict[str, Any]) -> Build:
     """The build with what a request may change of it. Raises Invalid."""
-    name, description = fields.get("name") or None, fields.get("description")
-    tags, backend, node = fields.get("tags") or [], fields.get("backend"), fields.get("node_scheduled")
-    if fields.get("merge") is True and "tags" in fields and isinstance(tags, list):
-        tags = [*build.tags, *tags]
-    faults = _field_faults(name, description, tags, backend, fields.get("is_managed"))
-    dockerfile = fields.get("dockerfile")
-    if dockerfile is not None and not (
-        isinstance(dockerfile, str) and len(dockerfile.encode()) <= MAX_DOCKERFILE_BYTES
-    ):
-        faults["dockerfile"] = [f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes."]
-    if node is not None and not (isinstance(node, str) and len(node) <= MAX_NODE):
-        faults["node_scheduled"] = [f"Must be a string of at most {MAX_NODE} characters."]
-    if faults:
-        raise Invalid(faults)
-    given: dict[str, Any] = {"name": name, "description": description, "tags": checked_tags(tags)}
-    build = replace(build, **{field: value for field, value in given.items() if field in fields})
+    tags = checked_fields(fields, build.tags, "backend", "is_managed", "dockerfile", "node_scheduled")
+    given: dict[str, Any] = {"name": fields.get("name") or None, "description": fields.get("description")}
+    build = replace(build, tags=tags, **{field: text for field, text in given.items() if field in fields})
+    backend, node = fields.get("backend"), fields.get("node_scheduled")
     if build.is_managed:  # what happens to it is ours to say; the client's words are kept beside
         return replace(
             build, reported_node=node or build.reported_node, reported_backend=backend or build.reported_backend
         )
     return replace(build, node_scheduled=node or build.node_scheduled, backend=backend or build.backend)
-
-
-def name_fault(name: Any) -> str | None:
-    """Why a build or project cannot be called so; None if it can."""
-    if not is_slug(name):
-        return SLUG_FAULT
-    return RESERVED_FAULT if name in RESERVED_NAMES else None
 
 
 def checked_key(key: object) -> str:
@@ -143,6 +120,28 @@ def checked_key(key: object) -> str:
     return key
 
 
-def is_text(text: object) -> bool:
-    """Whether `text` can be a description: any lines, of bounded length."""
+def _is_text(text: object) -> bool:
+    """Any lines, of bounded length."""
     return isinstance(text, str) and len(text) <= MAX_TEXT and not has_control_characters(re.sub(r"[\r\n]", "", text))
+
+
+def _is_backend(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= MAX_BACKEND and not has_control_characters(name)
+
+
+def _is_dockerfile(text: object) -> bool:
+    return isinstance(text, str) and len(text.encode()) <= MAX_DOCKERFILE_BYTES
+
+
+# What fields may be that are not null, and what is said of others.
+_TEXT = (_is_text, f"Must be a text of at most {MAX_TEXT} characters.")
+_FLAG = (lambda flag: isinstance(flag, bool), "Must be true or false.")
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{"description": _TEXT, "readme": _TEXT, "is_managed": _FLAG, "is_public": _FLAG},
+    "backend": (_is_backend, f"Must be a string of at most {MAX_BACKEND} characters."),
+    "node_scheduled": (
+        lambda it: isinstance(it, str) and len(it) <= MAX_NODE,
+        f"Must be a string of at most {MAX_NODE} characters.",
+    ),
+    "dockerfile": (_is_dockerfile, f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes."),
+}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
+from chalicelib.domain.build_request import RESERVED_FAULT
 from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
@@ -87,7 +88,7 @@ def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUs
     if not is_slug(username):
         faults["username"] = ["Enter letters, digits, hyphens and underscores, at most 128."]
     elif username in RESERVED_USERS:
-        faults["username"] = ["The name is a reserved word or already taken."]
+        faults["username"] = [RESERVED_FAULT]
     if email is not None and not (isinstance(email, str) and _EMAIL.fullmatch(email)):
         faults["email"] = ["Enter a valid email address, or none."]
     if not isinstance(is_superuser, bool):
@@ -113,7 +114,7 @@ def register(
     try:
         services.accounts.add_user(user, kept, given)
     except AlreadyExists as exc:
-        raise Invalid({"username": ["The name is a reserved word or already taken."]}) from exc
+        raise Invalid({"username": [RESERVED_FAULT]}) from exc
     return NewUser(user, text, kept.expires_at)
 
 

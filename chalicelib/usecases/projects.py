@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from chalicelib.domain.build import Build, BuildKey
-from chalicelib.domain.build_request import MAX_TEXT, is_text, name_fault
+from chalicelib.domain.build_request import checked_fields
 from chalicelib.domain.project import Project, ProjectKey
-from chalicelib.domain.spec import checked_tags
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
@@ -29,10 +28,11 @@ class Page(Generic[Record]):
 
 def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
     """A project of the caller's. Raises Invalid."""
-    if not fields.get("name"):
+    name = fields.get("name")
+    if not name:
         raise Invalid({"name": ["This field is required."]})
     now = services.now()
-    blank = Project(owner=caller.name, name="", uuid=uuid.uuid4().hex, created_at=now, updated_at=now)
+    blank = Project(owner=caller.name, name=name, uuid=uuid.uuid4().hex, created_at=now, updated_at=now)
     project = _changed(replace(blank, is_public=services.settings.projects_are_public), fields)
     try:
         services.projects.add(project)
@@ -76,7 +76,8 @@ def update(services: Services, caller: User, owner: str, name: str, fields: dict
     if fields.get("name") not in (None, name):
         raise Invalid({"name": ["A project keeps its name: its builds and images are found by it."]})
     project = writable(services, caller, owner, name)
-    return save(services, project, lambda known: replace(_changed(known, fields), updated_at=services.now()))
+    others = {**fields, "name": None}
+    return save(services, project, lambda known: replace(_changed(known, others), updated_at=services.now()))
 
 
 def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:
@@ -139,30 +140,11 @@ def save(services: Services, project: Project, change: Callable[[Project], Proje
 
 
 def _changed(project: Project, fields: dict[str, Any]) -> Project:
-    name, is_public, tags = fields.get("name") or project.name, fields.get("is_public"), fields.get("tags")
-    faults: dict[str, list[str]] = {}
-    if name != project.name and (fault := name_fault(name)):
-        faults["name"] = [fault]
-    for field in ("description", "readme"):
-        if fields.get(field) is not None and not is_text(fields[field]):
-            faults[field] = [f"Must be a text of at most {MAX_TEXT} characters."]
-    if is_public is not None and not isinstance(is_public, bool):
-        faults["is_public"] = ["Must be true or false."]
-    new_tags = project.tags
-    try:
-        if "tags" in fields:
-            new_tags = checked_tags(tags or [])
-            if fields.get("merge") is True:
-                new_tags = checked_tags([*project.tags, *new_tags])
-    except Invalid as fault:
-        faults["tags"] = fault.sentences()
-    if faults:
-        raise Invalid(faults)
+    is_public = fields.get("is_public")
     return replace(
         project,
-        name=name,
+        tags=checked_fields(fields, project.tags, "readme", "is_public"),
         description=fields.get("description", project.description),
         readme=fields.get("readme", project.readme),
         is_public=project.is_public if is_public is None else is_public,
-        tags=new_tags,
     )

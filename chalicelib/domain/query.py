@@ -10,7 +10,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +22,7 @@ SORTS = ("created_at", "updated_at", "started_at", "finished_at")
 
 Predicate = Callable[[Build], bool]
 _Test = Callable[[Any], bool]
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _COMPARISON = re.compile(r"(<=|>=|=<|=>|<|>)(.*)", re.S)
 # The `+` of an offset arrives as a blank where a client has not encoded it.
 _MOMENT = re.compile(
@@ -30,24 +30,19 @@ _MOMENT = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    kind: str  # value | number | text | time | list
-    read: Callable[[Build], Any]
-
-
-_FIELDS = {
-    "id": _Field("number", lambda build: build.key.id),
-    "name": _Field("text", lambda build: build.name),
-    "description": _Field("text", lambda build: build.description),
-    "status": _Field("value", lambda build: str(build.last_status)),
-    "commit": _Field("value", lambda build: build.commit),
-    "backend": _Field("value", lambda build: build.backend),
-    "tags": _Field("list", lambda build: build.tags),
+# What may be queried: its kind (value, number, text, time or list), and how a build shows it.
+_FIELDS: dict[str, tuple[str, Callable[[Build], Any]]] = {
+    "id": ("number", lambda build: build.key.id),
+    "name": ("text", lambda build: build.name),
+    "description": ("text", lambda build: build.description),
+    "status": ("value", lambda build: str(build.last_status)),
+    "commit": ("value", lambda build: build.commit),
+    "backend": ("value", lambda build: build.backend),
+    "tags": ("list", lambda build: build.tags),
     # People and projects have no number here that a query could mean: both are found by name.
-    **dict.fromkeys(("user", "user.username", "user.id"), _Field("value", lambda build: build.user)),
-    **dict.fromkeys(("project", "project.name", "project.id"), _Field("value", lambda build: build.key.project)),
-    **{name: _Field("time", operator.attrgetter(name)) for name in SORTS},
+    **dict.fromkeys(("user", "user.username", "user.id"), ("value", lambda build: build.user)),
+    **dict.fromkeys(("project", "project.name", "project.id"), ("value", lambda build: build.key.project)),
+    **{name: ("time", operator.attrgetter(name)) for name in SORTS},
 }
 
 
@@ -100,18 +95,17 @@ def _expression(expression: str) -> Predicate:
     name, colon, condition = (part.strip() for part in expression.partition(":"))
     if not colon or not name or not condition:
         refuse(f"`{expression[:100]}` is not an expression like `field:value`.")
-    field = _FIELDS.get(name)
-    if field is None:
+    if name not in _FIELDS:
         refuse(f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")
     negated, condition = condition.startswith("~"), condition.removeprefix("~").strip()
     if not condition:
         refuse(f"`{expression[:100]}` has no value.")
-    read = field.read
-    if field.kind == "time" and (compared := _COMPARISON.fullmatch(condition)):
+    kind, read = _FIELDS[name]
+    if kind == "time" and (compared := _COMPARISON.fullmatch(condition)):
         # A missing time is neither before nor after another, negated or not.
         compares = _compared(name, compared[1], compared[2].strip())
         return lambda build: read(build) is not None and compares(read(build)) is not negated
-    test = _test(name, field.kind, condition)
+    test = _test(name, kind, condition)
     return lambda build: test(read(build)) is not negated
 
 
@@ -129,7 +123,9 @@ def _test(name: str, kind: str, condition: str) -> _Test:
     if kind == "list":
         return lambda values: any(each in values for each in wanted)
     if kind == "number":
-        numbers = [_number(name, each) for each in wanted]
+        if not all(_NUMBER.fullmatch(each) for each in wanted):
+            refuse(f"`{name}` must be a number.")
+        numbers = [int(each) for each in wanted]
         return lambda value: value in numbers
     return lambda value: value in wanted
 
@@ -138,15 +134,11 @@ def _like(name: str, condition: str) -> _Test:
     piece = condition.strip("%").lower()
     if not piece or "%" in piece:
         refuse(f"`{name}:{condition[:64]}` must be `%end`, `start%` or `%part%`.")
-    at_start, at_end = not condition.startswith("%"), not condition.endswith("%")
-
-    def holds(value: str | None) -> bool:
-        lower = (value or "").lower()
-        if at_start:
-            return lower.startswith(piece)
-        return lower.endswith(piece) if at_end else piece in lower
-
-    return holds
+    if not condition.startswith("%"):
+        return lambda value: (value or "").lower().startswith(piece)
+    if not condition.endswith("%"):
+        return lambda value: (value or "").lower().endswith(piece)
+    return lambda value: piece in (value or "").lower()
 
 
 def _time_test(name: str, condition: str) -> _Test:
@@ -182,9 +174,3 @@ def _moment(name: str, text: str) -> tuple[datetime, datetime]:
         return start, start + length
     except (ValueError, OverflowError) as exc:
         raise Invalid([f"`{text}` is not a time."]) from exc
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        refuse(f"`{name}` must be a number.")
-    return int(text)

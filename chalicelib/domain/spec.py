@@ -145,10 +145,11 @@ def has_control_characters(text: str) -> bool:
     )
 
 
-def confined_path(text: str) -> bool:
-    """Whether a path stays below where it is used: relative, without `..`, one plain line."""
-    is_one_line = "\\" not in text and not has_control_characters(text)
-    return is_one_line and text != "" and not text.startswith("/") and ".." not in text.split("/")
+def confined_path(text: object) -> bool:
+    """Whether it is a path that stays below where it is used: relative, without `..`, one plain line."""
+    if not isinstance(text, str) or "\\" in text or has_control_characters(text):
+        return False
+    return text != "" and not text.startswith("/") and ".." not in text.split("/")
 
 
 def _parse(document: Mapping[str, Any]) -> Spec:
@@ -307,16 +308,22 @@ def _scalar(name: str, value: Any) -> str:
     return text
 
 
-def _path(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not confined_path(value) or len(value) > 512:
-        refuse(f"`{name}` must be a relative path inside the code, without `..`.")
-    return value
+def _must(be: str, holds: Callable[[Any], object]) -> Callable[[str, Any], Any]:
+    """The rule of a value that must `be` so, which it is where that `holds`."""
+
+    def check(name: str, value: Any) -> Any:
+        if not holds(value):
+            refuse(f"`{name}` must be {be}.")
+        return value
+
+    return check
 
 
-def _lang(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not _LANG.fullmatch(value):
-        refuse(f"`{name}` must be a locale such as `C.UTF-8`.")
-    return value
+_path = _must("a relative path inside the code, without `..`", lambda path: confined_path(path) and len(path) <= 512)
+_lang = _must("a locale such as `C.UTF-8`", lambda name: isinstance(name, str) and _LANG.fullmatch(name))
+_backend = _must(f"one of {quoted(BACKENDS)}", lambda name: name in BACKENDS)
+_slug = _must("letters, digits, hyphens and underscores, at most 128", is_slug)
+_text = _must("a string", lambda text: isinstance(text, str))
 
 
 def _image_tags(name: str, value: Any) -> tuple[str, ...]:
@@ -350,22 +357,6 @@ def _revision(name: str, value: Any) -> str:
             f"`{name}` must be the hash of a commit or a name that git allows, of at most {MAX_REVISION} characters."
         )
     return value
-
-
-def _backend(name: str, value: Any) -> str:
-    if value not in BACKENDS:
-        refuse(f"`{name}` must be one of {quoted(BACKENDS)}.")
-    return str(value)
-
-
-def _slug(name: str, value: Any) -> None:
-    if not is_slug(value):
-        refuse(f"`{name}` must be letters, digits, hyphens and underscores, at most 128.")
-
-
-def _text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        refuse(f"`{name}` must be a string.")
 
 
 def _logging(name: str, value: Any) -> None:

@@ -95,21 +95,12 @@ def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUs
         faults["is_superuser"] = ["Must be true or false."]
     if faults:
         raise Invalid(faults)
-    return register(services, str(username), email=email, is_superuser=is_superuser, given=given)
+    return register(services, User(str(username), services.now(), email, is_superuser), given=given)
 
 
-def register(
-    services: Services,
-    name: str,
-    *,
-    email: str | None = None,
-    is_superuser: bool = False,
-    token: str | None = None,
-    given: Given = (),
-) -> NewUser:
+def register(services: Services, user: User, *, token: str | None = None, given: Given = ()) -> NewUser:
     """Stores a user with a token, by default a random one of 64 hexadecimal digits. Raises Invalid, and
     Conflict when what is `given` has changed."""
-    user = User(name=name, created_at=services.now(), email=email, is_superuser=is_superuser)
     text, kept = _new_token(services, user, token)
     try:
         services.accounts.add_user(user, kept, given)
@@ -122,7 +113,7 @@ def ensure_superuser(services: Services, name: str, *, token: str | None = None)
     """A superuser of that name and a token of it: for who runs the service, not for its API."""
     known = services.accounts.fresh_user(name)
     if known is None:
-        return register(services, name, is_superuser=True, token=token).token
+        return register(services, User(name, services.now(), is_superuser=True), token=token).token
     if not known.record.is_superuser:
         raise Forbidden(f"There is a user {name}, who is no superuser.")
     text, kept = _new_token(services, known.record, token)

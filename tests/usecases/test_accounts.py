@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from chalicelib.domain.user import Token, token_sha256
+from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from chalicelib.ports import Given
 from chalicelib.usecases import accounts
@@ -26,6 +26,10 @@ def services(services: FakeServices) -> FakeServices:
     return services
 
 
+def register(services: FakeServices, name: str, *, is_superuser: bool = False) -> accounts.NewUser:
+    return accounts.register(services, User(name, services.now(), is_superuser=is_superuser))
+
+
 def test_who_holds_the_token_is_the_user(services: FakeServices) -> None:
     new = accounts.create_user(services, ROOT, {"username": "ada", "email": "ada@example.com"})
     assert accounts.authenticate(services, new.token) == new.user
@@ -33,14 +37,14 @@ def test_who_holds_the_token_is_the_user(services: FakeServices) -> None:
 
 
 def test_a_token_is_long_and_kept_as_a_hash_only(services: FakeServices) -> None:
-    tokens = {accounts.register(services, name).token for name in ("ada", "bob")}
+    tokens = {register(services, name).token for name in ("ada", "bob")}
     assert {len(token) for token in tokens} == {64}
     assert services.accounts.by_hash.keys() == {token_sha256(token) for token in (*tokens, ROOT)}
     assert not any(token in repr(services.written()) for token in tokens)
 
 
 def test_a_token_lives_as_long_as_the_setting_says_and_no_longer(services: FakeServices) -> None:
-    new = accounts.register(services, "ada")
+    new = register(services, "ada")
     services.clock.forward(days=services.settings.token_lifetime_days, seconds=-1)
     accounts.authenticate(services, new.token)
 
@@ -51,21 +55,21 @@ def test_a_token_lives_as_long_as_the_setting_says_and_no_longer(services: FakeS
 
 
 def test_a_token_nobody_was_given_is_invalid(services: FakeServices) -> None:
-    new = accounts.register(services, "ada")
+    new = register(services, "ada")
     for token in ("", "nobody", new.token[:-1], token_sha256(new.token)):
         with pytest.raises(Unauthenticated, match=r"Invalid token\."):
             accounts.authenticate(services, token)
 
 
 def test_a_token_whose_user_is_gone_is_not_taken(services: FakeServices) -> None:
-    new = accounts.register(services, "ada")
+    new = register(services, "ada")
     del services.accounts.users["ada"]
     with pytest.raises(Unauthenticated):
         accounts.authenticate(services, new.token)
 
 
 def test_revoking_ends_all_tokens_until_now_and_none_made_later(services: FakeServices) -> None:
-    first = accounts.register(services, "ada")
+    first = register(services, "ada")
     second = accounts.issue_token(services, first.token, "ada", {})
     services.clock.forward(seconds=1)
     accounts.revoke_tokens(services, first.token, "ada")
@@ -79,7 +83,7 @@ def test_revoking_ends_all_tokens_until_now_and_none_made_later(services: FakeSe
 
 
 def test_a_token_issued_right_after_a_revocation_is_good(services: FakeServices) -> None:
-    accounts.register(services, "ada")
+    register(services, "ada")
     accounts.revoke_tokens(services, ROOT, "ada")
     services.clock.forward(seconds=-1)  # the other process's clock is behind
     new = accounts.issue_token(services, ROOT, "ada", {})
@@ -90,8 +94,8 @@ def test_a_token_issued_right_after_a_revocation_is_good(services: FakeServices)
 @pytest.mark.parametrize("ending", ["revoked", "expired", "gone", "user gone"])
 def test_a_token_that_ends_meanwhile_gives_and_takes_no_rights(services: FakeServices, asked: int, ending: str) -> None:
     """The end comes between what is read and what is written."""
-    eve = accounts.register(services, "eve", is_superuser=True)
-    accounts.register(services, "ada")
+    eve = register(services, "eve", is_superuser=True)
+    register(services, "ada")
 
     def end() -> None:
         known = services.accounts.by_hash[token_sha256(eve.token)]
@@ -119,7 +123,7 @@ def test_a_token_that_ends_meanwhile_gives_and_takes_no_rights(services: FakeSer
 
 
 def test_a_token_that_is_issued_while_they_are_revoked_is_void_or_new(services: FakeServices) -> None:
-    ada = accounts.register(services, "ada")
+    ada = register(services, "ada")
     services.clock.forward(seconds=1)
 
     def revoke_by_a_clock_that_is_behind() -> None:
@@ -138,7 +142,7 @@ def test_a_token_that_is_issued_while_they_are_revoked_is_void_or_new(services: 
 
 
 def test_a_token_that_was_just_issued_by_a_clock_ahead_is_revoked(services: FakeServices) -> None:
-    ada = accounts.register(services, "ada")
+    ada = register(services, "ada")
     services.clock.forward(seconds=1)
     newest = accounts.issue_token(services, ada.token, "ada", {})
     services.clock.forward(seconds=-1)
@@ -149,7 +153,7 @@ def test_a_token_that_was_just_issued_by_a_clock_ahead_is_revoked(services: Fake
 
 
 def test_tokens_are_listed_by_name_and_revoked_one_by_one(services: FakeServices) -> None:
-    ada = accounts.register(services, "ada")
+    ada = register(services, "ada")
     services.clock.forward(seconds=1)
     ci = accounts.issue_token(services, ada.token, "ada", {"name": "ci"})
     first, second = accounts.tokens(services, ada.token, "ada")
@@ -168,7 +172,7 @@ def test_tokens_are_listed_by_name_and_revoked_one_by_one(services: FakeServices
 
 
 def test_tokens_of_others_are_neither_seen_nor_revoked(services: FakeServices) -> None:
-    ada, eve = accounts.register(services, "ada"), accounts.register(services, "eve")
+    ada, eve = register(services, "ada"), register(services, "eve")
     (hers,) = accounts.tokens(services, ada.token, "ada")
     with pytest.raises(Forbidden):
         accounts.revoke_token(services, eve.token, "ada", hers.id)
@@ -178,7 +182,7 @@ def test_tokens_of_others_are_neither_seen_nor_revoked(services: FakeServices) -
 
 
 def test_what_is_no_good_any_more_is_not_listed(services: FakeServices) -> None:
-    ada = accounts.register(services, "ada")
+    ada = register(services, "ada")
     services.clock.forward(days=services.settings.token_lifetime_days)
     accounts.ensure_superuser(services, "root", token=ROOT)
     new = accounts.issue_token(services, ROOT, "ada", {})
@@ -190,7 +194,7 @@ def test_what_is_no_good_any_more_is_not_listed(services: FakeServices) -> None:
 
 
 def test_the_last_day_of_use_is_noted_once_a_day(services: FakeServices) -> None:
-    ada = accounts.register(services, "ada")
+    ada = register(services, "ada")
     noted: list[date] = []
     note = services.accounts.note_use
 
@@ -213,13 +217,13 @@ def test_a_request_is_answered_although_its_day_cannot_be_noted(services: FakeSe
     def fail(token: Token, day: date) -> None:
         raise Unavailable("The database did not answer; try again.")
 
-    ada = accounts.register(services, "ada")
+    ada = register(services, "ada")
     services.accounts.note_use = fail  # type: ignore[method-assign]
     assert accounts.authenticate(services, ada.token).name == "ada"
 
 
 def test_a_token_does_not_renew_itself_for_ever(services: FakeServices) -> None:
-    began, token = services.now(), accounts.register(services, "ada").token
+    began, token = services.now(), register(services, "ada").token
     ends_at = began + timedelta(days=services.settings.token_renewal_days)
     with pytest.raises(Unauthenticated, match="Token expired"):
         for _ in range(40):  # every 29 days
@@ -235,7 +239,7 @@ def test_a_token_does_not_renew_itself_for_ever(services: FakeServices) -> None:
 
 def test_a_user_has_so_many_tokens(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "MAX_TOKENS", 2)
-    ada = accounts.register(services, "ada").token
+    ada = register(services, "ada").token
     accounts.issue_token(services, ada, "ada", {})
     with pytest.raises(Invalid) as refusal:
         accounts.issue_token(services, ada, "ada", {})
@@ -247,7 +251,7 @@ def test_a_user_has_so_many_tokens(services: FakeServices, monkeypatch: pytest.M
 
 
 def test_a_revocation_stands_although_rows_are_left(services: FakeServices) -> None:
-    ada = accounts.register(services, "ada").token
+    ada = register(services, "ada").token
 
     def fail(token: Token, given: Given = ()) -> None:
         raise Unavailable("The database did not answer; try again.")
@@ -261,14 +265,14 @@ def test_a_revocation_stands_although_rows_are_left(services: FakeServices) -> N
 
 @pytest.mark.parametrize("name", [3, "x" * 65, "a\nb"])
 def test_a_name_that_no_token_can_have_is_refused(services: FakeServices, name: object) -> None:
-    ada = accounts.register(services, "ada").token
+    ada = register(services, "ada").token
     with pytest.raises(Invalid):
         accounts.issue_token(services, ada, "ada", {"name": name})
     assert len(services.accounts.tokens("ada")) == 1
 
 
 def test_a_name_is_given_once_and_its_first_owner_keeps_everything(services: FakeServices) -> None:
-    accounts.register(services, "ada")
+    register(services, "ada")
     before = services.written()
     with pytest.raises(Invalid) as refusal:
         accounts.create_user(services, ROOT, {"username": "ada", "is_superuser": True})
@@ -291,7 +295,7 @@ def test_first_segments_of_paths_are_no_names(services: FakeServices, name: str)
 
 
 def test_users_manage_themselves_and_nobody_else(services: FakeServices) -> None:
-    ada, bob = (accounts.register(services, name).token for name in ("ada", "bob"))
+    ada, bob = (register(services, name).token for name in ("ada", "bob"))
     with pytest.raises(Forbidden):
         accounts.create_user(services, ada, {"username": "eve"})
     for manage in (partial(accounts.issue_token, fields={}), accounts.revoke_tokens, accounts.tokens):
@@ -319,6 +323,6 @@ def test_the_first_superuser_is_made_once_and_given_a_token_each_time(services: 
 
 
 def test_nobody_becomes_superuser_by_being_there_already(services: FakeServices) -> None:
-    accounts.register(services, "ada")
+    register(services, "ada")
     with pytest.raises(Forbidden, match="no superuser"):
         accounts.ensure_superuser(services, "ada")

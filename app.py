@@ -145,8 +145,7 @@ def revoke_token(call: web.Call, user: str, token_id: str) -> None:
 
 @route("/projects", "POST", status=CREATED, body=schemas.NewProjectFields)
 def create_project(call: web.Call) -> schemas.ProjectDetail:
-    project = projects.create(call.services, call.user, call.fields())
-    return serializers.project_detail(project, bookmarked=False)
+    return serializers.project_detail(projects.create(call.services, call.user, call.fields()), bookmarked=False)
 
 
 @route("/{owner}", "GET", query=PAGING)
@@ -248,8 +247,7 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
 )
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
     created = builds.create(call.services, call.user, owner, project, call.fields(), once=call.idempotency_key())
-    detail = serializers.build_detail(created.view, call.services)
-    return schemas.Created(detail, created.is_replay)
+    return schemas.Created(serializers.build_detail(created.view, call.services), created.is_replay)
 
 
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
@@ -268,8 +266,7 @@ def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.Arch
 
 @route(BUILD, "GET")
 def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
-    found = builds.get(call.services, call.user, key)
-    return serializers.build_detail(found, call.services)
+    return serializers.build_detail(builds.get(call.services, call.user, key), call.services)
 
 
 @route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)

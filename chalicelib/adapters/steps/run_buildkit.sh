@@ -5,12 +5,11 @@
 cat fetch.log
 rm fetch.log
 printf 'Building: %s\n' "$SLIPWAY_IMAGE"
-while read -r name value; do
-  set -- "$@" --opt "build-arg:$name=$(printf '%s' "$value" | base64 -d)"
-done <"$SLIPWAY_MEMORY/build-args"
-while read -r name value; do
-  set -- "$@" --opt "label:$name=$(printf '%s' "$value" | base64 -d)"
-done <"$SLIPWAY_MEMORY/labels"
+for kind in build-arg label; do
+  while read -r name value; do
+    set -- "$@" --opt "$kind:$name=$(printf '%s' "$value" | base64 -d)"
+  done <"$SLIPWAY_MEMORY/${kind}s"
+done
 if [ -s "$SLIPWAY_MEMORY/epoch" ]; then # before what the build says, which counts
   set -- --opt "build-arg:SOURCE_DATE_EPOCH=$(cat "$SLIPWAY_MEMORY/epoch")" "$@"
   SLIPWAY_OUTPUT=$SLIPWAY_OUTPUT,rewrite-timestamp=true

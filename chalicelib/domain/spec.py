@@ -271,13 +271,9 @@ def _env_var(name: str, value: Any) -> tuple[str, str]:
 def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping) or len(value) > MAX_STEPS:
         refuse(f"`{name}` must be a mapping of at most {MAX_STEPS} names to values.")
-    return tuple(_build_arg(name, key, each) for key, each in value.items())
-
-
-def _build_arg(name: str, key: Any, value: Any) -> tuple[str, str]:
-    if not isinstance(key, str) or not _ARG_NAME.fullmatch(key):
+    if not all(isinstance(key, str) and _ARG_NAME.fullmatch(key) for key in value):
         refuse(f"Names in `{name}` are at most 128 letters, digits, `_`; first no digit, no `BUILDKIT_`.")
-    return key, _scalar(f"{name}.{key}", value)
+    return tuple((key, _scalar(f"{name}.{key}", each)) for key, each in value.items())
 
 
 def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:

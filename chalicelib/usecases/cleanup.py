@@ -90,12 +90,16 @@ def cleanup(services: Services) -> Cleaned:
 
 
 def _purge_build(services: Services, build: Build) -> bool:
-    """Whether it was purged: what has not ended is stopped first, and a log is awaited until it is stored."""
-    if build.is_done and build.look_at is None:
-        _forget(services, build)
-        return True
-    request_stop(services, build.key)
-    return False
+    """Whether it was purged: what has not ended is stopped first, and a log is awaited until it is stored.
+    Raises Conflict when it was changed meanwhile."""
+    if not build.is_done or build.look_at is not None:
+        request_stop(services, build.key)
+        return False
+    if build.deleted_at is None:  # it is marked first, so that nobody restores half of it
+        build = services.builds.save(replace(build, deleted_at=services.now()))
+    services.sources.discard(build)  # before the record, by which the next cleanup finds the files
+    services.archive.purge(build)
+    return True
 
 
 def _purge_project(services: Services, project: Project, until: datetime, done: Cleaned) -> None:
@@ -121,15 +125,6 @@ def _purge_project(services: Services, project: Project, until: datetime, done: 
         secrets.forget(services, project)
         services.archive.purge(project)
         done.projects += 1
-
-
-def _forget(services: Services, build: Build) -> None:
-    """Files first: the record is what the next cleanup finds them by. It is marked as deleted before, so that
-    nobody restores half of it. Raises Conflict when it was changed meanwhile."""
-    if build.deleted_at is None:
-        build = services.builds.save(replace(build, deleted_at=services.now()))
-    services.sources.discard(build)
-    services.archive.purge(build)
 
 
 def _sweep(services: Services) -> int:

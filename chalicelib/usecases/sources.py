@@ -21,7 +21,7 @@ from chalicelib.usecases import projects
 
 SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
 MAX_GIT_URL = 512
-_GIT_URL = re.compile(r"https://(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::[1-9]\d{0,4})?/+[^/?# ][^?# ]*")
+_GIT_URL = re.compile(r"(?=[!-~]*\Z)https://(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::[1-9]\d{0,4})?/+[^/?# ][^?# ]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")  # of an upload
 
 
@@ -60,7 +60,9 @@ def use_git(services: Services, caller: User, owner: str, name: str, fields: dic
     """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
     Invalid. Whether it can be reached, the first build tells: until then another address may be named."""
     project = projects.writable(services, caller, owner, name)
-    url = _checked_git_url(fields.get("git_url"))
+    url = fields.get("git_url")
+    if not isinstance(url, str) or len(url) > MAX_GIT_URL or not _GIT_URL.fullmatch(url):
+        raise Invalid({"git_url": ["Must be like https://host/path, without user name and password."]})
     if project.git_url == url:
         return project, False
     if project.git_url is not None and project.last_build_id:
@@ -140,10 +142,3 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
 def _refuse_git(project: Project) -> None:
     if project.git_url is not None:
         raise Forbidden(f"The project's code comes from {project.git_url}; nothing can be uploaded.")
-
-
-def _checked_git_url(url: object) -> str:
-    is_text = isinstance(url, str) and len(url) <= MAX_GIT_URL and url.isascii() and url.isprintable()
-    if not is_text or not _GIT_URL.fullmatch(str(url)):
-        raise Invalid({"git_url": ["Must be like https://host/path, without user name and password."]})
-    return str(url)

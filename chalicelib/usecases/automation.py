@@ -12,12 +12,13 @@ from chalicelib.domain.build import BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import User
-from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, SlipwayError, Unavailable
+from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
 log = logging.getLogger(__name__)
 _HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however often it is tried
+_WORDS = {NotFound: "There is no such project or build.", Forbidden: "The user may not do this."}
 
 
 def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
@@ -34,7 +35,8 @@ def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
     except _HOPELESS as error:
         if isinstance(error, NotFound) and (key := _done_before(services, fields, message_id)):
             return key
-        services.dead_letters.put(body, _reasons(error))
+        reasons = error.sentences() if isinstance(error, Invalid) else [_WORDS.get(type(error), str(error))]
+        services.dead_letters.put(body, reasons)
         return None
 
 
@@ -106,10 +108,3 @@ def _user(name: Any) -> str | None:
     if name is not None and (not isinstance(name, str) or len(name) > 128 or has_control_characters(name)):
         raise Invalid(["`user` must be a name of at most 128 characters."])
     return name or None
-
-
-def _reasons(error: SlipwayError) -> list[str]:
-    if isinstance(error, Invalid):
-        return error.sentences()
-    words = {NotFound: "There is no such project or build.", Forbidden: "The user may not do this."}
-    return [words.get(type(error), str(error))]

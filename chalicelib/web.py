@@ -152,12 +152,17 @@ class Call:
                 f"straight to storage: POST {self.url().rstrip('/')}/offers, upload to the answered `url` "
                 "with its `fields` and the archive as `file`, then POST to the answered `complete`."
             )
-        return _part(raw, self.request.headers.get("content-type", ""), "repo")
+        kind = self.request.headers.get("content-type", "")
+        if not kind.lower().startswith("multipart/form-data"):
+            return raw
+        part = next((part for part in _parts(raw, kind) if part.name == "repo"), None)
+        if part is None:
+            raise errors.Invalid(["The form needs a part `repo` with a gzipped tar archive."])
+        return bytes(part.raw)
 
     def query(self) -> dict[str, str]:
         """Query parameters; of repeated ones the last."""
-        given: Any = self.request.query_params
-        return {name: given[name] for name in given} if given else {}
+        return dict(self.request.query_params or {})
 
     def paging(self) -> Paging:
         """The page that is asked for; what is no sensible number is the default. Raises Invalid beyond bounds."""
@@ -364,16 +369,6 @@ def _form(given: Sequence[tuple[str, str]]) -> dict[str, Any]:
         fields["tags"] = [text for name, text in given if name == "tags" and text]
     words = {"true": True, "false": False, "": None}
     return fields | {name: words.get(fields[name].lower(), fields[name]) for name in FLAGS & fields.keys()}
-
-
-def _part(raw: bytes, content_type: str, name: str) -> bytes:
-    """One part of a multipart form; any other body is taken whole."""
-    if not content_type.lower().startswith("multipart/form-data"):
-        return raw
-    part = next((part for part in _parts(raw, content_type) if part.name == name), None)
-    if part is None:
-        raise errors.Invalid([f"The form needs a part `{name}` with a gzipped tar archive."])
-    return bytes(part.raw)
 
 
 def _parts(raw: bytes, content_type: str) -> Sequence[Any]:

@@ -61,12 +61,8 @@ def read(text: str) -> object:
 
 def check(document: Any) -> None:
     """Raises Invalid when the document is too deep or large to work on, or holds what JSON cannot."""
-    nodes = 0
-    level = [document]
+    nodes, level = 1, [document]
     for _ in range(MAX_DEPTH):
-        nodes += len(level)
-        if nodes > MAX_NODES:
-            refuse("The specification is too large.")
         below: list[Any] = []
         for node in level:
             if isinstance(node, Mapping):
@@ -81,9 +77,9 @@ def check(document: Any) -> None:
                 refuse("The specification contains a number that is not finite.")
             elif not isinstance(node, str | int | float | None):
                 refuse(f"The specification contains a {type(node).__name__}; only JSON's types are allowed.")
-            if len(below) > MAX_NODES:
+            if nodes + len(below) > MAX_NODES:
                 refuse("The specification is too large.")
         if not below:
             return
-        level = below
+        nodes, level = nodes + len(below), below
     refuse("The specification is nested too deeply.")

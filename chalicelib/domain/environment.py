@@ -64,9 +64,7 @@ def parse_environment(name: str, value: Any) -> Environment:
         refuse(f"`{name}` must be a mapping.")
     if unknown := [str(key) for key in value if key not in _NAMES]:
         refuse(f"`{name}` has no {quoted(unknown)}.")
-    resources = value.get("resources")
-    if resources is None:
-        return Environment(dict(value))
+    resources = {} if value.get("resources") is None else value["resources"]
     if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
         refuse(f"`{name}.resources` may have {quoted(_RESOURCES)}.")
     kept: dict[str, Any] = {}
@@ -200,10 +198,9 @@ def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, 
     kept = {part: text for part, text in value.items() if text is not None}
     _check_key(name, kept.get("key"), node_keys)  # without a key it would tolerate everything
     operator = kept.setdefault("operator", "Equal")
-    if operator not in _OPERATORS:
-        refuse(f"`{name}.operator` must be one of {', '.join(_OPERATORS)}.")
-    if kept.get("effect", _EFFECTS[0]) not in _EFFECTS:
-        refuse(f"`{name}.effect` must be one of {', '.join(_EFFECTS)}.")
+    for part, allowed in (("operator", _OPERATORS), ("effect", _EFFECTS)):
+        if kept.get(part, allowed[0]) not in allowed:
+            refuse(f"`{name}.{part}` must be one of {', '.join(allowed)}.")
     text = kept.get("value", "")
     if not isinstance(text, str) or (text and not _NAME.fullmatch(text)):
         refuse(f"`{name}.value` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")

@@ -29,7 +29,6 @@ _MOMENT = re.compile(
     r"(\d{4})-(\d\d?)-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+ -]\d\d:?\d\d))?)?"
 )
 
-
 # What may be queried: its kind (value, number, text, time or list), and how a build shows it.
 _FIELDS: dict[str, tuple[str, Callable[[Build], Any]]] = {
     "id": ("number", lambda build: build.key.id),

@@ -36,6 +36,7 @@ _CODE = ("image", "dockerfile", "ref", "context", "commit", "branch")
 _RUN = ("build_steps", "env_vars", "build_args", "secrets", "lang_env", "nocache", "image_tags", "platforms")
 _BUILD = _CODE + _RUN
 SLUG = re.compile(r"[-a-zA-Z0-9_]{1,128}")
+_CONTROL = re.compile("[\0-\x08\n-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _ARG_NAME = re.compile(r"(?!BUILDKIT_)[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 _SECRET_ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")
@@ -140,9 +141,7 @@ def checked_tags(tags: object) -> tuple[str, ...]:
 
 def has_control_characters(text: str) -> bool:
     """Characters that would end or garble a line (tabs are fine), or that cannot be stored as UTF-8."""
-    return any(
-        (char < " " and char != "\t") or char in "\x7f\x85\u2028\u2029" or "\ud800" <= char <= "\udfff" for char in text
-    )
+    return _CONTROL.search(text) is not None
 
 
 def confined_path(text: object) -> bool:

@@ -328,15 +328,14 @@ def report_status(call: web.Call, key: BuildKey) -> schemas.StatusEntry:
 
 @route(BUILD + "/statuses/{status_uuid}", "GET")
 def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.StatusEntry:
-    build, entry = builds.status(call.services, call.user, key, status_uuid)
-    return serializers.status_entry(build, entry)
+    return serializers.status_entry(*builds.status(call.services, call.user, key, status_uuid))
 
 
 @route(BUILD + "/steps", "GET", query=PAGING)
 def list_steps(call: web.Call, key: BuildKey) -> schemas.Page[schemas.BuildStep]:
     """What the build did, as its log says; of one whose log is not kept yet, as its first 50,000 lines say."""
     paging, steps = call.paging(), logs.steps(call.services, call.user, key)
-    shown = [serializers.build_step(step) for step in steps[paging.offset : paging.offset + paging.limit]]
+    shown = [serializers.shown(schemas.BuildStep, step) for step in steps[paging.offset : paging.offset + paging.limit]]
     return serializers.page(paging, shown, len(steps))
 
 

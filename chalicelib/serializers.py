@@ -10,7 +10,6 @@ import msgspec
 from chalicelib import schemas
 from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, StatusEntry
-from chalicelib.domain.build_steps import BuildStep
 from chalicelib.domain.cleanup import CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
@@ -80,21 +79,17 @@ def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Sh
     more |= {"id": build.key.id, "tags": list(build.tags) or None, "bookmarked": bookmarked}
     more |= {"project": f"{build.key.owner}.{build.key.project}"}
     more |= {"num_jobs": 0, "num_experiments": 0}  # jobs and experiments that use the image live elsewhere
-    return _shown(kind, build, **more)
+    return shown(kind, build, **more)
 
 
-def _shown(kind: type[Shown], record: object, **given: Any) -> Shown:
+def shown(kind: type[Shown], record: object, **given: Any) -> Shown:
     """A type of `schemas`: its fields as they are `given`, else as attributes of the record are, else by default."""
     names = [name for name in kind.__struct_fields__ if name not in given and hasattr(record, name)]
     return kind(**{name: getattr(record, name) for name in names}, **given)
 
 
 def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
-    return _shown(schemas.StatusEntry, entry, job=build.key.id)
-
-
-def build_step(step: BuildStep) -> schemas.BuildStep:
-    return _shown(schemas.BuildStep, step)
+    return shown(schemas.StatusEntry, entry, job=build.key.id)
 
 
 def code_reference(build: Build) -> schemas.CodeReference:
@@ -127,7 +122,7 @@ def _project(kind: type[Shown], project: Project, bookmarked: bool, **more: Any)
     number = int(project.uuid[:13], 16)  # clients want one; projects are found by name
     tags, has_code = list(project.tags) or None, project.code is not None or project.git_url is not None
     more |= {"id": number, "user": project.owner, "tags": tags, "has_code": has_code, "bookmarked": bookmarked}
-    return _shown(kind, project, **more)
+    return shown(kind, project, **more)
 
 
 def version(component: str) -> schemas.Versions | schemas.ChartVersion:
@@ -141,19 +136,19 @@ def version(component: str) -> schemas.Versions | schemas.ChartVersion:
 
 def offer(offer: Offer, url: str) -> schemas.Offer:
     """`url` is the address that offers are asked for at."""
-    return _shown(schemas.Offer, offer, complete=f"{url.rstrip('/')}/{offer.id}")
+    return shown(schemas.Offer, offer, complete=f"{url.rstrip('/')}/{offer.id}")
 
 
 def user(user: User) -> schemas.User:
-    return _shown(schemas.User, user, username=user.name)
+    return shown(schemas.User, user, username=user.name)
 
 
 def new_user(new: NewUser) -> schemas.NewUser:
-    return _shown(schemas.NewUser, new.user, username=new.user.name, token=new.token, token_expires_at=new.expires_at)
+    return shown(schemas.NewUser, new.user, username=new.user.name, token=new.token, token_expires_at=new.expires_at)
 
 
 def token(token: Token) -> schemas.Token:
-    return _shown(schemas.Token, token, last_used=token.used_on)
+    return shown(schemas.Token, token, last_used=token.used_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +162,11 @@ class Paging:
     max_bytes: int
 
 
+@dataclass(eq=False)
 class PageTooLarge(Exception):
     """A page's rows exceed an answer; the first `rows` of them do not."""
 
-    def __init__(self, rows: int) -> None:
-        super().__init__(rows)
-        self.rows = rows
+    rows: int
 
 
 def page(paging: Paging, rows: Sequence[Row], count: int) -> schemas.Page[Row]:

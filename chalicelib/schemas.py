@@ -36,7 +36,6 @@ Description = Annotated[str, Meta(max_length=MAX_TEXT)]
 Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG)]
 Tags = Annotated[list[Tag], Meta(max_length=MAX_TAGS, examples=[["nightly"]])]
 Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"])]
-GitUrl = Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
 QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
@@ -406,7 +405,7 @@ class SecretFields(Struct):
 
 
 class GitFields(Struct):
-    git_url: GitUrl
+    git_url: Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
 
 
 Lines = str | Annotated[list[str], Meta(min_length=1)]

@@ -46,8 +46,7 @@ def _done_before(services: Services, fields: dict[str, Any], message_id: str) ->
     owner, name, number = str(fields.get("owner")), str(fields.get("project")), fields.get("build")
     if fields.get("action") == "stop":
         build = services.builds.get(BuildKey(owner, name, number)) if isinstance(number, int) else None
-        is_stopped = build is not None and (build.is_done or build.stop_requested_at is not None)
-        return build.key if build is not None and is_stopped else None
+        return build.key if build is not None and (build.is_done or build.stop_requested_at is not None) else None
     project = services.projects.get(owner, name)
     if project is None:
         return None

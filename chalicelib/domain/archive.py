@@ -102,7 +102,6 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 _refuse("it has data after its end")
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, UnicodeError) as exc:
         raise Invalid(["The upload is not a gzipped tar archive, or it is damaged."]) from exc
-    directories = {name for name, kind in kinds.items() if kind == tarfile.DIRTYPE}
     seen: set[str] = set()  # parents that are known not to be links, like all of their own
     for name in kinds:
         parent = posixpath.dirname(name)
@@ -116,7 +115,7 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
             names_bytes = _counted(names_bytes, parent)
             seen.add(parent)
             parent = posixpath.dirname(parent)
-    directories |= seen
+    directories = {name for name, kind in kinds.items() if kind == tarfile.DIRTYPE} | seen
     files = frozenset(kinds) - directories
     return Listing(
         frozenset(map(_readable, files)),

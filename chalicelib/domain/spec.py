@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
@@ -122,7 +122,7 @@ def _parse_nested(document: Mapping[str, Any]) -> Spec:
     return spec
 
 
-def is_slug(name: object) -> bool:
+def is_slug(name: object) -> TypeGuard[str]:
     """Whether `name` is 1 to 128 letters, digits, hyphens and underscores: as every name here."""
     return isinstance(name, str) and SLUG.fullmatch(name) is not None
 

@@ -24,7 +24,10 @@ _WORDS = {NotFound: "There is no such project or build.", Forbidden: "The user m
 def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
     """Does what a message asks for, once, however often it is delivered, and returns to which build. What can never
     succeed goes to the dead letters with its reasons; that is None. Raises what may be better next time."""
-    caller = _automation(services)
+    name = services.settings.automation_user
+    caller = services.accounts.user(name) if name else None
+    if caller is None:
+        raise Unavailable("Requests wait: the setting SLIPWAY_AUTOMATION_USER names no user.")
     fields: dict[str, Any] = {}
     try:
         fields = _fields(body)
@@ -61,30 +64,24 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     owner, project = fields.get("owner"), fields.get("project")
     if not is_slug(owner) or not is_slug(project):
         raise Invalid(["`owner` and `project` must name a project."])
-    named = _user(fields.get("user"))
-    caller = (services.accounts.user(named) if named and is_slug(named) else None) or caller
+    named = fields.get("user")
+    if named is not None and (not isinstance(named, str) or len(named) > 128 or has_control_characters(named)):
+        raise Invalid(["`user` must be a name of at most 128 characters."])
+    caller = (services.accounts.user(named) if is_slug(named) else None) or caller
     match fields.get("action"):
         case "create":
-            once, served = _once(fields, message_id), named if named != caller.name else None
-            created = builds.create(services, caller, str(owner), str(project), fields, once=once, on_behalf_of=served)
+            once, served = _once(fields, message_id), named if named not in ("", caller.name) else None
+            created = builds.create(services, caller, owner, project, fields, once=once, on_behalf_of=served)
             return created.build.key
         case "stop":
             number = fields.get("build")
             if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**12:
                 raise Invalid(["`build` must be the id of a build."])
-            stopped = BuildKey(str(owner), str(project), number)
+            stopped = BuildKey(owner, project, number)
             builds.stop(services, caller, stopped)
             return stopped
         case _:
             raise Invalid(["`action` must be `create` or `stop`."])
-
-
-def _automation(services: Services) -> User:
-    name = services.settings.automation_user
-    user = services.accounts.user(name) if name else None
-    if user is None:
-        raise Unavailable("Requests wait: the setting SLIPWAY_AUTOMATION_USER names no user.")
-    return user
 
 
 def _fields(body: str) -> dict[str, Any]:
@@ -101,9 +98,3 @@ def _fields(body: str) -> dict[str, Any]:
 def _once(fields: dict[str, Any], message_id: str) -> str:
     """A request's key among those of the queue; REST's begin with a user's name and `:`. Raises Invalid."""
     return f"queue/{checked_key(fields.get('idempotency_key') or message_id)}"
-
-
-def _user(name: Any) -> str | None:
-    if name is not None and (not isinstance(name, str) or len(name) > 128 or has_control_characters(name)):
-        raise Invalid(["`user` must be a name of at most 128 characters."])
-    return name or None

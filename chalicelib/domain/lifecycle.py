@@ -236,19 +236,11 @@ def _why_stopped(build: Build) -> str:
     return "Build is scheduled for deletion." if build.archived_at else "BuildJob was stopped."
 
 
-def as_it_ended(build: Build) -> Observation:
-    """What the executor said of a build that has failed, for when its log is read again."""
-    return Observation(
-        key=str(build.key),
-        uuid=build.uuid,
-        attempt=build.attempt,
-        handle=build.handle or "",
-        log=build.log,
-        steps=(),
-        outcome=Outcome.FAILED,
-        ended_at=build.finished_at,
-        reason=build.end_reason,
-    )
+def as_it_ended(build: Build, outcome: Outcome) -> Observation:
+    """The end of the build's attempt as its executor would say it, by what the record knows."""
+    key, ended_at = str(build.key), build.finished_at
+    handle = build.handle or ""
+    return Observation(key, build.uuid, build.attempt, handle, build.log, (), outcome, ended_at, build.end_reason)
 
 
 def follow(

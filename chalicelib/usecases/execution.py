@@ -58,7 +58,7 @@ def _attended(services: Services, known: Build) -> Build | None:
     if known.is_done or not known.is_managed:
         return known
     if known.finished_at is not None:
-        record(services, lifecycle.as_it_ended(known), known)
+        record(services, lifecycle.as_it_ended(known, Outcome.FAILED), known)
         return services.builds.get(key)
     project = services.projects.get(key.owner, key.project)
     if project is None or project.archived_at is not None:
@@ -93,7 +93,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             return None
         image = reason = None
         may_change = False
-        told = seen if build.finished_at is None else lifecycle.as_it_ended(build)
+        told = seen if build.finished_at is None else lifecycle.as_it_ended(build, Outcome.FAILED)
         if seen.attempt == build.attempt:
             is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
             if is_unclear or (told.outcome is not None and build.pushes):
@@ -238,11 +238,7 @@ def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, O
     """What the one executor of these builds, which have handles, says of each; what it does not know is gone."""
     executor = services.executor(builds[0].executor)
     seen = executor.observe([build.handle for build in builds if build.handle])
-    return {
-        build.key: seen.get(build.handle or "")
-        or Observation(str(build.key), build.uuid, build.attempt, build.handle or "", None, (), Outcome.GONE)
-        for build in builds
-    }
+    return {build.key: seen.get(build.handle or "") or lifecycle.as_it_ended(build, Outcome.GONE) for build in builds}
 
 
 def _submitted(services: Services, key: BuildKey) -> Build | None:
@@ -348,8 +344,7 @@ def _finished_before(services: Services, build: Build, image: Image) -> Build | 
             steps = () if build.worked_since else found.steps  # else they were recorded while it ran
             seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED)
             made = replace(made, attempt=attempt)
-    if seen is None:
-        seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
+    seen = seen or lifecycle.as_it_ended(build, Outcome.SUCCEEDED)
     done = lifecycle.follow(made, seen, services.now(), image=image, reason=None)
     return done and log_change(build, services.builds.save(done))
 

@@ -200,8 +200,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
             services.executor(build.executor).stop(build.handle)
         except SlipwayError as error:
             log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
-    end = Status.FAILED if build.stop_requested_at is None else Status.STOPPED
-    log_change(build, services.builds.save(lifecycle.advance(build, end, services.now(), message=reason)))
+    end(services, build, Status.FAILED if build.stop_requested_at is None else Status.STOPPED, reason)
     given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
     log.warning("Build %s was given up: %s", key, reason, extra=given_up)
 
@@ -251,8 +250,9 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
             return build
         if build.submitting_at is None:
             if build.attempt == 0 and not build.tag_was_free:
-                if services.registry.find(build.image) is not None:
-                    return _refused_for_its_tag(services, build)
+                if services.registry.find(build.image) is not None:  # tags cannot be overwritten
+                    words = f"The registry has an image {build.image} already, which this build did not make."
+                    return end(services, build, Status.FAILED, words)
                 build = replace(build, tag_was_free=True)
             return _start(services, _claimed(services, build), is_repeat=False)
         return _complete(services, build, build.submitting_at)
@@ -260,11 +260,10 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
     return retry_on_conflict(write)()
 
 
-def _refused_for_its_tag(services: Services, build: Build) -> Build:
-    """Tags cannot be overwritten, and what stands there was pushed by somebody else."""
-    words = f"The registry has an image {build.image} already, which this build did not make."
-    failed = lifecycle.advance(build, Status.FAILED, services.now(), message=words)
-    return log_change(build, services.builds.save(failed))
+def end(services: Services, build: Build, status: Status, message: str | None = None) -> Build:
+    """The build with its last status, saved. Raises Conflict."""
+    ended = lifecycle.advance(build, status, services.now(), message=message)
+    return log_change(build, services.builds.save(ended))
 
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
@@ -281,20 +280,21 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
         return _start(services, _claimed(services, build), is_repeat=False)
     if _may_repeat(services, build):  # the claimer may still start it, and will see that it shall stop
         return _wait_for_replay(services, build)
-    return log_change(build, services.builds.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+    return end(services, build, Status.STOPPED)
 
 
 def _may_repeat(services: Services, build: Build) -> bool:
-    assert build.submitting_at is not None
-    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
-    return services.now() - build.submitting_at < replay
+    return services.now() < _repeated_until(services, build)
 
 
 def _wait_for_replay(services: Services, build: Build) -> Build:
     """Has the build looked at when no repetition of its attempt can start it any more."""
+    return services.builds.save(replace(build, look_at=_repeated_until(services, build)))
+
+
+def _repeated_until(services: Services, build: Build) -> datetime:
     assert build.submitting_at is not None
-    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
-    return services.builds.save(replace(build, look_at=build.submitting_at + replay))
+    return build.submitting_at + timedelta(seconds=services.executor(build.executor).replay_seconds)
 
 
 def _claimed(services: Services, build: Build) -> Build:
@@ -321,8 +321,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         if is_repeat:
             found = executor.find_handle(build)
             return _note(services, build, found) if found else _wait_for_replay(services, build)
-        failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
-        return log_change(build, services.builds.save(failed))
+        return end(services, build, Status.FAILED, str(refusal))
     return _note(services, build, handle)
 
 

@@ -214,10 +214,9 @@ def next_look(services: Services, build: Build) -> datetime:
 
 
 def _why_overdue(services: Services, build: Build, grace: timedelta = lifecycle.GRACE) -> str | None:
-    queue = timedelta(minutes=services.settings.queue_timeout_minutes)
-    run = timedelta(minutes=services.settings.build_timeout_minutes)
-    wait = timedelta(minutes=services.settings.wait_timeout_minutes)
-    return lifecycle.overdue(build, services.now(), wait=wait, queue=queue, run=run, grace=grace)
+    of, now = services.settings, services.now()
+    wait, queue, run = of.wait_timeout_minutes, of.queue_timeout_minutes, of.build_timeout_minutes
+    return lifecycle.overdue(build, now, wait_minutes=wait, queue_minutes=queue, run_minutes=run, grace=grace)
 
 
 def _asked_once_more(services: Services, build: Build) -> Build | None:

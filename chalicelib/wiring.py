@@ -76,7 +76,7 @@ class AwsServices(ports.Services):
 
     @lazily
     def secrets(self) -> ports.Secrets:
-        from chalicelib.adapters.ssm import SsmSecrets
+        from chalicelib.adapters.secrets import SsmSecrets
 
         return SsmSecrets(self.settings.secret_prefix)
 
@@ -100,7 +100,7 @@ class AwsServices(ports.Services):
 
     @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:
-        from chalicelib.adapters.secrets_manager import SecretsManager
+        from chalicelib.adapters.secrets import SecretsManager
 
         return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 

@@ -76,19 +76,19 @@ class AwsServices(ports.Services):
 
     @lazily
     def secrets(self) -> ports.Secrets:
-        from chalicelib.adapters.ssm import SsmSecrets
+        from chalicelib.adapters.secrets import SsmSecrets
 
         return SsmSecrets(self.settings.secret_prefix)
 
     @lazily
     def registry(self) -> ports.Registry:
-        from chalicelib.adapters.registry import EcrCredentials, FixedLogin, HttpRegistry, image_lifecycle
+        from chalicelib.adapters.registry import EcrRegistry, HttpRegistry, image_lifecycle
 
         of = self.settings
         if of.plain_http:
-            return HttpRegistry("http", FixedLogin(of.registry_login))
+            return HttpRegistry(of.registry_login)
         lifecycle = image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
-        return HttpRegistry("https", EcrCredentials(of.tag_patterns, lifecycle=lifecycle))
+        return EcrRegistry(of.tag_patterns, lifecycle=lifecycle)
 
     @lazily
     def registry_logins(self) -> ports.RegistryLogins:
@@ -100,7 +100,7 @@ class AwsServices(ports.Services):
 
     @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:
-        from chalicelib.adapters.secrets_manager import SecretsManager
+        from chalicelib.adapters.secrets import SecretsManager
 
         return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 

@@ -1,4 +1,4 @@
-"""Image registries over their HTTP API: a scheme, and credentials, which are a fixed login or ECR's."""
+"""Image registries over their HTTP API, and the logins of builds for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any
 
 import msgspec
 import urllib3
@@ -18,7 +18,7 @@ import urllib3
 from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import Image
 from chalicelib.domain.cleanup import CACHED_DAYS, UNTAGGED_DAYS
-from chalicelib.domain.repositories import cache_repository, rights
+from chalicelib.domain.repositories import rights
 from chalicelib.errors import Unavailable
 from chalicelib.ports import RegistryLogin
 
@@ -41,35 +41,21 @@ class _Manifest(msgspec.Struct):
     layers: Annotated[tuple[_Layer, ...], msgspec.Meta(max_length=127)]
 
 
-class Credentials(Protocol):
-    """Who we are to a registry, and how it keeps repositories. All raise Unavailable."""
-
-    def authorization(self) -> Mapping[str, str]:
-        """The headers of a request, none where no login is needed."""
-
-    def make_repository(self, name: str) -> None:
-        """Makes a repository for images if the registry wants that before the first push."""
-
-    def make_cache(self, name: str) -> None:
-        """The same for a repository of cached layers, whose tags are moved."""
-
-    def delete_cache(self, name: str) -> None:
-        """Deletes one with its layers, if it is there."""
-
-
 class HttpRegistry:
-    """`Registry` over http or https."""
+    """`Registry` over http with a fixed login, user:password, or none."""
 
-    def __init__(self, scheme: Literal["http", "https"], credentials: Credentials) -> None:
-        self._scheme, self._credentials = scheme, credentials
+    scheme = "http"
+
+    def __init__(self, login: str = "") -> None:
+        encoded = base64.b64encode(login.encode()).decode()
+        self._login = {"Authorization": f"Basic {encoded}"} if login else {}
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
-        self._credentials.make_repository(_parts(image)[1])
-        self._credentials.make_cache(_cache(image))
+        """The first push makes the repository."""
 
     def forget_cache(self, image: str) -> None:
-        self._credentials.delete_cache(_cache(image))
+        """There is none: no engine of one machine caches layers in a registry."""
 
     def find(self, image: str) -> Image | None:
         answer = self._ask("GET", image, {"Accept": _MANIFESTS})
@@ -90,41 +76,27 @@ class HttpRegistry:
 
     def _ask(self, method: str, image: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
         host, repository, tag = _parts(image)
-        url = f"{self._scheme}://{host}/v2/{repository}/manifests/{tag}"
+        url = f"{self.scheme}://{host}/v2/{repository}/manifests/{tag}"
         try:
-            return self._http.request(method, url, body=body, headers={**headers, **self._credentials.authorization()})
+            return self._http.request(method, url, body=body, headers={**headers, **self._authorization()})
         except urllib3.exceptions.HTTPError as exc:
             raise Unavailable("The image registry did not answer.") from exc
 
-
-class FixedLogin:
-    """`Credentials` that stay: user:password, or None where no login is needed."""
-
-    def __init__(self, login: str | None) -> None:
-        encoded = base64.b64encode((login or "").encode()).decode()
-        self._headers = {"Authorization": f"Basic {encoded}"} if login else {}
-
-    def authorization(self) -> Mapping[str, str]:
-        return self._headers
-
-    def make_repository(self, name: str) -> None:
-        """The first push makes it."""
-
-    def make_cache(self, name: str) -> None:
-        """No engine of one machine caches layers in a registry."""
-
-    def delete_cache(self, name: str) -> None:
-        """There is none."""
+    def _authorization(self) -> Mapping[str, str]:
+        return self._login
 
 
-class EcrCredentials:
-    """`Credentials` of ECR: a token of ours. Repositories get tags that cannot be moved, but for those that match one
-    of `movable`, and with each build the lifecycle that the settings ask for."""
+class EcrRegistry(HttpRegistry):
+    """ECR, with a token of ours. Repositories get tags that cannot be moved, but for those that match one of `movable`,
+    and with each build the lifecycle that the settings ask for."""
+
+    scheme = "https"
 
     def __init__(self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None) -> None:
         """`lifecycle` is the policy of images, of `image_lifecycle`."""
         import boto3
 
+        super().__init__()
         self._ecr: Any = client or boto3.client("ecr")
         self._lifecycle = lifecycle
         self._tags = {
@@ -132,13 +104,22 @@ class EcrCredentials:
             "imageTagMutabilityExclusionFilters": [{"filterType": "WILDCARD", "filter": each} for each in movable],
         }
 
-    def authorization(self) -> Mapping[str, str]:
+    def prepare(self, image: str) -> None:
+        images, cache = rights(image).own
+        self._make_repository(images)
+        self._make_cache(cache)
+
+    def forget_cache(self, image: str) -> None:
+        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryNotFoundException):
+            self._ecr.delete_repository(repositoryName=rights(image).own[1], force=True)
+
+    def _authorization(self) -> Mapping[str, str]:
         with answered("ECR"):
             token = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
         assert base64.b64decode(token).startswith(b"AWS:")
         return {"Authorization": f"Basic {token}"}
 
-    def make_repository(self, name: str) -> None:
+    def _make_repository(self, name: str) -> None:
         scanned = {"scanOnPush": True}
         with answered("ECR"):
             try:
@@ -151,16 +132,12 @@ class EcrCredentials:
                 with suppress(self._ecr.exceptions.LifecyclePolicyNotFoundException):
                     self._ecr.delete_lifecycle_policy(repositoryName=name)
 
-    def make_cache(self, name: str) -> None:
+    def _make_cache(self, name: str) -> None:
         with answered("ECR"):
             with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
                 self._ecr.create_repository(repositoryName=name, imageTagMutability="MUTABLE")
             policy = _lifecycle(({"tagStatus": "untagged"}, 0, UNTAGGED_DAYS), ({"tagStatus": "any"}, 0, CACHED_DAYS))
             self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=policy)
-
-    def delete_cache(self, name: str) -> None:
-        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryNotFoundException):
-            self._ecr.delete_repository(repositoryName=name, force=True)
 
 
 def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | None:
@@ -262,10 +239,6 @@ def _layer_bytes(manifest: bytes) -> tuple[int, ...] | None:
         return tuple(layer.size for layer in msgspec.json.decode(manifest, type=_Manifest).layers)
     except msgspec.MsgspecError:
         return None
-
-
-def _cache(image: str) -> str:
-    return cache_repository(image).partition("/")[2]
 
 
 def _parts(image: str) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import io
+import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -44,8 +44,13 @@ LOG, TABLE, STEPS = "logs/{}.txt", "logs/{}.positions", "logs/{}.steps"  # of a 
 
 class _Bucket:
     def __init__(self, bucket: str) -> None:
+        """Without options the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in regions refuse and others
+        redirect for hours after a bucket was made. In old regions it signs them with version 2, which new buckets
+        need not accept."""
+        style = "path" if has_own_s3() else "virtual"
+        s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
+        self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
         self._bucket = bucket
-        self._s3 = _client()
 
     def _open(self, key: str, **part: str) -> IO[bytes]:
         """An object, or the Range of it that is named. Raises NotFound."""
@@ -139,7 +144,7 @@ class S3LogArchive(_Bucket):
         is deleted by the bucket after a day."""
         with answered(STORAGE, missing=NotFound):
             self._s3.upload_fileobj(
-                io.BufferedReader(_Stream(text)),
+                _Stream(text),
                 self._bucket,
                 LOG.format(build.uuid),
                 ExtraArgs={"ContentType": "text/plain; charset=utf-8"},
@@ -180,26 +185,15 @@ class S3LogArchive(_Bucket):
         return None
 
 
-class _Stream(io.RawIOBase):
-    """Pieces of a text as a file that is read once."""
+class _Stream:
+    """Pieces of a text as a file that is read once: only at its end it answers less than it is asked for."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces, self._left = iter(pieces), b""
+        self._pieces, self._left = iter(pieces), bytearray()
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._left = self._left or next(self._pieces, b"")
-        size = min(len(buffer), len(self._left))
-        buffer[:size], self._left = self._left[:size], self._left[size:]
-        return size
-
-
-def _client() -> Any:
-    """S3 of this region. Without options the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in
-    regions refuse and others redirect for hours after a bucket was made. In old regions it signs them with
-    version 2, which new buckets need not accept."""
-    style = "path" if has_own_s3() else "virtual"
-    s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
-    return boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
+    def read(self, size: int = sys.maxsize) -> bytes:
+        while len(self._left) < size and (piece := next(self._pieces, b"")):
+            self._left += piece
+        read = bytes(self._left[:size])
+        del self._left[:size]
+        return read

@@ -236,19 +236,11 @@ def _why_stopped(build: Build) -> str:
     return "Build is scheduled for deletion." if build.archived_at else "BuildJob was stopped."
 
 
-def as_it_ended(build: Build) -> Observation:
-    """What the executor said of a build that has failed, for when its log is read again."""
-    return Observation(
-        key=str(build.key),
-        uuid=build.uuid,
-        attempt=build.attempt,
-        handle=build.handle or "",
-        log=build.log,
-        steps=(),
-        outcome=Outcome.FAILED,
-        ended_at=build.finished_at,
-        reason=build.end_reason,
-    )
+def as_it_ended(build: Build, outcome: Outcome) -> Observation:
+    """The end of the build's attempt as its executor would say it, by what the record knows."""
+    key, ended_at = str(build.key), build.finished_at
+    handle = build.handle or ""
+    return Observation(key, build.uuid, build.attempt, handle, build.log, (), outcome, ended_at, build.end_reason)
 
 
 def follow(
@@ -342,26 +334,23 @@ def image_of(build: Build, answered: Image | None) -> Image | None:
 
 
 def overdue(
-    build: Build, now: datetime, *, wait: timedelta, queue: timedelta, run: timedelta, grace: timedelta = GRACE
+    build: Build, now: datetime, *, wait_minutes: int, queue_minutes: int, run_minutes: int, grace: timedelta = GRACE
 ) -> str | None:
     """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
 
-    `wait` is for its turn, `queue` for the executor to start it, `run` for its work. The executor has the
-    last two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
+    It may wait for its turn, then for the executor to start it, then it may work. The executor has the last
+    two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
     """
     if build.is_waiting:
-        late = now - build.waits_since > wait
-        return f"The build's turn did not come within {_minutes(wait)} minutes." if late else None
-    if build.handle is None:
-        since = max(build.waits_since, build.turn_at or build.waits_since)
-        late = now - since > queue + grace
-        return f"The build could not be started within {_minutes(queue)} minutes." if late else None
-    late = now - (build.submitting_at or build.created_at) > queue + run + grace
-    return f"The build did not end within {_minutes(queue + run)} minutes of being started." if late else None
-
-
-def _minutes(span: timedelta) -> int:
-    return span // timedelta(minutes=1)
+        since, grace, minutes = build.waits_since, timedelta(), wait_minutes
+        words = f"The build's turn did not come within {minutes} minutes."
+    elif build.handle is None:
+        since, minutes = max(build.waits_since, build.turn_at or build.waits_since), queue_minutes
+        words = f"The build could not be started within {minutes} minutes."
+    else:
+        since, minutes = build.submitting_at or build.created_at, queue_minutes + run_minutes
+        words = f"The build did not end within {minutes} minutes of being started."
+    return words if now - since > timedelta(minutes=minutes) + grace else None
 
 
 def steps_of(stages: Iterable[tuple[Status, datetime]]) -> tuple[Step, ...]:

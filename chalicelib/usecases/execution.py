@@ -58,7 +58,7 @@ def _attended(services: Services, known: Build) -> Build | None:
     if known.is_done or not known.is_managed:
         return known
     if known.finished_at is not None:
-        record(services, lifecycle.as_it_ended(known), known)
+        record(services, lifecycle.as_it_ended(known, Outcome.FAILED), known)
         return services.builds.get(key)
     project = services.projects.get(key.owner, key.project)
     if project is None or project.archived_at is not None:
@@ -93,7 +93,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             return None
         image = reason = None
         may_change = False
-        told = seen if build.finished_at is None else lifecycle.as_it_ended(build)
+        told = seen if build.finished_at is None else lifecycle.as_it_ended(build, Outcome.FAILED)
         if seen.attempt == build.attempt:
             is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
             if is_unclear or (told.outcome is not None and build.pushes):
@@ -200,8 +200,7 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
             services.executor(build.executor).stop(build.handle)
         except SlipwayError as error:
             log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
-    end = Status.FAILED if build.stop_requested_at is None else Status.STOPPED
-    log_change(build, services.builds.save(lifecycle.advance(build, end, services.now(), message=reason)))
+    end(services, build, Status.FAILED if build.stop_requested_at is None else Status.STOPPED, reason)
     given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
     log.warning("Build %s was given up: %s", key, reason, extra=given_up)
 
@@ -215,10 +214,9 @@ def next_look(services: Services, build: Build) -> datetime:
 
 
 def _why_overdue(services: Services, build: Build, grace: timedelta = lifecycle.GRACE) -> str | None:
-    queue = timedelta(minutes=services.settings.queue_timeout_minutes)
-    run = timedelta(minutes=services.settings.build_timeout_minutes)
-    wait = timedelta(minutes=services.settings.wait_timeout_minutes)
-    return lifecycle.overdue(build, services.now(), wait=wait, queue=queue, run=run, grace=grace)
+    of, now = services.settings, services.now()
+    wait, queue, run = of.wait_timeout_minutes, of.queue_timeout_minutes, of.build_timeout_minutes
+    return lifecycle.overdue(build, now, wait_minutes=wait, queue_minutes=queue, run_minutes=run, grace=grace)
 
 
 def _asked_once_more(services: Services, build: Build) -> Build | None:
@@ -238,11 +236,7 @@ def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, O
     """What the one executor of these builds, which have handles, says of each; what it does not know is gone."""
     executor = services.executor(builds[0].executor)
     seen = executor.observe([build.handle for build in builds if build.handle])
-    return {
-        build.key: seen.get(build.handle or "")
-        or Observation(str(build.key), build.uuid, build.attempt, build.handle or "", None, (), Outcome.GONE)
-        for build in builds
-    }
+    return {build.key: seen.get(build.handle or "") or lifecycle.as_it_ended(build, Outcome.GONE) for build in builds}
 
 
 def _submitted(services: Services, key: BuildKey) -> Build | None:
@@ -255,8 +249,9 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
             return build
         if build.submitting_at is None:
             if build.attempt == 0 and not build.tag_was_free:
-                if services.registry.find(build.image) is not None:
-                    return _refused_for_its_tag(services, build)
+                if services.registry.find(build.image) is not None:  # tags cannot be overwritten
+                    words = f"The registry has an image {build.image} already, which this build did not make."
+                    return end(services, build, Status.FAILED, words)
                 build = replace(build, tag_was_free=True)
             return _start(services, _claimed(services, build), is_repeat=False)
         return _complete(services, build, build.submitting_at)
@@ -264,11 +259,10 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
     return retry_on_conflict(write)()
 
 
-def _refused_for_its_tag(services: Services, build: Build) -> Build:
-    """Tags cannot be overwritten, and what stands there was pushed by somebody else."""
-    words = f"The registry has an image {build.image} already, which this build did not make."
-    failed = lifecycle.advance(build, Status.FAILED, services.now(), message=words)
-    return log_change(build, services.builds.save(failed))
+def end(services: Services, build: Build, status: Status, message: str | None = None) -> Build:
+    """The build with its last status, saved. Raises Conflict."""
+    ended = lifecycle.advance(build, status, services.now(), message=message)
+    return log_change(build, services.builds.save(ended))
 
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
@@ -285,20 +279,21 @@ def _complete(services: Services, build: Build, claimed_at: datetime) -> Build |
         return _start(services, _claimed(services, build), is_repeat=False)
     if _may_repeat(services, build):  # the claimer may still start it, and will see that it shall stop
         return _wait_for_replay(services, build)
-    return log_change(build, services.builds.save(lifecycle.advance(build, Status.STOPPED, services.now())))
+    return end(services, build, Status.STOPPED)
 
 
 def _may_repeat(services: Services, build: Build) -> bool:
-    assert build.submitting_at is not None
-    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
-    return services.now() - build.submitting_at < replay
+    return services.now() < _repeated_until(services, build)
 
 
 def _wait_for_replay(services: Services, build: Build) -> Build:
     """Has the build looked at when no repetition of its attempt can start it any more."""
+    return services.builds.save(replace(build, look_at=_repeated_until(services, build)))
+
+
+def _repeated_until(services: Services, build: Build) -> datetime:
     assert build.submitting_at is not None
-    replay = timedelta(seconds=services.executor(build.executor).replay_seconds)
-    return services.builds.save(replace(build, look_at=build.submitting_at + replay))
+    return build.submitting_at + timedelta(seconds=services.executor(build.executor).replay_seconds)
 
 
 def _claimed(services: Services, build: Build) -> Build:
@@ -325,8 +320,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
         if is_repeat:
             found = executor.find_handle(build)
             return _note(services, build, found) if found else _wait_for_replay(services, build)
-        failed = lifecycle.advance(build, Status.FAILED, services.now(), message=str(refusal))
-        return log_change(build, services.builds.save(failed))
+        return end(services, build, Status.FAILED, str(refusal))
     return _note(services, build, handle)
 
 
@@ -348,8 +342,7 @@ def _finished_before(services: Services, build: Build, image: Image) -> Build | 
             steps = () if build.worked_since else found.steps  # else they were recorded while it ran
             seen = replace(found, steps=steps, outcome=Outcome.SUCCEEDED)
             made = replace(made, attempt=attempt)
-    if seen is None:
-        seen = Observation(str(build.key), build.uuid, build.attempt, "", None, (), Outcome.SUCCEEDED)
+    seen = seen or lifecycle.as_it_ended(build, Outcome.SUCCEEDED)
     done = lifecycle.follow(made, seen, services.now(), image=image, reason=None)
     return done and log_change(build, services.builds.save(done))
 

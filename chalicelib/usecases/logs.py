@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -80,16 +81,22 @@ def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep
     build = builds.get(services, caller, key).build
     if build.kept_log_bytes is not None:
         return services.log_archive.steps(build)
-    found, lines, after = Steps(build.image), Lines(build.nonce), Position()
-    for _ in range(MAX_READS_FOR_STEPS if build.log else 0):
-        part = services.logs.read(build.log or "", after)
-        for piece in part.lines:
-            for line in lines.add(piece):
-                found.add(piece.at, line)
-        if part.is_end:
-            break
-        after = part.next
+    found, lines = Steps(build.image), Lines(build.nonce)
+    for piece in _pieces(services, build.log, MAX_READS_FOR_STEPS) if build.log else ():
+        for line in lines.add(piece):
+            found.add(piece.at, line)
     return found.found
+
+
+def _pieces(services: Services, name: str, reads: int = sys.maxsize) -> Iterator[LogLine]:
+    """Those of a log from its beginning, as far as so many reads come."""
+    after = Position()
+    for _ in range(reads):
+        part = services.logs.read(name, after)
+        yield from part.lines
+        if part.is_end:
+            return
+        after = part.next
 
 
 def _parsed(cursor: str) -> Position | int:
@@ -242,7 +249,7 @@ class _Text:
         room = self._services.settings.max_kept_log_bytes // (10 if self._is_last_try else 1)
         lines, raw, last, why = Lines(self._nonce), 0, LogLine(at_of(0), ""), ""
         try:
-            for last in self._pieces():
+            for last in _pieces(self._services, self._name):
                 raw += len(last.text)
                 shown = lines.add(last)
                 for line in shown:
@@ -265,13 +272,6 @@ class _Text:
         self.table.close(self.size)
         if self._chunk:
             yield self._taken()
-
-    def _pieces(self) -> Iterator[LogLine]:
-        after, is_end = Position(), False
-        while not is_end:
-            part = self._services.logs.read(self._name, after)
-            yield from part.lines
-            after, is_end = part.next, part.is_end
 
     def _add(self, text: bytes, lines: int) -> None:
         self._chunk += text

@@ -11,7 +11,7 @@ from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
 from chalicelib.usecases import execution, logs
-from chalicelib.usecases.conflicts import isolated, log_change
+from chalicelib.usecases.conflicts import isolated
 
 log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
@@ -71,8 +71,7 @@ def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey],
             build = execution.move_tags(services, build)
         logs.ask_to_keep(services, build)
     elif not build.is_managed:  # it is due because no heartbeat came
-        failed = lifecycle.advance(build, Status.FAILED, services.now(), message=lifecycle.ZOMBIE)
-        log_change(build, services.builds.save(failed))
+        execution.end(services, build, Status.FAILED, lifecycle.ZOMBIE)
     elif build.handle is None or build.finished_at is not None:
         execution.attend(services, build.key)
     elif build.stop_requested_at is None and is_hidden(build.key.project_key):

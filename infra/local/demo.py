@@ -13,7 +13,7 @@ from typing import Any
 
 import urllib3
 
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from infra.local.machine.machine import Machine
 
 PROJECT = "/root/quick-start"
@@ -50,7 +50,7 @@ def run(url: str, token: str, machine: Machine, say: Callable[[str], None], *, k
     if build["last_status"] != "succeeded":
         reason = api.get(f"{PROJECT}/builds/{build['id']}/statuses")["results"][-1]["message"]
         raise DemoFailed(f"The build ended as {build['last_status']}: {reason}")
-    found = HttpRegistry("http", FixedLogin(machine.registry_login)).find(build["image"])
+    found = HttpRegistry(machine.registry_login).find(build["image"])
     digest = found and found.digest
     print(f"\nThe registry answers for {build['image']}:\n  {digest}")
     if digest != build["image_digest"]:

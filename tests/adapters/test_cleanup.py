@@ -17,7 +17,7 @@ import pytest
 from chalice.package import YAMLTemplateSerializer
 
 from chalicelib.adapters.dynamodb.table import Item
-from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, image_lifecycle
+from chalicelib.adapters.registry import EcrRegistry, image_lifecycle
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import CLEANUP, RULES
@@ -254,7 +254,7 @@ class Ecr:
 
     def prepare(self, count: int = 0, days: int = 0) -> None:
         lifecycle = image_lifecycle(count, days, ["release", "v", "release"])
-        HttpRegistry("https", EcrCredentials(("latest",), self.client, lifecycle)).prepare(self.image)
+        EcrRegistry(("latest",), self.client, lifecycle).prepare(self.image)
 
     def push(self, *tags: str | None, image: str | None = None) -> None:
         for tag in tags:

@@ -15,9 +15,8 @@ import pytest
 from werkzeug import Request, Response
 
 from chalicelib.adapters.registry import (
-    EcrCredentials,
     EcrLogins,
-    FixedLogin,
+    EcrRegistry,
     HttpRegistry,
     SignedLogins,
     session_policy,
@@ -36,6 +35,10 @@ HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 IMAGE = f"{HOST}/slipway/ada/vision-01234567:7"
 MOVABLE = ("latest", "v*")
 ROLE = "arn:aws:iam::123456789012:role/registry"
+
+
+class EcrOverHttp(EcrRegistry):
+    scheme = "http"
 
 
 @dataclass
@@ -78,9 +81,9 @@ def registry(request: pytest.FixtureRequest, http: _Http) -> tuple[Registry, str
     path = f"/v2/{repository.partition('/')[2]}/manifests/1"
     http.answers[path] = (200, {"Docker-Content-Digest": DIGEST})
     if request.param == "plain":
-        return HttpRegistry("http", FixedLogin(None)), repository
+        return HttpRegistry(), repository
     request.getfixturevalue("on_aws")
-    return HttpRegistry("http", EcrCredentials(MOVABLE)), repository
+    return EcrOverHttp(MOVABLE), repository
 
 
 def test_an_image_has_the_digest_its_registry_says(registry: tuple[Registry, str]) -> None:
@@ -167,7 +170,7 @@ def test_any_other_answer_is_no_answer(http: _Http, status: int, headers: dict[s
     http.answers["/v2/a/b/manifests/1"] = (status, headers)
 
     with pytest.raises(Unavailable):
-        HttpRegistry("http", FixedLogin(None)).find(f"{http.host}/a/b:1")
+        HttpRegistry().find(f"{http.host}/a/b:1")
 
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -193,7 +196,7 @@ def test_the_sizes_of_layers_are_those_of_the_manifest(
     http.answers["/v2/a/b/manifests/1"] = (200, {"Docker-Content-Digest": DIGEST})
     http.manifests["/v2/a/b/manifests/1"] = json.dumps(manifest).encode(), MANIFEST_TYPE
 
-    found = HttpRegistry("http", FixedLogin(None)).find(f"{http.host}/a/b:1")
+    found = HttpRegistry().find(f"{http.host}/a/b:1")
 
     assert found == Image(DIGEST, layer_bytes)
 
@@ -202,7 +205,7 @@ def test_a_tag_is_moved_by_putting_the_same_manifest_again(http: _Http) -> None:
     manifest = b'{"layers": [{"size": 5}] }'
     http.answers["/v2/a/b/manifests/1"] = (200, {"Docker-Content-Digest": DIGEST})
     http.manifests["/v2/a/b/manifests/1"] = manifest, MANIFEST_TYPE
-    registry = HttpRegistry("http", FixedLogin("AWS:secret"))
+    registry = HttpRegistry("AWS:secret")
 
     registry.tag(f"{http.host}/a/b:1", "v1.2")
 
@@ -219,11 +222,11 @@ def test_nobody_listening_is_unavailable() -> None:
         port = free.getsockname()[1]
 
     with pytest.raises(Unavailable):
-        HttpRegistry("http", FixedLogin(None)).find(f"127.0.0.1:{port}/a/b:1")
+        HttpRegistry().find(f"127.0.0.1:{port}/a/b:1")
 
 
 def test_every_kind_of_manifest_is_accepted_without_login(http: _Http) -> None:
-    HttpRegistry("http", FixedLogin(None)).find(f"{http.host}/a/b:1")
+    HttpRegistry().find(f"{http.host}/a/b:1")
 
     ((method, path, headers),) = http.asked
     assert (method, path) == ("GET", "/v2/a/b/manifests/1")
@@ -250,7 +253,7 @@ def test_ecr_repositories_have_tags_that_cannot_be_moved_but_for_some(ecr: Any, 
             repositoryName=name, imageTagMutability="IMMUTABLE", imageScanningConfiguration={"scanOnPush": True}
         )
 
-    HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).prepare(f"{HOST}/{name}:1")
+    EcrRegistry(MOVABLE, ecr).prepare(f"{HOST}/{name}:1")
 
     (repository,) = ecr.describe_repositories(repositoryNames=[name])["repositories"]
     assert repository["imageTagMutability"] == "IMMUTABLE_WITH_EXCLUSION"
@@ -260,7 +263,7 @@ def test_ecr_repositories_have_tags_that_cannot_be_moved_but_for_some(ecr: Any, 
 
 def test_ecr_caches_have_tags_that_move_and_forget_what_is_old(ecr: Any) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
-    registry, image = HttpRegistry("https", EcrCredentials(MOVABLE, ecr)), f"{HOST}/slipway/{name}:1"
+    registry, image = EcrRegistry(MOVABLE, ecr), f"{HOST}/slipway/{name}:1"
     registry.prepare(image)
 
     (cache,) = ecr.describe_repositories(repositoryNames=[f"slipway-cache/{name}"])["repositories"]
@@ -277,7 +280,7 @@ def test_ecr_caches_have_tags_that_move_and_forget_what_is_old(ecr: Any) -> None
 def test_a_cache_whose_making_was_interrupted_gets_its_lifecycle_later(ecr: Any) -> None:
     name = f"ada/vision-{uuid.uuid4().hex}"
     ecr.create_repository(repositoryName=f"slipway-cache/{name}")
-    HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).prepare(f"{HOST}/slipway/{name}:1")
+    EcrRegistry(MOVABLE, ecr).prepare(f"{HOST}/slipway/{name}:1")
 
     assert ecr.get_lifecycle_policy(repositoryName=f"slipway-cache/{name}")
 
@@ -306,7 +309,7 @@ def test_the_policy_of_a_login_names_the_projects_partition_region_and_account()
 
 
 def test_ecr_is_logged_in_to(ecr: Any, http: _Http) -> None:
-    HttpRegistry("http", EcrCredentials(MOVABLE, ecr)).find(f"{http.host}/a/b:1")
+    EcrOverHttp(MOVABLE, ecr).find(f"{http.host}/a/b:1")
 
     scheme, _, credentials = http.asked[0][2]["Authorization"].partition(" ")
     assert scheme == "Basic"
@@ -321,20 +324,19 @@ def test_ecr_in_trouble_is_unavailable(ecr: Any) -> None:
         script.add_client_error("delete_repository", "ServerException")
         script.add_client_error("get_authorization_token", "ServerException")
         with pytest.raises(Unavailable):
-            HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).prepare("host/a/b:1")
+            EcrRegistry(MOVABLE, ecr).prepare("host/a/b:1")
         with pytest.raises(Unavailable):
-            HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).forget_cache("host/a/b:1")
+            EcrRegistry(MOVABLE, ecr).forget_cache("host/a/b:1")
         with pytest.raises(Unavailable):
-            HttpRegistry("https", EcrCredentials(MOVABLE, ecr)).find("host/a/b:1")
+            EcrRegistry(MOVABLE, ecr).find("host/a/b:1")
 
 
 def test_a_plain_registry_is_logged_in_to_where_it_has_a_login(http: _Http) -> None:
-    for login in (None, "", "AWS:secret"):
-        HttpRegistry("http", FixedLogin(login)).find(f"{http.host}/a/b:1")
+    for login in ("", "AWS:secret"):
+        HttpRegistry(login).find(f"{http.host}/a/b:1")
 
-    without, empty, with_login = (headers for _, _, headers in http.asked)
+    without, with_login = (headers for _, _, headers in http.asked)
     assert "Authorization" not in without
-    assert "Authorization" not in empty
     assert with_login["Authorization"] == f"Basic {base64.b64encode(b'AWS:secret').decode()}"
 
 

@@ -9,7 +9,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from chalicelib.adapters.ssm import SsmSecrets
+from chalicelib.adapters.secrets import SsmSecrets
 from chalicelib.errors import Busy, Invalid, NotFound, Unavailable
 from chalicelib.ports import Secrets
 from tests.factories import make_project

@@ -29,7 +29,7 @@ from app import ROUTES, app
 from chalicelib import ports, wiring
 from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.adapters.dynamodb import records
-from chalicelib.adapters.registry import EcrCredentials, HttpRegistry, image_lifecycle
+from chalicelib.adapters.registry import EcrRegistry, image_lifecycle
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.log_lines import LogLine
@@ -215,7 +215,9 @@ class Services(wiring.AwsServices):
     @wiring.lazily
     def registry(self) -> ports.Registry:
         lifecycle = image_lifecycle(self.settings.keep_images, 0, ())
-        return HttpRegistry("http", EcrCredentials(self.settings.tag_patterns, lifecycle=lifecycle))
+        registry = EcrRegistry(self.settings.tag_patterns, lifecycle=lifecycle)
+        registry.scheme = "http"
+        return registry
 
     def now(self) -> datetime:
         return super().now() + self.ahead

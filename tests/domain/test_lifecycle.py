@@ -576,7 +576,7 @@ def test_a_final_status_never_changes(delivery: tuple[Observation, Sequence[Obse
 
 
 NOT_ENDED = "The build did not end within 90 minutes of being started."
-WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minutes=30)
+LIMITS: Any = {"wait_minutes": 600, "queue_minutes": 60, "run_minutes": 30}
 
 
 @pytest.mark.parametrize(
@@ -629,7 +629,7 @@ WAIT, QUEUE, RUN = timedelta(minutes=600), timedelta(minutes=60), timedelta(minu
     ],
 )
 def test_when_to_give_up(build: Build, minutes: float, reason: str | None) -> None:
-    assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), wait=WAIT, queue=QUEUE, run=RUN) == reason
+    assert lifecycle.overdue(build, NOW + timedelta(minutes=minutes), **LIMITS) == reason
 
 
 def test_a_stage_of_many_phases_begins_with_the_first() -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from chalicelib.adapters.steps import step, texts
 from infra.local.machine import engines
 from infra.local.machine.engine import Engine, EngineName, NoEngine
@@ -116,7 +116,7 @@ def test_the_step_builds_and_pushes(engine: Engine, images: Registry, base: str,
     output = finish(start_build(engine, image, tmp_path))
 
     assert "echo ahoy" in output
-    found = HttpRegistry("http", FixedLogin(images.login)).find(image)
+    found = HttpRegistry(images.login).find(image)
     assert found is not None and found.digest.startswith("sha256:")
     assert engine.run_in_image(image, ["cat", "/greeting"]) == "ahoy\n"
 

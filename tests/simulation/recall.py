@@ -80,8 +80,7 @@ def give_up_unasked(services: Any, build: Build) -> None:
     if build.handle is not None:
         with isolated(build):
             services.executor(build.executor).stop(build.handle)
-    failed = lifecycle.advance(build, Status.FAILED, services.now(), message=reason)
-    log_change(build, services.builds.save(failed))
+    execution.end(services, build, Status.FAILED, reason)
 
 
 # Decided long before it is done: whether the executor still knows what it was asked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from infra.local.machine.machine import Machine
 from tests.local.test_engines import left_by_builds
 from tests.stack.conftest import PROJECT, Client, engines_building, processes, serving, unique_sleep
@@ -29,7 +29,7 @@ def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
     build = client.until_done(path)
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]
-    registry = HttpRegistry("http", FixedLogin(client.machine.registry_login))
+    registry = HttpRegistry(client.machine.registry_login)
     found = registry.find(build["image"])
     assert found is not None and found.layer_bytes is not None
     assert build["image_digest"] == found.digest

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from infra.local.machine.machine import Machine
 from tests.required_engines import with_one_engine
 from tests.stack.conftest import PATIENCE_SECONDS, Client, serving, unique_sleep, wait_until
@@ -130,7 +130,7 @@ def test_from_a_folder_to_an_image_in_a_pipe(client: Client, tmp_path: Path, ver
     assert status == 0, said
     assert RESULT.fullmatch(result)
     build = client.get(f"/root/{name}/builds/1")
-    found = HttpRegistry("http", FixedLogin(client.machine.registry_login)).find(build["image"])
+    found = HttpRegistry(client.machine.registry_login).find(build["image"])
     assert found is not None
     assert result == f"{build['image'].rpartition(':')[0]}@{found.digest}\n"
     assert client.log(f"/root/{name}/builds/1") in "\n".join(line for line in said.split("\n") if line[:1] != "[")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from infra.local.cluster.api import FakeKubernetes
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
@@ -43,7 +43,7 @@ def test_a_build_becomes_an_image_in_the_registry(client: Client) -> None:
     build = client.until_done(path)
 
     assert client.statuses(path) == ["created", "scheduled", "building", "running", "succeeded"]
-    registry = HttpRegistry("http", FixedLogin(client.machine.registry_login))
+    registry = HttpRegistry(client.machine.registry_login)
     found = registry.find(build["image"])
     assert found is not None and found.layer_bytes is not None
     assert build["image_digest"] == found.digest

@@ -19,7 +19,7 @@ import boto3
 import pytest
 
 from chalicelib import wiring
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from chalicelib.domain.build import BuildKey
 from infra.local.machine.machine import Machine
 from tests.required_engines import ENGINE
@@ -135,7 +135,7 @@ def run(machine: Machine, folder: Path, *, builds: int, clients: int, seed: int,
             for client_work in working:
                 client_work.result()
         report(load, machine.engine.name, time.monotonic() - began)
-        registry = HttpRegistry("http", FixedLogin(machine.registry_login))
+        registry = HttpRegistry(machine.registry_login)
         for each in planned:
             check(client, each, registry)
         assert max(starts().values()) == 1, "no build was started twice"

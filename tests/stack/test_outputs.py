@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from chalicelib.adapters.registry import FixedLogin, HttpRegistry
+from chalicelib.adapters.registry import HttpRegistry
 from chalicelib.errors import Unavailable
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
@@ -65,7 +65,7 @@ def labels(client: Client, image: str) -> dict[str, str]:
 
 def has_digest(client: Client, image: str, digest: str) -> bool:
     with suppress(Unavailable):  # docker-registry answers 500 while a tag moves
-        found = HttpRegistry("http", FixedLogin(client.machine.registry_login)).find(image)
+        found = HttpRegistry(client.machine.registry_login).find(image)
         return found is not None and found.digest == digest
     return False
 

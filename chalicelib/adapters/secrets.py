@@ -1,9 +1,12 @@
-"""Secrets of projects in SSM's Parameter Store, encrypted: `<prefix>/<owner>/<project's uuid>/<name>`.
+"""Secrets of projects in SSM's Parameter Store, encrypted: `<prefix>/<owner>/<project's uuid>/<name>`, and the
+deployment's own in Secrets Manager.
 
 By the uuid a project that is made again under its name does not find those of the former one.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import boto3
@@ -66,3 +69,25 @@ def _refusal(code: str, _words: str) -> SlipwayError | None:
         case "ThrottlingException" | "TooManyUpdates":
             return Busy("The parameter store asks us to wait; try again.")
     return None
+
+
+class SecretsManager:
+    """`DeploymentSecrets`; read once by a process. `docker_hub` may be empty."""
+
+    def __init__(self, build_key: str, docker_hub: str = "") -> None:
+        self._build_key, self._docker_hub = build_key, docker_hub
+        self._read = cache(self._asked)
+
+    def build_key(self) -> bytes:
+        return self._read(self._build_key).encode()
+
+    def docker_hub_login(self) -> tuple[str, str] | None:
+        if not self._docker_hub:
+            return None
+        login: dict[str, str] = json.loads(self._read(self._docker_hub))
+        return login["username"], login["token"]
+
+    def _asked(self, name: str) -> str:
+        with answered("Secrets Manager"):
+            client: Any = boto3.client("secretsmanager")
+            return str(client.get_secret_value(SecretId=name)["SecretString"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Route, expect
@@ -141,6 +143,49 @@ def test_code_is_uploaded(tab: Tab, client: Client, size: int, tmp_path: Path) -
     tab.see("code.tar.gz is the project's code now.")
     tab.see("The project has code that was uploaded.")
     assert client.get(f"/root/{name}")["has_code"]
+
+
+def test_steps_are_asked_for_while_the_build_runs_and_once_when_it_has_ended(
+    tab: Tab, client: Client, project: str
+) -> None:
+    path = elsewhere(client, project)
+    step = {"started_at": datetime.now(UTC).isoformat(), "duration_seconds": None, "is_cached": False, "error": None}
+    found = [
+        {**step, "name": "[1/4] FROM scratch", "is_cached": True},
+        {**step, "name": "[2/4] RUN make", "duration_seconds": 90},
+        {**step, "name": "[3/4] RUN make test"},
+    ]
+    pages: list[list[dict[str, Any]]] = [[], found[:3]]
+    asked = list[str]()
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        results = pages.pop(0) if len(pages) > 1 else pages[0]
+        route.fulfill(json={"count": len(results), "next": None, "previous": None, "results": results})
+
+    tab.page.route(re.compile(r"/steps\?"), answer)
+    tab.page.clock.install()
+    tab.open(f"{place(path)}/timeline")
+    tab.see("The log shows no step yet.")
+    steps = tab.page.get_by_label("Steps").get_by_role("listitem")
+    tab.page.clock.run_for(5_000)
+    expect(steps).to_contain_text(["cached[1/4] FROM scratch", "1 min 30 s[2/4] RUN make", "running, "])
+
+    failed = {"duration_seconds": 45, "error": "exit code: 2"}
+    pages[:] = [[*found[:2], {**found[2], **failed}, {**step, "name": "exporting to image"}]]
+    client.call("POST", f"{path}/statuses", {"status": "failed", "message": "Exit code 2: make test"})
+    tab.page.clock.run_for(10_000)
+    expect(steps).to_contain_text(
+        ["cached", "1 min 30 s", "failed after 45 s[3/4] RUN make testexit code: 2", "did not end"]
+    )
+    half, whole = (steps.nth(row).locator(".span").evaluate("bar => bar.offsetWidth") for row in (2, 1))
+    assert abs(whole - 2 * half) <= 2
+    asked.clear()
+    tab.page.reload()
+    expect(steps).to_have_count(4)
+    with tab.page.expect_request(re.compile(r"/builds/1$")):
+        tab.page.clock.run_for(600_000)
+    assert len(asked) == 1
 
 
 HIDE = """(isHidden) => {

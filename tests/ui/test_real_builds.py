@@ -58,6 +58,7 @@ def test_a_newcomer_comes_from_a_token_to_an_image(stranger: Tab, client: Client
     tab.see(f"FROM {client.machine.base_image}")
     tab.click("Timeline", "link")
     tab.see("waits in the queue")
+    expect(tab.page.get_by_label("Steps")).to_contain_text("tee /made")
     tab.click("Sign out")
     tab.see("Sign in to Slipway")
     assert tab.page.evaluate("sessionStorage.length") == 0

@@ -18,7 +18,17 @@ from tests.ui.conftest import AXE, PHONE, WIDE, Tab, elsewhere, open_tab
 pytestmark = pytest.mark.slow
 MAX_BYTES = 60_000  # gzipped, of all that is loaded before the API reference
 PROJECT = "/root/views"
-LOG = ["STEP 1/2: FROM python:3.12-slim", "STEP 2/2: RUN make", "\x1b[31mred\x1b[0m", *[f"line {n}" for n in range(90)]]
+LOG = [
+    "STEP 1/3: FROM python:3.12-slim",
+    "--> Using cache 5a3f0c1d2e4b",
+    "STEP 2/3: RUN make",
+    "STEP 3/3: RUN make test",
+]
+LOG += [
+    'Error: building at STEP "RUN make test": exit status 2',
+    "\x1b[31mred\x1b[0m",
+    *[f"line {n}" for n in range(90)],
+]
 # The views, each with a text that it shows when it is complete.
 VIEWS = {
     "projects": ("projects", "Images for training"),
@@ -26,7 +36,8 @@ VIEWS = {
     "query": ("projects/root/views?query=nonsense", "is not an expression"),
     "no-builds": ("projects/root/views-empty", "No build yet"),
     "log": ("projects/root/views/builds/1", "line 89"),
-    "timeline": ("projects/root/views/builds/2/timeline", "Exit code 3"),
+    "timeline": ("projects/root/views/builds/2/timeline", "The log shows no step."),
+    "steps": ("projects/root/views/builds/1/timeline", "[3/3] RUN make test"),
     "dockerfile": ("projects/root/views/builds/2/dockerfile", "The Dockerfile is shown"),
     "specification": ("projects/root/views/builds/2/specification", "runs elsewhere"),
     "new-build": ("projects/root/views/new", "Build steps"),

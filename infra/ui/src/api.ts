@@ -7,6 +7,7 @@ import { signOut, token } from "./session";
 type Schemas = components["schemas"];
 export type Build = Schemas["Build"];
 export type BuildDetail = Schemas["BuildDetail"];
+export type BuildStep = Schemas["BuildStep"];
 export type Project = Schemas["Project"];
 export type ProjectDetail = Schemas["ProjectDetail"];
 export type StatusEntry = Schemas["StatusEntry"];

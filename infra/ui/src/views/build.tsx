@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { type BuildDetail, type StatusEntry, api, body } from "../api";
+import { type BuildDetail, type BuildStep, type StatusEntry, api, body } from "../api";
 import { useLive } from "../live";
 import { LogView } from "../log_view";
 import { Ago, Answer, Copy, Dialog, Field, Question, Sentences, Status, clock, duration, fieldsOf, isDone, useDeed, words } from "../parts";
@@ -45,7 +45,7 @@ export function BuildPage({ owner, project, id }: { owner: string; project: stri
             ))}
           </nav>
           {tab === "log" && <LogView owner={owner} project={project} id={id} isDone={isDone(value.build.last_status)} />}
-          {tab === "timeline" && <Timeline {...value} />}
+          {tab === "timeline" && <Timeline opened={value} path={path} />}
           {tab === "dockerfile" && <Dockerfile build={value.build} />}
           {tab === "specification" && <Specification build={value.build} path={path} />}
         </>
@@ -249,8 +249,10 @@ const PHASES: Partial<Record<StatusEntry["status"], string>> = {
   unschedulable: "no machine takes it yet",
 };
 
-/** How long each status lasted. */
-function Timeline({ build, history }: Opened) {
+/** How long each status lasted, and each step in the one during which the engine worked. */
+function Timeline({ opened, path }: { opened: Opened; path: Path }) {
+  const { build, history } = opened;
+  const working = history.findLastIndex((entry) => !isDone(entry.status));
   const times = history.map((entry) => Date.parse(entry.created_at));
   const end = isDone(build.last_status) ? times.at(-1)! : Math.max(Date.now(), times.at(-1)!);
   const whole = Math.max(1, end - times[0]!);
@@ -281,11 +283,70 @@ function Timeline({ build, history }: Opened) {
                 <pre>{entry.traceback}</pre>
               </details>
             )}
+            {index === working && <Steps path={path} isEnded={isDone(build.last_status)} />}
           </li>
         );
       })}
     </ol>
   );
+}
+
+const MAX_STEPS = 500; // of one answer
+
+/** What the engine did. It is asked for while the build goes on, and once after its end. */
+function Steps({ path, isEnded }: { path: Path; isEnded: boolean }) {
+  const { value, refused } = useLive(
+    async (signal) => ({
+      ...(await body(
+        api.GET("/{owner}/{project}/builds/{build_id}/steps", { params: { path, query: { limit: MAX_STEPS } }, signal }),
+      )),
+      isLast: isEnded,
+    }),
+    JSON.stringify(path),
+    ({ isLast }) => (isLast ? null : 5), // each answer is read from the whole log
+  );
+  if (value === undefined || refused) return <Answer value={value} refused={refused} />;
+  if (value.count === 0) return <p class="empty">{isEnded ? "The log shows no step." : "The log shows no step yet."}</p>;
+  const seconds = value.results.map((step) => secondsOf(step, isEnded));
+  const longest = Math.max(...seconds, 0.1);
+  return (
+    <>
+      <p class="muted">Steps, with bars relative to the longest</p>
+      <ol aria-label="Steps">
+        {value.results.map((step, index) => (
+          <li key={step.name}>
+            <time dateTime={step.started_at} title={step.started_at}>
+              {clock(new Date(step.started_at))}
+            </time>
+            <span>{outcome(step, seconds[index]!, isEnded)}</span>
+            <code>{step.name}</code>
+            <span class="lane" aria-hidden="true">
+              <span class={step.error ? "span failed" : "span"} style={{ width: `${(seconds[index]! / longest) * 100}%` }} />
+            </span>
+            {step.error && <p class="reason failed">{step.error}</p>}
+          </li>
+        ))}
+      </ol>
+      {value.count > value.results.length && (
+        <p class="muted">
+          The first {value.results.length} of {value.count} steps
+        </p>
+      )}
+    </>
+  );
+}
+
+/** Until now, of a step that goes on. */
+function secondsOf(step: BuildStep, isEnded: boolean): number {
+  if (step.duration_seconds !== null || step.is_cached || isEnded) return step.duration_seconds ?? 0;
+  return Math.max(0, (Date.now() - Date.parse(step.started_at)) / 1000);
+}
+
+function outcome(step: BuildStep, seconds: number, isEnded: boolean): string {
+  if (step.is_cached) return "cached";
+  if (step.error) return `failed after ${duration(seconds)}`;
+  if (step.duration_seconds !== null) return duration(seconds);
+  return isEnded ? "did not end" : `running, ${duration(seconds)}`;
 }
 
 function Dockerfile({ build }: { build: BuildDetail }) {

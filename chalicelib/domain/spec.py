@@ -159,11 +159,10 @@ def _parse(document: Mapping[str, Any]) -> Spec:
         refuse("`version` must be 1.")
     if document["kind"] != "build":
         refuse("`kind` of a `build` section must be `build`, if it is there.")
-    get = document.get
     faults: list[str] = []
 
     def check(name: str, rule: Callable[[str, Any], Any], default: Any = None) -> Any:
-        value = get(name)
+        value = document.get(name)
         if value is None:
             return default
         try:

@@ -69,16 +69,14 @@ def use_git(services: Services, caller: User, owner: str, name: str, fields: dic
         raise Invalid([f"The project's builds had their code from {project.git_url}: DELETE that address first."])
     if project.code is not None:
         raise Forbidden("The project's code was uploaded; it cannot come from git as well.")
-    now = services.now()
-    return projects.save(services, project, lambda project: replace(project, git_url=url, updated_at=now)), True
+    return projects.save(services, project, lambda known: replace(known, git_url=url, updated_at=services.now())), True
 
 
 def forget_git(services: Services, caller: User, owner: str, name: str) -> None:
     """Takes the repository away from the project; builds keep theirs. Idempotent. Raises NotFound, Forbidden."""
     project = projects.writable(services, caller, owner, name)
     if project.git_url is not None:
-        now = services.now()
-        projects.save(services, project, lambda project: replace(project, git_url=None, updated_at=now))
+        projects.save(services, project, lambda known: replace(known, git_url=None, updated_at=services.now()))
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:

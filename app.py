@@ -262,8 +262,7 @@ def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
 
 @route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)
 def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
-    whole = call.request.method == "PUT"
-    changed = builds.update(call.services, call.user, key, call.fields(), whole=whole)
+    changed = builds.update(call.services, call.user, key, call.fields(), whole=call.request.method == "PUT")
     return serializers.build_detail(changed, call.services)
 
 

@@ -40,6 +40,8 @@ PAGE = settings.api_prefix().removesuffix("/v1") + "/ui"
 PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
+BAD_REQUEST, TOO_LARGE = HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+KEY_REUSED = HTTPStatus.UNPROCESSABLE_ENTITY
 ROUTES: list[openapi.Route] = []
 
 
@@ -113,7 +115,7 @@ def create_user(call: web.Call) -> schemas.NewUser:
     return serializers.new_user(accounts.create_user(call.services, call.token, call.fields()))
 
 
-@route("/users/token", "POST", refusals=(HTTPStatus.BAD_REQUEST,), caller="anybody")
+@route("/users/token", "POST", refusals=(BAD_REQUEST,), caller="anybody")
 def refuse_password_login(call: web.Call) -> NoReturn:
     accounts.refuse_password_login()
 
@@ -187,11 +189,7 @@ def offer_upload(call: web.Call, owner: str, project: str) -> schemas.Offer:
     return serializers.offer(sources.offer(call.services, call.user, owner, project), call.url())
 
 
-@route(
-    PROJECT + "/repo/upload/offers/{offer_id}",
-    "POST",
-    refusals=(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-)
+@route(PROJECT + "/repo/upload/offers/{offer_id}", "POST", refusals=(BAD_REQUEST, TOO_LARGE))
 def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> None:
     sources.complete(call.services, call.user, owner, project, offer_id)
 
@@ -237,14 +235,7 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
     return serializers.records(paging, found, serializers.build_summary)
 
 
-@route(
-    BUILDS,
-    "POST",
-    status=CREATED,
-    body=schemas.BuildFields,
-    headers=("Idempotency-Key",),
-    refusals=(HTTPStatus.UNPROCESSABLE_ENTITY,),
-)
+@route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",), refusals=(KEY_REUSED,))
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
     created = builds.create(call.services, call.user, owner, project, call.fields(), once=call.idempotency_key())
     return schemas.Created(serializers.build_detail(created.view, call.services), created.is_replay)
@@ -271,8 +262,7 @@ def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
 
 @route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)
 def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
-    whole = call.request.method == "PUT"
-    changed = builds.update(call.services, call.user, key, call.fields(), whole=whole)
+    changed = builds.update(call.services, call.user, key, call.fields(), whole=call.request.method == "PUT")
     return serializers.build_detail(changed, call.services)
 
 
@@ -298,7 +288,7 @@ act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark
 act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)
 # What `polyaxon run` calls with a file of another kind: it prints the refusal.
 for other in ("experiment", "group", "job"):
-    act(f"refuse_{other}", "POST", f"{PROJECT}/{other}s", builds.refuse_other_kinds, HTTPStatus.BAD_REQUEST)
+    act(f"refuse_{other}", "POST", f"{PROJECT}/{other}s", builds.refuse_other_kinds, BAD_REQUEST)
 act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT)
 act("archive_build", "POST", BUILD + "/archive", builds.archive)
 act("restore_build", "POST", BUILD + "/restore", builds.restore)

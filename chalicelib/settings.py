@@ -24,7 +24,6 @@ BUILDKIT = {
     "@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef",
 }
 
-
 # As ECR takes them, with two `*` at most. What has other characters than digits and `*` matches no number: those are
 # the tags of builds.
 _MOVABLE_TAG = re.compile(r"(?=.*[A-Za-z._-])(?=[^*]*(?:\*[^*]*){0,2}$)[A-Za-z0-9._*-]{1,128}")

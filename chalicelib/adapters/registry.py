@@ -64,7 +64,10 @@ class HttpRegistry:
         digest = answer.headers.get("Docker-Content-Digest")
         if answer.status != 200 or digest is None:
             raise Unavailable(f"The image registry answered {answer.status}.")
-        return Image(digest, _layer_bytes(answer.data))
+        with suppress(msgspec.MsgspecError):
+            layers = msgspec.json.decode(answer.data, type=_Manifest).layers
+            return Image(digest, tuple(layer.size for layer in layers))
+        return Image(digest)
 
     def tag(self, image: str, tag: str) -> None:
         found = self._ask("GET", image, {"Accept": _MANIFESTS})
@@ -232,13 +235,6 @@ class SignedLogins:
         text = base64.urlsafe_b64encode(json.dumps(grant).encode()).decode()
         signature = hmac.new(self._key, text.encode(), "sha256").hexdigest()
         return RegistryLogin(_parts(image)[0], self._user, f"{text}.{signature}", expires_at)
-
-
-def _layer_bytes(manifest: bytes) -> tuple[int, ...] | None:
-    try:
-        return tuple(layer.size for layer in msgspec.json.decode(manifest, type=_Manifest).layers)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _parts(image: str) -> tuple[str, str, str]:

@@ -72,10 +72,9 @@ class Steps:
         elif end := _END.fullmatch(text):
             self._number = ""
             if text != "...":  # others are printing
-                seconds, cached, error = end.groups()
-                self._end(
-                    at, seconds=float(seconds or 0) if text[0] == "D" else None, is_cached=bool(cached), error=error
-                )
+                took, cached, error = end.groups()
+                seconds = float(took or 0) if text.startswith("DONE") else None
+                self._end(at, seconds=seconds, is_cached=bool(cached), error=error)
 
     def _begin(self, at: datetime, name: str) -> None:
         """Ends the step before as well, if it goes on: buildah's do not say when they end."""

@@ -128,15 +128,8 @@ def advance(
     if len(build.history) >= room:
         raise Invalid([f"The history of a build is limited to {MAX_HISTORY} statuses."])
     happened = min(max(at or now, last.created_at), now)
-    entry = StatusEntry(
-        id=last.id + 1,
-        uuid=uuid.uuid4().hex,
-        status=status,
-        created_at=happened,
-        message=message and _cut(message, MAX_MESSAGE),
-        traceback=traceback,
-        details=details,
-    )
+    message = message and _cut(message, MAX_MESSAGE)
+    entry = StatusEntry(last.id + 1, uuid.uuid4().hex, status, happened, message, traceback, details)
     started_at, finished_at = build.started_at, build.finished_at
     if status in _STARTED:
         started_at = started_at or happened

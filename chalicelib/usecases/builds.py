@@ -190,10 +190,10 @@ def update(
         body = replace(body, reported_dockerfile=fields["dockerfile"])
     if (build, body) == (opened.build, opened.body):
         return opened
-    new, name = replace(build, updated_at=max(services.now(), build.updated_at)), opened.build.name
+    new = replace(build, updated_at=max(services.now(), build.updated_at))
     written = body if body != opened.body else None
-    if build.name != name:
-        new = services.builds.rename(replace(new, name=name), build.name, written)
+    if build.name != opened.build.name:
+        new = services.builds.rename(replace(new, name=opened.build.name), build.name, written)
     else:
         new = services.builds.save(new, written)
     return replace(opened, build=new, body=body)
@@ -201,7 +201,7 @@ def update(
 
 def stop(services: Services, caller: User, key: BuildKey) -> None:
     """Has the build stopped, at once or soon; nothing if it has ended. Raises NotFound, Forbidden."""
-    _stop(services, key, lambda: writable(services, caller, key).build)
+    request_stop(services, key, lambda: writable(services, caller, key).build)
 
 
 def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = False) -> None:
@@ -290,16 +290,12 @@ def _invalidate(services: Services, project: Project, last: int) -> None:
     projects.save(services, project, lambda known: replace(known, valid_after_build=max(known.valid_after_build, last)))
 
 
-def request_stop(services: Services, key: BuildKey) -> None:
-    """Marks the build to be stopped and announces it; nothing if it has ended."""
-    _stop(services, key, lambda: services.builds.get(key))
-
-
-def _stop(services: Services, key: BuildKey, read: Callable[[], Build | None]) -> None:
-    """The same, of the build that `read` returns; it is read again after each Conflict."""
+def request_stop(services: Services, key: BuildKey, read: Callable[[], Build | None] | None = None) -> None:
+    """Marks the build to be stopped and announces it; nothing if it has ended. `read` returns it, again after each
+    Conflict, where it is not just taken from the records."""
 
     def write() -> bool:
-        build = read()
+        build = read() if read else services.builds.get(key)
         stopping = build and lifecycle.request_stop(build, services.now())
         if build is None or stopping is None:
             return False

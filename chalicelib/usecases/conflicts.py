@@ -9,7 +9,6 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from chalicelib.domain.build import Build
-from chalicelib.domain.metrics import of_change
 from chalicelib.errors import Conflict, SlipwayError
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def retry_on_conflict(write: Callable[Arguments, Result]) -> Callable[Arguments,
 
 def log_change(before: Build, after: Build) -> Build:
     """Logs a status change with its metrics; returns the saved build."""
-    measures = of_change(before, after)
+    measures = measures_of(before, after)
     if measures or after.last_status != before.last_status:
         fields = {
             "build": str(after.key),
@@ -52,6 +51,24 @@ def log_change(before: Build, after: Build) -> Build:
         }
         log.info("Build %s is %s, attempt %d", after.key, after.last_status, after.attempt, extra=fields)
     return after
+
+
+def measures_of(before: Build, after: Build) -> dict[str, float]:
+    """Metrics by name: `…Seconds` are times, others counts; none for what is no step in a build's life."""
+    measures: dict[str, float] = {}
+    if after.handle is not None and before.handle is None:
+        measures["Submissions"] = 1
+    if after.attempt > max(before.attempt, 1):
+        measures["Retries"] = 1
+    if after.is_done and not before.is_done:
+        assert after.finished_at is not None
+        measures[after.last_status.value.title().replace("_", "")] = 1
+        if after.worked_since is not None:  # where waiting ends; a build that never was at work has neither time
+            measures["QueuedSeconds"] = (after.worked_since - after.created_at).total_seconds()
+            measures["BuildingSeconds"] = (after.finished_at - after.worked_since).total_seconds()
+        if after.stop_requested_at is not None:
+            measures["StoppingSeconds"] = (after.finished_at - after.stop_requested_at).total_seconds()
+    return measures
 
 
 @contextmanager

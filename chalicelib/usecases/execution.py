@@ -14,6 +14,7 @@ from chalicelib.domain.build import Build, BuildKey, Image, Status
 from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.log_lines import Lines
+from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases.builds import request_stop
@@ -60,8 +61,7 @@ def _attended(services: Services, known: Build) -> Build | None:
     if known.finished_at is not None:
         record(services, lifecycle.as_it_ended(known, Outcome.FAILED), known)
         return services.builds.get(key)
-    project = services.projects.get(key.owner, key.project)
-    if project is None or project.archived_at is not None:
+    if is_hidden(services, key.project_key):
         request_stop(services, key)
     if known.handle is None and _why_overdue(services, known) is not None:
         give_up_if_overdue(services, known)
@@ -74,6 +74,12 @@ def _attended(services: Services, known: Build) -> Build | None:
         services.executor(build.executor).stop(build.handle)
     observe(services, build.executor, [build.handle])
     return build
+
+
+def is_hidden(services: Services, key: ProjectKey) -> bool:
+    """Whether a project was archived or is gone: then its builds shall stop."""
+    project = services.projects.get(key.owner, key.name)
+    return project is None or project.archived_at is not None
 
 
 def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequence[BuildKey]:

@@ -44,7 +44,7 @@ def reconcile(services: Services) -> int:
     builds. What goes wrong with one build stays with it.
     """
     due = services.builds.due(services.now(), MAX_BUILDS)
-    is_hidden = cache(partial(_is_hidden, services))
+    is_hidden = cache(partial(execution.is_hidden, services))
     for start in range(0, len(due), CHUNK):
         running: list[Build] = []
         for build in due[start : start + CHUNK]:
@@ -103,9 +103,3 @@ def _compare(services: Services, builds: Sequence[Build]) -> None:
             if build.key in seen:
                 execution.record(services, seen[build.key], build)
             execution.give_up_if_overdue(services, build)
-
-
-def _is_hidden(services: Services, key: ProjectKey) -> bool:
-    """Whether a project was archived or is gone: then its builds shall stop."""
-    project = services.projects.get(key.owner, key.name)
-    return project is None or project.archived_at is not None

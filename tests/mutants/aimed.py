@@ -50,8 +50,8 @@ BREAKAGES = [
         ),
         (
             "a build whose project is gone runs",
-            "if project is None or project.archived_at is not None:",
-            "if project is not None and project.archived_at is not None:",
+            "return project is None or project.archived_at is not None",
+            "return project is not None and project.archived_at is not None",
         ),
         (
             "the log overrules the executor's own words",

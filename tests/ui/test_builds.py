@@ -149,13 +149,18 @@ def test_steps_are_asked_for_while_the_build_runs_and_once_when_it_has_ended(
     tab: Tab, client: Client, project: str
 ) -> None:
     path = elsewhere(client, project)
-    step = {"started_at": datetime.now(UTC).isoformat(), "duration_seconds": None, "is_cached": False, "error": None}
+    step: dict[str, Any] = {
+        "started_at": datetime.now(UTC).isoformat(),
+        "duration_seconds": None,
+        "is_cached": False,
+        "error": None,
+    }
     found = [
         {**step, "name": "[1/4] FROM scratch", "is_cached": True},
         {**step, "name": "[2/4] RUN make", "duration_seconds": 90},
         {**step, "name": "[3/4] RUN make test"},
     ]
-    pages: list[list[dict[str, Any]]] = [[], found[:3]]
+    pages: list[list[dict[str, Any]]] = [[], found]
     asked = list[str]()
 
     def answer(route: Route) -> None:

@@ -249,7 +249,7 @@ const PHASES: Partial<Record<StatusEntry["status"], string>> = {
   unschedulable: "no machine takes it yet",
 };
 
-/** How long each status lasted, and each step in the one during which the engine worked. */
+/** How long each status lasted; before the end, what the engine did. */
 function Timeline({ opened, path }: { opened: Opened; path: Path }) {
   const { build, history } = opened;
   const working = history.findLastIndex((entry) => !isDone(entry.status));
@@ -321,7 +321,9 @@ function Steps({ path, isEnded }: { path: Path; isEnded: boolean }) {
             <span>{outcome(step, seconds[index]!, isEnded)}</span>
             <code>{step.name}</code>
             <span class="lane" aria-hidden="true">
-              <span class={step.error ? "span failed" : "span"} style={{ width: `${(seconds[index]! / longest) * 100}%` }} />
+              {!step.is_cached && (
+                <span class={step.error ? "span failed" : "span"} style={{ width: `${(seconds[index]! / longest) * 100}%` }} />
+              )}
             </span>
             {step.error && <p class="reason failed">{step.error}</p>}
           </li>

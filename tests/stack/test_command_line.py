@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -327,6 +328,8 @@ def on_a_terminal(slipway: CommandLine, *arguments: str) -> Iterator[tuple[subpr
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
+        # what a shell starts in the background ignores it, and so would this
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(terminal)
     try:
@@ -340,7 +343,9 @@ def on_a_terminal(slipway: CommandLine, *arguments: str) -> Iterator[tuple[subpr
 def read_until(screen: int, words: str | None) -> str:
     """What is shown until these words are, or to the end."""
     shown = ""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while words is None or words not in shown:
+        assert time.monotonic() < deadline, f"waited in vain: {shown[-500:]}"
         assert select.select([screen], [], [], PATIENCE_SECONDS)[0], f"waited in vain: {shown[-500:]}"
         try:
             block = os.read(screen, 65536)

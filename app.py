@@ -241,6 +241,11 @@ def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[sc
     return schemas.Created(serializers.build_detail(created.view, call.services), created.is_replay)
 
 
+@route(PROJECT + "/dockerfile", "POST", body=schemas.BuildFields)
+def preview_dockerfile(call: web.Call, owner: str, project: str) -> schemas.Preview:
+    return schemas.Preview(builds.preview(call.services, call.user, owner, project, call.fields()))
+
+
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
 def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
     paging, ascending = call.paging(), call.sorts_ascending()

@@ -254,6 +254,12 @@ class Offer(Struct):
     expires_at: Time
 
 
+class Preview(Struct):
+    """What a build would be made of; null where a git repository has the Dockerfile."""
+
+    dockerfile: str | None
+
+
 class SecretNames(Struct):
     names: list[str]
 

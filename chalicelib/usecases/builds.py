@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, StatusEntry
+from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, BuildBody, BuildKey, Source, StatusEntry
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
 from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
@@ -61,14 +61,8 @@ def create(
     if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
         return _replayed(services, caller, mark, replay)
     asked = parse_request(fields)
-    spec, body, source, commit = asked.spec, BuildBody(asked.content), None, None
-    if spec is not None:
-        source, commit, dockerfile = source_of(services, project, spec)
-        secrets.check(services, project, spec)
-        build_args, mounts = dict(spec.build_args) or None, dict(spec.secrets) or None
-        body = BuildBody(asked.content, spec.config, dockerfile, build_args, mounts)
-    if body.is_too_large:
-        raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
+    spec = asked.spec
+    source, commit, body = _made_of(services, project, asked)
     executor = _executor(services, asked)
     now = services.now()
     number = services.builds.next_id(project, now)
@@ -106,6 +100,26 @@ def create(
         return Created(BuildView(added, body, project, bookmarked=False))
 
     return retry_on_conflict(add)()
+
+
+def preview(services: Services, caller: User, owner: str, project_name: str, fields: dict[str, Any]) -> str | None:
+    """The Dockerfile of the build that `create` would make of these fields; None where a git repository has it, or
+    another service. Raises what `create` raises for what is built; nothing is stored."""
+    project = projects.writable(services, caller, owner, project_name)
+    return _made_of(services, project, parse_request(fields))[2].dockerfile
+
+
+def _made_of(services: Services, project: Project, asked: BuildRequest) -> tuple[Source | None, str | None, BuildBody]:
+    """What the build is made of: its code with the commit, and its texts. Raises Invalid."""
+    spec, body, source, commit = asked.spec, BuildBody(asked.content), None, None
+    if spec is not None:
+        source, commit, dockerfile = source_of(services, project, spec)
+        secrets.check(services, project, spec)
+        build_args, mounts = dict(spec.build_args) or None, dict(spec.secrets) or None
+        body = BuildBody(asked.content, spec.config, dockerfile, build_args, mounts)
+    if body.is_too_large:
+        raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
+    return source, commit, body
 
 
 def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:

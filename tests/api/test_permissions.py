@@ -52,6 +52,7 @@ NEEDS = {
     "POST /{owner}/{project}/repo/external": "write",
     "DELETE /{owner}/{project}/repo/external": "write",
     "POST /{owner}/{project}/experiments": "write",
+    "POST /{owner}/{project}/dockerfile": "write",
     "POST /{owner}/{project}/groups": "write",
     "POST /{owner}/{project}/jobs": "write",
     "GET /{owner}/{project}/repo/download": "read",

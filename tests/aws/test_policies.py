@@ -444,6 +444,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("DELETE", "/ada/other/repo/external", None, 204)
     for kind in ("experiments", "groups", "jobs"):
         api("POST", f"{project}/{kind}", {"content": CONTENT}, 400)
+    api("POST", f"{project}/dockerfile", {"content": CONTENT})
     api("PUT", "/ada/other/secrets/token", {"value": "v"}, 204)
     api("DELETE", "/ada/other", None, 204)
     api("PUT", f"{project}/secrets/token", {"value": "v"}, 204)

@@ -46,6 +46,8 @@ def test_a_newcomer_comes_from_a_token_to_an_image(stranger: Tab, client: Client
     tab.click("New build", "link")
     tab.page.get_by_label("Base image").fill(client.machine.base_image)
     tab.page.get_by_label("Build steps").fill(f"echo 'made <b>in</b> the page, {secrets.token_hex()}' | tee /made")
+    tab.click("Preview the Dockerfile")
+    tab.see(f"FROM {client.machine.base_image}")
     tab.click("Build")
 
     tab.see("made <b>in</b> the page")

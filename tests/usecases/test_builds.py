@@ -8,7 +8,7 @@ import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
-from chalicelib.errors import Conflict, Forbidden, KeyReused, NotFound, Unavailable
+from chalicelib.errors import Conflict, Forbidden, Invalid, KeyReused, NotFound, Unavailable
 from chalicelib.usecases import builds, conflicts, execution, schedule
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
@@ -290,3 +290,20 @@ def test_a_name_that_is_taken_away_is_free_again(services: FakeServices, create:
     key = create(name="it")
     builds.update(services, ADA, key, {"name": None})
     assert services.records.builds[create(name="it")].name == "it"
+
+
+def test_a_preview_is_the_dockerfile_that_a_create_would_build_and_stores_nothing(services: FakeServices) -> None:
+    services.projects.add(make_project())
+    shown = builds.preview(services, ADA, "ada", "vision", REQUEST)
+    assert not services.records.builds
+    made = builds.create(services, ADA, "ada", "vision", REQUEST)
+    assert shown is not None
+    assert shown == made.view.body.dockerfile
+
+    refused = {"config": {**NESTED, "build": {"image": "two words"}}}
+    for ask in (builds.preview, builds.create):
+        with pytest.raises(Invalid) as error:
+            ask(services, ADA, "ada", "vision", refused)
+        assert "image" in str(error.value)
+    with pytest.raises(Forbidden):
+        builds.preview(services, BOB, "ada", "vision", REQUEST)

@@ -14,6 +14,7 @@ export function NewBuild({ owner, project }: { owner: string; project: string })
   const [isWritten, setIsWritten] = useState(from > 0);
   // repeated, it gets the build that was made
   const [key, setKey] = useState(() => crypto.randomUUID());
+  const [preview, setPreview] = useState<{ of: string; dockerfile: string | null }>();
   const { run, isBusy, error } = useDeed();
   useEffect(() => {
     if (!from) return;
@@ -29,6 +30,11 @@ export function NewBuild({ owner, project }: { owner: string; project: string })
     const params = { path: { owner, project }, header: { "Idempotency-Key": key } };
     const made = await body(api.POST("/{owner}/{project}/builds", { params, body: asked }));
     go(to.build(owner, project, made.id));
+  };
+  const look = async () => {
+    const params = { path: { owner, project } };
+    const { dockerfile } = await body(api.POST("/{owner}/{project}/dockerfile", { params, body: { content } }));
+    setPreview({ of: content, dockerfile });
   };
   return (
     <form
@@ -126,10 +132,19 @@ export function NewBuild({ owner, project }: { owner: string; project: string })
         </details>
       )}
       <Sentences of={error} />
+      {preview?.of === content && (
+        <section aria-label="Dockerfile" aria-live="polite">
+          <h3>The Dockerfile of this build</h3>
+          {preview.dockerfile === null ? <p>It is in the repository, and is read when the build fetches it.</p> : <pre class="code">{preview.dockerfile}</pre>}
+        </section>
+      )}
       <p class="buttons">
         <a class="button" href={to.project(owner, project)}>
           Cancel
         </a>
+        <button type="button" disabled={isBusy} onClick={() => void run(look)}>
+          Preview the Dockerfile
+        </button>
         <button class="primary" disabled={isBusy}>
           Build
         </button>

@@ -26,7 +26,7 @@ demo: .venv/local ## build one image for real and show everything; KEEP=1 keeps 
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
 
 up: .venv/local ## serve API and page on this machine until interrupted; KEEP=0 keeps nothing; PORT and SLIPWAY_ROOT_TOKEN are heeded
-	@$(MAKE) --no-print-directory ui || echo "The API is served without it." >&2
+	@$(MAKE) --no-print-directory ui >&2 || echo "The API is served without it." >&2
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 ui: $(PAGE_IS) ## build the page of the browser, with Node 20 or newer; PyPI has one where there is none
@@ -124,6 +124,8 @@ lock: .venv/ready ## write the locks requirements.txt from the lists requirement
 
 clean: ## remove what was installed and cached here; YES=1: also what `make up` keeps
 	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are kept in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
+	@test ! -e .slipway/kept/lock || $(PYTHON) -c 'import fcntl; fcntl.flock(open(".slipway/kept/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' \
+		2>/dev/null || { echo "A stack runs here: stop it first."; exit 2; }
 	rm -rf .venv .slipway chalicelib/ui infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
 $(PAGE_IS): .venv/local $(PAGE) app.py chalicelib/openapi.py chalicelib/schemas.py

@@ -17,6 +17,7 @@ _NUMBERED = re.compile(r"#(\d{1,6}) (.+)")
 _END = re.compile(r"DONE(?: (\d{1,7}\.\d)s)?|(CACHED)|(CANCELED|ERROR: .+)|(?:\.\.\.)")
 # buildah:    STEP 2/3: RUN pip install flask   [1/2] STEP 1/1: FROM x AS y    --> Using cache 5a3f…    --> 5a3f…
 _STEP = re.compile(r"(\[\d{1,6}/\d{1,6}\] )?STEP (\d{1,6})/(\d{1,6}): (.+)")
+_FAILED = "Error: building at STEP "
 _STORED = re.compile(r"--> (Using cache )?[0-9a-f]{11,64}")
 
 
@@ -38,7 +39,7 @@ class Steps:
         self._found: dict[str, BuildStep] = {}
         self._current: BuildStep | None = None
         self._number: str | None = None  # of BuildKit's step that prints; empty between two
-        self._next: tuple[str | None, ...] = ()  # buildah's step that may follow: stage, number, total
+        self._next = "\n"  # how buildah's step begins that may follow
         self._pushing, self._pushed = f"Pushing {image}", f"Pushing finished: {image.rpartition(':')[0]}@"
 
     @property
@@ -51,15 +52,18 @@ class Steps:
         if self._number is not None or (line[:1] == "#" and not self._found):
             if numbered := _NUMBERED.match(line):
                 self._add_numbered(at, *numbered.groups())
-        elif (step := _STEP.match(line)) and (step[2] == "1" or step.groups()[:3] == self._next):
+            return
+        for glued in (self._next, _FAILED):  # buildah does not end a line that a step has begun
+            line = line[max(line.find(glued), 0) :]
+        if (step := _STEP.match(line)) and (step[2] == "1" or line.startswith(self._next)):
             stage, number, total, instruction = step.groups()
-            self._next = (stage, str(int(number) + 1), total)
+            self._next = f"{stage or ''}STEP {int(number) + 1}/{total}: "
             self._begin(at, f"{stage or ''}[{number}/{total}] {instruction}")
         elif line == self._pushing:
             self._begin(at, line)
         elif (stored := _STORED.fullmatch(line)) or line.startswith(self._pushed):
             self._end(at, is_cached=bool(stored and stored[1]))
-        elif line.startswith(("Error: building at STEP ", "error building at STEP ")):
+        elif line.startswith((_FAILED, "error building at STEP ")):
             self._end(at, error=line)
 
     def _add_numbered(self, at: datetime, number: str, text: str) -> None:

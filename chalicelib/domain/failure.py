@@ -23,6 +23,8 @@ _REPORTS = (
 )
 # How an error line begins, of an engine up to what it says. BuildKit numbers the lines that steps print.
 _ERROR = re.compile(r"(?:#\d{1,9} )?(?:(?:ERROR|Error|error)[:\s]\s*|(?=failed to solve))")
+# buildah does not end a line that a step has begun.
+_GLUED = 'Error: building at STEP "'
 _OF_TOOLS = re.compile(r"(?=(?:fatal|tar|tar \(child\)|gzip|cp|mv|curl|wget): )")
 # Said after the cause, and by everybody.
 _ECHOES = (
@@ -63,7 +65,10 @@ _MEANINGS = tuple(
             "Access is refused",
         ),
         ("dockerfile parse error|unknown instruction", "The Dockerfile cannot be read"),
-        ("failed to calculate checksum of ref|copier: stat", "A file that the Dockerfile copies is missing"),
+        (
+            "failed to calculate checksum of ref|copier: stat",
+            "A file that the Dockerfile copies is missing (code is in `build/`)",
+        ),
         (
             "connection refused|no such host|Could not resolve host|i/o timeout|TLS handshake timeout|"
             "Couldn't connect to server|unexpected EOF\\b(?! in)|status: 5\\d\\d|returned error: 5\\d\\d",
@@ -108,7 +113,8 @@ def _command_or_error(lines: Sequence[str]) -> str | None:
 def _cut(line: str) -> str:
     if len(line) > 2 * MAX_LINE:
         line = f"{line[:MAX_LINE]}…{line[-MAX_LINE:]}"
-    return line.strip()
+    line = line.strip()
+    return line[max(line.find(_GLUED), 0) :]
 
 
 def _failed_step(line: str) -> str | None:

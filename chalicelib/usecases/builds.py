@@ -63,7 +63,8 @@ def create(
     asked = parse_request(fields)
     spec = asked.spec
     source, commit, body = _made_of(services, project, asked)
-    executor = _executor(services, asked)
+    executor, image_tags = _executor(services, asked), _image_tags(services, asked)
+    placement = _placement(services, asked, executor)  # the last that may refuse: no refusal takes a number
     now = services.now()
     number = services.builds.next_id(project, now)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
@@ -81,10 +82,10 @@ def create(
         description=asked.description,
         tags=asked.tags,
         is_managed=asked.is_managed,
-        image_tags=_image_tags(services, asked),
+        image_tags=image_tags,
         nocache=(spec is not None and spec.nocache) or project.must_build_afresh,
         resources=spec.environment.resources if spec else None,
-        placement=_placement(services, asked, executor),
+        placement=placement,
         commit=commit if asked.is_managed else None,
         source=source,
         on_behalf_of=on_behalf_of,

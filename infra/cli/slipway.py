@@ -35,7 +35,7 @@ from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
 OUTCOMES = {"succeeded": 0, "failed": 1, "upstream_failed": 1, "stopped": 3, "skipped": 3}
-TROUBLE, INTERRUPTED = 4, 130
+WRONG_USE, TROUBLE, INTERRUPTED = 2, 4, 130
 ENDS = """The exit status is the outcome: 0 done or succeeded, 1 the build failed, 2 wrong usage, 3 the build was
 stopped, 4 the service refuses or does not answer (which says nothing about the build), 130 interrupted.
 Results go to standard output, all else to standard error."""
@@ -54,6 +54,10 @@ class Trouble(Exception):
     def __init__(self, words: str, status: int = 0, seconds: int = 0) -> None:
         super().__init__(words)
         self.status, self.seconds = status, seconds
+
+
+class WrongUse(Trouble):
+    """Of this program, before anything is asked."""
 
 
 class NoAnswer(Trouble):
@@ -203,7 +207,7 @@ def address(text: str) -> str:
     """The API's, from it or from that of the host, of the stage or of the page. Raises Trouble."""
     found = re.fullmatch(r"(https?://[^/?#\s]+)([^?#\s]*)", text.strip().rstrip("/"))
     if found is None:
-        raise Trouble(f"{printable(text)} is no address: it begins with https:// or http://.")
+        raise WrongUse(f"{printable(text)} is no address: it begins with https:// or http://.")
     return found[1] + (re.sub(r"/(ui|v1)(/.*)?$", "", found[2]) if found[2] else "/api") + "/v1"
 
 
@@ -215,7 +219,7 @@ def service() -> Service:
         kept = {}
     url, token = (os.environ.get(f"SLIPWAY_{name.upper()}") or kept.get(name) for name in ("url", "token"))
     if not url or not token:
-        raise Trouble(f"Which service? {PROGRAM} login https://HOST/api, or set SLIPWAY_URL and SLIPWAY_TOKEN.")
+        raise WrongUse(f"Which service? {PROGRAM} login https://HOST/api, or set SLIPWAY_URL and SLIPWAY_TOKEN.")
     return Service(address(url), token.strip())
 
 
@@ -283,17 +287,19 @@ def upload(to: Service, project: str, archive: IO[bytes]) -> None:
 
 def specification(given: argparse.Namespace, has_git: bool) -> str:
     """What to build. Raises Trouble."""
+    if given.spec and (given.image or given.step):
+        raise WrongUse("--spec says it all: leave --image and --step out.")
     if given.step and not given.image:
-        raise Trouble("--step needs a base image: --image.")
+        raise WrongUse("--step needs a base image: --image.")
     if not Path(given.folder).is_dir():
-        raise Trouble(f"{given.folder} is no folder.")
+        raise WrongUse(f"{given.folder} is no folder.")
     if given.spec:
         return Path(given.spec).read_text(encoding="utf-8")
     if given.image:
         return json.dumps({"version": 1, "kind": "build", "image": given.image, "build_steps": given.step})
     if has_git or (Path(given.folder) / given.dockerfile).is_file():
         return json.dumps({"version": 1, "kind": "build", "dockerfile": given.dockerfile})
-    raise Trouble(
+    raise WrongUse(
         f"{given.folder} has no {given.dockerfile}: name one with --dockerfile, or a base image with --image and "
         "commands with --step, or a specification with --spec."
     )
@@ -312,7 +318,7 @@ def build_of(at: Service, text: str) -> str:
     """The path of a build that is given as NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER. Raises Trouble."""
     name, _, number = text.rpartition("/")
     if not number.isdigit():
-        raise Trouble(f"{printable(text)} is no build: write NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER.")
+        raise WrongUse(f"{printable(text)} is no build: write NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER.")
     return f"{project_of(at, name)}/builds/{number}"
 
 
@@ -473,7 +479,8 @@ def stop(given: argparse.Namespace) -> int:
     path = build_of(at, given.build)
     at.ask("POST", f"{path}/stop")
     found = at.json("GET", path)
-    print(json.dumps(found) if given.json else f"{named(path)} {found['last_status']}")
+    is_asked = "" if found["last_status"] in OUTCOMES else ", is asked to stop"
+    print(json.dumps(found) if given.json else f"{named(path)} {found['last_status']}{is_asked}")
     return 0
 
 
@@ -526,6 +533,8 @@ def main() -> int:
         return int(given.run(given))
     except Trouble as trouble:
         say(str(trouble))
+        if isinstance(trouble, WrongUse):
+            return WRONG_USE
     except BrokenPipeError:  # nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

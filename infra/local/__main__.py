@@ -36,7 +36,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     demo_ = commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
     up = commands.add_parser("up", help="serve the API until interrupted")
-    up.add_argument("--port", type=int, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free")
+    up.add_argument("--port", type=_port, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free")
     token = os.environ.get("SLIPWAY_ROOT_TOKEN") or None
     up.add_argument("--token", type=_token, default=token, help="of user root, or SLIPWAY_ROOT_TOKEN")
     for command, default in ((demo_, "0"), (up, "1")):
@@ -121,6 +121,12 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
 def _folder(text: str) -> Path | None:
     """Where to keep what is made; None: nowhere."""
     return {"0": None, "1": FOLDER}.get(text, Path(text).absolute())
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError("a port (or PORT) is a number up to 65535")
+    return int(text)
 
 
 def _token(text: str) -> str:

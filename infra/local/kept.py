@@ -196,6 +196,8 @@ def events_forgotten(stream: str) -> Change:
 def backup(folder: Path, to: Path) -> None:
     """Writes a consistent copy into a tar; a stack may use the folder meanwhile. What is pushed or stored while
     this runs may be missing from it. Raises OSError."""
+    if not (folder / _FILE).exists():
+        raise FileNotFoundError(f"nothing is kept in {folder} yet; `make up` does.")
     with tempfile.TemporaryDirectory(prefix=_COPY, dir=folder) as temporary:
         copy = Path(temporary)
         objects = _copied(folder, copy)
@@ -214,12 +216,17 @@ def backup(folder: Path, to: Path) -> None:
 def restore(folder: Path, source: Path) -> None:
     """Raises FileExistsError where something is kept already, OSError and tarfile.TarError."""
     if folder.exists():
-        raise FileExistsError(f"{folder} has records; move it away first.")
+        raise FileExistsError(f"{folder} has records; stop what runs and move it away first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix="restore-", dir=folder.parent))
     try:
-        with tarfile.open(source) as tar:
-            tar.extractall(unfinished, filter="data")
+        try:
+            with tarfile.open(source, "r:") as tar:
+                tar.extractall(unfinished, filter="data")
+        except tarfile.TarError as error:
+            raise tarfile.TarError(f"{source} is not a whole tar: {error}") from error
+        if not (unfinished / _FILE).exists():
+            raise tarfile.TarError(f"{source} is not what `make backup` writes")
         with closing(_opened(unfinished / _FILE)) as sqlite:
             sqlite.execute("SELECT 1 FROM kept LIMIT 1")
         unfinished.rename(folder)
@@ -288,6 +295,8 @@ def main() -> int:
     except (OSError, tarfile.TarError, sqlite3.Error) as error:
         print(f"This {arguments.command} failed: {error}", file=sys.stderr)
         return 1
+    size = f", {arguments.file.stat().st_size / 1e6:.1f} MB" if arguments.command == "backup" else ""
+    print(f"{'Wrote' if size else 'Put back'} {arguments.file}{size}.")
     return 0
 
 

@@ -124,7 +124,7 @@ def test_buildahs_push_is_a_step() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["STEP 9/9: RUN x", "[1/2] STEP 3/3: RUN x", "STEP 3/4: RUN x", "--> Package x", "Pushing x", "#5 x"],
+    ["STEP 9/9: RUN x", "STEP 3/4: RUN x", "--> Package x", "Pushing x", "#5 x"],
 )
 def test_what_a_step_prints_is_not_taken_for_buildahs(line: str) -> None:
     steps = said("STEP 1/3: FROM x", "STEP 2/3: RUN true", line, "STEP 3/3: RUN true", "--> 0123456789ab")
@@ -155,3 +155,16 @@ def test_steps_are_bounded_in_number_and_length() -> None:
 def test_no_pattern_can_be_tried_at_many_lengths() -> None:
     for pattern in (value.pattern for value in vars(build_steps).values() if isinstance(value, re.Pattern)):
         assert len(re.findall(r"[*+]", pattern)) <= 1, pattern
+
+
+def test_a_step_that_does_not_end_its_last_line_hides_neither_the_next_nor_the_error() -> None:
+    """As buildah prints them."""
+    fetched, second, failed = said(
+        "STEP 1/3: FROM x",
+        "STEP 2/3: RUN printf abc",
+        "abcSTEP 3/3: RUN printf 'STEP 7/9: '; exit 3",
+        'STEP 7/9: Error: building at STEP "RUN printf": while running runtime: exit status 3',
+    )
+    assert (fetched.duration_seconds, second.duration_seconds) == (1, 1)
+    assert failed.name == "[3/3] RUN printf 'STEP 7/9: '; exit 3"
+    assert failed.error == 'Error: building at STEP "RUN printf": while running runtime: exit status 3'

@@ -307,3 +307,10 @@ def test_a_preview_is_the_dockerfile_that_a_create_would_build_and_stores_nothin
         assert "image" in str(error.value)
     with pytest.raises(Forbidden):
         builds.preview(services, BOB, "ada", "vision", REQUEST)
+
+
+def test_a_refusal_takes_no_number(services: FakeServices, create: Create) -> None:
+    for build in ({"image": "x", "image_tags": ["nope"]}, {"image": "x", "build_steps": ["a\nb"]}):
+        with pytest.raises(Invalid):
+            create(config={"version": 1, "kind": "build", "build": build})
+    assert create().id == 1

@@ -103,13 +103,15 @@ QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     "change another build's code": ("s3:PutObject", f"{BUCKET}/code/0123", {"ApiHandlerRole"}),
     "list other builds": ("s3:ListBucket", BUCKET, set()),
     "pull another's image": ("ecr:GetDownloadUrlForLayer", ANN, {"RegistryRole"}),
-    "push elsewhere": ("ecr:PutImage", ANN, {"RegistryRole"}),
+    # who sees a build succeed gives its image the tags that it asked for
+    "push elsewhere": ("ecr:PutImage", ANN, {"RegistryRole", "DispatchRole", "OnCodebuildEventRole", "ReconcileRole"}),
     "poison a cache": ("ecr:PutImage", ANNS_CACHE, {"RegistryRole"}),
     "read a cache": ("ecr:BatchGetImage", ANNS_CACHE, {"RegistryRole"}),
     "push a base image": ("ecr:PutImage", repository("base/python"), set()),
     "push another BuildKit": ("ecr:PutImage", repository("slipway-tools"), {"CopyRole"}),
     "pull what is nobody's": ("ecr:BatchGetImage", repository("payroll/app"), set()),
-    "move tags": ("ecr:PutImageTagMutability", ANN, set()),
+    # who prepares a project's repository lets tags of `MovableTags` move
+    "let tags move": ("ecr:PutImageTagMutability", ANN, {"DispatchRole", "ReconcileRole"}),
     "delete an image": ("ecr:BatchDeleteImage", ANN, set()),
     "delete a repository": ("ecr:DeleteRepository", ANN, set()),
     "open a repository": ("ecr:SetRepositoryPolicy", ANN, set()),

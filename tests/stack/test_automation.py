@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
+from chalicelib.domain import cleanup as cleanup_rules
 from chalicelib.usecases import cleanup
 from infra.local.machine.machine import Machine
 from tests.required_engines import with_one_engine
@@ -94,7 +95,8 @@ def test_a_finished_log_is_served_when_the_log_service_has_lost_it(client: Clien
 
 
 def test_a_build_deleted_while_it_runs_leaves_nothing_behind(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleanup, "SETTLES", timedelta(0))  # else an hour
+    for module in (cleanup, cleanup_rules):
+        monkeypatch.setattr(module, "SETTLES", timedelta(0))  # else an hour
     path = client.build(unique_sleep())
     client.until(path, lambda build: build["last_status"] == "running")
     uuid = client.get(path)["uuid"]

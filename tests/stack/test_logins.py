@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
 import urllib3
 
 from infra.local.machine.machine import Machine
 from tests.required_engines import with_every_engine_and_executor
-from tests.stack.conftest import MANIFESTS, PROJECT, Client, serving
+from tests.stack.conftest import MANIFESTS, PROJECT, Client, serving, wait_until
 
 pytestmark = with_every_engine_and_executor  # an engine may take another's image from its own store
 MALLORYS = "/root/other"
@@ -45,8 +46,15 @@ def test_a_build_cannot_use_another_projects_image(client: Client, secret: str) 
         assert posted == 201
         path = f"{project}/builds/{build['id']}"
         assert client.until_done(path)["last_status"] == status, client.log(path)
+        expected = ("MARK-secret-42",) if status == "succeeded" else REFUSED
+        wait_until(partial(logged, client, path, expected))  # a cluster's logs come late
         assert ("MARK-secret-42" in client.log(path)) == (status == "succeeded")
         assert any(words in client.log(path) for words in REFUSED) == (status == "failed")
+
+
+def logged(client: Client, path: str, any_of: Sequence[str]) -> bool:
+    log = client.log(path)
+    return any(words in log for words in any_of)
 
 
 def test_a_build_that_escapes_finds_a_login_that_opens_nothing_of_others(client: Client, secret: str) -> None:

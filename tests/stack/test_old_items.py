@@ -90,7 +90,7 @@ def empty_registry() -> Iterator[str]:
     """Host and port of a registry that has no image."""
 
     class Empty(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
+        def do_GET(self) -> None:
             self.send_error(404)
 
         def log_message(self, *_: Any) -> None:

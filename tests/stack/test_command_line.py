@@ -188,22 +188,24 @@ def test_mistakes_end_with_a_sentence_and_are_no_failed_build(client: Client, sl
     wrong = CommandLine(slipway.folder, "", "", variables={**slipway.variables, "SLIPWAY_TOKEN": "wrong"})
     nobody = CommandLine(slipway.folder, "", "")
     (slipway.folder / "bad.yaml").write_text("{version: 1, kind: build, image: a b, steps: []}")
-    for who, words, sentence in (
-        (slipway, ("build", "empty"), "empty has no Dockerfile: name one with --dockerfile"),
-        (slipway, ("build", "missing"), "missing is no folder"),
-        (slipway, ("build", "empty", "--spec", "none.yaml"), "none.yaml: No such file or directory"),
-        (slipway, ("build", "other", "--spec", "bad.yaml"), "`steps` is not a field of a build; remove it."),
-        (slipway, ("build", "empty", "--step", "ls"), "--step needs a base image"),
-        (slipway, ("build", "empty", "--project", "somebody/else", "--image", "x"), "Not found."),
-        (slipway, ("show", "empty/99"), "Not found."),
-        (slipway, ("logs", "what"), "what is no build: write NUMBER"),
-        (elsewhere, ("list",), "127.0.0.1:1 does not answer"),
-        (wrong, ("list",), "Log in again: python3 slipway login"),
-        (nobody, ("list",), "Which service? python3 slipway login https://HOST/api"),
-        (nobody, ("login", "nowhere"), "nowhere is no address"),
+    (slipway.folder / "good.yaml").write_text("{version: 1, kind: build, image: x}")
+    for who, words, exit_status, sentence in (
+        (slipway, ("build", "empty"), 2, "empty has no Dockerfile: name one with --dockerfile"),
+        (slipway, ("build", "missing"), 2, "missing is no folder"),
+        (slipway, ("build", "empty", "--spec", "good.yaml", "--image", "x"), 2, "--spec says it all"),
+        (slipway, ("build", "empty", "--spec", "none.yaml"), 4, "none.yaml: No such file or directory"),
+        (slipway, ("build", "other", "--spec", "bad.yaml"), 4, "`steps` is not a field of a build; remove it."),
+        (slipway, ("build", "empty", "--step", "ls"), 2, "--step needs a base image"),
+        (slipway, ("build", "empty", "--project", "somebody/else", "--image", "x"), 4, "Not found."),
+        (slipway, ("show", "empty/99"), 4, "Not found."),
+        (slipway, ("logs", "what"), 2, "what is no build: write NUMBER"),
+        (elsewhere, ("list",), 4, "127.0.0.1:1 does not answer"),
+        (wrong, ("list",), 4, "Log in again: python3 slipway login"),
+        (nobody, ("list",), 2, "Which service? python3 slipway login https://HOST/api"),
+        (nobody, ("login", "nowhere"), 2, "nowhere is no address"),
     ):
         status, result, said = who.run(*words)
-        assert (status, result) == (4, ""), words
+        assert (status, result) == (exit_status, ""), words
         assert said.splitlines()[-1].startswith(sentence) or sentence in said.splitlines()[-1], said
     assert slipway.run("build", "--nonsense")[0] == 2
     assert client.call("GET", "/root/empty")[0] == 404, "nothing is made before the command is understood"

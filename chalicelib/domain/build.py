@@ -178,7 +178,7 @@ class Build:
 
     @property
     def has_tags_to_move(self) -> bool:
-        return self.image_digest is not None and bool(self.image_tags) and not self.image_tags_moved
+        return bool(self.image_digest and self.image_tags) and not self.image_tags_moved and self.deleted_at is None
 
     @property
     def waits_since(self) -> datetime:

@@ -123,6 +123,20 @@ def test_a_registry_that_refuses_a_tag_for_a_day_is_left_alone(
     assert (stored(services, key).look_at, stored(services, key).image_tags_moved) == (None, False)
 
 
+def test_a_deleted_build_does_not_wait_for_its_tags(services: FakeServices, create: Create) -> None:
+    key = started(services, create, "latest")
+    services.registry.refuses_tags = True
+    succeeds(services, key)
+    builds.archive(services, make_user(), key, delete=True)
+    services.registry.refuses_tags = False
+
+    services.clock.forward(minutes=1)
+    tick(services)
+
+    assert stored(services, key).look_at is None  # the cleanup may purge it
+    assert holder(services, key, "latest") is None
+
+
 @pytest.mark.parametrize("tag", ["latest", "v", "v1.2", "main", "develop", "release-1"])
 def test_tags_within_the_patterns_are_allowed(services: FakeServices, create: Create, tag: str) -> None:
     assert stored(services, started(services, create, tag)).image_tags == (tag,)

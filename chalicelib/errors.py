@@ -92,6 +92,12 @@ def refuse(sentence: str) -> NoReturn:
     raise Invalid([sentence])
 
 
+def require(holds: object, sentence: str) -> None:
+    """Raises Invalid for this reason unless it `holds`."""
+    if not holds:
+        refuse(sentence)
+
+
 def quoted(names: Sequence[str]) -> str:
     """Names in a sentence, cut where they are too long or too many."""
     return ", ".join(f"`{name[:64]}`" for name in names[:10])

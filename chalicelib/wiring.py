@@ -44,6 +44,9 @@ class AwsServices(ports.Services):
     )
     log_archive: ports.LogArchive = lazily(lambda self: adapters.s3.S3LogArchive(self.settings.bucket))
     sources: ports.Sources = lazily(lambda self: adapters.s3.S3Sources(self.settings.bucket))
+    registry_logins: ports.RegistryLogins = lazily(
+        lambda self: adapters.registry.EcrLogins(self.settings.registry_role)
+    )
     secrets: ports.Secrets = lazily(lambda self: adapters.secrets.SsmSecrets(self.settings.secret_prefix))
     scripts: Mapping[str, str] = lazily(lambda self: adapters.steps.texts())
     broker: ports.Broker = lazily(lambda self: adapters.broker.LambdaBroker(self.settings.broker_function))
@@ -59,12 +62,6 @@ class AwsServices(ports.Services):
             return registry.HttpRegistry(of.registry_login)
         lifecycle = registry.image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
         return registry.EcrRegistry(of.tag_patterns, lifecycle=lifecycle)
-
-    @lazily
-    def registry_logins(self) -> ports.RegistryLogins:
-        if self.settings.plain_http:
-            return adapters.registry.SignedLogins(self.settings.registry_login, self.now)
-        return adapters.registry.EcrLogins(self.settings.registry_role)
 
     @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from chalicelib.errors import Invalid, quoted, refuse, require
+from chalicelib.errors import Invalid, checked, quoted, refuse, require
 
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
@@ -33,7 +34,6 @@ _NAMES = (
     *("configmap_refs", "persistence", "outputs"),
 )
 _IGNORED = ("resources", "max_restarts", "index")  # looked at elsewhere, and of no meaning for builds
-_UNSEEN = ("labels", "annotations")  # without a pod nobody asks for them, and the image is the same
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _OPERATORS = ("Exists", "Equal")
@@ -92,33 +92,20 @@ def placement(environment: Environment, node_keys: Collection[str] | None) -> Pl
     """The Placement of an environment; None when it asks for nothing. `node_keys` are those that selectors and
     tolerations may name, None for builds on CodeBuild, which get no pod. Raises Invalid with one sentence per
     fault, also for each kind that cannot be honoured and could change where or with what the build runs."""
-    faults: list[str] = []
 
-    def check(name: str, rule: Callable[[str, Any], Any], default: Any) -> Any:
-        value = environment.document.get(name)
-        if not value or node_keys is None:
-            return default
-        try:
-            return rule(f"environment.{name}", value)
-        except Invalid as fault:
-            faults.extend(fault.sentences())
-            return default
+    def refused(name: str, _: object) -> None:
+        refuse(f"`{name}` is refused for builds on {'CodeBuild' if node_keys is None else 'EKS'}.")
 
-    wanted = Placement(
-        labels=check("labels", _labels, {}),
-        annotations=check("annotations", _annotations, {}),
-        node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys or ()), {}),
-        tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys or ()), ()),
-    )
-    where, own = ("CodeBuild", _UNSEEN) if node_keys is None else ("EKS", Placement.__slots__)
-    faults += [
-        f"`environment.{name}` is refused for builds on {where}."
-        for name, value in environment.document.items()
-        if name not in (*own, *_IGNORED) and value
-    ]
-    if faults:
-        raise Invalid(faults)
-    return None if wanted == Placement() else wanted
+    rules: dict[str, Callable[[str, Any], Any]] = {name: refused for name in _NAMES if name not in _IGNORED}
+    if node_keys is None:
+        del rules["labels"], rules["annotations"]  # nobody asks for them, and the image is the same
+    else:
+        of_nodes = {"node_selector": _selector, "tolerations": _tolerations}
+        rules |= {name: partial(rule, node_keys=node_keys) for name, rule in of_nodes.items()}
+        rules |= {"labels": _labels, "annotations": _annotations}
+    asked = {name: value for name, value in environment.document.items() if value}
+    wanted = checked(asked, rules, "environment.")
+    return Placement(**wanted) if wanted else None
 
 
 def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) -> None:

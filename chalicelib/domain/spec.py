@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
 from chalicelib.domain.environment import Environment, parse_environment
-from chalicelib.errors import Invalid, quoted, refuse, require
+from chalicelib.errors import checked, quoted, refuse, require
 
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
@@ -31,7 +31,6 @@ ONLY_BUILDS = (
     "`build`, or beside `version: 1` and `kind: build`, and POST it as `content` to …/builds/."
 )
 BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
-_HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
 _CODE = ("image", "dockerfile", "ref", "context", "commit", "branch")
 _RUN = ("build_steps", "env_vars", "build_args", "secrets", "lang_env", "nocache", "image_tags", "platforms")
 _BUILD = _CODE + _RUN
@@ -149,51 +148,15 @@ def confined_path(text: object) -> bool:
 
 
 def _parse(document: Mapping[str, Any]) -> Spec:
-    unknown = [str(key) for key in document if key not in _HEADER and key not in _BUILD]
+    unknown = [str(key) for key in document if key not in ("version", "kind", *_RULES)]
     require(not unknown, f"{quoted(unknown)} is not a field of a build; remove it.")
     version = document.get("version")
     require(version == 1 and not isinstance(version, bool), "`version` must be 1.")
     require(document["kind"] == "build", "`kind` of a `build` section must be `build`, if it is there.")
-    faults: list[str] = []
-
-    def check(name: str, rule: Callable[[str, Any], Any], default: Any = None) -> Any:
-        value = document.get(name)
-        if value is None:
-            return default
-        try:
-            return rule(name, value)
-        except Invalid as fault:
-            faults.extend(fault.sentences())
-            return default
-
-    spec = Spec(
-        document=dict(document),
-        image=check("image", _image),
-        dockerfile=check("dockerfile", _path),
-        context=check("context", _path),
-        build_steps=check("build_steps", _each(_step, "commands"), ()),
-        env_vars=check("env_vars", _each(_env_var, "[NAME, value] pairs"), ()),
-        build_args=check("build_args", _build_args, ()),
-        secrets=check("secrets", _secrets, ()),
-        lang_env=check("lang_env", _lang),
-        image_tags=check("image_tags", _image_tags, ()),
-        platform=check("platforms", _platform),
-        nocache=check("nocache", _boolean, False),
-        commit=check("commit", _revision),
-        branch=check("branch", _revision),
-        backend=check("backend", _backend),
-        tags=check("tags", lambda _, value: checked_tags(value), ()),
-        environment=check("environment", parse_environment, Environment()),
-    )
-    check("name", _slug)
-    check("description", _text)
-    check("logging", _logging)
-    check("ref", lambda *_: refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."))
-    if not faults and (spec.image is None) == (spec.dockerfile is None):
-        faults.append("Exactly one of `image` and `dockerfile` is needed.")
-    if faults:
-        raise Invalid(faults)
-    return spec
+    found = checked(document, _RULES)
+    require(("image" in found) != ("dockerfile" in found), "Exactly one of `image` and `dockerfile` is needed.")
+    kept = {name: value for name, value in found.items() if name in Spec.__slots__}
+    return Spec(dict(document), platform=found.get("platforms"), **kept)
 
 
 # Rules of single fields: each returns the value as the Spec holds it, or raises Invalid.
@@ -299,8 +262,6 @@ def _must(be: str, holds: Callable[[Any], object]) -> Callable[[str, Any], Any]:
 _path = _must("a relative path inside the code, without `..`", lambda path: confined_path(path) and len(path) <= 512)
 _lang = _must("a locale such as `C.UTF-8`", lambda name: isinstance(name, str) and _LANG.fullmatch(name))
 _backend = _must(f"one of {quoted(BACKENDS)}", lambda name: name in BACKENDS)
-_slug = _must("letters, digits, hyphens and underscores, at most 128", is_slug)
-_text = _must("a string", lambda text: isinstance(text, str))
 
 
 def _image_tags(name: str, value: Any) -> tuple[str, ...]:
@@ -336,6 +297,30 @@ def _logging(name: str, value: Any) -> None:
     if not isinstance(value, Mapping) or set(value) - {"level", "formatter"}:
         refuse(f"`{name}` may have `level` and `formatter`.")
     require(value.get("level", "INFO") in _LOG_LEVELS, f"`{name}.level` must be one of {quoted(_LOG_LEVELS)}.")
+
+
+_RULES: dict[str, Callable[[str, Any], Any]] = {
+    "image": _image,
+    "dockerfile": _path,
+    "context": _path,
+    "build_steps": _each(_step, "commands"),
+    "env_vars": _each(_env_var, "[NAME, value] pairs"),
+    "build_args": _build_args,
+    "secrets": _secrets,
+    "lang_env": _lang,
+    "image_tags": _image_tags,
+    "platforms": _platform,
+    "nocache": _boolean,
+    "commit": _revision,
+    "branch": _revision,
+    "backend": _backend,
+    "tags": lambda _, tags: checked_tags(tags),
+    "environment": parse_environment,
+    "name": _must("letters, digits, hyphens and underscores, at most 128", is_slug),
+    "description": _must("a string", lambda text: isinstance(text, str)),
+    "logging": _logging,
+    "ref": lambda *_: refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."),
+}
 
 
 def _mapping(document: object) -> Mapping[str, Any]:

@@ -246,7 +246,7 @@ BREAKAGES = [
     *of(
         "chalicelib/adapters/dynamodb/accounts.py",
         TABLE,
-        ("counts of requests stay for ever", ", Item.ttl.set(expires_at)", ""),
+        ("counts of requests stay for ever", ", Item.ttl.set(int((minute + COUNTED_FOR).timestamp()))", ""),
         ("a process remembers any number of tokens", "if len(self._remembered) >= CACHE_SIZE:", "if False:"),
     ),
     *of(

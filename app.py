@@ -36,6 +36,8 @@ app.register_middleware(web.shape_errors_and_cors, "http")
 PROJECT = "/{owner}/{project}"
 BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
+SECRET = PROJECT + "/secrets/{secret}"
+UPLOAD = PROJECT + "/repo/upload"
 PAGE = settings.api_prefix().removesuffix("/v1") + "/ui"
 PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
@@ -152,9 +154,8 @@ def create_project(call: web.Call) -> schemas.ProjectDetail:
 
 @route("/{owner}", "GET", query=PAGING)
 def list_projects(call: web.Call, owner: str) -> schemas.Page[schemas.Project]:
-    paging = call.paging()
-    found = projects.page(call.services, call.user, owner, paging.offset, paging.limit)
-    return serializers.records(paging, found, serializers.project)
+    found = projects.page(call.services, call.user, owner, call.offset, call.limit)
+    return call.records(found, serializers.project)
 
 
 @route(PROJECT, "GET")
@@ -171,27 +172,22 @@ def update_project(call: web.Call, owner: str, project: str) -> schemas.ProjectD
 
 @route("/bookmarks/{user}/projects", "GET", query=SORTING)
 def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedProject]:
-    paging, ascending = call.paging(), call.sorts_ascending()
-    found = projects.bookmarked(call.services, call.user, user, paging.offset, paging.limit, ascending=ascending)
-    return serializers.records(paging, found, serializers.bookmarked_project)
+    ascending = call.sorts_ascending()
+    found = projects.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=ascending)
+    return call.records(found, serializers.bookmarked_project)
 
 
 # Code
 
 
-@route(PROJECT + "/repo/upload", "PUT", "POST", body=bytes)
+@route(UPLOAD, "PUT", "POST", body=bytes)
 def upload_code(call: web.Call, owner: str, project: str) -> None:
     sources.upload(call.services, call.user, owner, project, call.archive())
 
 
-@route(PROJECT + "/repo/upload/offers", "POST", status=CREATED)
+@route(UPLOAD + "/offers", "POST", status=CREATED)
 def offer_upload(call: web.Call, owner: str, project: str) -> schemas.Offer:
     return serializers.offer(sources.offer(call.services, call.user, owner, project), call.url())
-
-
-@route(PROJECT + "/repo/upload/offers/{offer_id}", "POST", refusals=(BAD_REQUEST, TOO_LARGE))
-def complete_upload(call: web.Call, owner: str, project: str, offer_id: str) -> None:
-    sources.complete(call.services, call.user, owner, project, offer_id)
 
 
 @route(PROJECT + "/repo/download", "GET", query=("commit",))
@@ -215,14 +211,9 @@ def list_secrets(call: web.Call, owner: str, project: str) -> schemas.SecretName
     return schemas.SecretNames(list(secrets.names(call.services, call.user, owner, project)))
 
 
-@route(PROJECT + "/secrets/{secret}", "PUT", status=NO_CONTENT, body=schemas.SecretFields)
+@route(SECRET, "PUT", status=NO_CONTENT, body=schemas.SecretFields)
 def put_secret(call: web.Call, owner: str, project: str, secret: str) -> None:
     secrets.put(call.services, call.user, owner, project, secret, call.fields().get("value"))
-
-
-@route(PROJECT + "/secrets/{secret}", "DELETE", status=NO_CONTENT)
-def delete_secret(call: web.Call, owner: str, project: str, secret: str) -> None:
-    secrets.delete(call.services, call.user, owner, project, secret)
 
 
 # Builds
@@ -230,9 +221,9 @@ def delete_secret(call: web.Call, owner: str, project: str, secret: str) -> None
 
 @route(BUILDS, "GET", query=(*SORTING, "query"))
 def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Build]:
-    paging, query, sort = call.paging(), call.query().get("query", ""), call.query().get("sort", "")
-    found = builds.page(call.services, call.user, owner, project, paging.offset, paging.limit, query=query, sort=sort)
-    return serializers.records(paging, found, serializers.build_summary)
+    query, sort = call.query().get("query", ""), call.query().get("sort", "")
+    found = builds.page(call.services, call.user, owner, project, call.offset, call.limit, query=query, sort=sort)
+    return call.records(found, serializers.build_summary)
 
 
 @route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",), refusals=(KEY_REUSED,))
@@ -248,16 +239,15 @@ def preview_dockerfile(call: web.Call, owner: str, project: str) -> schemas.Prev
 
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
 def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
-    paging, ascending = call.paging(), call.sorts_ascending()
-    found = builds.bookmarked(call.services, call.user, user, paging.offset, paging.limit, ascending=ascending)
-    return serializers.records(paging, found, serializers.bookmarked_build)
+    ascending = call.sorts_ascending()
+    found = builds.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=ascending)
+    return call.records(found, serializers.bookmarked_build)
 
 
 @route("/archives/{user}/builds", "GET", query=PAGING)
 def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.ArchivedBuild]:
-    paging = call.paging()
-    found = builds.archived(call.services, call.user, user, paging.offset, paging.limit)
-    return serializers.records(paging, found, partial(serializers.archived_build, call.services))
+    found = builds.archived(call.services, call.user, user, call.offset, call.limit)
+    return call.records(found, partial(serializers.archived_build, call.services))
 
 
 @route(BUILD, "GET")
@@ -274,19 +264,24 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
 # What is done to a project or build as a whole; nothing is answered
 
 
-def act(name: str, method: str, path: str, do: Callable[..., None], status: HTTPStatus = HTTPStatus.OK) -> None:
-    """A route that calls `do` for the project or build that its path names."""
+def act(
+    name: str, method: str, path: str, do: Callable[..., object], status: HTTPStatus = HTTPStatus.OK, **about: Any
+) -> None:
+    """A route that calls `do` for what its path names, with the fields of the body if it takes one."""
 
-    def view(call: web.Call, key: BuildKey | None = None, owner: str = "", project: str = "") -> None:
-        do(call.services, call.user, *((key,) if key else (owner, project)))
+    def view(call: web.Call, **named: Any) -> None:
+        where = [named[each] for each in ("key", "owner", "project", "secret", "offer_id") if each in named]
+        do(call.services, call.user, *where, *([call.fields()] if "body" in about else []))
 
     view.__name__ = name
-    route(path, method, status=status)(view)
+    route(path, method, status=status, **about)(view)
 
 
 act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
 act("archive_project", "POST", PROJECT + "/archive", projects.archive)
 act("restore_project", "POST", PROJECT + "/restore", projects.restore)
+act("complete_upload", "POST", UPLOAD + "/offers/{offer_id}", sources.complete, refusals=(BAD_REQUEST, TOO_LARGE))
+act("delete_secret", "DELETE", SECRET, secrets.delete, NO_CONTENT)
 act("forget_git", "DELETE", PROJECT + "/repo/external", sources.forget_git, NO_CONTENT)
 act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)
 act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark, NO_CONTENT)
@@ -302,6 +297,7 @@ act("invalidate_build", "POST", BUILD + "/invalidate", builds.invalidate)
 act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED)
 act("unbookmark_build", "DELETE", BUILD + "/unbookmark", builds.unbookmark, NO_CONTENT)
 act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
+act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconciled, body=schemas.ReconciledFields)
 
 
 # Statuses, logs and code of a build; builds that run elsewhere report them
@@ -309,10 +305,9 @@ act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
 
 @route(BUILD + "/statuses", "GET", query=PAGING)
 def list_statuses(call: web.Call, key: BuildKey) -> schemas.Page[schemas.StatusEntry]:
-    paging = call.paging()
     build = builds.get(call.services, call.user, key).build
-    shown = build.history[paging.offset : paging.offset + paging.limit]
-    return serializers.page(paging, [serializers.status_entry(build, entry) for entry in shown], len(build.history))
+    shown = build.history[call.offset : call.offset + call.limit]
+    return call.page([serializers.status_entry(build, entry) for entry in shown], len(build.history))
 
 
 @route(BUILD + "/statuses", "POST", status=CREATED, body=schemas.StatusFields)
@@ -329,21 +324,21 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.Statu
 @route(BUILD + "/steps", "GET", query=PAGING)
 def list_steps(call: web.Call, key: BuildKey) -> schemas.Page[schemas.BuildStep]:
     """What the build did, as its log says; of one whose log is not kept yet, as its first 50,000 lines say."""
-    paging, steps = call.paging(), logs.steps(call.services, call.user, key)
-    shown = [serializers.shown(schemas.BuildStep, step) for step in steps[paging.offset : paging.offset + paging.limit]]
-    return serializers.page(paging, shown, len(steps))
+    steps = logs.steps(call.services, call.user, key)
+    shown = [serializers.shown(schemas.BuildStep, step) for step in steps[call.offset : call.offset + call.limit]]
+    return call.page(shown, len(steps))
 
 
 @route(BUILD + "/logs", "GET", query=("cursor",))
-def get_logs(call: web.Call, key: BuildKey) -> schemas.LogText | schemas.Redirect:
-    return serializers.log_page(logs.read(call.services, call.user, key, call.query().get("cursor")))
+def get_logs(call: web.Call, key: BuildKey) -> logs.LogPage:
+    return logs.read(call.services, call.user, key, call.query().get("cursor"))
 
 
 @route(BUILD + "/logs/stream", "GET", query=("cursor",))
-def stream_logs(call: web.Call, key: BuildKey) -> schemas.LogText | schemas.Redirect:
+def stream_logs(call: web.Call, key: BuildKey) -> logs.LogPage:
     """The same text: there is no WebSocket here."""
     call.refuse_web_socket()
-    return serializers.log_page(logs.read(call.services, call.user, key, call.query().get("cursor")))
+    return logs.read(call.services, call.user, key, call.query().get("cursor"))
 
 
 @route(BUILD + "/logs", "POST", body=schemas.Lines)
@@ -361,11 +356,6 @@ def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     return serializers.code_reference(reports.reference(call.services, call.user, key, call.fields()))
 
 
-@route(BUILD + "/_reconcile", "POST", body=schemas.ReconciledFields)
-def report_reconciled(call: web.Call, key: BuildKey) -> None:
-    reports.report_reconciled(call.services, call.user, key, call.fields())
-
-
 # What a build asks and reports while it runs, by the secret of its attempt
 
 
@@ -374,8 +364,8 @@ def ask(
 ) -> None:
     """A route whose view, called `name`, is described by `words`."""
 
-    def view(call: web.Call, key: BuildKey) -> schemas.Text:
-        return schemas.Text(call.services.broker.ask(call.question(about, key)))
+    def view(call: web.Call, key: BuildKey) -> str:
+        return call.services.broker.ask(call.question(about, key))
 
     view.__name__, view.__doc__ = name, words
     route(f"{BUILD}/_{about}", "POST", body=body, refusals=(HTTPStatus.GONE,), caller="build")(view)

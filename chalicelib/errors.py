@@ -1,7 +1,7 @@
 """What can go wrong, in the language of builds. HTTP numbers live in `web.py`, nowhere else."""
 
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 
 class SlipwayError(Exception):
@@ -90,6 +90,28 @@ class Unavailable(SlipwayError):
 def refuse(sentence: str) -> NoReturn:
     """Raises Invalid for this reason."""
     raise Invalid([sentence])
+
+
+def require(holds: object, sentence: str) -> None:
+    """Raises Invalid for this reason unless it `holds`."""
+    if not holds:
+        refuse(sentence)
+
+
+def checked(fields: Mapping[str, Any], rules: Mapping[str, Callable[[str, Any], Any]], of: str = "") -> dict[str, Any]:
+    """What rules make of the fields that have a value; each is told the field's name, after `of`. Raises Invalid with
+    the faults of all."""
+    made: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, rule in rules.items():
+        if fields.get(name) is not None:
+            try:
+                made[name] = rule(f"{of}{name}", fields[name])
+            except Invalid as fault:
+                faults += fault.sentences()
+    if faults:
+        raise Invalid(faults)
+    return made
 
 
 def quoted(names: Sequence[str]) -> str:

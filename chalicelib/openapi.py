@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import msgspec
 
 from chalicelib import schemas
+from chalicelib.usecases.logs import LogPage
 
 Json = dict[str, Any]
 Caller = Literal["user", "anybody", "build"]  # whom a route answers: who shows a token, anyone, an attempt
@@ -47,18 +48,18 @@ class Route:
         """The statuses of success and the types of their bodies."""
         kind = get_type_hints(self.view)["return"]
         for each in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
-            if each is schemas.Redirect:
+            if each in (schemas.Redirect, LogPage):
                 yield HTTPStatus.FOUND, each
-            elif get_origin(each) is schemas.Created:
+            if get_origin(each) is schemas.Created:
                 yield HTTPStatus.CREATED, get_args(each)[0]
-            elif each is not NoReturn:
+            elif each not in (schemas.Redirect, NoReturn):
                 yield self.status, each
 
 
 def document(routes: Sequence[Route], server: str) -> Json:
     """OpenAPI 3.1 for the routes; `server` is the address their paths are below."""
     answered = {kind for route in routes for _, kind in route.answers()} | {schemas.Detail}
-    schema_of, components = _schemas(answered - {type(None), schemas.Text, schemas.LogText, schemas.Redirect})
+    schema_of, components = _schemas(answered - {type(None), str, LogPage, schemas.Redirect})
     for component in components.values():
         if "properties" in component:  # an answer has all its fields
             component["required"] = list(component["properties"])
@@ -107,6 +108,8 @@ def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any,
     return operation
 
 
+_RETRY_AFTER: Json = {"Retry-After": {"schema": {"type": "integer"}}}
+_LOCATION: Json = {"Location": {"schema": {"type": "string", "format": "uri"}}}
 _LOG_HEADERS: Json = {
     "X-Slipway-Next-Cursor": {"schema": {"type": "string"}},
     "X-Slipway-Log-Complete": {"schema": {"type": "string", "enum": ["true", "false"]}},
@@ -118,20 +121,18 @@ def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
     responses: Json = {}
     for status, kind in answers:
         found = responses.setdefault(str(int(status)), {"description": status.phrase})
+        if kind is LogPage:
+            found["headers"] = {**_LOG_HEADERS, **(_LOCATION if status == HTTPStatus.FOUND else _RETRY_AFTER)}
         if kind is schemas.Redirect:
-            found["headers"] = {"Location": {"schema": {"type": "string", "format": "uri"}}}
-            if any(other is schemas.LogText for _, other in answers):
-                found["headers"] |= _LOG_HEADERS
-        elif kind in (schemas.Text, schemas.LogText):
+            found["headers"] = _LOCATION
+        elif kind in (str, LogPage) and status != HTTPStatus.FOUND:
             found["content"] = {"text/plain": {"schema": {"type": "string"}}}
-            if kind is schemas.LogText:
-                found["headers"] = {**_LOG_HEADERS, "Retry-After": {"schema": {"type": "integer"}}}
-        elif kind is not type(None):
+        elif kind not in (type(None), LogPage):
             same = [schema_of[other] for at, other in answers if at == status]
             found["content"] = _json(same[0] if len(same) == 1 else {"anyOf": same})
     for status in _refused(route, method):
         responses[str(int(status))] = {"$ref": f"#/components/responses/{status.name}"}
-    if any(kind is schemas.LogText for _, kind in answers):  # a text where a log is missing
+    if any(kind is LogPage for _, kind in answers):  # a text where a log is missing
         responses["404"] = _refusal(HTTPStatus.NOT_FOUND, {"type": "string"})
     return responses
 
@@ -159,7 +160,7 @@ def _refusal(status: HTTPStatus, *others: Json) -> Json:
         others = ({"type": "array", "items": {"type": "string"}}, {"$ref": "#/components/schemas/Faults"})
     detail = {"$ref": "#/components/schemas/Detail"}
     content = _json({"anyOf": [detail, *others]} if others else detail)
-    headers = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
+    headers = _RETRY_AFTER if status in _RETRIED else {}
     return {"description": _REFUSALS[status], "content": content, "headers": headers}
 
 

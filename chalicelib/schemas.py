@@ -41,33 +41,14 @@ MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
 
 
-# Answers that are not JSON, or whose status is not the route's
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Plain text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogText:
-    """Plain text: a part of a log. Headers say where the next begins, whether nothing follows and, if nothing
-    more is there yet, when to ask again."""
-
-    text: str
-    next_cursor: str
-    is_complete: bool
-    retry_after_seconds: int | None
+# Answers whose status is not the route's
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """302 to `url`; of a log that is complete, with the cursor at its end."""
+    """302 to `url`."""
 
     url: str
-    log_end: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,11 @@
 """The domain as the API's JSON. Times are ISO 8601 in UTC with `Z`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 
 from chalicelib import schemas
-from chalicelib.domain.answer import fitting
 from chalicelib.domain.build import Build, StatusEntry
 from chalicelib.domain.cleanup import CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project
@@ -16,11 +13,8 @@ from chalicelib.domain.user import Token, User
 from chalicelib.errors import NotFound
 from chalicelib.ports import BuildView, Offer, Services
 from chalicelib.usecases.accounts import NewUser
-from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
-from chalicelib.usecases.projects import Page, Record
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
-Row = TypeVar("Row")
 Shown = TypeVar("Shown", bound=msgspec.Struct)
 
 
@@ -149,53 +143,3 @@ def new_user(new: NewUser) -> schemas.NewUser:
 
 def token(token: Token) -> schemas.Token:
     return shown(schemas.Token, token, last_used=token.used_on)
-
-
-@dataclass(frozen=True, slots=True)
-class Paging:
-    """Which rows of a list a request is for, its address and query, and how many bytes an answer can have."""
-
-    limit: int
-    offset: int
-    url: str
-    query: Mapping[str, str]
-    max_bytes: int
-
-
-@dataclass(eq=False)
-class PageTooLarge(Exception):
-    """A page's rows exceed an answer; the first `rows` of them do not."""
-
-    rows: int
-
-
-def page(paging: Paging, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
-    """A page of a list of `count` entries; `next` stays within the largest offset. Raises PageTooLarge."""
-    encoded: Any = [msgspec.Raw(msgspec.json.encode(row)) for row in rows]
-    fit = max(fitting((f"{bytes(row).decode()}," for row in encoded), paging.max_bytes), 1)
-    if fit < len(rows):
-        raise PageTooLarge(fit)
-
-    def link(to: int) -> str:
-        return f"{paging.url}?{urlencode({**paging.query, 'limit': paging.limit, 'offset': to})}"
-
-    after = paging.offset + paging.limit
-    return schemas.Page(
-        count=count,
-        next=link(after) if after < count and after <= schemas.MAX_OFFSET else None,
-        previous=link(max(paging.offset - paging.limit, 0)) if paging.offset > 0 else None,
-        results=encoded,
-    )
-
-
-def records(paging: Paging, found: Page[Record], show: Callable[[Record, bool], Row]) -> schemas.Page[Row]:
-    """The page of a list of builds or projects, of which `show` makes the rows. Raises PageTooLarge."""
-    return page(paging, [show(each, each.key in found.bookmarked) for each in found.records], found.count)
-
-
-def log_page(page: LogPage) -> schemas.LogText | schemas.Redirect:
-    """A part of a log, with where the next begins, or the address of the whole."""
-    if page.url is not None:
-        return schemas.Redirect(page.url, page.next_cursor)
-    later = None if page.is_complete or page.is_cut else RETRY_SECONDS
-    return schemas.LogText(page.text, page.next_cursor, page.is_complete, later)

@@ -11,25 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
-from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import msgspec
 from chalice.app import Chalice, CORSConfig, Request, Response
 
 from chalicelib import errors, schemas, telemetry, wiring
-from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes
+from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes, fitting
 from chalicelib.domain.build import ID_DIGITS, BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
 from chalicelib.ports import Question, Services
 from chalicelib.schemas import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET
-from chalicelib.serializers import PageTooLarge, Paging
 from chalicelib.usecases import accounts, throttle
-from chalicelib.usecases.logs import RETRY_SECONDS
+from chalicelib.usecases.logs import RETRY_SECONDS, LogPage
+from chalicelib.usecases.projects import Page, Record
 
 log = logging.getLogger(__name__)
+Row = TypeVar("Row")
 
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge"}  # of what may be sent
@@ -65,6 +66,13 @@ _DETAIL = {
     HTTPStatus.FORBIDDEN: "You do not have permission to perform this action.",
     HTTPStatus.NOT_FOUND: "Not found.",
 }
+
+
+@dataclass(eq=False)
+class PageTooLarge(Exception):
+    """A page's rows exceed an answer; the first `rows` of them do not."""
+
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +172,39 @@ class Call:
         """Query parameters; of repeated ones the last."""
         return dict(self.request.query_params or {})
 
-    def paging(self) -> Paging:
-        """The page that is asked for; what is no sensible number is the default. Raises Invalid beyond bounds."""
-        query = self.query()
-        limit = min(_number(query.get("limit")) or DEFAULT_LIMIT, self.max_rows)
-        offset = _number(query.get("offset"))
+    @property
+    def limit(self) -> int:
+        """Rows of the page that is asked for; what is no sensible number is the default."""
+        return min(_number(self.query().get("limit")) or DEFAULT_LIMIT, self.max_rows)
+
+    @property
+    def offset(self) -> int:
+        """Rows before that page. Raises Invalid for too many."""
+        offset = _number(self.query().get("offset"))
         if offset > MAX_OFFSET:
             raise errors.Invalid([f"`offset` can be at most {MAX_OFFSET}."])
-        return Paging(limit, offset, self.url(), query, self.services.settings.max_answer_bytes)
+        return offset
+
+    def page(self, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
+        """That page, with these rows of a list of `count`; `next` stays within the largest offset. Raises
+        PageTooLarge."""
+        encoded: Any = [msgspec.Raw(msgspec.json.encode(row)) for row in rows]
+        texts = (f"{bytes(row).decode()}," for row in encoded)
+        fit = max(fitting(texts, self.services.settings.max_answer_bytes), 1)
+        if fit < len(rows):
+            raise PageTooLarge(fit)
+
+        def link(offset: int) -> str:
+            return f"{self.url()}?{urlencode({**self.query(), 'limit': self.limit, 'offset': offset})}"
+
+        after = self.offset + self.limit
+        following = link(after) if after < count and after <= MAX_OFFSET else None
+        previous = link(max(self.offset - self.limit, 0)) if self.offset > 0 else None
+        return schemas.Page(count, following, previous, results=encoded)
+
+    def records(self, found: Page[Record], show: Callable[[Record, bool], Row]) -> schemas.Page[Row]:
+        """The page of a list of builds or projects, of which `show` makes the rows. Raises PageTooLarge."""
+        return self.page([show(each, each.key in found.bookmarked) for each in found.records], found.count)
 
     def sorts_ascending(self) -> bool:
         """Whether a list that is sorted by its one time is asked for in the other order."""
@@ -193,7 +226,8 @@ class Call:
 
 def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anonymous: bool) -> Callable[..., Response]:
     """What Chalice calls for a view, which is called with a Call and the path's parameters, and returns a type of
-    `schemas`, or None for an empty body. `status` is a success's, unless that type has its own."""
+    `schemas`, a text, a part of a log, or None for an empty body. `status` is a success's, unless the type has its own.
+    """
 
     @wraps(view)
     def handle(**captured: str) -> Response:
@@ -255,21 +289,24 @@ def _bounded(response: Response) -> Response:
 def _response(answer: Any, status: HTTPStatus) -> Response:
     """What a view returned, as HTTP."""
     match answer:
-        case schemas.Text(text):
-            return Response(text, {**PLAIN_TEXT})
-        case schemas.LogText(text, cursor, is_complete, later):
-            return Response(text, {**_about_log(cursor, is_complete, later), **PLAIN_TEXT})
-        case schemas.Redirect(url, log_end):
-            headers = {} if log_end is None else _about_log(log_end, is_complete=True)
-            return Response("", {**headers, "Location": url}, HTTPStatus.FOUND.value)
+        case str():
+            return Response(answer, {**PLAIN_TEXT})
+        case LogPage(url=None):
+            about = _about_log(answer.next_cursor, answer.is_complete, is_cut=answer.is_cut)
+            return Response(answer.text, {**about, **PLAIN_TEXT})
+        case LogPage(url=str(url)):
+            about = _about_log(answer.next_cursor, answer.is_complete)
+            return Response("", {**about, "Location": url}, HTTPStatus.FOUND.value)
+        case schemas.Redirect(url):
+            return Response("", {"Location": url}, HTTPStatus.FOUND.value)
         case schemas.Created(body, is_replay):
             return reply(body, HTTPStatus.CREATED, {"Idempotent-Replay": "true"} if is_replay else None)
     return reply(answer, status)
 
 
-def _about_log(cursor: str, is_complete: bool, retry_after_seconds: int | None = None) -> dict[str, str]:
+def _about_log(cursor: str, is_complete: bool, *, is_cut: bool = False) -> dict[str, str]:
     headers = {NEXT_CURSOR: cursor, LOG_COMPLETE: str(is_complete).lower()}
-    return headers if retry_after_seconds is None else {**headers, "Retry-After": str(retry_after_seconds)}
+    return headers if is_complete or is_cut else {**headers, "Retry-After": str(RETRY_SECONDS)}
 
 
 def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
@@ -316,8 +353,7 @@ def _refusal(error: errors.SlipwayError) -> Response:
     if isinstance(error, errors.Invalid):
         return reply(error.reasons, status)
     if isinstance(error, errors.NoLog):
-        later = None if error.is_complete else RETRY_SECONDS
-        return reply(str(error), status, _about_log(error.cursor, error.is_complete, later))
+        return reply(str(error), status, _about_log(error.cursor, error.is_complete))
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Token"

@@ -3,22 +3,20 @@
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from chalicelib import ports, telemetry
+from chalicelib import adapters, ports, telemetry
 from chalicelib import settings as environment
 from chalicelib.domain.build import CODEBUILD
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable
 from chalicelib.settings import Settings
 
-if TYPE_CHECKING:
-    from chalicelib.adapters.dynamodb import Records
-
 Made = TypeVar("Made")
+Of = TypeVar("Of", bound="AwsServices")
 
 
-def lazily(make: Callable[[Any], Made]) -> Made:
+def lazily(make: Callable[[Of], Made]) -> Made:
     """An attribute that is made of its object when it is first touched; for mypy it has the type of what is made."""
     return cast("Made", cached_property(make))
 
@@ -26,16 +24,12 @@ def lazily(make: Callable[[Any], Made]) -> Made:
 class AwsServices(ports.Services):
     """On AWS, or on whatever AWS_ENDPOINT_URL and its kin name."""
 
-    @lazily
-    def settings(self) -> Settings:
-        return environment.read()
+    settings: Settings = lazily(lambda self: environment.read())
 
     @lazily
-    def _records(self) -> "Records":
+    def _records(self) -> "adapters.dynamodb.Records":
         """All ports on the table, because they share it and its client."""
-        from chalicelib.adapters.dynamodb import Records
-
-        return Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
+        return adapters.dynamodb.Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
 
     projects: ports.Projects = lazily(lambda self: self._records.projects)
     builds: ports.Builds = lazily(lambda self: self._records.builds)
@@ -43,84 +37,35 @@ class AwsServices(ports.Services):
     bookmarks: ports.Bookmarks = lazily(lambda self: self._records.bookmarks)
     code_references: ports.CodeReferences = lazily(lambda self: self._records.code_references)
     accounts: ports.Accounts = lazily(lambda self: self._records.accounts)
-
-    @lazily
-    def queue(self) -> ports.BuildQueue:
-        from chalicelib.adapters.sqs import SqsBuildQueue
-
-        return SqsBuildQueue(self.settings.dispatch_queue_url)
-
-    @lazily
-    def log_queue(self) -> ports.BuildQueue:
-        from chalicelib.adapters.sqs import SqsBuildQueue
-
-        return SqsBuildQueue(self.settings.log_queue_url)
-
-    @lazily
-    def dead_letters(self) -> ports.DeadLetters:
-        from chalicelib.adapters.sqs import SqsDeadLetters
-
-        return SqsDeadLetters(self.settings.dead_letter_queue_url)
-
-    @lazily
-    def log_archive(self) -> ports.LogArchive:
-        from chalicelib.adapters.s3 import S3LogArchive
-
-        return S3LogArchive(self.settings.bucket)
-
-    @lazily
-    def sources(self) -> ports.Sources:
-        from chalicelib.adapters.s3 import S3Sources
-
-        return S3Sources(self.settings.bucket)
-
-    @lazily
-    def secrets(self) -> ports.Secrets:
-        from chalicelib.adapters.secrets import SsmSecrets
-
-        return SsmSecrets(self.settings.secret_prefix)
+    queue: ports.BuildQueue = lazily(lambda self: adapters.sqs.SqsBuildQueue(self.settings.dispatch_queue_url))
+    log_queue: ports.BuildQueue = lazily(lambda self: adapters.sqs.SqsBuildQueue(self.settings.log_queue_url))
+    dead_letters: ports.DeadLetters = lazily(
+        lambda self: adapters.sqs.SqsDeadLetters(self.settings.dead_letter_queue_url)
+    )
+    log_archive: ports.LogArchive = lazily(lambda self: adapters.s3.S3LogArchive(self.settings.bucket))
+    sources: ports.Sources = lazily(lambda self: adapters.s3.S3Sources(self.settings.bucket))
+    registry_logins: ports.RegistryLogins = lazily(
+        lambda self: adapters.registry.EcrLogins(self.settings.registry_role)
+    )
+    secrets: ports.Secrets = lazily(lambda self: adapters.secrets.SsmSecrets(self.settings.secret_prefix))
+    scripts: Mapping[str, str] = lazily(lambda self: adapters.steps.texts())
+    broker: ports.Broker = lazily(lambda self: adapters.broker.LambdaBroker(self.settings.broker_function))
+    logs: ports.Logs = lazily(lambda self: adapters.cloudwatch.CloudWatchLogs(self.settings.reported_log_group))
+    _codebuild: ports.Executor = lazily(
+        lambda self: adapters.codebuild.CodeBuildExecutor(self.settings, self._secret_of)
+    )
 
     @lazily
     def registry(self) -> ports.Registry:
-        from chalicelib.adapters.registry import EcrRegistry, HttpRegistry, image_lifecycle
-
-        of = self.settings
+        of, registry = self.settings, adapters.registry
         if of.plain_http:
-            return HttpRegistry(of.registry_login)
-        lifecycle = image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
-        return EcrRegistry(of.tag_patterns, lifecycle=lifecycle)
-
-    @lazily
-    def registry_logins(self) -> ports.RegistryLogins:
-        from chalicelib.adapters.registry import EcrLogins, SignedLogins
-
-        if self.settings.plain_http:
-            return SignedLogins(self.settings.registry_login, self.now)
-        return EcrLogins(self.settings.registry_role)
+            return registry.HttpRegistry(of.registry_login)
+        lifecycle = registry.image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
+        return registry.EcrRegistry(of.tag_patterns, lifecycle=lifecycle)
 
     @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:
-        from chalicelib.adapters.secrets import SecretsManager
-
-        return SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
-
-    @lazily
-    def scripts(self) -> Mapping[str, str]:
-        from chalicelib.adapters import steps
-
-        return steps.texts()
-
-    @lazily
-    def broker(self) -> ports.Broker:
-        from chalicelib.adapters.broker import LambdaBroker
-
-        return LambdaBroker(self.settings.broker_function)
-
-    @lazily
-    def logs(self) -> ports.Logs:
-        from chalicelib.adapters.cloudwatch import CloudWatchLogs
-
-        return CloudWatchLogs(self.settings.reported_log_group)
+        return adapters.secrets.SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 
     def now(self) -> datetime:
         now = datetime.now(UTC)
@@ -132,20 +77,11 @@ class AwsServices(ports.Services):
         return self._codebuild if name == CODEBUILD else self._eks
 
     @lazily
-    def _codebuild(self) -> ports.Executor:
-        from chalicelib.adapters.codebuild import CodeBuildExecutor
-
-        return CodeBuildExecutor(self.settings, self._secret_of)
-
-    @lazily
     def _eks(self) -> ports.Executor:
-        from chalicelib.adapters.eks.api import KubernetesApi
-        from chalicelib.adapters.eks.executor import EksExecutor
-
         eks = self.settings.eks
         assert eks is not None, "it is among `executors`"
-        api = KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
-        return EksExecutor(api, eks, self.settings, self._secret_of)
+        api = adapters.eks.KubernetesApi(eks.cluster, eks.endpoint, eks.certificate)
+        return adapters.eks.EksExecutor(api, eks, self.settings, self._secret_of)
 
     def _secret_of(self, build_uuid: str, attempt: int) -> str:
         return attempt_secret(self.deployment_secrets.build_key(), build_uuid, attempt)
@@ -162,10 +98,8 @@ def services() -> ports.Services:
 def get_ready() -> None:
     """Makes what every function uses while Lambda initializes it, before its first event waits. Elsewhere: nothing."""
     if environment.in_lambda():
-        from chalicelib.adapters.dynamodb.table import client
-
         _ = services().builds  # names the table
-        client()
+        adapters.dynamodb.table.client()
 
 
 def install(replacement: ports.Services) -> ports.Services:

@@ -34,7 +34,7 @@ ALLOWED = {
     ),
     "chalicelib.telemetry": ("chalicelib.settings", "chalicelib.domain"),
     "chalicelib.schemas": ("chalicelib.domain", "chalicelib.usecases"),  # their limits
-    "chalicelib.openapi": ("chalicelib.schemas",),
+    "chalicelib.openapi": ("chalicelib.schemas", "chalicelib.usecases"),
     "chalicelib.serializers": (
         "chalicelib.schemas",
         "chalicelib.domain",

@@ -1,1 +1,14 @@
 """The ports made real, one product per module. SDK errors stop here, with their cause kept."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chalicelib.adapters import broker, cloudwatch, codebuild, dynamodb, eks, registry, s3, secrets, sqs, steps
+
+    __all__ = ["broker", "cloudwatch", "codebuild", "dynamodb", "eks", "registry", "s3", "secrets", "sqs", "steps"]
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Loads an adapter when it is first named: no SDK is loaded that a request does not use."""
+        return import_module(f"{__name__}.{name}")

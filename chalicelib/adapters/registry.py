@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import json
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -214,27 +211,6 @@ def session_policy(role: str, image: str) -> str:
     ]
     allowed = [{"Effect": "Allow", **each} for each in statements]
     return json.dumps({"Version": "2012-10-17", "Statement": allowed}, separators=(",", ":"))
-
-
-class SignedLogins:
-    """`RegistryLogins` of a plain registry that shares a secret with us, its own login, and reads in the
-    password what may be done with it: `infra/local/machine/registry_proxy.py`."""
-
-    def __init__(self, registry_login: str, now: Callable[[], datetime]) -> None:
-        self._user, self._key, self._now = registry_login.partition(":")[0], registry_login.encode(), now
-
-    def mint(self, image: str) -> RegistryLogin:
-        made_at = self._now()
-        expires_at = made_at + timedelta(seconds=LOGIN_SECONDS)
-        grant = {
-            **asdict(rights(image)),
-            "made_at": made_at.timestamp(),
-            "expires_at": expires_at.timestamp(),
-            "id": secrets.token_hex(8),
-        }
-        text = base64.urlsafe_b64encode(json.dumps(grant).encode()).decode()
-        signature = hmac.new(self._key, text.encode(), "sha256").hexdigest()
-        return RegistryLogin(_parts(image)[0], self._user, f"{text}.{signature}", expires_at)
 
 
 def _parts(image: str) -> tuple[str, str, str]:

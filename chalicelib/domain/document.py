@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from chalicelib.errors import Invalid, refuse
+from chalicelib.errors import Invalid, refuse, require
 
 MAX_YAML_BYTES = 64 * 1024
 MAX_NODES = 5_000  # YAML aliases can make a small text expand without end
@@ -21,8 +21,8 @@ def read(text: str) -> object:
         raise Invalid(["The specification is nested too deeply."]) from exc
     except ValueError:
         pass  # most likely YAML
-    if len(text.encode()) > MAX_YAML_BYTES:
-        raise Invalid([f"A specification in YAML can have {MAX_YAML_BYTES} bytes; send larger ones as JSON."])
+    fits = len(text.encode()) <= MAX_YAML_BYTES
+    require(fits, f"A specification in YAML can have {MAX_YAML_BYTES} bytes; send larger ones as JSON.")
     import yaml  # loaded only here: the published command line sends JSON
 
     class PlainLoader(yaml.SafeLoader):
@@ -37,10 +37,8 @@ def read(text: str) -> object:
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             self.nodes += 1
             self.depth += 1
-            if self.nodes > MAX_NODES:
-                raise Invalid(["The specification is too large."])
-            if self.depth > MAX_DEPTH:
-                raise Invalid(["The specification is nested too deeply."])
+            require(self.nodes <= MAX_NODES, "The specification is too large.")
+            require(self.depth <= MAX_DEPTH, "The specification is nested too deeply.")
             node = super().compose_node(parent, index)
             self.depth -= 1
             return node

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from chalicelib.errors import Invalid, quoted, refuse
+from chalicelib.errors import Invalid, checked, quoted, refuse, require
 
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
@@ -33,7 +34,6 @@ _NAMES = (
     *("configmap_refs", "persistence", "outputs"),
 )
 _IGNORED = ("resources", "max_restarts", "index")  # looked at elsewhere, and of no meaning for builds
-_UNSEEN = ("labels", "annotations")  # without a pod nobody asks for them, and the image is the same
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _OPERATORS = ("Exists", "Equal")
@@ -60,10 +60,9 @@ class Environment:
 
 def parse_environment(name: str, value: Any) -> Environment:
     """A spec's environment, which it calls `name`: resources, and the names of the rest. Raises Invalid."""
-    if not isinstance(value, Mapping):
-        refuse(f"`{name}` must be a mapping.")
-    if unknown := [str(key) for key in value if key not in _NAMES]:
-        refuse(f"`{name}` has no {quoted(unknown)}.")
+    require(isinstance(value, Mapping), f"`{name}` must be a mapping.")
+    unknown = [str(key) for key in value if key not in _NAMES]
+    require(not unknown, f"`{name}` has no {quoted(unknown)}.")
     resources = {} if value.get("resources") is None else value["resources"]
     if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
         refuse(f"`{name}.resources` may have {quoted(_RESOURCES)}.")
@@ -71,8 +70,8 @@ def parse_environment(name: str, value: Any) -> Environment:
     for kind, amounts in resources.items():
         if amounts is None:
             continue
-        if not isinstance(amounts, Mapping) or set(amounts) - set(_WHICH):
-            refuse(f"`{name}.resources.{kind}` may have `requests` and `limits`.")
+        is_known = isinstance(amounts, Mapping) and amounts.keys() <= _WHICH.keys()
+        require(is_known, f"`{name}.resources.{kind}` may have `requests` and `limits`.")
         kept[kind] = {
             _WHICH[which]: _amount(f"{name}.resources.{kind}.{which}", amount)
             for which, amount in amounts.items()
@@ -93,33 +92,20 @@ def placement(environment: Environment, node_keys: Collection[str] | None) -> Pl
     """The Placement of an environment; None when it asks for nothing. `node_keys` are those that selectors and
     tolerations may name, None for builds on CodeBuild, which get no pod. Raises Invalid with one sentence per
     fault, also for each kind that cannot be honoured and could change where or with what the build runs."""
-    faults: list[str] = []
 
-    def check(name: str, rule: Callable[[str, Any], Any], default: Any) -> Any:
-        value = environment.document.get(name)
-        if not value or node_keys is None:
-            return default
-        try:
-            return rule(f"environment.{name}", value)
-        except Invalid as fault:
-            faults.extend(fault.sentences())
-            return default
+    def refused(name: str, _: object) -> None:
+        refuse(f"`{name}` is refused for builds on {'CodeBuild' if node_keys is None else 'EKS'}.")
 
-    wanted = Placement(
-        labels=check("labels", _labels, {}),
-        annotations=check("annotations", _annotations, {}),
-        node_selector=check("node_selector", lambda name, value: _selector(name, value, node_keys or ()), {}),
-        tolerations=check("tolerations", lambda name, value: _tolerations(name, value, node_keys or ()), ()),
-    )
-    where, own = ("CodeBuild", _UNSEEN) if node_keys is None else ("EKS", Placement.__slots__)
-    faults += [
-        f"`environment.{name}` is refused for builds on {where}."
-        for name, value in environment.document.items()
-        if name not in (*own, *_IGNORED) and value
-    ]
-    if faults:
-        raise Invalid(faults)
-    return None if wanted == Placement() else wanted
+    rules: dict[str, Callable[[str, Any], Any]] = {name: refused for name in _NAMES if name not in _IGNORED}
+    if node_keys is None:
+        del rules["labels"], rules["annotations"]  # nobody asks for them, and the image is the same
+    else:
+        of_nodes = {"node_selector": _selector, "tolerations": _tolerations}
+        rules |= {name: partial(rule, node_keys=node_keys) for name, rule in of_nodes.items()}
+        rules |= {"labels": _labels, "annotations": _annotations}
+    asked = {name: value for name, value in environment.document.items() if value}
+    wanted = checked(asked, rules, "environment.")
+    return Placement(**wanted) if wanted else None
 
 
 def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) -> None:
@@ -160,8 +146,8 @@ def _labels(name: str, value: Any) -> dict[str, str]:
 
 def _annotations(name: str, value: Any) -> dict[str, str]:
     texts = _texts(name, value)
-    if any(len(text) > MAX_ANNOTATION for text in texts.values()):
-        refuse(f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
+    longest = max(map(len, texts.values()), default=0)
+    require(longest <= MAX_ANNOTATION, f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
     return {PREFIX + key: text for key, text in texts.items()}
 
 
@@ -171,18 +157,15 @@ def _texts(name: str, value: Any) -> dict[str, str]:
     for key, text in value.items():
         if not isinstance(key, str) or not _NAME.fullmatch(key):
             refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
-        if not isinstance(text, str):
-            refuse(f"`{name}.{key}` must be a text.")
+        require(isinstance(text, str), f"`{name}.{key}` must be a text.")
     return dict(value)
 
 
 def _selector(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        refuse(f"`{name}` must be a mapping.")
+    require(isinstance(value, Mapping), f"`{name}` must be a mapping.")
     for key, text in value.items():
         _check_key(name, key, node_keys)
-        if not isinstance(text, str) or not _NAME.fullmatch(text):
-            refuse(f"`{name}.{key}` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
+        _check_word(f"{name}.{key}", text)
     return dict(value)
 
 
@@ -199,17 +182,18 @@ def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, 
     _check_key(name, kept.get("key"), node_keys)  # without a key it would tolerate everything
     operator = kept.setdefault("operator", "Equal")
     for part, allowed in (("operator", _OPERATORS), ("effect", _EFFECTS)):
-        if kept.get(part, allowed[0]) not in allowed:
-            refuse(f"`{name}.{part}` must be one of {', '.join(allowed)}.")
-    text = kept.get("value", "")
-    if not isinstance(text, str) or (text and not _NAME.fullmatch(text)):
-        refuse(f"`{name}.value` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")
-    if operator == "Exists" and text:
-        refuse(f"`{name}.value` must be left out where `operator` is Exists.")
+        require(kept.get(part, allowed[0]) in allowed, f"`{name}.{part}` must be one of {', '.join(allowed)}.")
+    if (text := kept.get("value", "")) != "":
+        _check_word(f"{name}.value", text)
+    require(operator == "Equal" or text == "", f"`{name}.value` must be left out where `operator` is Exists.")
     return kept
 
 
 def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:
-    if key not in node_keys:
-        allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
-        refuse(f"`{name}` may not name this key; this deployment allows {allowed}.")
+    allowed = f"only {', '.join(sorted(node_keys))}" if node_keys else "none"
+    require(key in node_keys, f"`{name}` may not name this key; this deployment allows {allowed}.")
+
+
+def _check_word(name: str, text: Any) -> None:
+    if not isinstance(text, str) or not _NAME.fullmatch(text):
+        refuse(f"`{name}` must be a text of at most 63 letters, digits, `-`, `_` and `.`.")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chalicelib.domain.build import Build
-from chalicelib.errors import Invalid, refuse
+from chalicelib.errors import Invalid, refuse, require
 
 MAX_QUERY = 1_000  # characters
 MAX_EXPRESSIONS = 20
@@ -49,13 +49,11 @@ def parse_query(text: str) -> Predicate | None:
     """What a query asks of a build; None for an empty one. Raises Invalid with a sentence for each fault."""
     if not text:
         return None
-    if len(text) > MAX_QUERY:
-        refuse(f"Query is not valid: it has more than {MAX_QUERY} characters.")
+    require(len(text) <= MAX_QUERY, f"Query is not valid: it has more than {MAX_QUERY} characters.")
     expressions = [part.strip() for part in text.split(",") if part.strip()]
-    if not expressions:
-        refuse("Query is not valid: it has no expression like `field:value`.")
-    if len(expressions) > MAX_EXPRESSIONS:
-        refuse(f"Query is not valid: it has more than {MAX_EXPRESSIONS} expressions.")
+    require(expressions, "Query is not valid: it has no expression like `field:value`.")
+    is_short = len(expressions) <= MAX_EXPRESSIONS
+    require(is_short, f"Query is not valid: it has more than {MAX_EXPRESSIONS} expressions.")
     predicates: list[Predicate] = []
     faults: list[str] = []
     for expression in expressions:
@@ -92,13 +90,10 @@ def _sort_fields(sort: str) -> list[str]:
 
 def _expression(expression: str) -> Predicate:
     name, colon, condition = (part.strip() for part in expression.partition(":"))
-    if not colon or not name or not condition:
-        refuse(f"`{expression[:100]}` is not an expression like `field:value`.")
-    if name not in _FIELDS:
-        refuse(f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")
+    require(colon and name and condition, f"`{expression[:100]}` is not an expression like `field:value`.")
+    require(name in _FIELDS, f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")
     negated, condition = condition.startswith("~"), condition.removeprefix("~").strip()
-    if not condition:
-        refuse(f"`{expression[:100]}` has no value.")
+    require(condition, f"`{expression[:100]}` has no value.")
     kind, read = _FIELDS[name]
     if kind == "time" and (compared := _COMPARISON.fullmatch(condition)):
         # A missing time is neither before nor after another, negated or not.
@@ -115,15 +110,13 @@ def _test(name: str, kind: str, condition: str) -> _Test:
     if _COMPARISON.match(condition) or (kind != "text" and ".." in condition):
         refuse(f"`{name}` cannot be compared; say `{name}:value` or `{name}:a|b`.")
     wanted = [part.strip() for part in condition.split("|")]
-    if "" in wanted:
-        refuse(f"`{name}:{condition[:64]}` has an empty alternative.")
+    require("" not in wanted, f"`{name}:{condition[:64]}` has an empty alternative.")
     if kind == "text" and len(wanted) == 1 and "%" in condition:
         return _like(name, condition)
     if kind == "list":
         return lambda values: any(each in values for each in wanted)
     if kind == "number":
-        if not all(_NUMBER.fullmatch(each) for each in wanted):
-            refuse(f"`{name}` must be a number.")
+        require(all(map(_NUMBER.fullmatch, wanted)), f"`{name}` must be a number.")
         numbers = [int(each) for each in wanted]
         return lambda value: value in numbers
     return lambda value: value in wanted
@@ -131,8 +124,7 @@ def _test(name: str, kind: str, condition: str) -> _Test:
 
 def _like(name: str, condition: str) -> _Test:
     piece = condition.strip("%").lower()
-    if not piece or "%" in piece:
-        refuse(f"`{name}:{condition[:64]}` must be `%end`, `start%` or `%part%`.")
+    require(piece and "%" not in piece, f"`{name}:{condition[:64]}` must be `%end`, `start%` or `%part%`.")
     if not condition.startswith("%"):
         return lambda value: (value or "").lower().startswith(piece)
     if not condition.endswith("%"):
@@ -141,11 +133,10 @@ def _like(name: str, condition: str) -> _Test:
 
 
 def _time_test(name: str, condition: str) -> _Test:
-    if "|" in condition:
-        refuse(f"`{name}` takes no alternatives; say `{name}:from..to`.")
+    require("|" not in condition, f"`{name}` takes no alternatives; say `{name}:from..to`.")
     parts = [part.strip() for part in condition.split("..")]
-    if len(parts) > 2 or "" in parts:
-        refuse(f"`{name}:{condition[:64]}` must be one time, or `from..to`.")
+    is_range = len(parts) <= 2 and "" not in parts
+    require(is_range, f"`{name}:{condition[:64]}` must be one time, or `from..to`.")
     start, end = _moment(name, parts[0])[0], _moment(name, parts[-1])[1]
     return lambda at: at is not None and start <= at < end
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
 from chalicelib.domain.environment import Environment, parse_environment
-from chalicelib.errors import Invalid, quoted, refuse
+from chalicelib.errors import checked, quoted, refuse, require
 
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
@@ -31,7 +31,6 @@ ONLY_BUILDS = (
     "`build`, or beside `version: 1` and `kind: build`, and POST it as `content` to …/builds/."
 )
 BACKENDS = ("native", "kaniko", "other", CODEBUILD, EKS)
-_HEADER = ("version", "kind", "name", "description", "tags", "logging", "backend", "environment")
 _CODE = ("image", "dockerfile", "ref", "context", "commit", "branch")
 _RUN = ("build_steps", "env_vars", "build_args", "secrets", "lang_env", "nocache", "image_tags", "platforms")
 _BUILD = _CODE + _RUN
@@ -90,8 +89,7 @@ def parse_content(document: object) -> Spec:
     whole = _mapping(document)
     document_rules.check(whole)
     kind, section = whole.get("kind"), whole.get("build")
-    if not is_slug(kind):
-        refuse("`kind` must be `build`, or another of Polyaxon's kinds with a `build` section.")
+    require(is_slug(kind), "`kind` must be `build`, or another of Polyaxon's kinds with a `build` section.")
     if kind == "build":
         return _parse(whole) if section is None else _parse_nested(whole)
     if not isinstance(section, Mapping):
@@ -114,8 +112,8 @@ def _parse_nested(document: Mapping[str, Any]) -> Spec:
     build = nested.pop("build")
     if not isinstance(build, Mapping):
         refuse("`build` must be a mapping with the fields of the build.")
-    if stray := [str(key) for key in nested if key in _BUILD]:
-        refuse(f"Where there is a `build` section, {quoted(stray)} belongs into it.")
+    stray = [str(key) for key in nested if key in _BUILD]
+    require(not stray, f"Where there is a `build` section, {quoted(stray)} belongs into it.")
     spec = _parse({**nested, **build})
     if spec.lang_env is None and spec.image is not None:
         return replace(spec, lang_env="en_US.UTF-8")
@@ -132,10 +130,8 @@ def checked_tags(tags: object) -> tuple[str, ...]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) and 0 < len(tag) <= MAX_TAG for tag in tags):
         refuse(f"`tags` must be a list of strings of 1 to {MAX_TAG} characters.")
     unique = tuple(dict.fromkeys(tags))
-    if len(unique) > MAX_TAGS:
-        refuse(f"`tags` must have at most {MAX_TAGS} entries.")
-    if any(has_control_characters(tag) for tag in unique):
-        refuse("`tags` must not contain control characters.")
+    require(len(unique) <= MAX_TAGS, f"`tags` must have at most {MAX_TAGS} entries.")
+    require(not any(map(has_control_characters, unique)), "`tags` must not contain control characters.")
     return unique
 
 
@@ -152,53 +148,15 @@ def confined_path(text: object) -> bool:
 
 
 def _parse(document: Mapping[str, Any]) -> Spec:
-    if unknown := [str(key) for key in document if key not in _HEADER and key not in _BUILD]:
-        refuse(f"{quoted(unknown)} is not a field of a build; remove it.")
+    unknown = [str(key) for key in document if key not in ("version", "kind", *_RULES)]
+    require(not unknown, f"{quoted(unknown)} is not a field of a build; remove it.")
     version = document.get("version")
-    if isinstance(version, bool) or version != 1:
-        refuse("`version` must be 1.")
-    if document["kind"] != "build":
-        refuse("`kind` of a `build` section must be `build`, if it is there.")
-    faults: list[str] = []
-
-    def check(name: str, rule: Callable[[str, Any], Any], default: Any = None) -> Any:
-        value = document.get(name)
-        if value is None:
-            return default
-        try:
-            return rule(name, value)
-        except Invalid as fault:
-            faults.extend(fault.sentences())
-            return default
-
-    spec = Spec(
-        document=dict(document),
-        image=check("image", _image),
-        dockerfile=check("dockerfile", _path),
-        context=check("context", _path),
-        build_steps=check("build_steps", _each(_step, "commands"), ()),
-        env_vars=check("env_vars", _each(_env_var, "[NAME, value] pairs"), ()),
-        build_args=check("build_args", _build_args, ()),
-        secrets=check("secrets", _secrets, ()),
-        lang_env=check("lang_env", _lang),
-        image_tags=check("image_tags", _image_tags, ()),
-        platform=check("platforms", _platform),
-        nocache=check("nocache", _boolean, False),
-        commit=check("commit", _revision),
-        branch=check("branch", _revision),
-        backend=check("backend", _backend),
-        tags=check("tags", lambda _, value: checked_tags(value), ()),
-        environment=check("environment", parse_environment, Environment()),
-    )
-    check("name", _slug)
-    check("description", _text)
-    check("logging", _logging)
-    check("ref", lambda *_: refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."))
-    if not faults and (spec.image is None) == (spec.dockerfile is None):
-        faults.append("Exactly one of `image` and `dockerfile` is needed.")
-    if faults:
-        raise Invalid(faults)
-    return spec
+    require(version == 1 and not isinstance(version, bool), "`version` must be 1.")
+    require(document["kind"] == "build", "`kind` of a `build` section must be `build`, if it is there.")
+    found = checked(document, _RULES)
+    require(("image" in found) != ("dockerfile" in found), "Exactly one of `image` and `dockerfile` is needed.")
+    kept = {name: value for name, value in found.items() if name in Spec.__slots__}
+    return Spec(dict(document), platform=found.get("platforms"), **kept)
 
 
 # Rules of single fields: each returns the value as the Spec holds it, or raises Invalid.
@@ -208,10 +166,8 @@ def _line(name: str, value: Any) -> str:
     """Text that becomes part of one Dockerfile line and must not be able to start another, or a flag."""
     if not isinstance(value, str) or not value.strip():
         refuse(f"`{name}` must be a non-empty string.")
-    if len(value) > MAX_VALUE:
-        refuse(f"`{name}` must have at most {MAX_VALUE} characters.")
-    if has_control_characters(value):
-        refuse(f"`{name}` must be a single line without control characters.")
+    require(len(value) <= MAX_VALUE, f"`{name}` must have at most {MAX_VALUE} characters.")
+    require(not has_control_characters(value), f"`{name}` must be a single line without control characters.")
     if value.rstrip().endswith("\\"):
         refuse(f"`{name}` must not end with a backslash, which would join it with the next line.")
     return value
@@ -219,16 +175,12 @@ def _line(name: str, value: Any) -> str:
 
 def _image(name: str, value: Any) -> str:
     image = _line(name, value)
-    if " " in image or "\t" in image:
-        refuse("`image` must not contain spaces.")
-    if image.startswith("-") or not image.isascii() or not image[0].isalnum():
-        refuse("`image` must start with a letter or digit and be ASCII.")
-    reference = image.split("@")[0]
-    parts = reference.split(":")
-    if len(parts) > 3 or (len(parts) == 3 and ("/" not in parts[1] or parts[1].startswith("/"))) or not parts[0]:
-        refuse("`image` must look like `name`, `name:tag` or `host:port/name:tag`.")
-    if "$" in image or "#" in image:
-        refuse("`image` must not contain `$` or `#`.")
+    require(not {" ", "\t"} & {*image}, "`image` must not contain spaces.")
+    require(image[0].isalnum() and image.isascii(), "`image` must start with a letter or digit and be ASCII.")
+    host, *ports = image.split("@")[0].split(":")
+    is_reference = host and (len(ports) < 2 or (len(ports) == 2 and ports[0].find("/") > 0))
+    require(is_reference, "`image` must look like `name`, `name:tag` or `host:port/name:tag`.")
+    require(not {"$", "#"} & {*image}, "`image` must not contain `$` or `#`.")
     return image
 
 
@@ -236,8 +188,7 @@ def _each(rule: Callable[[str, Any], Any], of: str, most: int = MAX_STEPS) -> Ca
     """The rule of a list whose entries follow `rule`: of at most so many of what they are."""
 
     def check(name: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) > most:
-            refuse(f"`{name}` must be a list of at most {most} {of}.")
+        require(isinstance(value, list) and len(value) <= most, f"`{name}` must be a list of at most {most} {of}.")
         return tuple(rule(f"{name}[{i}]", each) for i, each in enumerate(value))
 
     return check
@@ -258,8 +209,7 @@ def _step(name: str, value: Any) -> str:
 
 
 def _env_var(name: str, value: Any) -> tuple[str, str]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        refuse(f"`{name}` must be a pair [NAME, value].")
+    require(isinstance(value, list | tuple) and len(value) == 2, f"`{name}` must be a pair [NAME, value].")
     key, scalar = value
     if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
         refuse(f"`{name}`: the name must be letters, digits and underscores, not starting with a digit.")
@@ -276,14 +226,12 @@ def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
 
 def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     secrets = _each(_secret, "entries like `{id: …, from: …}`", MAX_SECRETS)(name, value)
-    if len(dict(secrets)) < len(secrets):
-        refuse(f"`{name}` must not have an id twice.")
+    require(len(dict(secrets)) == len(secrets), f"`{name}` must not have an id twice.")
     return secrets  # type: ignore[no-any-return]
 
 
 def _secret(name: str, value: Any) -> tuple[str, str]:
-    if not isinstance(value, Mapping) or set(value) != {"id", "from"}:
-        refuse(f"`{name}` must have `id` and `from`.")
+    require(isinstance(value, Mapping) and set(value) == {"id", "from"}, f"`{name}` must have `id` and `from`.")
     identity, source = value["id"], value["from"]
     if not isinstance(identity, str) or not _SECRET_ID.fullmatch(identity):
         refuse(f"`{name}.id` must be at most 64 letters, digits, `_`, `.`, `-`; first no `.` or `-`.")
@@ -294,8 +242,7 @@ def _secret(name: str, value: Any) -> tuple[str, str]:
 
 def _scalar(name: str, value: Any) -> str:
     """A value: any text of one line, even an empty one, because it reaches the engine quoted or as an argument."""
-    if not isinstance(value, str | int | float):
-        refuse(f"`{name}`: the value must be a string or a number.")
+    require(isinstance(value, str | int | float), f"`{name}`: the value must be a string or a number.")
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if len(text) > MAX_VALUE or has_control_characters(text):
         refuse(f"`{name}` must be a line of at most {MAX_VALUE} characters without control ones.")
@@ -306,8 +253,7 @@ def _must(be: str, holds: Callable[[Any], object]) -> Callable[[str, Any], Any]:
     """The rule of a value that must `be` so, which it is where that `holds`."""
 
     def check(name: str, value: Any) -> Any:
-        if not holds(value):
-            refuse(f"`{name}` must be {be}.")
+        require(holds(value), f"`{name}` must be {be}.")
         return value
 
     return check
@@ -316,8 +262,6 @@ def _must(be: str, holds: Callable[[Any], object]) -> Callable[[str, Any], Any]:
 _path = _must("a relative path inside the code, without `..`", lambda path: confined_path(path) and len(path) <= 512)
 _lang = _must("a locale such as `C.UTF-8`", lambda name: isinstance(name, str) and _LANG.fullmatch(name))
 _backend = _must(f"one of {quoted(BACKENDS)}", lambda name: name in BACKENDS)
-_slug = _must("letters, digits, hyphens and underscores, at most 128", is_slug)
-_text = _must("a string", lambda text: isinstance(text, str))
 
 
 def _image_tags(name: str, value: Any) -> tuple[str, ...]:
@@ -331,15 +275,13 @@ def _image_tags(name: str, value: Any) -> tuple[str, ...]:
 def _platform(name: str, value: Any) -> str:
     if not isinstance(value, list) or len(value) != 1:
         refuse(f"`{name}` must have one entry: an image of several platforms is not built here; post a build for each.")
-    if value[0] not in PLATFORMS:
-        refuse(f"`{name}` may be {' or '.join(PLATFORMS)}.")
+    require(value[0] in PLATFORMS, f"`{name}` may be {' or '.join(PLATFORMS)}.")
     return str(value[0])
 
 
 def _boolean(name: str, value: Any) -> bool:
     word = str(value).lower() if isinstance(value, bool | int | str) else ""
-    if word not in _YES and word not in _NO:
-        refuse(f"`{name}` must be true or false.")
+    require(word in _YES + _NO, f"`{name}` must be true or false.")
     return word in _YES
 
 
@@ -347,17 +289,38 @@ def _revision(name: str, value: Any) -> str:
     if not isinstance(value, str):
         refuse(f"`{name}` must be a text: write it in quotes.")
     if not 0 < len(value) <= MAX_REVISION or _NO_REVISION.search(value) or has_control_characters(value):
-        refuse(
-            f"`{name}` must be the hash of a commit or a name that git allows, of at most {MAX_REVISION} characters."
-        )
+        refuse(f"`{name}` must be the hash of a commit or a name that git allows, at most {MAX_REVISION} characters.")
     return value
 
 
 def _logging(name: str, value: Any) -> None:
     if not isinstance(value, Mapping) or set(value) - {"level", "formatter"}:
         refuse(f"`{name}` may have `level` and `formatter`.")
-    if value.get("level", "INFO") not in _LOG_LEVELS:
-        refuse(f"`{name}.level` must be one of {quoted(_LOG_LEVELS)}.")
+    require(value.get("level", "INFO") in _LOG_LEVELS, f"`{name}.level` must be one of {quoted(_LOG_LEVELS)}.")
+
+
+_RULES: dict[str, Callable[[str, Any], Any]] = {
+    "image": _image,
+    "dockerfile": _path,
+    "context": _path,
+    "build_steps": _each(_step, "commands"),
+    "env_vars": _each(_env_var, "[NAME, value] pairs"),
+    "build_args": _build_args,
+    "secrets": _secrets,
+    "lang_env": _lang,
+    "image_tags": _image_tags,
+    "platforms": _platform,
+    "nocache": _boolean,
+    "commit": _revision,
+    "branch": _revision,
+    "backend": _backend,
+    "tags": lambda _, tags: checked_tags(tags),
+    "environment": parse_environment,
+    "name": _must("letters, digits, hyphens and underscores, at most 128", is_slug),
+    "description": _must("a string", lambda text: isinstance(text, str)),
+    "logging": _logging,
+    "ref": lambda *_: refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."),
+}
 
 
 def _mapping(document: object) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from chalicelib.domain.build import BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import User
-from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable
+from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable, require
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
@@ -59,11 +59,9 @@ def _done_before(services: Services, fields: dict[str, Any], message_id: str) ->
 
 
 def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
-    if fields.get("version") != 1 or isinstance(fields["version"], bool):
-        raise Invalid(["`version` must be 1."])
-    owner, project = fields.get("owner"), fields.get("project")
-    if not is_slug(owner) or not is_slug(project):
-        raise Invalid(["`owner` and `project` must name a project."])
+    require(fields.get("version") == 1 and not isinstance(fields["version"], bool), "`version` must be 1.")
+    owner, project = fields.get("owner", ""), fields.get("project", "")
+    require(is_slug(owner) and is_slug(project), "`owner` and `project` must name a project.")
     named = fields.get("user")
     if named is not None and (not isinstance(named, str) or len(named) > 128 or has_control_characters(named)):
         raise Invalid(["`user` must be a name of at most 128 characters."])

@@ -15,7 +15,7 @@ from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.project import Code, Project
 from chalicelib.domain.spec import Spec, is_slug
 from chalicelib.domain.user import User
-from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, require
 from chalicelib.ports import Offer, Services
 from chalicelib.usecases import projects
 
@@ -28,8 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")  # of an upload
 def upload(services: Services, caller: User, owner: str, name: str, packed: bytes) -> Project:
     """Makes a gzipped tar the project's code. Raises NotFound, Forbidden, Invalid; nothing is kept then."""
     project = projects.writable(services, caller, owner, name)
-    if not packed:
-        raise Invalid(["The upload is empty: send a gzipped tar archive."])
+    require(packed, "The upload is empty: send a gzipped tar archive.")
     return _take(services, project, io.BytesIO(packed))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import boto3
 
 from chalicelib.errors import Unauthenticated
-from chalicelib.ports import Broker
+from chalicelib.ports import Broker, RegistryLogins
 from chalicelib.wiring import AwsServices, lazily
 from infra import cli
 from infra.local import aws
@@ -27,6 +27,7 @@ from infra.local.kept import Kept
 from infra.local.machine.engine import Engine, EngineFailed
 from infra.local.machine.engines import with_helper
 from infra.local.machine.registry import Registry, answers
+from infra.local.machine.signed_logins import SignedLogins
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
@@ -60,13 +61,17 @@ class Running:
 
 
 class Services(AwsServices):
-    """The broker is no function of its own here."""
+    """The broker is no function of its own here, and the registry has logins of its own."""
 
     @lazily
     def broker(self) -> Broker:
         from chalicelib.usecases.materials import OwnBroker
 
         return OwnBroker(self)
+
+    @lazily
+    def registry_logins(self) -> RegistryLogins:
+        return SignedLogins(self.settings.registry_login, self.now)
 
 
 @contextmanager

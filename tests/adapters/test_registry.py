@@ -18,7 +18,6 @@ from chalicelib.adapters.registry import (
     EcrLogins,
     EcrRegistry,
     HttpRegistry,
-    SignedLogins,
     session_policy,
 )
 from chalicelib.domain.build import Image
@@ -28,6 +27,7 @@ from chalicelib.errors import Unavailable
 from chalicelib.ports import Registry, RegistryLogins
 from chalicelib.settings import read
 from infra.bench.serving import served
+from infra.local.machine.signed_logins import SignedLogins
 from tests.factories import DIGEST, NOW, make_project
 from tests.fakes import Clock, FakeRegistry, FakeRegistryLogins
 

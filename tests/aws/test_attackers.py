@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.adapters.registry import SignedLogins, session_policy
+from chalicelib.adapters.registry import session_policy
 from infra.local import aws
 from infra.local.machine.registry_proxy import Grant
+from infra.local.machine.signed_logins import SignedLogins
 from tests.aws import stack
 from tests.aws.conftest import Packaged
 from tests.aws.iam import allows

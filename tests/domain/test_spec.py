@@ -141,7 +141,7 @@ def test_branches_may_have_the_names_that_git_allows(name: str) -> None:
         assert spec.branch == name
     else:
         assert faults({**SPEC, "branch": name}) == [
-            "`branch` must be the hash of a commit or a name that git allows, of at most 255 characters."
+            "`branch` must be the hash of a commit or a name that git allows, at most 255 characters."
         ]
 
 

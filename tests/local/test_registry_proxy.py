@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import urllib3
 
-from chalicelib.adapters.registry import SignedLogins
 from infra.local.machine import registry_proxy
 from infra.local.machine.registry_proxy import Proxy
+from infra.local.machine.signed_logins import SignedLogins
 
 LOGIN = "AWS:secret"
 IMAGE = "registry.test/slipway/ann/app-0123:7"

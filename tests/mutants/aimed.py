@@ -178,8 +178,8 @@ BREAKAGES = [
         ("forms are not read", '"application/x-www-form-urlencoded"', '"application/none"'),
         (
             "a page has any number of rows",
-            'min(_number(query.get("limit")) or DEFAULT_LIMIT, self.max_rows)',
-            '_number(query.get("limit")) or DEFAULT_LIMIT',
+            'min(_number(self.query().get("limit")) or DEFAULT_LIMIT, self.max_rows)',
+            '_number(self.query().get("limit")) or DEFAULT_LIMIT',
         ),
         ("links have another host", 'context.get("domainName") or headers', "headers"),
         ("links have another scheme", 'headers.get("x-forwarded-proto") == "https"', "False"),
@@ -246,7 +246,7 @@ BREAKAGES = [
     *of(
         "chalicelib/adapters/dynamodb/accounts.py",
         TABLE,
-        ("counts of requests stay for ever", ", Item.ttl.set(expires_at)", ""),
+        ("counts of requests stay for ever", ", Item.ttl.set(int((minute + COUNTED_FOR).timestamp()))", ""),
         ("a process remembers any number of tokens", "if len(self._remembered) >= CACHE_SIZE:", "if False:"),
     ),
     *of(

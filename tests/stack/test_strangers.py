@@ -16,9 +16,9 @@ import boto3
 import pytest
 import urllib3
 
-from chalicelib.adapters.registry import SignedLogins
 from infra.local import aws
 from infra.local.machine.machine import Machine
+from infra.local.machine.signed_logins import SignedLogins
 from tests.factories import make_archive
 from tests.stack.conftest import PROJECT, Client, serving
 

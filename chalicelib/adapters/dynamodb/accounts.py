@@ -10,7 +10,7 @@ from typing import Any, cast
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.records import Account
-from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, transaction
+from chalicelib.adapters.dynamodb.table import Item, get, get_all, query, transaction, update
 from chalicelib.domain.cleanup import COUNTED_FOR
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
@@ -52,9 +52,7 @@ class DynamoAccounts:
 
     def tokens(self, user: str) -> Sequence[Token]:
         pk, held = keys.held_token_key(user, "")
-        with answered():
-            rows = Item.query(pk, Item.sk.startswith(held), consistent_read=True)
-            hashes = [row.sk.removeprefix(held) for row in rows]
+        hashes = [row.sk.removeprefix(held) for row in query(pk, Item.sk.startswith(held))]
         found = get_all([keys.token_key(sha256) for sha256 in hashes])
         return [records.decode_account(item, Token) for item in found.values()]
 
@@ -63,8 +61,8 @@ class DynamoAccounts:
 
     def note_use(self, token: Token, day: date) -> None:
         key = keys.token_key(token.sha256)
-        with suppress(Conflict), answered():
-            Item(*key).update([Item.used_on.set(day.isoformat())], condition=Item.pk.exists())
+        with suppress(Conflict):
+            update(key, [Item.used_on.set(day.isoformat())], Item.pk.exists())
         if key in self._remembered:
             self._remembered[key] = (self._remembered[key][0], replace(token, used_on=day))
 
@@ -72,11 +70,8 @@ class DynamoAccounts:
         self._write([records.encode_user(user)], given)
 
     def count_requests(self, name: str, minute: datetime, requests: int) -> int:
-        item = Item(*keys.request_count_key(name, minute))
-        expires_at = int((minute + COUNTED_FOR).timestamp())
-        with answered():
-            item.update([Item.requests.add(requests), Item.ttl.set(expires_at)])
-        return int(item.requests or 0)
+        counted = [Item.requests.add(requests), Item.ttl.set(int((minute + COUNTED_FOR).timestamp()))]
+        return int(update(keys.request_count_key(name, minute), counted).requests or 0)
 
     def _write(self, items: Sequence[Item], given: Given, gone: Sequence[Item] = (), new: Item | None = None) -> None:
         """Saves items and deletes those `gone`, if `new` was not there and what is given is stored as it was read."""

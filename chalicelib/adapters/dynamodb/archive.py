@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
-from chalicelib.adapters.dynamodb.table import Item, answered, list_and_count, transaction
+from chalicelib.adapters.dynamodb.table import Item, answered, list_and_count, query, transaction, update
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.project import Project, ProjectKey
@@ -42,9 +42,7 @@ class DynamoArchive:
         item = Item(*keys.record_key(record.key))
         stored = (Item.version == record.version) & records.is_same(record)
         around, reverse = keys.reverse_bookmark_key(record.key, "")
-        with answered():
-            rows = list(Item.query(around, Item.sk.startswith(reverse), consistent_read=True))
-        for row in rows:
+        for row in query(around, Item.sk.startswith(reverse)):
             with transaction() as write:
                 write.condition_check(Item, item.pk, item.sk, stored)
                 write.delete(Item(*keys.bookmark_key(row.sk.removeprefix(reverse), record.key)))
@@ -67,8 +65,7 @@ def _save_and_count(build: Build, live: int) -> Build:
     """Saves the build, then adds `live` to its project's count of live builds, which is only shown: what ends
     in between is healed by `recount`."""
     build, actions, condition = records.next_version(build)
-    with answered():
-        Item(*keys.record_key(build.key)).update(actions, condition)
-    with suppress(Conflict), answered():
-        Item(*keys.record_key(build.key.project_key)).update(records.counted(live, build.updated_at), Item.pk.exists())
+    update(keys.record_key(build.key), actions, condition)
+    with suppress(Conflict):
+        update(keys.record_key(build.key.project_key), records.counted(live, build.updated_at), Item.pk.exists())
     return build

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
-from chalicelib.adapters.dynamodb.table import Item, answered, get_all, list_and_count, transaction
+from chalicelib.adapters.dynamodb.table import Item, answered, get_all, list_and_count, transaction, update
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project
 from chalicelib.errors import NotFound
@@ -38,8 +38,7 @@ class DynamoBookmarks:
     def remove(self, user: str, key: Bookmarkable) -> bool:
         removed = records.set_columns({"is_bookmarked": 0, "recent": None})
         try:
-            with answered(refused=NotFound):
-                Item(*keys.bookmark_key(user, key)).update(removed, Item.pk.exists())
+            update(keys.bookmark_key(user, key), removed, Item.pk.exists(), refused=NotFound)
         except NotFound:
             return False
         return True

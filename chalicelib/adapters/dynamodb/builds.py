@@ -12,7 +12,7 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
-from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, list_rows, transaction
+from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, list_rows, transaction, update
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict, NotFound
@@ -29,13 +29,9 @@ class DynamoBuilds:
     def next_id(self, project: Project, now: datetime) -> int:
         """One update that nothing else waits for: a transaction with the project would cancel those of all
         who create a build in it at the same time."""
-        item = Item(*keys.record_key(project.key))
-        with answered(refused=NotFound):
-            item.update(
-                [Item.last_build_id.add(1), *records.counted(1, now)],
-                records.is_same(project) & (Item.active.does_not_exist() | (Item.active != keys.DELETED)),
-            )
-        return int(item.last_build_id or 0)
+        counted = [Item.last_build_id.add(1), *records.counted(1, now)]
+        is_there = records.is_same(project) & (Item.active.does_not_exist() | (Item.active != keys.DELETED))
+        return int(update(keys.record_key(project.key), counted, is_there, refused=NotFound).last_build_id or 0)
 
     def add(self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None) -> Build:
         if build.source is not None and build.source.code_sha256 is not None:
@@ -91,8 +87,7 @@ class DynamoBuilds:
             with transaction() as write:
                 return _update(write, build, body)
         build, actions, condition = records.next_version(build)
-        with answered():
-            Item(*keys.record_key(build.key)).update(actions, condition)
+        update(keys.record_key(build.key), actions, condition)
         return build
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
@@ -154,8 +149,7 @@ def _active(partition: str, now: datetime, limit: int) -> list[Build]:
 def _move(key: keys.Key, look_at: str | None, until: str) -> None:
     """Changes when an unfinished build is due, and nothing else of it. Raises Conflict."""
     is_unfinished = (Item.active == keys.UNFINISHED) | Item.active.startswith(keys.waiting_builds(""))
-    with answered():
-        Item(*key).update([Item.look_at.set(until)], is_unfinished & (Item.look_at == look_at))
+    update(key, [Item.look_at.set(until)], is_unfinished & (Item.look_at == look_at))
 
 
 def _named(build: Build, wanted: str | None, write: Callable[[Build, Reserve], Build]) -> Build:
@@ -177,9 +171,7 @@ def _named(build: Build, wanted: str | None, write: Callable[[Build, Reserve], B
 
 
 def _next_name(key: BuildKey, wanted: str) -> str:
-    item = Item(*keys.name_key(key, wanted))
-    with answered():
-        item.update([Item.suffixes.add(1)])
+    item = update(keys.name_key(key, wanted), [Item.suffixes.add(1)])
     return f"{wanted[: 128 - 13]}-{int(item.suffixes or 0)}"
 
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import format_instant
-from chalicelib.adapters.dynamodb.table import Item, answered, get
+from chalicelib.adapters.dynamodb.table import Item, answered, get, query
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import SETTLES
 from chalicelib.domain.project import ProjectKey
@@ -22,9 +22,7 @@ class DynamoCodeReferences:
             return next(iter(rows), None) is not None
 
     def is_referenced(self, code_sha256: str, now: datetime) -> bool:
-        with answered():
-            rows = list(Item.query(keys.code_references(code_sha256), consistent_read=True, limit=20))
-        rows = [row for row in rows if row.sk != keys.DROP]
+        rows = [row for row in query(keys.code_references(code_sha256), limit=20) if row.sk != keys.DROP]
         for row in rows:
             if _has_code(keys.parse_reference_sk(row.sk), code_sha256):
                 return True

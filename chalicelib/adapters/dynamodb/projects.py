@@ -7,7 +7,7 @@ from datetime import datetime
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
-from chalicelib.adapters.dynamodb.table import Item, answered, get, list_and_count
+from chalicelib.adapters.dynamodb.table import Item, answered, get, list_and_count, update
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import AlreadyExists
 
@@ -26,10 +26,8 @@ class DynamoProjects:
         new = replace(project, version=project.version + 1)
         if project.code is not None:  # first: the cleanup drops archives without a reference
             refer(project.code.sha256, project.key, project.updated_at)
-        with answered():
-            item = Item(*keys.record_key(project.key))
-            is_unchanged = (Item.version == project.version) & records.is_same(project)
-            item.update(records.set_columns(records.project_columns(new)), is_unchanged)
+        is_unchanged = (Item.version == project.version) & records.is_same(project)
+        update(keys.record_key(project.key), records.set_columns(records.project_columns(new)), is_unchanged)
         return new
 
     def list_projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
@@ -49,9 +47,6 @@ class DynamoProjects:
             return
         with answered():
             live = Item.by_recent.count(keys.builds(project))
-            Item(*keys.record_key(project)).update(
-                [Item.live_builds.set(live), Item.active.remove(), Item.look_at.remove()],
-                (Item.last_build_id == item.last_build_id)
-                & (Item.live_builds == item.live_builds)
-                & (Item.active == keys.MISCOUNTED),
-            )
+        is_unchanged = (Item.last_build_id == item.last_build_id) & (Item.live_builds == item.live_builds)
+        counted = [Item.live_builds.set(live), Item.active.remove(), Item.look_at.remove()]
+        update(keys.record_key(project), counted, is_unchanged & (Item.active == keys.MISCOUNTED))

@@ -103,6 +103,22 @@ def get_all(keys: Sequence[Key]) -> dict[Key, Item]:
         return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
 
 
+def query(partition: str, condition: Condition | None = None, limit: int | None = None) -> list[Item]:
+    """The rows of a partition, or those that meet the condition, by consistent reads."""
+    with answered():
+        return list(Item.query(partition, condition, consistent_read=True, limit=limit))
+
+
+def update(
+    key: Key, actions: Sequence[Any], condition: Condition | None = None, refused: type[SlipwayError] = Conflict
+) -> Item:
+    """Changes a row, on a condition whose failure raises `refused`; returns the row as it is then."""
+    item = Item(*key)
+    with answered(refused):
+        item.update(list(actions), condition)
+    return item
+
+
 def list_rows(
     partition: str,
     offset: int,

@@ -2,7 +2,7 @@
 one that has expired or may not do what is asked.
 
 There are two kinds of logins. The registry's own may do everything. A build's is made and signed with that
-one by `chalicelib.adapters.registry.SignedLogins`; its password says what it may do.
+one by `signed_logins.SignedLogins`; its password says what it may do.
 
 Runs in the stack's process, or alone in a container beside the registry, where there is nothing but Python's
 own library: `python3 -c "$(cat registry_proxy.py)"` with the variables LISTEN (host:port), REGISTRY

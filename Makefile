@@ -126,7 +126,7 @@ clean: ## remove what was installed and cached here; YES=1: also what `make up` 
 	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are kept in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
 	@test ! -e .slipway/kept/lock || $(PYTHON) -c 'import fcntl; fcntl.flock(open(".slipway/kept/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' \
 		2>/dev/null || { echo "A stack runs here: stop it first."; exit 2; }
-	rm -rf .venv .slipway chalicelib/ui infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
+	rm -rf .venv .slipway chalicelib/ui chalicelib/VERSION infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
 $(PAGE_IS): .venv/local $(PAGE) app.py chalicelib/openapi.py chalicelib/schemas.py
 	@$(BIN)/python -m infra.ui

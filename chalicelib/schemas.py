@@ -269,7 +269,7 @@ class Versions(Struct):
     min_version: str
 
 
-class ChartVersion(Struct):
+class Version(Struct):
     version: str
 
 

@@ -10,9 +10,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+
+VERSION_FILE, UNKNOWN_VERSION = Path(__file__).with_name("VERSION"), "unknown"
 
 # BuildKit's images by the profiles of EksSettings, pinned; builds on CodeBuild use the first. `userns` needs
 # user namespaces for pods (on by default since Kubernetes 1.33): root in there is nobody outside. `rootless`
@@ -171,6 +175,12 @@ def _given(settings: type, prefix: str, environment: Mapping[str, str]) -> dict[
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
     """The prefix of every route; apart, because routes are declared before anything is wired."""
     return environment.get("SLIPWAY_API_PREFIX", "/api/v1")
+
+
+@cache
+def version() -> str:
+    """The version that was written when this code was packaged or started: a commit, as `git describe` names it."""
+    return VERSION_FILE.read_text() if VERSION_FILE.exists() else UNKNOWN_VERSION
 
 
 def stack(environment: Mapping[str, str] = os.environ) -> str:

@@ -315,7 +315,7 @@ class Parameters(Struct):
     offer_id: Name
     token_id: Name
     secret: Name
-    component: Literal["cli", "platform", "lib", "chart"]
+    component: Literal["cli", "platform", "lib", "chart", "slipway"]
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
     sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]

@@ -50,9 +50,7 @@ class EksSettings:
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT")] = ""
     architecture: Annotated[Literal["amd64", "arm64"], about("of nodes, and so of images")] = "amd64"
     log_group: Annotated[str, about("where pods' logs are; empty: Container Insights' group")] = ""
-    node_selector: Annotated[dict[str, str], about("labels of nodes for all builds: `key=value,…`")] = field(
-        default_factory=dict
-    )
+    node_selector: Annotated[dict[str, str], about("builds' node labels: `key=value,…`")] = field(default_factory=dict)
     node_keys: Annotated[tuple[str, ...], about("keys of nodes that builds may name: `key,…`")] = ()
 
 
@@ -105,7 +103,7 @@ class Settings:
     secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
-    max_kept_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", ge=1_000_000)] = 100_000_000
+    max_stored_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", ge=1_000_000)] = 100_000_000
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
     max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
     max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000

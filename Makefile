@@ -32,10 +32,10 @@ up: .venv/local ## serve API and page on this machine until interrupted; KEEP=0 
 ui: $(PAGE_IS) ## build the page of the browser, with Node 20 or newer; PyPI has one where there is none
 
 backup: .venv/local ## write all that `make up` keeps into FILE=slipway.tar, also while it runs
-	@$(BIN)/python -m infra.local.kept backup $(or $(FILE),slipway.tar)
+	@$(BIN)/python -m infra.local.storage backup $(or $(FILE),slipway.tar)
 
 restore: .venv/local ## put it back, where `make up` has kept nothing
-	@$(BIN)/python -m infra.local.kept restore $(or $(FILE),slipway.tar)
+	@$(BIN)/python -m infra.local.storage restore $(or $(FILE),slipway.tar)
 
 test: check ## format, lint, types and all tests, with every container engine found, and with Chromium
 	@$(MAKE) --no-print-directory ui || echo "Its tests are skipped." >&2
@@ -54,7 +54,7 @@ load: .venv/ready ## 150 builds from 8 clients, with every container engine foun
 	@$(BIN)/python -m pytest -s -m load
 
 soak: .venv/ready ## kill `make up` KILLS=50 times while it works: what it has promised must hold each time
-	@KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/stack/test_kept.py -k however_often
+	@KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/stack/test_storage.py -k however_often
 
 simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault; ADAPTERS=1: on the real adapters
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1) $(if $(ADAPTERS),--adapters)
@@ -126,7 +126,7 @@ clean: ## remove what was installed and cached here; YES=1: also what `make up` 
 	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are kept in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
 	@test ! -e .slipway/kept/lock || $(PYTHON) -c 'import fcntl; fcntl.flock(open(".slipway/kept/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' \
 		2>/dev/null || { echo "A stack runs here: stop it first."; exit 2; }
-	rm -rf .venv .slipway chalicelib/ui infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
+	rm -rf .venv .slipway chalicelib/ui chalicelib/VERSION infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
 $(PAGE_IS): .venv/local $(PAGE) app.py chalicelib/openapi.py chalicelib/schemas.py
 	@$(BIN)/python -m infra.ui

@@ -85,12 +85,12 @@ def get_page_file(file: str) -> Response:
 
 @route("/openapi.json", "GET", caller="anybody")
 def get_openapi(call: web.Call) -> dict[str, Any]:
-    return openapi.document(ROUTES, call.url().removesuffix("/openapi.json"))
+    return openapi.document(ROUTES, call.url().removesuffix("/openapi.json"), settings.version())
 
 
 @route("/versions/{component}", "GET", caller="anybody")
-def get_version(call: web.Call, component: str) -> schemas.Versions | schemas.ChartVersion:
-    return serializers.version(component)
+def get_version(call: web.Call, component: str) -> schemas.Versions | schemas.Version:
+    return serializers.version(component, settings.version())
 
 
 @route("/log_handler", "GET", caller="anybody")

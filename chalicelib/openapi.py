@@ -56,8 +56,8 @@ class Route:
                 yield self.status, each
 
 
-def document(routes: Sequence[Route], server: str) -> Json:
-    """OpenAPI 3.1 for the routes; `server` is the address their paths are below."""
+def document(routes: Sequence[Route], server: str, version: str) -> Json:
+    """OpenAPI 3.1 for the routes; `server` is the address their paths are below, `version` that of Slipway."""
     answered = {kind for route in routes for _, kind in route.answers()} | {schemas.Detail}
     schema_of, components = _schemas(answered - {type(None), str, LogPage, schemas.Redirect})
     for component in components.values():
@@ -72,7 +72,7 @@ def document(routes: Sequence[Route], server: str) -> Json:
             paths.setdefault(route.path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Slipway", "version": "1", "description": "Builds container images; Polyaxon's v0 API."},
+        "info": {"title": "Slipway", "version": version, "description": "Builds container images; Polyaxon's v0 API."},
         "servers": [{"url": server}],
         "paths": paths,
         "components": {

@@ -501,9 +501,7 @@ class Services(Protocol):
     registry: Registry
     registry_logins: RegistryLogins
     deployment_secrets: DeploymentSecrets
-    scripts: Mapping[
-        str, str
-    ]  # what builds run beside the engine: texts, by the names under which they call each other
+    scripts: Mapping[str, str]  # the steps of builds, by their names
     broker: Broker
     logs: Logs
 

@@ -250,7 +250,7 @@ class Versions(Struct):
     min_version: str
 
 
-class ChartVersion(Struct):
+class Version(Struct):
     version: str
 
 
@@ -296,7 +296,7 @@ class Parameters(Struct):
     offer_id: Name
     token_id: Name
     secret: Name
-    component: Literal["cli", "platform", "lib", "chart"]
+    component: Literal["cli", "platform", "lib", "chart", "slipway"]
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
     sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]

@@ -119,10 +119,10 @@ def _project(kind: type[Shown], project: Project, bookmarked: bool, **more: Any)
     return shown(kind, project, **more)
 
 
-def version(component: str) -> schemas.Versions | schemas.ChartVersion:
-    """The versions of Polyaxon's clients that fit. Raises NotFound for an unknown component."""
-    if component == "chart":
-        return schemas.ChartVersion(CLIENT_VERSION)
+def version(component: str, slipway: str) -> schemas.Versions | schemas.Version:
+    """The versions of Polyaxon's clients that fit, or `slipway`, its own. Raises NotFound for another component."""
+    if component in ("chart", "slipway"):
+        return schemas.Version(CLIENT_VERSION if component == "chart" else slipway)
     if component not in ("cli", "platform", "lib"):
         raise NotFound
     return schemas.Versions(latest_version=CLIENT_VERSION, min_version=MIN_CLIENT_VERSION)

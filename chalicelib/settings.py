@@ -10,9 +10,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+
+VERSION_FILE, UNKNOWN_VERSION = Path(__file__).with_name("VERSION"), "unknown"
 
 # BuildKit's images by the profiles of EksSettings, pinned; builds on CodeBuild use the first. `userns` needs
 # user namespaces for pods (on by default since Kubernetes 1.33): root in there is nobody outside. `rootless`
@@ -46,9 +50,7 @@ class EksSettings:
     image: Annotated[str, about("BuildKit's, by digest; empty: the profile's of BUILDKIT")] = ""
     architecture: Annotated[Literal["amd64", "arm64"], about("of nodes, and so of images")] = "amd64"
     log_group: Annotated[str, about("where pods' logs are; empty: Container Insights' group")] = ""
-    node_selector: Annotated[dict[str, str], about("labels of nodes for all builds: `key=value,…`")] = field(
-        default_factory=dict
-    )
+    node_selector: Annotated[dict[str, str], about("builds' node labels: `key=value,…`")] = field(default_factory=dict)
     node_keys: Annotated[tuple[str, ...], about("keys of nodes that builds may name: `key,…`")] = ()
 
 
@@ -101,7 +103,7 @@ class Settings:
     secret_prefix: Annotated[str, about("SSM: where projects' secrets are")] = "/slipway/local"  # noqa: S105
     account_memory_seconds: Annotated[int, about("how long a process trusts what it read of users")] = 30
     max_answer_bytes: Annotated[int, about("of rows or log lines, as `domain.answer` counts")] = 5_900_000
-    max_kept_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", ge=1_000_000)] = 100_000_000
+    max_stored_log_bytes: Annotated[int, about("of a log; the rest is cut with a mark", ge=1_000_000)] = 100_000_000
     max_upload_bytes: Annotated[int, about("of an archive in storage; polyaxon-cli's cap")] = 150 * 1024**2
     max_inline_upload_bytes: Annotated[int, about("of an archive; Lambda takes 6 MB of base64")] = 4_500_000
     max_body_bytes: Annotated[int, about("of JSON; its texts must fit a DynamoDB item of 400 KB")] = 300_000
@@ -171,6 +173,12 @@ def _given(settings: type, prefix: str, environment: Mapping[str, str]) -> dict[
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:
     """The prefix of every route; apart, because routes are declared before anything is wired."""
     return environment.get("SLIPWAY_API_PREFIX", "/api/v1")
+
+
+@cache
+def version() -> str:
+    """The version that was written when this code was packaged or started: a commit, as `git describe` names it."""
+    return VERSION_FILE.read_text() if VERSION_FILE.exists() else UNKNOWN_VERSION
 
 
 def stack(environment: Mapping[str, str] = os.environ) -> str:

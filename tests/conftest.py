@@ -12,8 +12,8 @@ from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.table import Item
 from infra.bench import ministack
 from infra.local import aws
-from infra.local.kept import Kept
 from infra.local.machine.machine import STATE
+from infra.local.storage import Storage
 from tests.fakes import FakeServices
 
 TABLE = f"slipway-{uuid.uuid4().hex}"
@@ -66,7 +66,7 @@ def installed(services: FakeServices) -> Iterator[FakeServices]:
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """AWS on loopback, as `make up` has it, for as long as tests run."""
-    with closing(Kept(tmp_path_factory.mktemp("of-moto") / "kept")) as kept:
+    with closing(Storage(tmp_path_factory.mktemp("of-moto") / "kept")) as kept:
         server = aws.Moto(kept)
         server.start()
         yield server.url

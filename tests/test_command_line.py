@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from chalicelib import page
+from chalicelib import page, settings
 from infra import cli
 from infra.cli import slipway
 
@@ -24,14 +25,44 @@ def test_it_is_python_3_9_and_imports_the_standard_library_alone() -> None:
     assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
 
 
-def test_it_is_laid_where_the_service_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that has VERSION and ui/ instead of chalicelib/."""
     monkeypatch.setattr(page, "FOLDER", tmp_path / "ui")
+    monkeypatch.setattr(settings, "VERSION_FILE", tmp_path / "VERSION")
+    settings.version.cache_clear()
+    yield tmp_path
+    settings.version.cache_clear()
+
+
+def test_it_is_laid_where_the_service_hands_it_out(published: Path) -> None:
     for content in (None, "an older one"):
         if content is not None:
             (page.FOLDER / "slipway").write_text(content)
         cli.publish()
-        assert (page.FOLDER / "slipway").read_bytes() == cli.SOURCE.read_bytes()
-    assert [path.name for path in tmp_path.rglob("*")] == ["ui", "slipway"]
+        handed_out = subprocess.run(
+            [sys.executable, page.FOLDER / "slipway", "--version"], capture_output=True, text=True, check=True
+        )
+        assert handed_out.stdout == f"slipway {cli.describe()}\n"
+    assert {path.name for path in published.rglob("*")} == {"VERSION", "ui", "slipway"}
+
+
+def test_the_service_has_the_version_that_git_describes_or_none(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings.version() == "unknown"  # nothing is published yet
+    repository = published / "repository"
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    repository.mkdir()
+    monkeypatch.setattr(cli, "ROOT", repository)
+    assert cli.describe() == "unknown"
+    for words in (["init"], ["commit", "--allow-empty", "--message=a"], ["tag", "1.2.0"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    cli.publish()
+    settings.version.cache_clear()
+    assert settings.version() == "1.2.0"
+    monkeypatch.setenv("PATH", "")
+    assert cli.describe() == "unknown"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["logs", "--help"]])

@@ -155,9 +155,7 @@ class Build:
     look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
     archived_at: datetime | None = None  # hidden since then
     deleted_at: datetime | None = None  # to be purged, and never to be restored; implies archived_at
-    kept_log_bytes: int | None = None  # the whole log is kept as a text of this size,
-    kept_log_lines: int | None = None  # of so many lines
-    kept_log_sha256: str | None = None  # and with this hash
+    stored_log_bytes: int | None = None  # size of the whole log in storage; None while it is not there
     keeping_log_until: datetime | None = None  # until then nobody else may begin to keep it
     reported_log_bytes: int | None = None  # of lines that were reported for it
     on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded

@@ -10,7 +10,7 @@ from chalicelib.domain.project import Project, ProjectKey
 SETTLES = timedelta(hours=1)  # from a deletion to its purge: whatever handles it just now has ended by then
 UNUSED_FOR = timedelta(days=1)  # an upload is stored first and used then
 REMEMBERED = timedelta(days=14)  # an idempotency key: as long as SQS keeps messages at most
-KEPT_EXPIRED = timedelta(days=1)  # a token: its user is told that it has expired
+EXPIRED_TOKEN_RETENTION = timedelta(days=1)  # a token: its user is told that it has expired
 COUNTED_FOR = timedelta(hours=1)  # the requests of a minute
 UNTAGGED_DAYS, CACHED_DAYS = 7, 90  # layers that lost their tag to others, and layers that nobody builds any more
 OFFERED_DAYS, STAGED_DAYS, REPLACED_DAYS = 1, 3, 7  # files of the bucket, by infra/aws/template.yaml

@@ -278,8 +278,7 @@ def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequ
 def invalidate(services: Services, caller: User, key: BuildKey) -> None:
     """Marks the build's layers as not to be used: the project's builds are made without cached layers until
     one of them has succeeded. Raises NotFound, Forbidden."""
-    project = writable(services, caller, key).project
-    _invalidate(services, project, key.id)
+    _invalidate(services, writable(services, caller, key).project, key.id)
 
 
 def bookmark(services: Services, caller: User, key: BuildKey) -> None:

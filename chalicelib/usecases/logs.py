@@ -1,7 +1,6 @@
 """A build's log: as the API shows it, and kept once the build has ended."""
 
 import codecs
-import hashlib
 import logging
 import re
 import sys
@@ -57,10 +56,10 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
     build = builds.get(services, caller, key).build
     limit = services.settings.max_answer_bytes  # no text has fewer bytes encoded than before
     at = _parsed(START if cursor is None else cursor)
-    if build.kept_log_bytes is not None:
-        page = _kept_page(services, build, at, build.kept_log_bytes, limit)
+    if build.stored_log_bytes is not None:
+        page = _kept_page(services, build, at, build.stored_log_bytes, limit)
         if cursor is None and page.is_cut:
-            return LogPage(f"b{build.kept_log_bytes}", is_complete=True, url=services.log_archive.url(build))
+            return LogPage(f"b{build.stored_log_bytes}", is_complete=True, url=services.log_archive.url(build))
         return page
     if build.log is None or isinstance(at, int):
         page = LogPage(cursor or START, is_complete=_never_kept(build))
@@ -79,7 +78,7 @@ def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep
     """What the build did, in the order in which it began. They are kept with the log; until then the log's first
     lines are read, `MAX_READS_FOR_STEPS` times. Raises NotFound, Forbidden."""
     build = builds.get(services, caller, key).build
-    if build.kept_log_bytes is not None:
+    if build.stored_log_bytes is not None:
         return services.log_archive.steps(build)
     found, lines = Steps(build.image), Lines(build.nonce)
     for piece in _pieces(services, build.log, MAX_READS_FOR_STEPS) if build.log else ():
@@ -186,7 +185,7 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     it is cut: a log that cannot be kept must not be tried for ever.
     """
     build, now = services.builds.get(key), services.now()
-    if build is None or not build.is_done or build.look_at is None or build.kept_log_bytes is not None:
+    if build is None or not build.is_done or build.look_at is None or build.stored_log_bytes is not None:
         return
     if build.keeping_log_until is not None and now < build.keeping_log_until:
         # What two write is not what either has recorded. This message is not done: it comes again.
@@ -231,8 +230,7 @@ def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool)
             raise
         log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
         return done
-    sha256 = text.sha256.hexdigest()
-    return replace(done, kept_log_bytes=text.size, kept_log_lines=text.lines, kept_log_sha256=sha256)
+    return replace(done, stored_log_bytes=text.size)
 
 
 class _Text:
@@ -241,12 +239,11 @@ class _Text:
 
     def __init__(self, services: Services, build: Build, name: str, *, is_last_try: bool) -> None:
         self._services, self._name, self._nonce, self._is_last_try = services, name, build.nonce, is_last_try
-        self.size, self.lines, self.sha256, self.table = 0, 0, hashlib.sha256(), Table()
-        self.steps = Steps(build.image)
+        self.size, self.table, self.steps = 0, Table(), Steps(build.image)
         self._chunk = bytearray()
 
     def __iter__(self) -> Iterator[bytes]:
-        room = self._services.settings.max_kept_log_bytes // (10 if self._is_last_try else 1)
+        room = self._services.settings.max_stored_log_bytes // (10 if self._is_last_try else 1)
         lines, raw, last, why = Lines(self._nonce), 0, LogLine(at_of(0), ""), ""
         try:
             for last in _pieces(self._services, self._name):
@@ -259,7 +256,7 @@ class _Text:
                 if self.size + len(encoded) > room or raw > RAW_FACTOR * room:
                     why = f"the log goes on, and at most {room} bytes are kept"
                     break
-                self._add(encoded, len(rows))
+                self._add(encoded)
                 self.table.add(last.at, len(rows), self.size)
                 if len(self._chunk) >= CHUNK_BYTES:
                     yield self._taken()
@@ -268,18 +265,16 @@ class _Text:
                 raise
             why = "the rest of the log could not be read"
         rest = [f"… cut here: {why}.\n"] if why else _rows(last, lines.rest())
-        self._add("".join(rest).encode(), len(rest))
+        self._add("".join(rest).encode())
         self.table.close(self.size)
         if self._chunk:
             yield self._taken()
 
-    def _add(self, text: bytes, lines: int) -> None:
+    def _add(self, text: bytes) -> None:
         self._chunk += text
         self.size += len(text)
-        self.lines += lines
 
     def _taken(self) -> bytes:
         text = bytes(self._chunk)
         self._chunk.clear()
-        self.sha256.update(text)
         return text

@@ -76,9 +76,9 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
     log: list[str] = []
 
     def point(build: Build, now: datetime) -> Build:
-        if build.kept_log_bytes is not None:
+        if build.stored_log_bytes is not None:
             raise Invalid(["The build has ended and its log is kept: it takes no more lines."])
-        reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_kept_log_bytes
+        reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_stored_log_bytes
         if reported > most:
             raise Invalid([f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included."])
         log[:] = [build.log or services.logs.reported(build)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib import settings
 from chalicelib.errors import SlipwayError
 from infra.aws import bootstrap, removal, smoke
 from infra.aws.package import MACHINES, PYTHON, NoPage, check_page, package
@@ -48,7 +49,7 @@ def main() -> None:
             raise SystemExit(f"Nothing is packaged. {error}") from error
         compiled = package(arguments.out, arguments.arch, arguments.python)
         size = (arguments.out / "deployment.zip").stat().st_size
-        say(f"{arguments.out}: sam.yaml, deployment.zip ({size / 1e6:.1f} MB)")
+        say(f"{arguments.out}: sam.yaml, deployment.zip ({size / 1e6:.1f} MB), version {settings.version()}")
         if not compiled:
             say(f"Not compiled, so functions start slower: that takes a python{arguments.python} in the PATH.")
         return

@@ -1,21 +1,40 @@
-"""The command line that the service hands out."""
+"""What is written before the service is packaged or started: its version, and the command line that it serves."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from pathlib import Path
 
-from chalicelib import page
+from chalicelib import page, settings
 
 SOURCE = Path(__file__).with_name("slipway.py")
+ROOT = Path(__file__).parents[2]
+_NOT_PUBLISHED = f'VERSION = "{settings.UNKNOWN_VERSION}"'
 
 
 def publish() -> None:
-    """Lays it beside the page's files. Whoever is reading it, or does the same, is not disturbed."""
-    published, text = page.FOLDER / "slipway", SOURCE.read_bytes()
-    if published.exists() and published.read_bytes() == text:
-        return
+    """Writes the version's file, and the command line with that version into the folder of the page. Safe to run
+    while another process reads these files or writes them."""
+    version = describe()
     page.FOLDER.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=page.FOLDER.parent, prefix=".slipway-", delete=False) as file:
+    _write(settings.VERSION_FILE, version)
+    _write(page.FOLDER / "slipway", SOURCE.read_text().replace(_NOT_PUBLISHED, f'VERSION = "{version}"'))
+
+
+def describe() -> str:
+    """The commit of this checkout as `git describe` names it; `unknown` without git or its repository."""
+    git = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}"]
+    try:
+        done = subprocess.run([*git, "describe", "--always", "--dirty", "--tags"], capture_output=True, text=True)
+    except OSError:
+        return settings.UNKNOWN_VERSION
+    return done.stdout.strip() or settings.UNKNOWN_VERSION
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text() == text:
+        return
+    with tempfile.NamedTemporaryFile("w", dir=page.FOLDER.parent, prefix=".slipway-", delete=False) as file:
         file.write(text)
-    Path(file.name).replace(published)
+    Path(file.name).replace(path)

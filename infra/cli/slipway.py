@@ -39,6 +39,7 @@ WRONG_USE, TROUBLE, INTERRUPTED = 2, 4, 130
 ENDS = """The exit status is the outcome: 0 done or succeeded, 1 the build failed, 2 wrong usage, 3 the build was
 stopped, 4 the service refuses or does not answer (which says nothing about the build), 130 interrupted.
 Results go to standard output, all else to standard error."""
+VERSION = "unknown"
 PROGRAM = f"python3 {shlex.quote(sys.argv[0])}"
 LOGIN = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "slipway" / "login.json"
 SMALL_BYTES = 4_400_000  # of an archive that a request can carry; larger ones go straight to storage
@@ -487,6 +488,7 @@ def stop(given: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     shape: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": ENDS}
     whole = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, **shape)
+    whole.add_argument("--version", action="version", version=f"slipway {VERSION}", help="print the version and exit")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:

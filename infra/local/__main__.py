@@ -17,28 +17,28 @@ from pathlib import Path
 
 from chalicelib.domain.build import CODEBUILD, EKS
 from infra.local import aws, demo
-from infra.local.kept import FOLDER, InUse, Kept
 from infra.local.machine.engine import NoEngine
 from infra.local.machine.machine import STATE, Machine, installed_machine
 from infra.local.machine.run_folder import run_folder
 from infra.local.stack import Running, stack
+from infra.local.storage import FOLDER, InUse, Storage
 
 BACKENDS = (CODEBUILD, EKS)
-KEEP = "or KEEP: 1: in .slipway/kept, 0: nothing, else the folder where to keep records, images and all else"
+KEEP = "where records, logs and images are stored; 1: in .slipway/kept, 0: nowhere, else a folder; or KEEP"
 INTERRUPTS = [signal.SIGINT, signal.SIGTERM]
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
     INTERRUPTS.append(signal.SIGHUP)  # the terminal was closed
 
 
 def main() -> int:
-    """Exit status: 0 done, 1 failed, 2 something has to be installed first."""
+    """Exit status: 0 done, 1 failed, 2 something must be installed first, 130 interrupted demo."""
     parser = argparse.ArgumentParser(prog="python -m infra.local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo_ = commands.add_parser("demo", help="build one image from nothing, show everything, stop everything")
     up = commands.add_parser("up", help="serve the API until interrupted")
-    up.add_argument("--port", type=_port, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any that is free")
+    up.add_argument("--port", type=_port, default=os.environ.get("PORT") or "8000", help="or PORT; 0: any free port")
     token = os.environ.get("SLIPWAY_ROOT_TOKEN") or None
-    up.add_argument("--token", type=_token, default=token, help="of user root, or SLIPWAY_ROOT_TOKEN")
+    up.add_argument("--token", type=_token, default=token, help="of the user root; or SLIPWAY_ROOT_TOKEN")
     for command, default in ((demo_, "0"), (up, "1")):
         command.add_argument("--keep", type=_folder, default=os.environ.get("KEEP") or default, help=KEEP)
     arguments = parser.parse_args()
@@ -53,17 +53,17 @@ def main() -> int:
             work = closing.enter_context(run_folder(say)) / "work"
             STATE.mkdir(exist_ok=True)
             STATE.chmod(0o700)
-            kept = closing.enter_context(closed(Kept(arguments.keep))) if arguments.keep else None
-            tools = closing.enter_context(installed_machine(STATE, say, kept))
+            storage = closing.enter_context(closed(Storage(arguments.keep))) if arguments.keep else None
+            tools = closing.enter_context(installed_machine(STATE, say, storage))
             login = tools.registry_login
-            serve = partial(stack, tools.engine, tools.registry, work, registry_login=login, kept=kept)
+            serve = partial(stack, tools.engine, tools.registry, work, registry_login=login, storage=storage)
             if arguments.command == "demo":
                 running = closing.enter_context(serve())
-                demo.run(running.url, running.token, tools, say, keeps=kept is not None)
+                demo.run(running.url, running.token, tools, say, keeps=storage is not None)
             else:
                 running = closing.enter_context(serve(port=arguments.port, root_token=arguments.token))
                 print(json.dumps(_ready(running, tools)), flush=True)
-                while True:  # never for long: a signal just before a wait begins does not end that
+                while True:  # in short waits: a signal that comes just before a wait does not end it
                     time.sleep(1)
     except (Exception, KeyboardInterrupt) as error:
         if _is_interruption(error):
@@ -88,16 +88,16 @@ def main() -> int:
 
 
 def _is_interruption(error: BaseException | None) -> bool:
-    """Whether it is one, or came up while things ended because of one: that is said, and changes nothing."""
+    """Whether the error is an interruption, or was raised while the stack stopped because of one; that one is shown."""
     if error is None or isinstance(error, KeyboardInterrupt):
         return error is not None
     if found := _is_interruption(error.__context__):
-        say(f"This did not end as it should: {error}")
+        say(f"While the stack stopped: {error}")
     return found
 
 
 def say(line: str) -> None:
-    """Progress, for people: on standard error, so that standard output stays for results."""
+    """Prints progress to standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -119,7 +119,7 @@ def _ready(running: Running, tools: Machine) -> dict[str, object]:
 
 
 def _folder(text: str) -> Path | None:
-    """Where to keep what is made; None: nowhere."""
+    """The folder that `--keep` names; None for none."""
     return {"0": None, "1": FOLDER}.get(text, Path(text).absolute())
 
 
@@ -136,7 +136,7 @@ def _token(text: str) -> str:
 
 
 def _interrupt(*_: object) -> None:
-    """Ends the work once; what is then stopped and removed shall not be interrupted again."""
+    """Interrupts the work once. Further signals are ignored, so that stopping is not interrupted."""
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -23,8 +23,8 @@ from werkzeug.serving import make_server
 from werkzeug.wsgi import ClosingIterator
 
 from infra.local import signatures
-from infra.local.kept import Kept
-from infra.local.kept_aws import KeptAws
+from infra.local.storage import Storage
+from infra.local.stored_aws import StoredAws
 
 REGION = "us-east-1"
 ENVIRONMENT = {
@@ -34,8 +34,8 @@ ENVIRONMENT = {
     "AWS_REGION": REGION,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-# As the deployed bucket: the signature is in the form, and no page can add credentials.
-_HEADERS_OF_A_PAGE = "HTTP_ACCESS_CONTROL_REQUEST_HEADERS"  # which it wants to add: forms need none
+# CORS as of the deployed bucket: a page may only send a signed form, and no headers of its own.
+_HEADERS_OF_A_PAGE = "HTTP_ACCESS_CONTROL_REQUEST_HEADERS"
 _FOR_PAGES = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Methods", "POST")]
 MAX_RECEIVES = 5  # of a message, before it goes to the dead-letter queue
 
@@ -52,13 +52,13 @@ class Moto:
     """moto's server in threads of this process, for requests that are signed with the key of this process.
 
     Requests to DynamoDB go one by one: moto checks a condition and writes in two steps, so that concurrent
-    ones would break what DynamoDB promises. Where changes are kept all requests do, but those that wait for messages.
+    ones would break what DynamoDB promises. With storage, all requests do, except those that wait for messages.
     """
 
-    def __init__(self, kept: Kept | None = None) -> None:
+    def __init__(self, storage: Storage | None = None) -> None:
         self._dispatcher = DomainDispatcherApplication(create_backend_app)
         self._one_at_a_time = threading.RLock()
-        self.kept = None if kept is None else KeptAws(kept, REGION)
+        self.stored = None if storage is None else StoredAws(storage, REGION)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="moto")
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -76,7 +76,7 @@ class Moto:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD") == "POST" and _HEADERS_OF_A_PAGE not in environ:
-            # what a browser asks before it sends a page's form
+            # a browser's preflight request for a form
             start_response("200 OK", [*_FOR_PAGES, ("Content-Length", "0")])
             return []
         try:
@@ -89,27 +89,27 @@ class Moto:
             return _refuse(environ, start_response, refusal)
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            kept = [each for each in headers if not each[0].lower().startswith("access-control-")]
-            return start_response(status, kept + (_FOR_PAGES if "HTTP_ORIGIN" in environ else []), *more)
+            others = [each for each in headers if not each[0].lower().startswith("access-control-")]
+            return start_response(status, others + (_FOR_PAGES if "HTTP_ORIGIN" in environ else []), *more)
 
         environ["wsgi.input"] = body
-        if self.kept is not None:
-            return self._answer_and_keep(self.kept, environ, start, body)
+        if self.stored is not None:
+            return self._answer_and_store(self.stored, environ, start, body)
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
             with self._one_at_a_time:
                 return list(self._dispatcher(environ, start))
         return ClosingIterator(self._dispatcher(environ, start), body.close)
 
-    def _answer_and_keep(
-        self, kept: KeptAws, environ: dict[str, Any], start_response: Callable[..., Any], body: signatures.Body
+    def _answer_and_store(
+        self, stored: StoredAws, environ: dict[str, Any], start_response: Callable[..., Any], body: signatures.Body
     ) -> Iterable[bytes]:
-        """The answer, once what the request has changed is written."""
+        """The answer, after what the request has changed was stored."""
         status = ""
 
-        def start(told: str, *more: Any) -> Any:
+        def start(line: str, *more: Any) -> Any:
             nonlocal status
-            status = told
-            return start_response(told, *more)
+            status = line
+            return start_response(line, *more)
 
         operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         with closing(body), ExitStack() as turn:
@@ -119,12 +119,12 @@ class Moto:
             if status.startswith("2"):
                 body.seek(0)
                 with self._one_at_a_time:
-                    kept.keep(_service(environ), operation, body)
+                    stored.save(_service(environ), operation, body)
         return answer
 
 
 def _service(environ: dict[str, Any]) -> str:
-    """Whose requests are signed for it; links and forms are for S3."""
+    """The service that the request was signed for; links and forms are for S3."""
     found = re.search(r"Credential=[^,]*/([a-z0-9-]+)/aws4_request", environ.get("HTTP_AUTHORIZATION", ""))
     return found[1] if found else "s3"
 
@@ -142,7 +142,7 @@ def _headers(environ: dict[str, Any]) -> dict[str, str]:
 def _refuse(
     environ: dict[str, Any], start_response: Callable[..., Any], refusal: signatures.Refused
 ) -> Iterable[bytes]:
-    """In JSON or, as S3 answers, in XML."""
+    """Answers 403, in JSON or, as S3 does, in XML."""
     text, kind = (
         f"<Error><Code>{refusal.code}</Code><Message>{escape(str(refusal))}</Message></Error>",
         "application/xml",
@@ -151,13 +151,13 @@ def _refuse(
         text = json.dumps({"__type": refusal.code, "message": str(refusal)})
         kind = "application/x-amz-json-1.0"
     body = text.encode()
-    # what was not read of the body must not be taken for another request
+    # the rest of the body must not be read as another request
     headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")]
     start_response("403 Forbidden", headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
-# Two habits of moto make it grow with the square of what it stores: after 400 builds it had 450 MiB more.
+# Without these patches, moto's memory grows with the square of what it stores: after 400 builds it had 450 MiB more.
 _dynamodb: Any = DynamoDBBackend
 _table: Any = Table
 _model: Any = BaseModel
@@ -183,9 +183,9 @@ def _transact(backend: Any, operations: list[dict[str, Any]]) -> None:
 
 
 _dynamodb.transact_write_items = _transact
-_table.__deepcopy__ = lambda table, _: table  # what moto would put back is the table itself
+_table.__deepcopy__ = lambda table, _: table  # moto would copy the table to undo a transaction
 
-# moto remembers all instances of its models, copies too, for a page that shows them, and never forgets one.
+# moto remembers every instance of its models, also copies, for a dashboard, and never forgets one.
 _model.__new__ = staticmethod(lambda model, *_, **__: object.__new__(model))
 
 

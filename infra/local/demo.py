@@ -1,4 +1,4 @@
-"""The main job, seen from outside: a build is posted, followed, and its image is read back."""
+"""The demo: posts a build over REST, follows it, and runs the application in its image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DemoFailed(Exception):
 
 
 def run(url: str, token: str, machine: Machine, say: Callable[[str], None], *, keeps: bool = False) -> None:
-    """Does the main job over REST and prints what came of it. Raises DemoFailed."""
+    """Runs the demo and prints its results. Raises DemoFailed."""
     api = Api(url + "/api/v1", token)
     if PROJECT.removeprefix("/root/") not in [each["name"] for each in api.get("/root?limit=500")["results"]]:
         api.post("/projects/", {"name": "quick-start"})
@@ -54,17 +54,17 @@ def run(url: str, token: str, machine: Machine, say: Callable[[str], None], *, k
     digest = found and found.digest
     print(f"\nThe registry answers for {build['image']}:\n  {digest}")
     if digest != build["image_digest"]:
-        raise DemoFailed("The registry's digest is not the one the build tells.")
+        raise DemoFailed("The registry has another digest than the build shows.")
     proof = machine.engine.run_in_image(build["image"], ["python3", "/code/greet.py"])
     if GREETING not in proof:
         raise DemoFailed(f"The application in the image does not greet: {proof!r}")
     print(f"\npython3 /code/greet.py, run in the image:\n{proof}")
     if keeps:
-        print(f"The image is kept. While `make up` runs:\n{how_to_run(build['image'], machine)}")
+        print(f"The image stays. To run it while `make up` runs:\n{how_to_run(build['image'], machine)}")
 
 
 def how_to_run(image: str, machine: Machine) -> str:
-    """Commands for a shell that run the demo's application, with the engine that built it."""
+    """Shell commands that run the demo's application with the engine that built it."""
     host, login, program = machine.registry, machine.registry_login, "python3 /code/greet.py"
     user, _, password = login.partition(":")
     match machine.engine.name:

@@ -1,4 +1,4 @@
-"""API Gateway on loopback: Chalice's local server, tuned and with the deployed API's own refusals."""
+"""API Gateway on loopback: Chalice's local server, with the error responses of the deployed gateway."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class _Server(ThreadedHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left before its answer, as an interrupted demo does, is no error of ours."""
+        """Does not report clients that close the connection, as an interrupted demo does."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
-MAX_ANSWER_BYTES = 6_291_556  # of a function's answer, as JSON: Lambda's limit for invocations that wait
+MAX_ANSWER_BYTES = 6_291_556  # of a function's answer as JSON: Lambda's limit for synchronous invocations
 
 
-Checks = Mapping[str, Callable[[], bool]]  # by what is checked: whether it works
+Checks = Mapping[str, Callable[[], bool]]  # the name of what is checked, and whether it works
 
 
 class _Gateway(LocalGateway):
-    """Loses answers that Lambda would not pass on. `/healthz` is about the machine as well."""
+    """Answers 502 for an answer that Lambda would not pass on. `/healthz` also runs the checks."""
 
     def __init__(self, app: Chalice, config: Config, checks: Checks) -> None:
         super().__init__(app, config)
@@ -52,7 +52,7 @@ class _Gateway(LocalGateway):
             if broken:
                 body = "".join(f"{what} does not answer.\n" for what in broken)
                 answer |= {"statusCode": 503, "body": body}
-        # Lambda's runtime client writes other characters than ASCII as they are from Python 3.12 on.
+        # Since Python 3.12, Lambda's runtime client does not escape characters beyond ASCII.
         text = json.dumps(answer, ensure_ascii=sys.version_info < (3, 12))
         if len(text.encode(errors="surrogatepass")) <= MAX_ANSWER_BYTES:
             return answer
@@ -61,21 +61,21 @@ class _Gateway(LocalGateway):
 
 
 class _Handler(ChaliceRequestHandler):
-    disable_nagle_algorithm = True  # else a keep-alive request takes 40 ms
+    disable_nagle_algorithm = True  # else each request on an open connection takes 40 ms
 
     def __init__(self, *connection: Any, app_object: Chalice, config: Config, checks: Checks) -> None:
         self.local_gateway = _Gateway(app_object, config, checks)
         BaseHTTPRequestHandler.__init__(self, *connection)
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
-        """The deployed gateway answers unknown routes with this text as well: see its GatewayResponses."""
+        """Answers unknown routes with the text that the template's GatewayResponses have."""
         if isinstance(error, ForbiddenError):
             self._send_http_response(404, {}, b'{"detail": "Not found."}')
         else:
             super()._send_error_response(error)
 
     def _send_http_response_with_body(self, code: int, headers: Any, body: Any) -> None:
-        """A HEAD is answered without the body: it would be read as the next answer's beginning."""
+        """Answers HEAD without the body, which a client would read as the beginning of the next answer."""
         if self.command == "HEAD":
             headers["Content-Length"] = str(len(body if isinstance(body, bytes) else body.encode()))
             self.send_response(code)
@@ -84,12 +84,12 @@ class _Handler(ChaliceRequestHandler):
             super()._send_http_response_with_body(code, headers, body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged here; the service logs what goes wrong."""
+        """Requests are not logged here; the service logs errors."""
 
 
 class Gateway:
-    """Serves an app on loopback until closed; `/healthz` names what fails its check. Raises OSError when the
-    port is taken."""
+    """Serves an app on loopback until closed; `/healthz` names the checks that fail. Raises OSError when the port is
+    taken."""
 
     def __init__(self, app: Chalice, port: int, checks: Checks) -> None:
         handler = partial(_Handler, checks=checks)

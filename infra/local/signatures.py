@@ -1,9 +1,9 @@
-"""Who may call the local AWS services: only who signs with the key of this process (Signature Version 4).
+"""Checks that requests to the local AWS services are signed with the key of this process (Signature Version 4).
 
-The key's id stands in every link that the API gives out, and loopback is open to all programs of the
-machine, to build steps and, through a browser, to web pages. So the id alone opens nothing, and of pages only
-forms are taken, as the API signs them for uploads. Three ways of signing are known, as to AWS: the header
-`Authorization`, presigned links and presigned forms of S3.
+Every presigned link contains the id of the key, and loopback is open to all programs of the machine, to build steps
+and, through a browser, to web pages. So the id alone must not be enough, and web pages may only send forms that the
+API has signed for uploads. As on AWS, there are three kinds of signatures: in the header `Authorization`, in
+presigned links, and in presigned forms of S3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
 KEY_ID = "local"
-SECRET = secrets.token_hex(20)  # a new one with every start
+SECRET = secrets.token_hex(20)  # another one at each start
 MAX_SKEW = timedelta(minutes=15)
 MAX_LIFE = timedelta(days=7)  # of a link
 MAX_CALL_BYTES = 16 * 1024**2  # DynamoDB's batches are the largest
@@ -42,7 +42,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Body(Protocol):
-    """What a body is read from."""
+    """A body that can be read again."""
 
     def read(self, size: int = -1, /) -> bytes: ...
     def seek(self, offset: int, /) -> int: ...
@@ -50,15 +50,15 @@ class Body(Protocol):
 
 
 class Refused(Exception):
-    """A request that nobody of this stack has signed."""
+    """The request is not signed with a key of this stack."""
 
     code = "AccessDenied"
 
 
 def verified(method: str, target: str, headers: Mapping[str, str], body: Body) -> Body:
-    """The body of a request, to be read from its start, once its signature has been checked.
+    """Checks the signature of a request, and returns its body, at its start.
 
-    `target` is the path with its query as they came, names of `headers` are lower-case. Raises Refused.
+    `target` is the path with its query as received; names of `headers` are lower-case. Raises Refused.
     """
     is_form = "authorization" not in headers and headers.get("content-type", "").startswith("multipart/form-data")
     if "origin" in headers and not is_form:
@@ -83,17 +83,17 @@ def _signed_in_header(method: str, target: str, headers: Mapping[str, str], body
     at = headers["x-amz-date"]
     _check_time(at, MAX_SKEW)
     signer = _signer(scope, at, {"s3": S3SigV4Auth})
-    told = headers.get("x-amz-content-sha256")
-    if told is None:  # then the signature covers the body itself
+    signed_digest = headers.get("x-amz-content-sha256")
+    if signed_digest is None:  # then the signature covers the body itself
         body = _read(headers, body, MAX_CALL_BYTES)
-    request = _request(method, target, headers, names, at, body.read() if told is None else b"")
+    request = _request(method, target, headers, names, at, body.read() if signed_digest is None else b"")
     _compare(signer, request, signature)
-    if told is None:
+    if signed_digest is None:
         body.seek(0)
         return body
     digest = hashlib.sha256()
     body = _read(headers, body, MAX_OBJECT_BYTES, digest)
-    if _SHA256.fullmatch(told) and told != digest.hexdigest():
+    if _SHA256.fullmatch(signed_digest) and signed_digest != digest.hexdigest():
         raise Refused("`X-Amz-Content-SHA256` is not that of the body.")
     return body
 
@@ -114,10 +114,10 @@ def _signed_link(method: str, target: str, headers: Mapping[str, str], body: Bod
 
 
 def _signed_form(method: str, target: str, headers: Mapping[str, str], body: Body) -> Body:
-    """What the form says is held to its policy, which is what is signed."""
+    """Checks the fields of a form against its policy, which is signed. Raises Refused."""
     body = _read(headers, body, MAX_OBJECT_BYTES)
     mime, options = parse_options_header(headers["content-type"])
-    # Its bound must exceed the pieces it reads, of 64 KB: what is left of one counts with the next.
+    # The bound must exceed the 64 KB that the parser reads at once: it counts what is left of one read with the next.
     parser = FormDataParser(max_form_memory_size=256 * 1024, max_form_parts=50)
     length = int(headers["content-length"])
     _, fields, files = parser.parse(cast("IO[bytes]", body), mime, length, options)
@@ -134,9 +134,9 @@ def _signed_form(method: str, target: str, headers: Mapping[str, str], body: Bod
         raise Refused("The form has expired.")
     size = file.stream.seek(0, 2)
     file.close()
-    told = form | {"bucket": unquote(target).strip("/")}
+    given = form | {"bucket": unquote(target).strip("/")}
     for condition in policy["conditions"]:
-        if not _holds(condition, told, size):
+        if not _holds(condition, given, size):
             raise Refused(f"The form does not keep its condition {json.dumps(condition)}.")
     named = {_field(condition) for condition in policy["conditions"]}
     free = form.keys() - named - {"policy", "x-amz-signature"}
@@ -158,7 +158,7 @@ def _holds(condition: Any, form: Mapping[str, str], size: int) -> bool:
 
 
 def _field(condition: Any) -> str:
-    """The field that a condition is about."""
+    """The name of the field of a condition."""
     name = next(iter(condition)) if isinstance(condition, dict) else str(condition[1]).removeprefix("$")
     return str(name).lower()
 
@@ -179,7 +179,7 @@ def _signer(scope: str, at: str, kinds: Mapping[str, type[SigV4Auth]], only: str
 
 
 def _lent(key_id: str) -> str | None:
-    """The secret of a key that moto's STS lent for some time."""
+    """The secret of a temporary key of moto's STS; None if there is no such key or it has expired."""
     for account in list(sts_backends.values()):
         for backend in list(account.values()):
             for role in backend.assumed_roles:
@@ -189,12 +189,12 @@ def _lent(key_id: str) -> str | None:
 
 
 def _request(method: str, target: str, headers: Mapping[str, str], names: str, at: str, body: bytes) -> AWSRequest:
-    """The part of a request that was signed. Nothing that changes what it means may be left out."""
+    """The signed part of a request. Raises Refused if a header that changes its meaning is not signed."""
     signed = names.split(";")
     if "host" not in signed or [n for n in headers if n.startswith("x-amz-") and n not in signed]:
         raise Refused("`Host` and all headers `X-Amz-…` have to be signed.")
-    kept = {name: headers[name] for name in signed}
-    request = AWSRequest(method, f"http://{headers['host']}{target}", headers=kept, data=body)
+    signed_headers = {name: headers[name] for name in signed}
+    request = AWSRequest(method, f"http://{headers['host']}{target}", headers=signed_headers, data=body)
     request.context["timestamp"] = at
     return request
 
@@ -210,7 +210,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _read(headers: Mapping[str, str], body: Body, most: int, digest: Any = None) -> Body:
-    """A copy of the body, above some size on disk."""
+    """A copy of the body, on disk if it is large. Raises Refused if it exceeds `most` bytes or is incomplete."""
     left = int(headers.get("content-length") or 0)
     if not 0 <= left <= most:
         raise Refused(f"A body has at most {most} bytes here.")

@@ -23,11 +23,11 @@ from infra import cli
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
-from infra.local.kept import Kept
 from infra.local.machine.engine import Engine, EngineFailed
 from infra.local.machine.engines import with_helper
 from infra.local.machine.registry import Registry, answers
 from infra.local.machine.signed_logins import SignedLogins
+from infra.local.storage import Storage
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
@@ -37,20 +37,20 @@ log = logging.getLogger(__name__)
 
 PROJECT = "slipway-builds"
 CLUSTER = "fake"
-EKS_TICK_SECONDS = 1.0  # between ticks: each watches for some seconds by itself
+EKS_TICK_SECONDS = 1.0  # between ticks; each polls for some seconds
 CLEAN_UP_AGAIN_SECONDS = 2.0
 TABLE = "slipway"
 AUTOMATION_USER = "automation"
 BUCKET = "slipway-sources"
-PREFIX = "slipway"  # of all projects' repositories
+PREFIX = "slipway"  # of the repositories of all projects
 BUILD_KEY = "slipway-build-key"
 IS_ARM = machine() in ("aarch64", "arm64")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that answers: its URL, root's token, and what is behind it; `aws_url` is the endpoint of all
-    services but CodeBuild."""
+    """A running stack: the URL of its API, root's token, and its parts. `aws_url` is the endpoint of all AWS services
+    except CodeBuild."""
 
     url: str
     token: str
@@ -61,7 +61,7 @@ class Running:
 
 
 class Services(AwsServices):
-    """The broker is no function of its own here, and the registry has logins of its own."""
+    """As on AWS, except that the broker runs in this process and the registry has logins of its own."""
 
     @lazily
     def broker(self) -> Broker:
@@ -88,17 +88,17 @@ def stack(
     reconcile_every_seconds: float = 60,
     clean_up_every_seconds: float = 300,
     settings: Mapping[str, str] | None = None,
-    kept: Kept | None = None,
+    storage: Storage | None = None,
 ) -> Iterator[Running]:
-    """Everything, until the block is left; then builds that run are stopped and all threads are ended.
+    """Runs the whole service until the block is left; then running builds are stopped and all threads end.
 
-    `registry` is host:port, its login user:password; `state` a folder for work in progress. One at a time in
-    a process, because settings travel in the environment, as in Lambda. Raises OSError when `port` is taken.
-    Where the setting SLIPWAY_BACKEND is eks, builds run on a fake cluster. `kept` outlives the stack.
+    `registry` is host:port, `registry_login` user:password, `state` a folder for work in progress. A process runs one
+    stack at a time, because settings are environment variables, as in Lambda. Raises OSError when `port` is taken.
+    With the setting SLIPWAY_BACKEND=eks, builds run on a fake cluster. `storage` has the state that outlives the stack.
     """
     cli.publish()
     with ExitStack() as closing:
-        moto = aws.Moto(kept)
+        moto = aws.Moto(storage)
         moto.start()
         closing.callback(moto.close)
         closing.enter_context(
@@ -116,7 +116,7 @@ def stack(
                     "SLIPWAY_BUILD_ARCHITECTURE": "arm64" if IS_ARM else "x86_64",
                     "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
                     "SLIPWAY_API_PREFIX": "/api/v1",
-                    "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user's machine is his
+                    "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user has this machine
                 }
                 | dict(settings or {})
             )
@@ -131,9 +131,10 @@ def stack(
             kubernetes = _kubernetes(variables, clean_up, state, concurrency, seconds_per_minute)
             closing.enter_context(_environment(_eks_settings(kubernetes)))
         queues = aws.create_resources(TABLE, BUCKET)
-        if moto.kept is not None:
-            moto.kept.put_back()
-        aws.create_secret(BUILD_KEY, kept.remembered("build key", secrets.token_hex) if kept else secrets.token_hex())
+        if moto.stored is not None:
+            moto.stored.restore()
+        key = storage.remembered("build key", secrets.token_hex) if storage else secrets.token_hex()
+        aws.create_secret(BUILD_KEY, key)
         closing.enter_context(
             _environment(
                 {
@@ -145,7 +146,7 @@ def stack(
             )
         )
 
-        from app import app  # declares its routes by the environment
+        from app import app  # its routes depend on the environment
         from chalicelib import wiring
 
         images = Registry(registry, registry_login, None)
@@ -154,8 +155,8 @@ def stack(
         services = Services()
         previous = wiring.install(services)
         closing.callback(wiring.install, previous)
-        root = _token(services, "root", root_token, kept)
-        _token(services, AUTOMATION_USER, None, kept)
+        root = _token(services, "root", root_token, storage)
+        _token(services, AUTOMATION_USER, None, storage)
 
         sources = {"dispatch": queues.dispatch, "keep_log": queues.logs, "on_request": queues.requests}
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
@@ -163,18 +164,18 @@ def stack(
         codebuild = CodeBuild(
             {PROJECT: variables},
             logs=boto3.client("logs"),
-            ring=triggers.ring,
+            deliver=triggers.deliver,
             state=state,
             concurrency=concurrency,
             seconds_per_minute=seconds_per_minute,
             clean_up=clean_up,
-            kept=kept,
+            storage=storage,
         )
         closing.enter_context(_environment({"AWS_ENDPOINT_URL_CODEBUILD": codebuild.start()}))
         closing.callback(triggers.close)
         if kubernetes is not None:
             closing.callback(kubernetes.close)
-        closing.callback(codebuild.close)  # before the triggers: its last events are still recorded
+        closing.callback(codebuild.close)  # before the triggers, which record its last events
         closing.callback(gateway.close)
         triggers.start()
         gateway.start()
@@ -182,23 +183,23 @@ def stack(
         yield Running(gateway.url, root, codebuild, moto.url, queues, kubernetes)
 
 
-def _token(services: Services, name: str, given: str | None, kept: Kept | None) -> str:
-    """A token of a superuser: the one that is given, or the one of the start before as long as it is good."""
+def _token(services: Services, name: str, given: str | None, storage: Storage | None) -> str:
+    """A token of a superuser: the given one, else that of the previous start while it is valid, else a new one."""
     from chalicelib.usecases import accounts
 
     setting = f"token of {name}"
-    if kept is not None and (known := given or kept.get("setting", setting)):
+    if storage is not None and (known := given or storage.get("setting", setting)):
         with suppress(Unauthenticated):
             if accounts.authenticate(services, known).name == name:
                 return str(known)
     token = accounts.ensure_superuser(services, name, token=given)
-    if kept is not None:
-        kept.remember(setting, token)
+    if storage is not None:
+        storage.remember(setting, token)
     return token
 
 
 class _CleanUp:
-    """Removes what killed builds left, once more as long as other builds stand in the way."""
+    """Removes what killed builds left; tries again while running builds prevent it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._closing = engine, threading.Event()
@@ -207,7 +208,7 @@ class _CleanUp:
         try:
             is_clean = self._engine.clean_up()
         except EngineFailed as error:
-            log.warning("what a killed build left could not be removed: %s", error)
+            log.warning("Could not remove what a killed build left: %s", error)
             return
         if not is_clean and not self._closing.is_set():
             later = threading.Timer(CLEAN_UP_AGAIN_SECONDS, self)
@@ -242,7 +243,7 @@ def _kubernetes(
 
 
 def _eks_settings(kubernetes: FakeKubernetes) -> dict[str, str]:
-    """Where the cluster is. Builds here are shorter than in AWS, so that they are watched more closely."""
+    """Settings of the fake cluster. Builds here are short, so they are polled more often than on AWS."""
     endpoint, certificate = kubernetes.start()
     return {
         "SLIPWAY_EKS_CLUSTER": CLUSTER,
@@ -256,7 +257,7 @@ def _eks_settings(kubernetes: FakeKubernetes) -> dict[str, str]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables for a while."""
+    """Sets environment variables until the block is left."""
     previous = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

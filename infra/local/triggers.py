@@ -1,5 +1,5 @@
-"""What wakes functions in AWS, in threads here: SQS messages, events and schedules, given to the same
-handlers in the same shape."""
+"""Invokes the functions as AWS does: threads pass SQS messages, events and schedule ticks to the same handlers, in the
+same format."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from chalice.local import LambdaContext
 from infra.local.aws import REGION
 
 log = logging.getLogger(__name__)
-WORKERS = 2  # messages of the queue are handled side by side, as Lambda does
-WAIT_SECONDS = 1  # of one long poll: bounds how long closing takes
+WORKERS = 2  # per queue: Lambda handles batches in parallel, too
+WAIT_SECONDS = 1  # of one long poll; `close` takes no longer
 
 
 class Triggers:
-    """Feeds `app`'s handlers until closed."""
+    """Calls the handlers of `app` until closed."""
 
     def __init__(self, app: Chalice, queues: Mapping[str, str], schedules: Mapping[str, float]) -> None:
         """`queues` has the URL of each function's queue, `schedules` the seconds between its ticks."""
@@ -44,13 +44,13 @@ class Triggers:
         for thread in self._threads:
             thread.join()
 
-    def ring(self, event: dict[str, Any]) -> None:
-        """Delivers an EventBridge event, as EventBridge does by the template's rule: what the function gets
-        of it is the build's id, and a failure is tried twice more."""
-        told = {**_event(), "source": event["source"], "detail": {"build-id": event["detail"]["build-id"]}}
+    def deliver(self, event: dict[str, Any]) -> None:
+        """Delivers an event, as EventBridge does by the template's rule: the function gets the build's id alone; if it
+        fails, it is called twice more."""
+        reduced = {**_event(), "source": event["source"], "detail": {"build-id": event["detail"]["build-id"]}}
         for attempt in range(3):
             try:
-                self._call("on_codebuild_event", told)
+                self._call("on_codebuild_event", reduced)
                 return
             except Exception:
                 log.warning("event %s failed, attempt %d", event.get("id"), attempt + 1, exc_info=True)
@@ -71,8 +71,8 @@ class Triggers:
                 self._closing.wait(WAIT_SECONDS)
 
     def _handle(self, sqs: Any, function: str, queue_url: str, messages: list[dict[str, Any]]) -> None:
-        """One batch; messages that the handler does not name as failed are deleted, the others come back
-        when their visibility timeout ends."""
+        """Handles one batch. Deletes the messages that the handler does not return as failed; the others are delivered
+        again after their visibility timeout."""
         if not messages:
             return
         records = [
@@ -107,7 +107,7 @@ class Triggers:
 
 
 def _event() -> dict[str, Any]:
-    """Of a schedule."""
+    """An event of a schedule."""
     return {
         "version": "0",
         "id": "00000000-0000-0000-0000-000000000000",

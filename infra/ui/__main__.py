@@ -72,9 +72,9 @@ def _document() -> object:
     """The OpenAPI document, as the service answers it."""
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the app wants one when it is imported
     from app import ROUTES
-    from chalicelib import openapi
+    from chalicelib import openapi, settings
 
-    return openapi.document(ROUTES, "../v1")
+    return openapi.document(ROUTES, "../v1", settings.version())
 
 
 def _publish(node: str) -> None:

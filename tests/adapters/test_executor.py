@@ -65,7 +65,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     service = CodeBuild(
         {PROJECT: {"SLIPWAY_ENGINE": "none"}},
         logs=boto3.client("logs"),
-        ring=lambda event: None,
+        deliver=lambda event: None,
         state=tmp_path,
         clock=lambda: time.time() + skipped_seconds[0],
     )

@@ -15,7 +15,7 @@ from chalicelib.domain.build import Build, BuildBody, BuildKey, Source, Status, 
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.project import Code, Project, ProjectKey
 from chalicelib.domain.user import Token, User
-from tests.factories import after
+from tests.factories import after, make_build
 from tests.fakes import as_listed
 
 texts = st.sampled_from(["", "a", '"', "\\", "}", "{,:[]", "two\nlines", "\x01", "ünï 🚢", "null"])
@@ -60,7 +60,7 @@ builds = st.builds(
     name=st.none() | names,
     version=st.integers(1, 10**6),
     attempt=st.integers(0, 9),
-    kept_log_bytes=st.none() | st.integers(0, 10**12),
+    stored_log_bytes=st.none() | st.integers(0, 10**12),
 )
 projects = st.builds(
     Project,
@@ -82,6 +82,14 @@ projects = st.builds(
 @given(builds)
 def test_a_build_is_decoded_as_it_was_encoded(build: Build) -> None:
     assert records.decode_build(records.encode_build(build)) == build
+
+
+def test_a_build_of_an_older_version_has_its_log_in_storage() -> None:
+    item = records.encode_build(make_build(stored_log_bytes=3))
+    item.data, item.unlisted = (
+        text.replace('"stored_log_bytes"', '"kept_log_bytes"') for text in (item.data, item.unlisted)
+    )
+    assert records.decode_build(item).stored_log_bytes == 3
 
 
 @given(builds)

@@ -89,7 +89,7 @@ def described(method: str, path: str) -> frozenset[int]:
 
 @cache
 def document() -> dict[str, Any]:
-    return openapi.document(ROUTES, "http://api.test/api/v1")
+    return openapi.document(ROUTES, "http://api.test/api/v1", "1.2.0")
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def add_build(api: Api, **changes: Any) -> Build:
 
 def keep(api: Api, text: str) -> Build:
     """A build with this log, kept."""
-    build = add_build(api, kept_log_bytes=len(text.encode()))
+    build = add_build(api, stored_log_bytes=len(text.encode()))
     api.services.log_archive.store(build, [text.encode()])
     return build
 

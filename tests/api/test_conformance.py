@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib import settings
 from tests.api.conftest import Api
 from tests.factories import SPEC
 
@@ -155,6 +156,8 @@ def test_clients_ask_these_first(api: Api) -> None:
         assert api("GET", path, as_=None).status == 200
         assert api("GET", path, as_="nobody").status == 401
     assert api.ok("GET", "/versions/chart", as_=None) == {"version": "0.6.1"}
+    assert api.ok("GET", "/versions/slipway", as_=None) == {"version": settings.version()}
+    assert api.ok("GET", "/openapi.json")["info"]["version"] == settings.version()
     assert api("GET", "/versions/other", as_=None).status == 404
     assert api("GET", "/healthz", as_=None, root="").body == ""
     refused = api("POST", "/users/token/", b"username=a&password=b", as_=None)

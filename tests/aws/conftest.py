@@ -187,7 +187,7 @@ def deployed(
     codebuild = CodeBuild(
         {f"{stack.NAME}-builds": variables},
         logs=boto3.client("logs"),
-        ring=rings.append,
+        deliver=rings.append,
         state=tmp_path / "builds",
     )
     endpoints["AWS_ENDPOINT_URL_CODEBUILD"] = codebuild.start()

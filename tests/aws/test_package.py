@@ -51,6 +51,7 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
     assert len(steps) >= 5 and steps <= names
     handed_out = {f"chalicelib/ui/{path.name}" for path in page.FOLDER.iterdir()}
     assert "chalicelib/ui/slipway" in handed_out and handed_out <= names
+    assert "chalicelib/VERSION" in names
     assert not [name for name in names if name.startswith(("tests/", "infra/", "boto3/data/"))]
     assert not [name for name in names if name.lower().endswith(".md")]
 

@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError
 from chalicelib.domain.log_lines import Lines, LogLine
 from infra.local.codebuild import buildspec, log_stream
 from infra.local.codebuild.api import WHEN_STOPPED, CodeBuild
-from infra.local.kept import Kept
+from infra.local.storage import Storage
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def local(on_aws: None, tmp_path: Path) -> Iterator[Local]:
     service = CodeBuild(
         {PROJECT: {"SLIPWAY_ENGINE": "none"}},
         logs=logs,
-        ring=events.append,
+        deliver=events.append,
         state=tmp_path / "work",
         concurrency=1,
         seconds_per_minute=0.2,
@@ -128,13 +128,13 @@ def test_phases_do_not_wait_for_the_log(local: Local, monkeypatch: pytest.Monkey
 
 
 def test_builds_that_are_kept_are_settled_or_go_on_at_the_next_start(local: Local, tmp_path: Path) -> None:
-    def served(kept: Kept) -> CodeBuild:
-        ring, state = local.events.append, tmp_path / "kept-work"
-        service = CodeBuild({PROJECT: {}}, logs=local.logs, ring=ring, state=state, concurrency=1, kept=kept)
+    def served(kept: Storage) -> CodeBuild:
+        deliver, state = local.events.append, tmp_path / "kept-work"
+        service = CodeBuild({PROJECT: {}}, logs=local.logs, deliver=deliver, state=state, concurrency=1, storage=kept)
         local.client = boto3.client("codebuild", endpoint_url=service.start())
         return service
 
-    with closing(Kept(tmp_path / "kept")) as kept:
+    with closing(Storage(tmp_path / "kept")) as kept:
         with closing(served(kept)):
             ended = local.start("true")
             before = local.until_done(ended)

@@ -45,7 +45,7 @@ def test_an_interruption_decides_the_status_whatever_else_goes_wrong(
 
     assert program.main() == status
     said = capsys.readouterr().err.splitlines()
-    assert said[-2:] == ["This did not end as it should: the engine took too long", "Stopped."]
+    assert said[-2:] == ["While the stack stopped: the engine took too long", "Stopped."]
 
 
 def test_an_error_without_an_interruption_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def test_what_a_killed_registry_had_half_written_is_removed(tmp_path: Path) -> N
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
 
-    registry.without_halves(tmp_path)
+    registry.remove_incomplete(tmp_path)
 
     left = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
     assert files.keys() - left == {each for each, content in files.items() if content == b""}

@@ -47,7 +47,7 @@ def bucket() -> str:
 
 @pytest.fixture
 def codebuild(tmp_path: Any) -> Iterator[str]:
-    service = CodeBuild({"builds": {}}, logs=boto3.client("logs"), ring=lambda _: None, state=tmp_path)
+    service = CodeBuild({"builds": {}}, logs=boto3.client("logs"), deliver=lambda _: None, state=tmp_path)
     yield service.start()
     service.close()
 

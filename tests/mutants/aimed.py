@@ -139,7 +139,11 @@ BREAKAGES = [
             "if view.build.is_managed and view.build.attempt == 0",
             "if view.build.attempt == 0",
         ),
-        ("one build's layers stay valid", "    _invalidate(services, project, key.id)", "    pass"),
+        (
+            "one build's layers stay valid",
+            "    _invalidate(services, writable(services, caller, key).project, key.id)",
+            "    pass",
+        ),
         (
             "the layers of all builds stay valid",
             "    _invalidate(services, project, project.last_build_id)",

@@ -220,14 +220,14 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
         return  # it was removed before anybody saw its log's name
     messages = [each for each in world.logs.messages if each.body == str(build.key)]
     had_last_try = any(each.receives >= logs.TRIES for each in messages)
-    if had_last_try and (build.kept_log_bytes is None or _is_cut(world, build)):
+    if had_last_try and (build.stored_log_bytes is None or _is_cut(world, build)):
         return
     if not got:
         lines = [*map(len, whole)]
         yield Broken("a log is kept", f"{build.key} {build.last_status} has no log, its runs had {lines} lines")
     elif got not in whole:
         yield Broken("no line of a log is lost", f"{build.key} has {got}, its runs had {whole}")
-    elif build.kept_log_bytes is None:
+    elif build.stored_log_bytes is None:
         yield Broken("a log is kept", f"{build.key}'s was not")
 
 

@@ -27,7 +27,7 @@ def test_the_end_has_a_status_and_times() -> None:
     running = lifecycle.advance(lifecycle.advance(waiting, Status.BUILDING, after(10)), Status.RUNNING, after(12))
     failed = lifecycle.advance(running, Status.FAILED, after(70))
     assert measures_of(running, failed) == {"Failed": 1, "QueuedSeconds": 10, "BuildingSeconds": 60}
-    assert measures_of(failed, replace(failed, kept_log_bytes=3)) == {}
+    assert measures_of(failed, replace(failed, stored_log_bytes=3)) == {}
 
 
 def test_a_stop_is_timed_from_the_wish_to_the_end() -> None:

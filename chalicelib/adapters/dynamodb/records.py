@@ -12,7 +12,7 @@ from chalicelib.adapters.dynamodb import keys
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import ID_DIGITS, LISTED, Build, BuildBody, BuildKey
-from chalicelib.domain.cleanup import KEPT_EXPIRED
+from chalicelib.domain.cleanup import EXPIRED_TOKEN_RETENTION
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
@@ -32,6 +32,7 @@ def decode_build(item: Item) -> Build:
     is_unfinished = item.active not in (None, keys.DELETED, keys.ARCHIVED)
     look_at = f'"{item.look_at}"' if is_unfinished else "null"  # else it is the time of a purge
     data = f"{(item.data or '')[:-1]},{item.unlisted[1:]}" if item.unlisted else item.data  # older: in `data`
+    data = data and data.replace('"kept_log_bytes":', '"stored_log_bytes":')  # its name in older records
     return _from_json(data, Build, history=item.history, version=item.version, look_at=look_at)
 
 
@@ -107,7 +108,7 @@ def encode_user(user: User) -> Item:
 def encode_token(token: Token) -> tuple[Item, Item]:
     """The token, and whose it is."""
     day = token.used_on.isoformat() if token.used_on else None
-    ttl = int((token.expires_at + KEPT_EXPIRED).timestamp())
+    ttl = int((token.expires_at + EXPIRED_TOKEN_RETENTION).timestamp())
     row = Item(*keys.token_key(token.sha256), data=_to_json(token, "used_on"), used_on=day, ttl=ttl)
     return row, Item(*keys.held_token_key(token.user, token.sha256), ttl=ttl)
 

@@ -1,10 +1,10 @@
-"""A fake Kubernetes API on loopback: TLS and JSON as a real one, and one fake node whose Jobs really run.
+"""A fake Kubernetes API on loopback, with TLS and JSON, and one fake node whose Jobs really run.
 
-What is kept of a real cluster: objects are held to the official schemas, strictly, and to what servers
-refuse beyond them; who asks is told from an EKS token and may do what the deployed Role says; names
-are unique; lists have selectors and pages; deletion propagates. The node has room for some pods,
-runs their containers as processes of this machine (images are not pulled: a script stands for BuildKit and
-hands the build to the local engine), keeps deadlines, and ships logs as EKS's add-on does.
+As in a real cluster, objects must follow the official schemas, and further rules of servers; a caller is identified by
+an EKS token and has the rights of the deployed Role; names are unique; lists have selectors and pages; deletion
+propagates. The node runs a limited number of pods, their containers as processes of this machine. It pulls no images:
+a script stands in for BuildKit and passes the build to the local engine. It enforces deadlines, and ships logs as
+EKS's add-on does.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _REASONS = {
 
 
 class Refused(Exception):
-    """A request that is answered with an error status."""
+    """The request is answered with this error status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class Refused(Exception):
 
 
 class FakeKubernetes(Cluster):
-    """The API of one cluster with one namespace. `node` runs its Jobs; without one, nothing moves."""
+    """The API of one cluster with one namespace. `node` runs its Jobs; without a node, no Job runs."""
 
     def __init__(self, cluster: str, namespace: str) -> None:
         super().__init__(cluster)
@@ -80,7 +80,7 @@ class FakeKubernetes(Cluster):
         self.node: Node | None = None
 
     def start(self) -> tuple[str, str]:
-        """Serves on loopback; the endpoint's URL and the certificate of its authority, PEM in base64."""
+        """Serves on loopback; returns the URL and the certificate of its authority, PEM in base64."""
         authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -105,18 +105,18 @@ class FakeKubernetes(Cluster):
             self._refusals += [status] * times
 
     def lose_next_answer(self, times: int = 1) -> None:
-        """The next calls are done, and nobody hears of it."""
+        """The next calls are executed, but their answers are lost."""
         with self.lock:
             self._lost += times
 
     def pass_time(self, span: timedelta) -> None:
-        """Tokens get older."""
+        """Makes all tokens older."""
         self._clock_skew += span
 
     # What requests do
 
     def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Json]:
-        """Status and body. Raises ConnectionAbortedError when a test wants the answer lost."""
+        """Status and body of the answer. Raises ConnectionAbortedError if it shall be lost."""
         try:
             with self.lock:
                 self.calls.append((method, target))
@@ -164,7 +164,7 @@ class FakeKubernetes(Cluster):
             return 200, self._delete(resource, described, policy)
 
     def _authenticate(self, token: str) -> bool:
-        """Whether this is the administrator; else it is Slipway. Raises Refused."""
+        """True for the administrator, False for Slipway. Raises Refused."""
         if token == self.admin_token:
             return True
         try:
@@ -246,7 +246,7 @@ class FakeKubernetes(Cluster):
         if resource != "secrets" and has_pod and policy != "Orphan":
             described["metadata"].setdefault("deletionTimestamp", timestamp(self.now()))
         if resource == "pods" and has_pod:
-            self.touch(described)  # it goes when its containers have ended
+            self.touch(described)  # it is removed when its containers have ended
         elif resource == "jobs" and has_pod and policy == "Foreground":
             described["metadata"]["finalizers"] = ["foregroundDeletion"]
             self.touch(described)
@@ -279,7 +279,7 @@ def _json(body: bytes) -> Json:
 
 
 def _merged(whole: Any, change: Any) -> Any:
-    """RFC 7396."""
+    """The result of a JSON merge patch (RFC 7396)."""
     if not isinstance(change, dict):
         return change
     merged = dict(whole) if isinstance(whole, dict) else {}
@@ -325,7 +325,7 @@ def _status(code: int, message: str) -> Json:
 
 
 def _discovery(path: str) -> Json | None:
-    """What kubectl asks first."""
+    """Answers to kubectl's discovery requests; None for another path."""
     if path == "/version":
         return {"major": "1", "minor": "33", "gitVersion": "v1.33.0-fake", "platform": "fake"}
     if path == "/api":
@@ -351,7 +351,7 @@ def _discovery(path: str) -> Json | None:
 
 
 def _server(fake: FakeKubernetes, context: ssl.SSLContext) -> ThreadingHTTPServer:
-    # werkzeug's server closes the connection after each answer: TLS would cost a handshake each time
+    # not werkzeug's server, which closes the connection after each answer: every request would need a TLS handshake
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -390,10 +390,10 @@ def _server(fake: FakeKubernetes, context: ssl.SSLContext) -> ThreadingHTTPServe
 
         def get_request(self) -> tuple[Any, Any]:
             connection, address = super().get_request()
-            # the handshake is done in the request's own thread, at its first read
+            # the handshake happens in the request's own thread, at its first read
             return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Clients that leave are no errors."""
+            """Does not report clients that close the connection."""
 
     return Server(("127.0.0.1", 0), Handler)

@@ -1,8 +1,8 @@
 """The fake cluster's one node, and the controller of its Jobs: pods whose containers are processes here.
 
-Where a container's description names a path of one of its volumes, that of a folder here is put in its
-place; nothing else is isolated. A script stands for what BuildKit's image would bring:
-`buildctl-daemonless.sh`, which has the local engine build by the step `build_and_push`.
+In a container's description, paths of its volumes are replaced by folders of this machine; nothing else is isolated.
+A script stands in for `buildctl-daemonless.sh` of BuildKit's image: it builds with the local engine, by the step
+`build_and_push`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 NAME = "fake-node"
 WATCH_SECONDS = 0.05
-MAX_LINE = 16_000  # containerd cuts longer ones
-KEPT_LINES, KEPT_BYTES = 80, 2048  # of a log in the message of a container that failed
+MAX_LINE = 16_000  # containerd splits longer lines
+MESSAGE_LINES, MESSAGE_BYTES = 80, 2048  # the end of the log, in the message of a failed container
 _JOB_NAME = "batch.kubernetes.io/job-name"
 
 _BUILDCTL = """\
 #!/usr/bin/env bash
-# Stands for BuildKit: takes what it is told of the build, and has the local engine do it.
+# Stands in for BuildKit: takes the same arguments, and builds with the local engine.
 set -eu
 SLIPWAY_NOCACHE= pushes= secrets=
 : >"$SLIPWAY_MEMORY/build-args" >"$SLIPWAY_MEMORY/labels"
@@ -58,7 +58,7 @@ done
 for file in "$SLIPWAY_MEMORY/secrets"/*; do
   case "$secrets " in *" ${file##*/} "*) ;; *) rm -f "$file" ;; esac
 done
-# Of the two runs, the engine here needs the second alone.
+# BuildKit is run twice; the engine here only needs the second run.
 if [ -z "$pushes" ]; then
   printf '%s' "$SLIPWAY_NOCACHE" >"$SLIPWAY_MEMORY/nocache"
   exit
@@ -71,7 +71,7 @@ printf '{"containerimage.digest": "%s"}' "$(cat "$SLIPWAY_MEMORY/digest")" >"$me
 
 
 class _Ended(Exception):
-    """The pod ends before its containers do; the reason is one of the class's names."""
+    """The pod ends before its containers; the reason is one of the constants."""
 
     DELETED, JOB_DEADLINE, POD_DEADLINE, CLOSING = "deleted", "job deadline", "pod deadline", "closing"
 
@@ -79,8 +79,8 @@ class _Ended(Exception):
 class Node:
     """Runs the Jobs of a fake cluster, `slots` pods at a time.
 
-    `environment` is the engine's; `logs` a CloudWatch client; `seconds_per_minute` shortens deadlines;
-    `clean_up` is called after something of a build was killed.
+    `environment` are the engine's variables; `logs` is a CloudWatch client; `seconds_per_minute` shortens deadlines;
+    `clean_up` is called after processes of a build were killed.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class Node:
         _script(self._tools / "buildctl-daemonless.sh", _BUILDCTL + step("build_and_push") + _METADATA)
 
     def run(self, job: Json) -> None:
-        """Starts a Job that was just created. The lock is held."""
+        """Starts a Job that was just created. The caller holds the lock."""
         thread = threading.Thread(target=self._run, args=(job,), daemon=True, name=job["metadata"]["name"])
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
 
     def has_pod(self, described: Json) -> bool:
-        """Whether an object is, or owns, a pod that has not ended. The lock is held."""
+        """Whether an object is, or owns, a pod that has not ended. The caller holds the lock."""
         pod = described if described["kind"] == "Pod" else self._pod_of(described)
         return pod is not None and pod["status"]["phase"] in ("Pending", "Running")
 
@@ -250,7 +250,7 @@ class Node:
             raise _Ended(_Ended.JOB_DEADLINE)
 
     def _mount(self, pod: Json, folder: Path) -> bool:
-        """Brings the folders of volumes up to date; False while a Secret is missing."""
+        """Writes Secrets into the folders of volumes; False while a Secret is missing."""
         for volume in pod["spec"]["volumes"]:
             place = folder / volume["name"]
             place.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,7 @@ class Node:
             paths = {each["key"]: each["path"] for each in wanted.get("items", ())}
             for key, value in data.items():
                 file = place / paths.get(key, key)
-                part = file.with_name(f".{file.name}")  # nobody may read half of it, as on a real node
+                part = file.with_name(f".{file.name}")  # replaced at once, as on a real node
                 part.write_bytes(base64.b64decode(value))
                 part.replace(file)
         return True
@@ -298,7 +298,7 @@ class Node:
         work = Path(local(container["workingDir"]))
         exit_code = 137
         try:
-            own.pop("DOCKER_CONFIG", None)  # the engine's own names the helper that is asked for logins
+            own.pop("DOCKER_CONFIG", None)  # the engine's own configuration names the credential helper
             phase = Phase([shlex.join(command)], work, {**self._variables(), **own}, say, self._clean_up)
             while (ended := phase.wait(WATCH_SECONDS)) is None:
                 try:
@@ -319,7 +319,7 @@ class Node:
                 "finishedAt": timestamp(),
             }
             if exit_code:
-                terminated["message"] = "\n".join(printed[-KEPT_LINES:])[-KEPT_BYTES:]
+                terminated["message"] = "\n".join(printed[-MESSAGE_LINES:])[-MESSAGE_BYTES:]
             self._state_of(pod, kind, container, identity, {"terminated": terminated})
         return exit_code
 
@@ -332,17 +332,17 @@ class Node:
             self._cluster.touch(pod)
 
     def _variables(self) -> dict[str, str]:
-        """What a container has beside its own: the tools of its image, and the engine."""
-        kept = {name: os.environ[name] for name in ("HOME", "LANG", MARK) if name in os.environ}
+        """Variables of every container: the tools of its image, and the engine's."""
+        inherited = {name: os.environ[name] for name in ("HOME", "LANG", MARK) if name in os.environ}
         path = f"{self._tools}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**kept, **self._environment, "PATH": path}
+        return {**inherited, **self._environment, "PATH": path}
 
     def _seconds(self, deadline_seconds: int) -> float:
         return deadline_seconds / 60 * self._seconds_per_minute
 
 
 def expanded(value: str, variables: Mapping[str, str]) -> str:
-    """A variable's value, or a word of a command, as Kubernetes gives it to a container whose variables those are."""
+    """A variable's value, with references `$(NAME)` expanded as Kubernetes does, given these variables."""
 
     def what(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else variables.get(found[1], found[0])

@@ -13,8 +13,7 @@ Json = dict[str, Any]
 
 
 class Cluster:
-    """Objects by resource and name, as JSON. Whoever reads or changes them holds the lock; it is notified of
-    every change."""
+    """Objects by resource and name, as JSON. Hold the lock to read or change them; each change notifies it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -24,7 +23,7 @@ class Cluster:
         self.version = 0  # of the last change
 
     def add(self, resource: str, described: Json) -> None:
-        """Stores an object with what a server adds. The lock is held."""
+        """Stores an object with the fields that a server adds. The caller holds the lock."""
         described["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": timestamp(self.now())}
         if resource != "secrets":
             described.setdefault("status", {})
@@ -32,13 +31,13 @@ class Cluster:
         self.touch(described)
 
     def touch(self, described: Json) -> None:
-        """Something changed of it. The lock is held."""
+        """Notes that the object has changed. The caller holds the lock."""
         self.version += 1
         described["metadata"]["resourceVersion"] = str(self.version)
         self.lock.notify_all()
 
     def remove(self, resource: str, described: Json) -> None:
-        """Removes an object and, as the garbage collector does, what it owns. The lock is held."""
+        """Removes an object and what it owns, as the garbage collector does. The caller holds the lock."""
         self.objects[resource].pop(described["metadata"]["name"], None)
         uid = described["metadata"]["uid"]
         for others in self.objects.values():
@@ -51,5 +50,5 @@ class Cluster:
 
 
 def timestamp(at: datetime | None = None) -> str:
-    """A time as objects have it; that of this moment when none is given."""
+    """A time in the format of Kubernetes; by default the current time."""
     return (at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,7 @@
-"""AWS CodeBuild on loopback: the wire protocol of four operations, and builds that really run.
+"""AWS CodeBuild on loopback: four operations of its API, and builds that really run.
 
-What is kept of the real service: phases and their contexts, the concurrency limit with its queue, build and
-queue timeouts, idempotency tokens and their five minutes, StopBuild, log events, and the two kinds of events.
+It has what Slipway relies on in the real service: phases and their contexts, the concurrency limit with its queue,
+build and queue timeouts, idempotency tokens for five minutes, StopBuild, log events, and the two kinds of events.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any
 from infra.local import signatures
 from infra.local.codebuild import buildspec
 from infra.local.codebuild.log_stream import LogStream
-from infra.local.kept import Kept, forgotten, kept
 from infra.local.machine.engine import MARK
 from infra.local.machine.run_folder import folder_in_memory
+from infra.local.storage import Storage, forgotten, stored
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ PAGE = 100
 MAX_BUILDSPEC_CHARACTERS = 25_600
 BUILD_MINUTES, QUEUE_MINUTES = (5, 2160, 60), (5, 480, 480)  # least, most, default
 WATCH_SECONDS = 0.05
-KEPT_SECONDS = 86_400.0  # after its end, of a build that outlives this process
+STORED_SECONDS = 86_400.0  # after its end, a stored build is deleted
 WHEN_STOPPED = "The machine was stopped while the build ran."
 
 
@@ -62,7 +62,7 @@ class _Ended(Exception):
 
 @dataclass(eq=False)
 class _Build:
-    """One build: what was asked for, and what became of it. Changed by its own thread only."""
+    """One build: its request and its state. Only its own thread changes it."""
 
     id: str
     number: int
@@ -72,7 +72,7 @@ class _Build:
     phases: list[dict[str, Any]] = field(default_factory=list)
     status: str = "IN_PROGRESS"
     end_time: float | None = None
-    memory: Path = Path()  # a folder that is gone with the build
+    memory: Path = Path()  # a folder that is removed with the build
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -93,9 +93,9 @@ class _Build:
 class CodeBuild:
     """The service. `projects` maps names to the environment variables of their builds.
 
-    `ring` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
-    `clean_up` is called after something of a build was killed. With `kept`, builds outlive this process: see
-    `resume`.
+    `deliver` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
+    `clean_up` is called after processes of a build were killed. With `storage`, builds outlive this process:
+    see `resume`.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class CodeBuild:
         projects: Mapping[str, Mapping[str, str]],
         *,
         logs: Any,
-        ring: Callable[[dict[str, Any]], None],
+        deliver: Callable[[dict[str, Any]], None],
         state: Path,
         concurrency: int = 2,
         seconds_per_minute: float = 60,
         clock: Callable[[], float] = time.time,
         clean_up: Callable[[], None] = lambda: None,
-        kept: Kept | None = None,
+        storage: Storage | None = None,
     ) -> None:
-        self._kept, self._is_leaving = kept, False
-        self._projects, self._logs, self._ring = projects, logs, ring
+        self._storage, self._is_leaving = storage, False
+        self._projects, self._logs, self._deliver = projects, logs, deliver
         self._state, self._concurrency = state, concurrency
         self._seconds_per_minute, self._clock, self._clean_up = seconds_per_minute, clock, clean_up
         self._changed = threading.Condition()  # guards everything below
@@ -123,26 +123,26 @@ class CodeBuild:
         self._refusals: list[str] = []
         self._threads: list[threading.Thread] = []
         self._events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        self._ringer = threading.Thread(target=self._ring_events, daemon=True, name="codebuild-events")
+        self._deliverer = threading.Thread(target=self._deliver_events, daemon=True, name="codebuild-events")
         self._server: ThreadingHTTPServer | None = None
 
     def start(self, port: int = 0) -> str:
         """Serves on loopback and returns the endpoint's URL."""
         self._server = _server(self._answer, port)
         threading.Thread(target=self._server.serve_forever, daemon=True, name="codebuild").start()
-        self._ringer.start()
+        self._deliverer.start()
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def resume(self) -> None:
-        """Goes on with the builds that are kept: what had begun when the machine stopped has failed, what waited
-        waits again. The clients of `ring` must be ready."""
-        if self._kept is None:
+        """Continues with the stored builds: those that ran when the process ended fail, those that waited wait again.
+        Calls `deliver`."""
+        if self._storage is None:
             return
-        for _, told in self._kept.all("build"):
-            told["request"][_SPEC] = sys.intern(told["request"][_SPEC])
-            build = _Build(**told, spec=buildspec.parse(told["request"][_SPEC]))
-            if build.end_time is not None and self._clock() - build.end_time > KEPT_SECONDS:
-                self._kept.write([forgotten("build", build.id)])
+        for _, record in self._storage.all("build"):
+            record["request"][_SPEC] = sys.intern(record["request"][_SPEC])
+            build = _Build(**record, spec=buildspec.parse(record["request"][_SPEC]))
+            if build.end_time is not None and self._clock() - build.end_time > STORED_SECONDS:
+                self._storage.write([forgotten("build", build.id)])
                 continue
             has_begun = any(each["phaseType"] == "PROVISIONING" for each in build.phases)
             with self._changed:
@@ -153,9 +153,9 @@ class CodeBuild:
                     build.phases = []
                     self._admit(build)
             if build.end_time is None and has_begun:
-                self._settle(build)
+                self._fail_interrupted(build)
 
-    def _settle(self, build: _Build) -> None:
+    def _fail_interrupted(self, build: _Build) -> None:
         now = self._clock()
         with self._changed:
             build.phases[-1].setdefault("phaseStatus", "STOPPED")
@@ -165,10 +165,10 @@ class CodeBuild:
         self._end(build, "FAILED")
 
     def close(self) -> None:
-        """Stops what runs, delivers the last events, and ends. Where builds are kept, those that had not ended are
-        left as they are: the next start settles them."""
+        """Stops running builds and delivers the last events. With storage, builds that have not ended stay as they are:
+        `resume` continues with them at the next start."""
         with self._changed:
-            self._is_leaving = self._kept is not None
+            self._is_leaving = self._storage is not None
         for build in list(self._builds.values()):
             build.stopping.set()
         with self._changed:
@@ -176,7 +176,7 @@ class CodeBuild:
         for thread in self._threads:
             thread.join()
         self._events.put(None)
-        self._ringer.join()
+        self._deliverer.join()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -217,7 +217,7 @@ class CodeBuild:
             spec = buildspec.parse(text)
         except ValueError as error:
             raise Refused("InvalidInputException", str(error)) from error
-        request["buildspecOverride"] = sys.intern(text)  # builds have the same text: one copy is enough
+        request["buildspecOverride"] = sys.intern(text)  # all builds have the same text: one copy is enough
         with self._changed:
             token, now = request.get("idempotencyToken"), self._clock()
             self._tokens = {name: used for name, used in self._tokens.items() if now - used[0] < TOKEN_SECONDS}
@@ -232,7 +232,7 @@ class CodeBuild:
             self._builds[build.id] = build
             if token:
                 self._tokens[token] = (now, request, build)
-            self._keep(build)
+            self._save(build)
             self._admit(build)
         return {"build": self._describe(build)}
 
@@ -242,13 +242,13 @@ class CodeBuild:
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
 
-    def _keep(self, build: _Build) -> None:
-        """Writes what is known of a build. What cannot be written is written with the next change."""
-        if self._kept is not None:
+    def _save(self, build: _Build) -> None:
+        """Stores a build. If that fails, its next change stores it."""
+        if self._storage is not None:
             try:
-                self._kept.write([kept("build", build.id, {name: getattr(build, name) for name in _KEPT})])
+                self._storage.write([stored("build", build.id, {name: getattr(build, name) for name in _STORED})])
             except sqlite3.Error as error:
-                log.warning("build %s is not kept yet: %s", build.id, error)
+                log.warning("Build %s could not be stored yet: %s", build.id, error)
 
     def _batch_get_builds(self, request: dict[str, Any]) -> dict[str, Any]:
         ids = request.get("ids") or []
@@ -304,7 +304,7 @@ class CodeBuild:
         self._announce("CodeBuild Build State Change", build, {"build-status": status})
 
     def _go_through(self, build: _Build, lines: LogStream, folder: Path) -> str:
-        """All phases; returns the build's status."""
+        """Runs all phases; returns the build's status."""
         self._announce("CodeBuild Build State Change", build, {"build-status": "IN_PROGRESS"})
         try:
             self._phase(build, lines, "SUBMITTED", lambda: None)
@@ -320,7 +320,7 @@ class CodeBuild:
                     self._phase(build, lines, name, commands)
                 except Refused as error:
                     failed = failed or error
-                    if name != "BUILD":  # only after BUILD, POST_BUILD runs in any case
+                    if name != "BUILD":  # POST_BUILD runs after a failed BUILD, too
                         break
             if failed is None:
                 self._phase(build, lines, "UPLOAD_ARTIFACTS", lambda: None)
@@ -332,7 +332,7 @@ class CodeBuild:
         return "FAILED" if failed else "SUCCEEDED"
 
     def _phase(self, build: _Build, lines: LogStream, name: str, work: Callable[[], None]) -> None:
-        """One phase: recorded, logged and announced, whatever `work` raises."""
+        """Runs one phase; it is recorded, logged and announced whatever `work` raises."""
         phase: dict[str, Any] = {"phaseType": name, "startTime": self._clock()}
         with self._changed:
             build.phases.append(phase)
@@ -353,7 +353,7 @@ class CodeBuild:
             status, contexts = "FAILED", [{"statusCode": "CLIENT_ERROR", "message": words}]
             raise Refused("CLIENT_ERROR", words) from error
         except Exception:
-            words = "an internal error, which the terminal of the stack shows"
+            words = "an internal error; see the terminal in which the stack runs"
             status, contexts = "FAULT", [{"statusCode": "INTERNAL_ERROR", "message": words}]
             raise
         finally:
@@ -368,7 +368,7 @@ class CodeBuild:
             self._announce("CodeBuild Build Phase Change", build, _phase_detail(phase))
 
     def _wait_for_slot(self, build: _Build) -> None:
-        """Until the build is the first to wait and a slot is free."""
+        """Waits until the build is the first in the queue and a slot is free."""
         deadline = time.monotonic() + self._seconds(build, "queuedTimeoutInMinutesOverride", QUEUE_MINUTES)
         with self._changed:
             try:
@@ -401,20 +401,20 @@ class CodeBuild:
             raise Refused("COMMAND_EXECUTION_ERROR", why)
 
     def _variables(self, build: _Build) -> dict[str, str]:
-        """A build sees what it was given and a minimum, not the variables of this process."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", MARK) if name in os.environ}
+        """The variables of a build: those of its request and project, and few of this process."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", MARK) if name in os.environ}
         own = {
             "CODEBUILD_BUILD_ID": build.id,
             "CODEBUILD_BUILD_ARN": build.arn,
             "SLIPWAY_MEMORY": str(build.memory),
         }
         given = {each["name"]: each["value"] for each in build.request.get("environmentVariablesOverride", [])}
-        return {**kept, **own, **build.spec.variables, **self._projects[build.project], **given}
+        return {**inherited, **own, **build.spec.variables, **self._projects[build.project], **given}
 
     def _seconds(self, build: _Build, name: str, bounds: tuple[int, int, int]) -> float:
         return _minutes(build.request, name, bounds) * self._seconds_per_minute
 
-    # How a build is told to others
+    # Descriptions of a build
 
     def _describe(self, build: _Build) -> dict[str, Any]:
         """The build as BatchGetBuilds answers it; times are seconds since 1970."""
@@ -448,11 +448,11 @@ class CodeBuild:
         return described | ({"endTime": build.end_time} if build.end_time else {})
 
     def _announce(self, kind: str, build: _Build, detail: dict[str, Any]) -> None:
-        """An EventBridge event about the build, once what it tells is kept."""
+        """Stores the build, then sends an EventBridge event about it."""
         with self._changed:
             if self._is_leaving:
                 return
-            self._keep(build)
+            self._save(build)
             described = self._describe(build)
         more = {
             "build-complete": described["buildComplete"],
@@ -491,21 +491,21 @@ class CodeBuild:
             }
         )
 
-    def _ring_events(self) -> None:
+    def _deliver_events(self) -> None:
         while (event := self._events.get()) is not None:
             try:
-                self._ring(event)
+                self._deliver(event)
             except Exception:
-                log.exception("an event was not taken")
+                log.exception("An event could not be delivered")
 
 
 _SPEC = "buildspecOverride"
-_KEPT = ("id", "number", "request", "start_time", "phases", "status", "end_time")
+_STORED = ("id", "number", "request", "start_time", "phases", "status", "end_time")
 _LOGGED = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")
 
 
 def _container(lines: LogStream, words: str) -> None:
-    """Says what CodeBuild itself says in a build's log, an event a line."""
+    """Writes a message of CodeBuild itself into a build's log, one event per line."""
     for line in f"[Container] {datetime.now(UTC):%Y/%m/%d %H:%M:%S.%f} {words}".split("\n"):
         lines.say(line)
 
@@ -530,10 +530,10 @@ def _phase_detail(phase: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _phase_event(phase: Mapping[str, Any]) -> dict[str, Any]:
-    told = {"phase-type": phase["phaseType"], "start-time": _event_time(phase["startTime"])}
+    started = {"phase-type": phase["phaseType"], "start-time": _event_time(phase["startTime"])}
     if "endTime" not in phase:
-        return told
-    return told | {
+        return started
+    return started | {
         "end-time": _event_time(phase["endTime"]),
         "duration-in-seconds": phase["durationInSeconds"],
         "phase-status": phase["phaseStatus"],
@@ -552,7 +552,7 @@ def _event_time(seconds: float) -> str:
 
 
 def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) -> ThreadingHTTPServer:
-    # werkzeug's server closes the connection after each answer; clients of AWS keep theirs
+    # not werkzeug's server, which closes the connection after each answer: AWS clients reuse connections
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -564,7 +564,7 @@ def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) 
                 raw = signatures.verified("POST", self.path, headers, self.rfile).read()
                 status, body = 200, answer(operation, json.loads(raw or b"{}"))
             except signatures.Refused as error:
-                self.close_connection = True  # what was not read must not be taken for another request
+                self.close_connection = True  # the rest of the body must not be read as another request
                 status, body = 403, {"__type": error.code, "message": str(error)}
             except Refused as error:
                 status, body = 400, {"__type": error.code, "message": str(error)}

@@ -28,15 +28,15 @@ class Buildspec:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a phase ended: `exit_code` 0 for success; else `command` is the failing one."""
+    """How a phase ended: with `exit_code` 0, or `command` is the one that failed."""
 
     exit_code: int
     command: str = ""
 
 
-@lru_cache(maxsize=8)  # builds have the same text, of which one copy is enough
+@lru_cache(maxsize=8)  # all builds have the same text
 def parse(text: str) -> Buildspec:
-    """Raises ValueError for what is no buildspec of version 0.2."""
+    """Parses a buildspec. Raises ValueError unless it is one of version 0.2."""
     try:
         document = yaml.safe_load(text)
         if document["version"] != 0.2:
@@ -51,16 +51,16 @@ def parse(text: str) -> Buildspec:
 
 
 def in_words(error: OSError) -> str:
-    """Why a build failed that this machine could not run."""
+    """The reason of a build that failed because this machine could not run it."""
     return f"This machine could not run the build: {error.strerror or error}."
 
 
 class Phase:
-    """The commands of one phase, in one bash process, so that what one sets the next one sees. Between
-    phases nothing but files is kept (CodeBuild also keeps variables; our buildspec needs none).
+    """The commands of one phase, in one bash process: a command sees the variables that earlier ones have set. The next
+    phase sees only files (in CodeBuild also variables, which our buildspec does not need).
 
-    `clean_up` is called when something of it had to be killed, or was: an engine leaves its step then.
-    Raises OSError, as when the disk is full.
+    `clean_up` is called when processes of the phase were killed, because an engine then leaves its step running. Raises
+    OSError, for example when the disk is full.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Phase:
         script = []
         for number, command in enumerate(commands):
             (self._control / str(number)).write_text(command)
-            # `1<>` overwrites the number of the command before, for which a full disk has room.
-            # Sourced as a simple command, because `if` or `||` would switch `set -e` off inside of it.
+            # `1<>` overwrites the number in place, which works even when the disk is full. The command is sourced as a
+            # simple command, because within `if` or `||` bash would ignore its `set -e`.
             echo = [_ECHO.format(file=self._control / str(number))] if echoes else []
             run = [f"echo {number} 1<> {self._control}/at", f". {self._control}/{number}", "s=$?", _STOP_IF]
             script += [*echo, *run, *(["echo"] if echoes else [])]
-        (self._control / "at").write_text("0")  # of an earlier phase it would name another command
+        (self._control / "at").write_text("0")  # that of an earlier phase names another command
         (self._control / "phase").write_text("\n".join([*script, ""]))
         self._process = subprocess.Popen(
             ["bash", str(self._control / "phase")],
@@ -101,12 +101,12 @@ class Phase:
         self._reader.start()
 
     def wait(self, seconds: float) -> Ended | None:
-        """How it ended, or None while it runs; waits up to `seconds`."""
+        """Waits up to `seconds`; how the phase ended, or None while it runs."""
         try:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        self._signal(signal.SIGKILL)  # what it left in the background would hold the output open
+        self._signal(signal.SIGKILL)  # background processes would keep the output open
         self._reader.join()
         if code in (-signal.SIGKILL, KILLED):
             self._clean_up()
@@ -114,23 +114,23 @@ class Phase:
         return Ended(code, self._commands[at] if code else "")
 
     def end(self) -> None:
-        """Ends it with all its children."""
+        """Ends the phase with all its processes."""
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + TERM_SECONDS
-        # The shell ends at once; the engine below it needs the time to end its step and tidy up.
-        while anybody_left := self._signal(0):
-            self._process.poll()  # a shell that has ended would count as one of the group
+        # The shell ends at once; the engine needs the time to end its step and clean up.
+        while is_running := self._signal(0):
+            self._process.poll()  # else a shell that has ended still counts as a process of the group
             if time.monotonic() > deadline:
                 break
             time.sleep(0.02)
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join()
-        if anybody_left:
+        if is_running:
             self._clean_up()
 
     def _signal(self, number: int) -> bool:
-        """Whether anybody was left in the group to get it."""
+        """Signals the process group; False if it has no process any more."""
         try:
             os.killpg(self._process.pid, number)
         except (ProcessLookupError, PermissionError):

@@ -21,24 +21,24 @@ log = logging.getLogger(__name__)
 
 
 class LogStream:
-    """Lines from one build, in order, none lost while the service answers within some seconds."""
+    """The lines of one build, in order. None is lost if the log service fails for less than about 20 seconds."""
 
     def __init__(self, client: Any, group: str, stream: str) -> None:
         self._client, self._group, self._stream = client, group, stream
-        self._lock = threading.Lock()  # of what waits
+        self._lock = threading.Lock()  # guards what waits
         self._sending = threading.Lock()  # keeps batches in order
         self._waiting: list[dict[str, Any]] = []
         self._last_ms = 0
         self._closing = threading.Event()
         with suppress(client.exceptions.ResourceAlreadyExistsException):
             client.create_log_group(logGroupName=group)
-        with suppress(client.exceptions.ResourceAlreadyExistsException):  # of a build that waited through a restart
+        with suppress(client.exceptions.ResourceAlreadyExistsException):  # as after a restart
             client.create_log_stream(logGroupName=group, logStreamName=stream)
         self._thread = threading.Thread(target=self._flush_often, daemon=True)
         self._thread.start()
 
     def say(self, line: str) -> None:
-        """Adds a line with its end; one that exceeds an event's limit becomes several events."""
+        """Adds a line and a newline; a line that exceeds the limit of an event becomes several events."""
         characters = MAX_EVENT_BYTES // 4  # of at most four bytes each
         text = f"{line}\n"
         pieces = [text[at : at + characters] for at in range(0, len(text), characters)]
@@ -47,7 +47,7 @@ class LogStream:
             self._waiting += [{"timestamp": self._last_ms, "message": piece} for piece in pieces]
 
     def flush(self) -> None:
-        """Sends what waits."""
+        """Sends all waiting lines."""
         with self._sending:
             with self._lock:
                 events, self._waiting = self._waiting, []
@@ -71,13 +71,13 @@ class LogStream:
                 self._client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=batch)
                 return
             except (ClientError, BotoCoreError):
-                log.warning("log events could not be written, attempt %d", attempt + 1)
+                log.warning("Log events could not be written, attempt %d", attempt + 1)
                 time.sleep(0.1 * attempt)
         log.error("%d log events are lost", len(batch))
 
 
 def _fitting(events: list[dict[str, Any]]) -> int:
-    """How many events from the start fit into one call."""
+    """How many events, from the first on, fit into one call."""
     size = 0
     for count, event in enumerate(events[:MAX_EVENTS]):
         size += len(event["message"].encode()) + EVENT_OVERHEAD_BYTES

@@ -1,4 +1,4 @@
-"""A container engine: what the stack and its tests ask of docker, podman or buildah."""
+"""docker, podman or buildah: the operations that the stack and its tests need."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Literal
 from uuid import uuid4
 
 EngineName = Literal["docker", "podman", "buildah"]
-MARK = "SLIPWAY_RUN"  # variable of a run's processes and label of its containers: the run's folder
-NETWORK = "host"  # of RUN steps: neither a bridge nor plug-ins need to be there
-READER = "slipway-reader-"  # names of containers that only look into an image
-# podman would raise limits by itself, which not every root may
+MARK = "SLIPWAY_RUN"  # a variable of all processes of a run, a label of its containers; the value is the run's folder
+NETWORK = "host"  # of RUN steps; needs neither a bridge nor network plug-ins
+READER = "slipway-reader-"  # name prefix of containers that run something in a finished image
+# podman raises limits by default, which root may not do everywhere
 PODMAN_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
 
 class NoEngine(Exception):
-    """No container engine works here; the message says why not, and what to install."""
+    """No container engine works here; the message says why, and what to install."""
 
 
 class EngineFailed(Exception):
@@ -32,14 +32,14 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True)
 class Engine:
-    """A container engine and all variables, beside PATH, HOME and LANG, that its commands need."""
+    """A container engine, and the variables that its commands need besides PATH, HOME and LANG."""
 
     name: EngineName
     environment: Mapping[str, str]
 
     @property
     def isolates_steps(self) -> bool:
-        """Whether a step sees neither the processes nor the files of this machine."""
+        """Whether build steps cannot see the processes and files of this machine."""
         return self.environment.get("BUILDAH_ISOLATION") != "chroot"
 
     def build(self, dockerfile: str, context: Path, reference: str) -> None:
@@ -52,7 +52,7 @@ class Engine:
             self.run(*command, "--network", NETWORK, "--tag", reference, "--file", file.name, str(context))
 
     def import_tar(self, tar: Path, reference: str, *instructions: str) -> None:
-        """Makes an image of a root filesystem alone in its folder, and more of a Dockerfile's instructions.
+        """Makes an image of a root filesystem, the only file in its folder, and further instructions of a Dockerfile.
         Raises EngineFailed."""
         self.build("\n".join(("FROM scratch", f"ADD {tar.name} /", *instructions, "")), tar.parent, reference)
 
@@ -62,12 +62,11 @@ class Engine:
         return self.succeeds(*inspect, reference)
 
     def pull(self, reference: str, timeout_seconds: float) -> bool:
-        """Whether the image is in the store afterwards."""
+        """Pulls an image; whether that succeeded."""
         return self.succeeds("pull", reference, timeout_seconds=timeout_seconds)
 
     def run_in_image(self, reference: str, command: list[str]) -> str:
-        """Standard output of a command in a container of an image as its registry has it now. Raises
-        EngineFailed."""
+        """Pulls the image, runs a command in it, and returns the standard output. Raises EngineFailed."""
         name = READER + uuid4().hex
         if self.name == "buildah":
             try:
@@ -80,13 +79,13 @@ class Engine:
         return self.run("run", "--rm", "--name", name, "--network", NETWORK, *limits, reference, *command)
 
     def clean_up(self) -> bool:
-        """Removes what killed builds left: steps that run on, working containers, mounts, files.
+        """Removes what killed builds left: running steps, working containers, mounts and files.
 
-        Builds that still run, in another stack on this machine as well, are left alone; then containers and
-        files wait for the next call, and the answer is False. Raises EngineFailed.
+        Does not touch builds that still run, also of another stack on this machine. While there are such builds,
+        containers and files stay until a later call, and the result is False. Raises EngineFailed.
         """
         if self.name == "docker":
-            return True  # its daemon ends what belonged to a client that is gone
+            return True  # its daemon ends the builds of a client that is gone
         temporary = Path(self.environment["TMPDIR"])
         left = [*self._containers()]
         files = [*temporary.iterdir()]
@@ -104,17 +103,17 @@ class Engine:
         return True
 
     def remove_containers(self, run: Path) -> None:
-        """Those that docker has for a run of the stack, which its folder names. Raises EngineFailed."""
+        """Removes docker's containers of a run of the stack, given the run's folder. Raises EngineFailed."""
         if self.name == "docker":
             for container in self.run("ps", "--all", "--quiet", "--filter", f"label={MARK}={run}").split():
                 self.run("rm", "--force", "--volumes", container)
 
     def run(self, *arguments: str, timeout_seconds: float = 300) -> str:
-        """Standard output of one of the engine's commands. Raises EngineFailed."""
+        """Runs a command of the engine, and returns its standard output. Raises EngineFailed."""
         return _run([self.name, *arguments], self.environment, timeout_seconds)
 
     def succeeds(self, *arguments: str, timeout_seconds: float = 60) -> bool:
-        """Whether one of the engine's commands does what it shall."""
+        """Runs a command of the engine; whether it succeeded."""
         try:
             self.run(*arguments, timeout_seconds=timeout_seconds)
         except EngineFailed:
@@ -122,7 +121,7 @@ class Engine:
         return True
 
     def _containers(self) -> Iterator[str]:
-        """Ids of all containers that builds work in."""
+        """Ids of all working containers of builds."""
         if self.name == "buildah":
             for container in json.loads(self.run("containers", "--json") or "null") or ():
                 if not container["containername"].startswith(READER):
@@ -133,7 +132,7 @@ class Engine:
                     yield container["Id"]
 
     def _is_working(self) -> bool:
-        """Whether any other process, of a build or of the engine, was started with our settings."""
+        """Whether another process, of a build or of the engine, runs with our settings."""
         processes = Path("/proc").glob("[0-9]*")
         return any(self._is_ours(each) for each in processes if each.name != str(os.getpid()))
 
@@ -145,8 +144,8 @@ class Engine:
             return False
 
     def _steps(self) -> Iterator[tuple[str, int]]:
-        """Steps that the runtime knows, each with its first process or, when that has ended, 0. Their folders
-        may be gone: an engine that cannot print removes them and lets the step run on."""
+        """Steps that the runtime knows, each with the id of its first process, or 0 when that has ended. A step may run
+        although its folder is gone: so leaves it an engine that fails to print."""
         with suppress(EngineFailed):  # where steps run in a chroot there may be no runtime
             listed = self._runtime("list", "--format", "json")
             for step in json.loads(listed or "null") or ():
@@ -154,7 +153,7 @@ class Engine:
                     yield step["id"], step["pid"]
 
     def _is_child_of_ours(self, process: int) -> bool:
-        """A step's first process is a child of the engine, which waits for it, unless that was killed."""
+        """Whether the parent of a step's first process is an engine of ours; it is not if the engine was killed."""
         with suppress(OSError):  # it has ended
             parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
             return self._is_ours(Path("/proc") / parent)

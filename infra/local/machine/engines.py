@@ -1,7 +1,7 @@
-"""Container engines: finding one that really builds here, and what the stack asks of it.
+"""Finds a container engine that can build on this machine, and configures it.
 
-All settings travel in the environment and in files that an engine reads by itself, so that the buildspec's
-plain commands work: `docker buildx build --push …`, `buildah build …`, `buildah push …`.
+All settings are environment variables and files that an engine reads by itself, so that the plain commands of the
+build steps work: `docker buildx build --push …`, `buildah build …`, `buildah push …`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ADVICE = (
     "  apt-get install --no-install-recommends buildah runc docker-registry"
 )
 NOT_ISOLATED = """\
-WARNING: build steps are not isolated here. No container runtime works, so steps run in a chroot: with the
-rights of this user they can see all processes of this machine, read their environment and with it the keys
-of this stack. Everybody who may build, and every package that a build installs, can take over this machine.
+WARNING: build steps are not isolated here, because no container runtime works. They run in a chroot with the rights
+of this user: they can see all processes of this machine and read their environment, with the keys of this stack.
+Everyone who may build, and every package that a build installs, can take over this machine.
 To isolate steps, run as root where `runc` works, or use docker."""
-# of steps: podman's own since version 5. Older defaults have NET_RAW: with it and this machine's network a
-# step would read what passes on loopback, passwords among it
+# of build steps: podman's defaults since version 5. Older defaults include NET_RAW; with it, a step in the network of
+# this machine could read the traffic on loopback, passwords included
 CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE"),
     *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
 )
-# what people set for engines on their machine: builds do not see other variables of this process
+# variables with which users configure engines; builds see no other variables of this process
 INHERITED = (
     *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -55,11 +55,11 @@ INHERITED = (
 def find_engine(
     state: Path, say: Callable[[str], None], *, only: str | None = None, docker_host: str | None = None
 ) -> Engine:
-    """The first engine that really builds here, of docker, podman and buildah.
+    """The first of docker, podman and buildah that can run a build step here.
 
-    `state` is a folder for their stores. `only` (or else the variable SLIPWAY_ENGINE) names the one to
-    take; `docker_host` is the daemon's address where it is not the usual one. An image to build upon is in
-    the engine's store afterwards. Raises NoEngine.
+    `state` is a folder for their stores. `only`, or the variable SLIPWAY_ENGINE, names the only engine to try;
+    `docker_host` is the address of docker's daemon, if it is not the usual one. The engine then has a base image in
+    its store. Raises NoEngine.
     """
     only = only or os.environ.get("SLIPWAY_ENGINE")
     reasons = []
@@ -92,7 +92,7 @@ def _candidates(name: EngineName, state: Path, docker_host: str | None) -> Itera
     if name == "docker":
         yield _docker(docker_host)
         return
-    # Debian's runc is not in everybody's PATH; crun comes second because it refuses hybrid cgroups
+    # Debian's runc is not in every user's PATH. crun is the second choice: it does not work with hybrid cgroups
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
     runtime = shutil.which("runc", path=path) or shutil.which("crun", path=path)
     for isolation in ("oci", "chroot") if runtime else ("chroot",):
@@ -105,7 +105,7 @@ def _docker(host: str | None) -> Engine:
     if host:
         variables |= {"DOCKER_HOST": host}
     with suppress(EngineFailed):
-        # the daemon's own builder: another would see neither its images nor our registry
+        # the daemon's own builder: others reach neither its images nor our registry
         context = Engine("docker", variables).run("context", "inspect", "--format", "{{.Name}}")
         variables |= {"BUILDX_BUILDER": context.strip()}
     return Engine("docker", variables)
@@ -114,24 +114,24 @@ def _docker(host: str | None) -> Engine:
 def _containers_engine(
     name: Literal["podman", "buildah"], folder: Path, driver: str, isolation: str, runtime: str
 ) -> Engine:
-    """podman or buildah with a store, settings and temporary files that are all ours to remove."""
+    """podman or buildah with a store, settings and temporary files in `folder`."""
     temporary = folder / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     settings = {
         "CONTAINERS_STORAGE_CONF": (
             folder / "storage.conf",
             f'[storage]\ndriver = "{driver}"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
-            # no mount of the store upon itself, which would outlive us and stand in the way of removing it
+            # else the store is mounted upon itself, and the mount keeps it from being removed later
             '[storage.options.overlay]\nskip_mount_home = "true"\n',
         ),
         "CONTAINERS_REGISTRIES_CONF": (
             folder / "registries.conf",
-            # every port of this machine, as docker does by itself
+            # plain http for every port of this machine, as docker does by default
             'unqualified-search-registries = ["docker.io"]\n[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n',
         ),
         "CONTAINERS_CONF": (
             folder / "containers.conf",
-            # cgroups and logs as they are without systemd
+            # no systemd for cgroups and logs
             f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
             f"[containers]\ndefault_capabilities = {json.dumps(CAPABILITIES)}\n",
         ),
@@ -157,7 +157,9 @@ def _inherited() -> dict[str, str]:
 
 
 def _probe(engine: Engine, state: Path, say: Callable[[str], None]) -> None:
-    """Runs a step. Later the layer cache answers, until the engine or our settings change."""
+    """Runs a build step. Later calls use its cached layer, until the engine or our settings change.
+
+    Raises EngineFailed, NoImage."""
     if engine.name == "docker":
         version = engine.run("version", "--format", "{{.Server.Version}}", timeout_seconds=20)
         engine.run("buildx", "version", timeout_seconds=20)
@@ -187,8 +189,8 @@ def install_missing(say: Callable[[str], None]) -> None:
 
 @contextmanager
 def running_engine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Engine]:
-    """As `find_engine`, and cleans up behind the builds. A docker daemon of our own runs meanwhile where
-    docker is asked for by name and has none. Raises NoEngine."""
+    """The engine of `find_engine`; when the block is left, cleans up after the builds. If docker is asked for by name
+    but no daemon runs, starts one until then. Raises NoEngine."""
     with ExitStack() as closing:
         try:
             engine = find_engine(state, say, only=only)
@@ -211,24 +213,23 @@ def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
 
 
 def with_helper(environment: Mapping[str, str], folder: Path, host: str) -> dict[str, str]:
-    """An engine's variables as builds have them: its configuration, a file in `folder`, has no login for
-    `host`, but the name of the helper that asks for one."""
+    """The engine's variables for builds. Its configuration, a file in `folder`, has no login for `host`, but names the
+    credential helper that asks for one."""
     return _configured(environment, folder, host, None)
 
 
 def _configured(
     environment: Mapping[str, str], folder: Path, host: str, entry: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """An engine's variables with a configuration in `folder`: for `host` it has an entry of Docker's `auths`,
-    or builds' credential helper.
+    """The engine's variables with a configuration in `folder`, which has for `host` this entry of Docker's `auths`, or
+    the credential helper of builds if it is None. The user's logins for other registries stay.
 
-    No step of a build sees it where steps are isolated. Logins that this machine's user has for other
-    registries stay.
+    Build steps cannot read it, if they are isolated.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     own = Path(environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
     if environment.get("SLIPWAY_ENGINE") == "docker":
-        file, kept, variables = folder / "config.json", own / "config.json", {"DOCKER_CONFIG": str(folder)}
+        file, original, variables = folder / "config.json", own / "config.json", {"DOCKER_CONFIG": str(folder)}
         for other in own.iterdir() if own.is_dir() else ():  # contexts, plug-ins
             if other.name != file.name:
                 (folder / other.name).symlink_to(other)
@@ -242,12 +243,12 @@ def _configured(
             Path.home() / ".config/containers/auth.json",
             own / "config.json",
         )
-        kept = next((place for place in places if place.is_file()), places[0])
-    config = json.loads(kept.read_text()) if kept.is_file() else {}
+        original = next((place for place in places if place.is_file()), places[0])
+    config = json.loads(original.read_text()) if original.is_file() else {}
     config["auths"] = {name: each for name, each in config.get("auths", {}).items() if name != host}
     if entry is not None:
         config["auths"][host] = entry
-    if entry is None or "credsStore" in config:  # which would be asked for our registry as well
+    if entry is None or "credsStore" in config:  # which would serve our registry as well
         helper = HELPER if entry is None else ""
         config["credHelpers"] = {**config.get("credHelpers", {}), host: helper}
     file.touch(mode=0o600)
@@ -255,19 +256,19 @@ def _configured(
     return {**environment, **variables}
 
 
-DOCKER_STARTS = 3  # on a busy machine dockerd gives up its containerd after 15 seconds
+DOCKER_STARTS = 3  # dockerd gives up after 15 seconds, which is too short on a busy machine
 
 
 @contextmanager
 def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
-    """Runs a docker daemon of our own, as root on Linux, and gives its address, a value for DOCKER_HOST.
+    """Runs a docker daemon (as root on Linux) until the block is left, and yields its address, a value for DOCKER_HOST.
 
-    Images and layers are kept in `state`. Raises NoEngine when it does not come up.
+    Its images and layers are in `state`. Raises NoEngine when it does not start.
     """
     if not shutil.which("dockerd"):
         raise NoEngine("There is no `dockerd`. On Debian and Ubuntu, as root: apt-get install docker.io")
     with ExitStack() as closing:
-        # sockets have short paths, at most 108 bytes; a mount for steps may be left in it
+        # a short path, because that of a socket has at most 108 bytes; the daemon may leave a mount in it
         run = Path(tempfile.mkdtemp(prefix="slipway-docker-"))
         closing.callback(remove_with_mounts, run)
         host = f"unix://{run}/docker.sock"
@@ -277,7 +278,7 @@ def private_docker(state: Path, say: Callable[[str], None]) -> Iterator[str]:
         command = ("dockerd", "--host", host, *folders, "--iptables=false", "--bridge=none")
         engine = Engine("docker", {"DOCKER_HOST": host})
         for _ in range(DOCKER_STARTS):
-            # A session of its own: an interrupt from the keyboard ends us, and we end it.
+            # a session of its own, so that Ctrl-C does not end it: this process does
             daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
             closing.callback(_stop, daemon)
             deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""An image with Python to build upon: a public one, or one of our own where no registry can be reached."""
+"""A base image with Python: a public one, or one that is made here if no registry can be reached."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ INSTRUCTIONS = (
 
 
 class NoImage(Exception):
-    """No image with Python can be had; the message says what to do."""
+    """No image with Python could be pulled or made; the message says what to do."""
 
 
 def python_image(engine: Engine, state: Path, say: Callable[[str], None]) -> str:
-    """A reference for FROM, present in the engine. `SLIPWAY_PUBLIC_IMAGES=0` pulls nothing.
+    """The reference of a base image that is in the engine's store. With `SLIPWAY_PUBLIC_IMAGES=0` nothing is pulled.
 
-    Our own image is made of Debian or Ubuntu packages, trusts the certificates this machine trusts, and
-    is kept as a tar in `state`. Raises NoImage, and EngineFailed when the engine refuses it.
+    An image that is made here has packages of Debian or Ubuntu, trusts the certificates that this machine trusts, and
+    stays as a tar in `state`. Raises NoImage, and EngineFailed when the engine cannot import it.
     """
     own = f"localhost/slipway/python:{_recipe()}"
     if engine.has_image(own):
@@ -60,7 +60,7 @@ def python_image(engine: Engine, state: Path, say: Callable[[str], None]) -> str
 
 
 def make_tar(tar: Path) -> None:
-    """Writes the root of our own image: the same inputs give the same bytes. Raises NoImage."""
+    """Writes the root filesystem of our image; the same inputs give the same bytes. Raises NoImage."""
     root = _Root()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -76,7 +76,7 @@ def make_tar(tar: Path) -> None:
 
 
 def _recipe() -> str:
-    """Names what our own image is made of: another recipe or other certificates make another image."""
+    """A hash of what our image is made of: of this module and of the certificates."""
     return hashlib.sha256(Path(__file__).read_bytes() + _certificates()).hexdigest()[:12]
 
 
@@ -85,7 +85,7 @@ def _certificates() -> bytes:
 
 
 def _download_packages(work: Path) -> list[Path]:
-    """`PACKAGES` and all they depend on, as if nothing were installed; apt verifies their signatures."""
+    """Fetches `PACKAGES` and all their dependencies, as if nothing were installed; apt verifies the signatures."""
     nothing_installed = work / "status"
     nothing_installed.touch()
     debs, lists = work / "debs", work / "lists"
@@ -114,8 +114,8 @@ def _apt(options: Iterable[str], *arguments: str) -> None:
 
 
 def _download_pip(work: Path) -> Path:
-    """The newest wheel: from 24.2 on, pip trusts what the system trusts. Debian's own and those that come
-    with Python are older."""
+    """Fetches the newest wheel of pip: since 24.2 it trusts the certificates of the system. Debian's pip and
+    the one that Python brings are older."""
     _run(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
          "--only-binary=:all:", "--dest", str(work), "pip>=24.2")  # fmt: skip
     return next(work.glob("pip-*.whl"))
@@ -158,7 +158,7 @@ class _Root:
                 self._add(name, member, content.read() if content else b"")
 
     def add_busybox(self, work: Path) -> None:
-        """A command for each of busybox's that no package brought."""
+        """Adds links for all commands of busybox that no package has."""
         busybox = work / "busybox"
         busybox.write_bytes(self.entries["usr/bin/busybox"][1])
         busybox.chmod(0o755)
@@ -173,7 +173,7 @@ class _Root:
                 self._file(f"usr/lib/python3/dist-packages/{name}", files.read(name))
 
     def add_defaults(self) -> None:
-        """What the packages' installation scripts would have made, and commands for pip and Python."""
+        """Adds what installation scripts of the packages would have made, and commands for pip and Python."""
         for name in self.MERGED:
             if any(path.startswith(f"usr/{name}/") for path in self.entries):
                 self._link(name, f"usr/{name}")
@@ -192,7 +192,7 @@ class _Root:
         self._link("usr/local/bin/python", "/usr/bin/python3")
 
     def write(self, tar: Path) -> None:
-        """Sorted, without owners and times. Folders that nobody mentioned come into being on unpacking."""
+        """Writes the entries sorted, without owners and times. Missing parent folders are made on unpacking."""
         with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as archive:
             for _, (member, content) in sorted(self.entries.items(), key=self._hard_links_last):
                 archive.addfile(member, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""An image registry on this machine, on loopback. It asks for a login that is new with every start."""
+"""An image registry on loopback. Its login is made anew at each start, unless it is stored."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hashlib import sha256
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from infra.local.kept import Kept
 from infra.local.machine import registry_proxy
 from infra.local.machine.engine import MARK, Engine, EngineFailed, NoEngine
 from infra.local.machine.python_image import python_image
 from infra.local.machine.registry_proxy import Proxy, UnixConnection
+from infra.local.storage import Storage
 
 PUBLIC = "docker.io/library/registry:2"
 PATIENCE_SECONDS = 30
-RESTART_SECONDS = 0.5  # until a registry that ended by itself is started again
+RESTART_SECONDS = 0.5  # before a registry that ended by itself is started again
 HEALTH_SECONDS = 2
 LINK_BYTES = len("sha256:") + 64
-MANIFEST_BYTES = 1024**2  # larger files are layers, which the registry renames when they are whole
-USER = "AWS"  # as ECR calls whoever logs in
+MANIFEST_BYTES = 1024**2  # larger files are layers; those the registry writes elsewhere and renames
+USER = "AWS"  # the user name that ECR expects
 ADVICE = "There is no registry to push to. On Debian and Ubuntu, as root: apt-get install docker-registry"
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Registry:
-    """`host` is 127.0.0.1:port, `login` is user:password; `proxy` stands before it where it runs in this
-    process."""
+    """`host` is 127.0.0.1:port, `login` user:password; `proxy` is the proxy, if it runs in this process."""
 
     host: str
     login: str
@@ -48,17 +47,18 @@ class Registry:
 
 
 @contextmanager
-def serve(state: Path, engine: Engine, say: Callable[[str], None], kept: Kept | None = None) -> Iterator[Registry]:
-    """Runs a registry until the block is left. Images are kept in `state`, or in `kept` with port and login.
+def serve(
+    state: Path, engine: Engine, say: Callable[[str], None], storage: Storage | None = None
+) -> Iterator[Registry]:
+    """Runs a registry until the block is left. Its images are in `state`; or in `storage`, with its port and login.
 
-    Only the proxy before it can be reached. Where docker's daemon runs in a virtual machine, as on macOS, and
-    where there is no `docker-registry`, both are containers of docker's. Raises NoEngine when neither can be
-    had.
+    Only the proxy before the registry can be reached. Both run in docker's containers if there is no `docker-registry`,
+    or if docker's daemon runs in a virtual machine, as on macOS. Raises NoEngine when neither way works.
     """
     login, port, images = _new_login(), 0, state / "registry"
-    if kept is not None:
-        without_halves(kept.images)
-        login, port, images = kept.remembered("registry login", _new_login), kept.port("registry"), kept.images
+    if storage is not None:
+        remove_incomplete(storage.images)
+        login, port, images = storage.remembered("registry login", _new_login), storage.port("registry"), storage.images
     with ExitStack() as closing:
         if sys.platform == "linux" and shutil.which("docker-registry"):
             proxy: Proxy | None = closing.enter_context(_process(images, login, port))
@@ -72,9 +72,9 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None], kept: Kept | 
         yield Registry(host, login, proxy)
 
 
-def without_halves(images: Path) -> None:
-    """Removes what a registry that was killed had begun to write: links and manifests, which it writes in place and
-    takes for whole when it finds them."""
+def remove_incomplete(images: Path) -> None:
+    """Removes incomplete links and manifests, which a killed registry leaves: it writes them in place, and does not
+    notice later that they are incomplete."""
     for link in images.rglob("link"):
         if link.stat().st_size != LINK_BYTES:
             link.unlink()
@@ -90,7 +90,7 @@ def _new_login() -> str:
 
 @contextmanager
 def _process(images: Path, login: str, port: int) -> Iterator[Proxy]:
-    """The registry listens on a socket in a folder that only this user may enter."""
+    """Runs docker-registry, which listens on a socket in a folder that only this user may enter."""
     with tempfile.TemporaryDirectory(prefix="slipway-registry-") as folder:
         settings, errors, socket = (str(Path(folder, name)) for name in ("registry.yml", "log", "socket"))
         Path(settings).write_text(
@@ -101,19 +101,19 @@ def _process(images: Path, login: str, port: int) -> Iterator[Proxy]:
         )
 
         def start() -> subprocess.Popen[bytes]:
-            Path(socket).unlink(missing_ok=True)  # one that was killed leaves it, and the next cannot listen
+            Path(socket).unlink(missing_ok=True)  # a killed registry leaves it, and another could not listen
             with Path(errors).open("w") as output:
                 return subprocess.Popen(
                     ["docker-registry", "serve", settings],
-                    # it takes such variables for settings, among them podman's REGISTRY_AUTH_FILE
+                    # docker-registry reads them as settings, also podman's REGISTRY_AUTH_FILE
                     env={name: it for name, it in os.environ.items() if not name.startswith("REGISTRY_")},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    start_new_session=True,  # an interrupt from the keyboard ends us, and we end it
+                    start_new_session=True,  # so that Ctrl-C does not end it: this process does
                 )
 
-        with _kept_running(start) as first:
+        with _restarting(start) as first:
             if not _answers(lambda: UnixConnection(socket), {}, lambda: first.poll() is None):
                 raise NoEngine(f"docker-registry did not start:\n{Path(errors).read_text()[-1000:]}")
             proxy = Proxy(lambda: UnixConnection(socket), login, ("127.0.0.1", port))
@@ -125,35 +125,35 @@ def _process(images: Path, login: str, port: int) -> Iterator[Proxy]:
 
 
 @contextmanager
-def _kept_running(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
-    """The registry's process, started again whenever it ends by itself, until the block is left."""
+def _restarting(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is started again whenever it ends by itself, until the block is left. Yields the first one."""
     first = process = start()
     leaving, lock = threading.Event(), threading.Lock()
 
-    def keep() -> None:
+    def restart() -> None:
         nonlocal process
         while True:
             code = process.wait()
             if leaving.wait(RESTART_SECONDS):
                 return
-            log.warning("docker-registry ended with %d and is started again", code)
-            with lock, suppress(OSError):  # no memory for a process: the next round tries again
+            log.warning("docker-registry ended with exit code %d; starting it again", code)
+            with lock, suppress(OSError):  # there may be no memory for a process: the next round tries again
                 if not leaving.is_set():
                     process = start()
 
-    keeper = threading.Thread(target=keep, daemon=True, name="registry")
-    keeper.start()
+    restarter = threading.Thread(target=restart, daemon=True, name="registry")
+    restarter.start()
     try:
         yield first
     finally:
         with lock:
             leaving.set()
             process.terminate()
-        keeper.join()
+        restarter.join()
 
 
 def answers(registry: Registry) -> bool:
-    """Whether a registry can be used at this moment."""
+    """Whether the registry answers now."""
     return _answers_once(lambda: HTTPConnection(registry.host, timeout=HEALTH_SECONDS), _basic(registry.login))
 
 
@@ -161,7 +161,8 @@ def answers(registry: Registry) -> bool:
 def _containers(
     engine: Engine, state: Path, login: str, say: Callable[[str], None], port: int, images: Path
 ) -> Iterator[str]:
-    """The registry listens on the loopback of its own network, where the proxy's container joins it."""
+    """Runs the registry and the proxy in containers. The registry listens on its own loopback, which the proxy's
+    container shares."""
     say(f"Starting {PUBLIC} …")
     engine = replace(
         engine,
@@ -200,7 +201,7 @@ def _containers(
 def _answers(
     connect: Callable[[], HTTPConnection], headers: dict[str, str], runs: Callable[[], bool] = lambda: True
 ) -> bool:
-    """Waits until the registry answers, no longer than its process runs."""
+    """Waits until the registry answers, while its process runs; False if it does not answer in time."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and runs():
         if _answers_once(connect, headers):

@@ -1,12 +1,12 @@
-"""Stands before an image registry and asks for a login, as ECR does: HTTP Basic, 401 without one, and 403 to
-one that has expired or may not do what is asked.
+"""A proxy before an image registry that requires a login, as ECR does: HTTP Basic, 401 without a login, 403 if it
+has expired or does not allow the request.
 
-There are two kinds of logins. The registry's own may do everything. A build's is made and signed with that
-one by `signed_logins.SignedLogins`; its password says what it may do.
+There are two kinds of logins. The registry's own login allows everything. A build's login is signed with that one by
+`signed_logins.SignedLogins`; its password contains its rights.
 
-Runs in the stack's process, or alone in a container beside the registry, where there is nothing but Python's
-own library: `python3 -c "$(cat registry_proxy.py)"` with the variables LISTEN (host:port), REGISTRY
-(host:port) and LOGIN (user:password).
+The proxy runs in the stack's process, or in a container beside the registry with Python's standard library only:
+`python3 -c "$(cat registry_proxy.py)"` with the variables LISTEN (host:port), REGISTRY (host:port) and LOGIN
+(user:password).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.parse import parse_qs
 
-BLOCK_BYTES = 262_144  # bodies are passed on by such pieces, never held whole
+BLOCK_BYTES = 262_144  # bodies are forwarded in pieces of this size
 UPSTREAM_SECONDS = 300
 _PATH = re.compile(r"/v2(/[A-Za-z0-9_:@+=-][A-Za-z0-9_.:@+=-]*)*/?")
 _REPOSITORY = re.compile(r"/v2/(.+)/(manifests|blobs/uploads|blobs|tags|referrers)/.*")
@@ -49,7 +49,7 @@ class Everything:
 
 
 class Grant(Everything):
-    """`domain.repositories.Rights`, as a build's login says them."""
+    """The rights of a build's login: `domain.repositories.Rights`, read from its password."""
 
     def __init__(self, text: str) -> None:
         said = json.loads(base64.urlsafe_b64decode(text))
@@ -57,26 +57,26 @@ class Grant(Everything):
         self.made_at, self.expires_at = said["made_at"], said["expires_at"]
 
     def pulls(self, repository: str) -> bool:
-        """On one machine every repository that no project may have is a base repository."""
+        """On one machine, every repository that cannot belong to a project is a base repository."""
         return repository in self.own or not any(fnmatchcase(repository, each) for each in self.closed)
 
     def allows(self, method: str, path: str) -> bool:
         if path.rstrip("/") == "/v2":
             return True
         if (found := _REPOSITORY.fullmatch(path)) is None:
-            return False  # the catalog
+            return False  # the catalog of all repositories
         repository, kind = found.groups()
         if method in ("GET", "HEAD"):
             return self.pulls(repository)
-        # an upload may be given up; nothing that is there is deleted
+        # an upload may be cancelled; nothing else is ever deleted
         return repository in self.own and (method != "DELETE" or kind == "blobs/uploads")
 
 
 class Proxy:
-    """Serves until closed; `connect` makes a connection to the registry, whose own `login` is user:password.
+    """Serves until closed. `connect` makes a connection to the registry, whose own `login` is user:password.
 
-    For tests a build's login can end sooner than it says: `login_seconds` after it was made, after
-    `login_requests`, or all that were made so far at once.
+    In tests, builds' logins can expire early: `login_seconds` after they were made, after `login_requests`, or at
+    `expire_logins`.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class Proxy:
         self._login = login
         self._seconds, self._requests = login_seconds, login_requests
         self._expired_until = 0.0
-        self._taken: Counter[str] = Counter()  # requests by login
+        self._requests_of: Counter[str] = Counter()  # requests by login
         self._server = _Server(address, Handler)
         self.host = "{}:{}".format(*self._server.server_address[:2])
 
     def expire_logins(self) -> None:
-        """From now on, the builds' logins that were made so far are refused."""
+        """For tests: refuses all builds' logins that were made until now."""
         self._expired_until = time.time()
-        time.sleep(0.002)  # logins know when they were made by the millisecond
+        time.sleep(0.002)  # logins have their time in milliseconds
 
     def rights(self, login: str) -> Everything | None:
-        """Those of a login, user:password; None for one that nobody gave out."""
+        """The rights of a login, user:password; None if it is not valid."""
         if hmac.compare_digest(login.encode(), self._login.encode()):
             return Everything()
         user, _, password = login.partition(":")
@@ -115,13 +115,13 @@ class Proxy:
         return Grant(text) if hmac.compare_digest(signature.encode(), good.encode()) and is_ours else None
 
     def has_ended(self, rights: Everything, login: str) -> bool:
-        """Whether a login may do nothing any more; counts this request."""
+        """Whether the login has expired; counts this request."""
         if not isinstance(rights, Grant):
             return False
-        self._taken[login] += 1
+        self._requests_of[login] += 1
         ends = min(rights.expires_at, rights.made_at + self._seconds)
         is_late = time.time() >= ends or rights.made_at <= self._expired_until
-        return is_late or self._taken[login] > self._requests
+        return is_late or self._requests_of[login] > self._requests
 
     def serve(self) -> None:
         self._server.serve_forever()
@@ -135,7 +135,7 @@ class Proxy:
 
 
 class UnixConnection(HTTPConnection):
-    """HTTP over the socket of a file."""
+    """HTTP over a Unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("registry", timeout=UPSTREAM_SECONDS)
@@ -152,13 +152,13 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left, as a stopped build does, is no error of ours."""
+        """Does not report clients that close the connection, as a stopped build does."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _ClientLeft(Exception):
-    """In the middle of a body."""
+    """The client closed the connection in the middle of a body."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif not rights.allows(self.command, path):
             self._refuse(403, "DENIED", "This login may not do that.")
         else:
-            # a layer is mounted from where it may be pulled; else the registry waits for its upload
+            # without the right to pull from there, the layer is not mounted, and the registry expects its upload
             if not all(map(rights.pulls, parse_qs(query).get("from", ()))):
                 self.path = path
             self._pass_on()
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
 
     def _login(self) -> str:
-        """That of the request, empty without one."""
+        """The login of the request, user:password; empty without one."""
         kind, _, text = self.headers.get("Authorization", "").partition(" ")
         try:
             return base64.b64decode(text, validate=True).decode() if kind.lower() == "basic" else ""
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
-        self.close_connection = True  # a body that was not read must not be taken for another request
+        self.close_connection = True  # the rest of the body must not be read as another request
         self.send_response_only(status)
         if status == 401:
             self.send_header("WWW-Authenticate", 'Basic realm="slipway",service="ecr.amazonaws.com"')
@@ -212,8 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         dropped = {*_ONE_HOP, "authorization"}
         if self.command == "POST":
-            dropped.add("content-type")  # of a form: it could name another `from` than the query
-        headers = HTTPMessage()  # a name may come more than once, as `Accept` of docker does
+            dropped.add("content-type")  # a form could name another `from` than the query
+        headers = HTTPMessage()  # a header may come more than once, as docker's `Accept` does
         for name, value in self.headers.items():
             if name.lower() not in dropped:
                 headers[name] = value
@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 upstream.request(self.command, self.path, body, cast(Any, headers), encode_chunked=True)
             except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # it answered before it had read the body
+                self.close_connection = True  # the registry answered before it had read the body
             answer = upstream.getresponse()
         except _ClientLeft:
             self.close_connection = True
@@ -269,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
             pass  # trailers
 
     def _line(self) -> bytes:
-        """That begins a chunk."""
+        """The line that begins a chunk."""
         if not (line := self.rfile.readline(64)):
             raise _ClientLeft
         return line

@@ -1,10 +1,10 @@
-"""All that one run of the stack has on this machine: a folder, and processes that are marked with its name.
+"""What one run of the stack has on this machine: a folder, and processes that have its name in a variable.
 
-A run that is killed (`kill -9`, the kernel without memory) cannot clean up behind itself. So a small process
-watches it and then does that, and where both are killed, the next start does. On Linux all processes of the
-run are ended, elsewhere only containers.
+A run that is killed (`kill -9`, out of memory) cannot clean up. So a small process watches the run and cleans up
+after it; if both are killed, the next start does that. On Linux it ends all processes of the run, elsewhere it only
+removes containers.
 
-    python -m infra.local.machine.run_folder FOLDER    the watcher; the run holds the other end of its input
+    python -m infra.local.machine.run_folder FOLDER    the watcher; its standard input is a pipe from the run
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import IO, NamedTuple
 from infra.local.machine.engine import MARK, Engine, EngineFailed
 
 PREFIX = "slipway-"
-TERM_SECONDS = 10  # between asking processes to end and killing them: an engine ends its step and unmounts
+TERM_SECONDS = 10  # between SIGTERM and SIGKILL: an engine needs time to end its step and to unmount
 KILL_SECONDS = 5
 ENDED = b"ended"  # what the watcher reads from a run that was not killed
 ROOT = Path(__file__).parents[3]
@@ -36,23 +36,23 @@ TMPFS = Path("/dev/shm")  # of Linux; names of folders in it cannot be guessed  
 
 @contextmanager
 def run_folder(say: Callable[[str], None]) -> Iterator[Path]:
-    """A folder for all files of this run, until the block is left, and also where the run is killed.
+    """A folder for all files of this run. It is removed when the block is left, and also when the run is killed.
 
-    Only this user may enter it. Python and programs that the run starts make their temporary files there.
-    What an earlier run left that was killed is removed first; runs that go on are left alone.
+    Only this user may enter it. Python, and programs that the run starts, make their temporary files there. First
+    removes what earlier runs left that were killed; does not touch runs that still go on.
     """
     for dead in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         _remove_dead(dead, fcntl.LOCK_NB, say)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     with (folder / "unlocked").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / "unlocked").rename(_lock(folder))  # a lock file that nobody holds is that of a dead run
+        (folder / "unlocked").rename(_lock(folder))  # a run whose lock file is not locked is dead
         watcher = subprocess.Popen(
             [sys.executable, "-m", __name__, folder],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the keyboard is for us
+            start_new_session=True,  # so that Ctrl-C does not end it
         )
         assert watcher.stdin is not None
         before = os.environ.get("TMPDIR"), tempfile.tempdir
@@ -65,7 +65,7 @@ def run_folder(say: Callable[[str], None]) -> Iterator[Path]:
             os.environ.pop("TMPDIR") if before[0] is None else os.environ.update(TMPDIR=before[0])
             tempfile.tempdir = before[1]
             lock.close()
-            with suppress(BrokenPipeError):  # somebody ended the watcher
+            with suppress(BrokenPipeError):  # the watcher was ended
                 watcher.communicate(ENDED)
             if watcher.wait() != 0:
                 _remove_dead(folder)
@@ -73,8 +73,8 @@ def run_folder(say: Callable[[str], None]) -> Iterator[Path]:
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """A folder of this run that only this user may enter, gone after the block; in memory, where the machine
-    has a place for that."""
+    """A folder of this run that only this user may enter, removed when the block is left; in memory, if the machine has
+    /dev/shm."""
     place = TMPFS if TMPFS.is_dir() else None
     name = Path(os.environ.get(MARK, PREFIX)).name
     with tempfile.TemporaryDirectory(prefix=f"{name}.memory-", dir=place) as folder:
@@ -82,14 +82,14 @@ def folder_in_memory() -> Iterator[Path]:
 
 
 def note_engine(engine: Engine) -> None:
-    """Whoever cleans up behind this run asks this engine to."""
+    """Notes which engine has to clean up after this run if it is killed."""
     if folder := os.environ.get(MARK):
         (Path(folder) / "engine.json").write_text(json.dumps(asdict(engine)))
 
 
 def _remove_dead(folder: Path, mode: int = 0, say: Callable[[str], None] = lambda _: None) -> None:
-    """Ends and removes all of a run once it is no more; with LOCK_NB, only where that is so already."""
-    with suppress(OSError):  # it is not ours, or goes at this moment
+    """Waits until a run is dead, then ends its processes and removes its files; with LOCK_NB, only if it is dead."""
+    with suppress(OSError):  # the folder is not a run's, or is being removed
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             return
         with _lock(folder).open() as lock:
@@ -122,34 +122,34 @@ def remove_with_mounts(folder: Path) -> None:
 
 
 class _Process(NamedTuple):
-    """`started` tells it from another that has its number later."""
+    """`started` distinguishes it from a later process with the same number."""
 
     number: int
     started: str
 
 
 def _end_processes(folder: Path) -> None:
-    """Of a run, with their children: steps of builds have sessions and variables of their own."""
+    """Ends all processes of a run and their children: build steps have sessions and variables of their own."""
     known: set[_Process] = set()
     for signal_, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
-        told: set[_Process] = set()
+        signalled: set[_Process] = set()
         deadline = time.monotonic() + seconds
         while (known := _processes(folder, known)) and time.monotonic() < deadline:
-            for process in known - told:
+            for process in known - signalled:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(process.number, signal_)
-            told |= known
+            signalled |= known
             time.sleep(0.02)
 
 
 def _processes(folder: Path, known: set[_Process]) -> set[_Process]:
-    """Those that run of the ones that are known, are marked, or descend from such."""
+    """Running processes that are `known`, that are marked as the run's, or that descend from such."""
     mark = f"{MARK}={folder}".encode()
     found: set[_Process] = set()
     children: dict[int, list[_Process]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
-            # after the name, which may hold anything: state, parent, …, start
+            # after the name, which may contain anything: state, parent, …, start
             state, parent, *rest = (path / "stat").read_text().rpartition(")")[2].split()
             process = _Process(int(path.name), rest[17])
             if state == "Z" or process.number == os.getpid():
@@ -167,7 +167,7 @@ def _processes(folder: Path, known: set[_Process]) -> set[_Process]:
 
 def _watch(folder: Path, run: IO[bytes]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the run gets them too, and ends
+        signal.signal(number, signal.SIG_IGN)  # the run gets them too, and ends by itself
     if run.read() != ENDED:
         print("The stack was killed; ending and removing what it left …", file=sys.stderr, flush=True)
     _remove_dead(folder)

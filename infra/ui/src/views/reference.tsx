@@ -44,6 +44,7 @@ interface Operation {
   security?: Record<string, unknown>[];
 }
 interface Document {
+  info: { version: string };
   paths: Record<string, Record<string, Operation>>;
   components: { schemas: Record<string, Schema>; responses: Record<string, Response> };
 }
@@ -70,6 +71,7 @@ export function Reference() {
     <>
       <div class="head">
         <h1>API reference</h1>
+        {value && <span class="muted">Slipway {value.info.version}</span>}
         <span class="spring" />
         <input
           type="search"

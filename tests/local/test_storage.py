@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from moto.core.base_backend import BackendDict
 
 from infra.local import aws
-from infra.local.kept import InUse, Kept, backup, events_added, kept, restore
+from infra.local.storage import InUse, Storage, backup, events_added, restore, stored
 
 TABLE, BUCKET = "slipway-kept", "slipway-sources"
 GROUP, STREAM = "/slipway/reported", "one"
@@ -65,14 +65,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         def start() -> Aws:
             running.close()
             BackendDict.reset()
-            folder = running.enter_context(closing(Kept(tmp_path / "kept")))
+            folder = running.enter_context(closing(Storage(tmp_path / "kept")))
             moto = aws.Moto(folder)
             moto.start()
             running.callback(moto.close)
             monkeypatch.setenv("AWS_ENDPOINT_URL", moto.url)
             aws.create_resources(TABLE, BUCKET)
-            assert moto.kept is not None
-            moto.kept.put_back()
+            assert moto.stored is not None
+            moto.stored.restore()
             return Aws(moto.url)
 
         yield start
@@ -232,10 +232,10 @@ def test_a_start_makes_the_same_calls_and_reads_no_log_however_much_is_kept(
 ) -> None:
     calls: Counter[str] = Counter()
     counted(calls, monkeypatch, aws.Moto, "_answer")
-    counted(calls, monkeypatch, Kept, "events")
+    counted(calls, monkeypatch, Storage, "events")
     start()
     few = calls.copy()
-    changes = [kept("row", json.dumps([TABLE, n]), item(f"{n:04}")) for n in range(1000)]
+    changes = [stored("row", json.dumps([TABLE, n]), item(f"{n:04}")) for n in range(1000)]
     changes += [events_added(f"{GROUP}:{n}", EVENTS) for n in range(1000)]
     with closing(sqlite3.connect(tmp_path / "kept" / "kept.sqlite")) as other, other:
         for change in changes:
@@ -262,7 +262,7 @@ def counted(calls: Counter[str], monkeypatch: pytest.MonkeyPatch, owner: type, n
 def test_a_request_that_is_not_written_is_not_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     client = start().dynamodb
     with monkeypatch.context() as full:
-        full.setattr(Kept, "write", raising)
+        full.setattr(Storage, "write", raising)
         with pytest.raises(ClientError, match="500"):
             client.put_item(TableName=TABLE, Item=item("refused"))
     client.put_item(TableName=TABLE, Item=item("taken"))
@@ -275,52 +275,52 @@ def raising(*_: object) -> None:
 
 
 def test_what_cannot_be_written_is_not_promised_and_comes_with_the_next_change(tmp_path: Path) -> None:
-    with closing(Kept(tmp_path / "kept")) as first:
+    with closing(Storage(tmp_path / "kept")) as first:
         broken = ("INSERT INTO nowhere VALUES (?)", (1,))
         with pytest.raises(Exception, match="nowhere"):
-            first.write([kept("setting", "a", "1"), broken])
+            first.write([stored("setting", "a", "1"), broken])
         assert first.get("setting", "a") is None
-        first._waiting.remove(broken)
-        first.write([kept("setting", "b", "2")])
+        first._pending.remove(broken)
+        first.write([stored("setting", "b", "2")])
 
         assert (first.get("setting", "a"), first.get("setting", "b")) == ("1", "2")
 
 
 def test_a_file_whose_transaction_did_not_come_is_removed(tmp_path: Path) -> None:
-    with closing(Kept(tmp_path / "kept")) as first:
-        first.write([kept("object", "bucket/key", {"file": first.add_file(b"whole")})])
+    with closing(Storage(tmp_path / "kept")) as first:
+        first.write([stored("object", "bucket/key", {"file": first.add_file(b"whole")})])
         first.add_file(b"lost")
-    with closing(Kept(tmp_path / "kept")) as second:
+    with closing(Storage(tmp_path / "kept")) as second:
         told = second.get("object", "bucket/key")
         assert [each.name for each in (tmp_path / "kept" / "objects").iterdir()] == [told["file"]]
 
 
 def test_only_this_user_and_one_stack_may_use_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "kept"
-    with closing(Kept(folder)):
+    with closing(Storage(folder)):
         assert folder.stat().st_mode & 0o777 == 0o700
         with pytest.raises(InUse, match="KEEP=0"):
-            Kept(folder)
-    Kept(folder).close()
+            Storage(folder)
+    Storage(folder).close()
 
 
 def test_a_backup_of_a_folder_in_use_is_put_back_elsewhere(tmp_path: Path) -> None:
     folder, tar = tmp_path / "kept", tmp_path / "backup.tar"
-    with closing(Kept(folder)) as running:
-        running.write([kept("object", "bucket/key", {"file": running.add_file(b"content")})])
+    with closing(Storage(folder)) as running:
+        running.write([stored("object", "bucket/key", {"file": running.add_file(b"content")})])
         blob = running.images / "docker" / "blob"
         blob.parent.mkdir(parents=True)
         blob.write_bytes(b"layer")
         (running.images / "_uploads").mkdir()
         (running.images / "_uploads" / "half").write_bytes(b"half")
         backup(folder, tar)
-        running.write([kept("setting", "later", "1")])
+        running.write([stored("setting", "later", "1")])
     assert tar.stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):
         restore(folder, tar)
     restore(tmp_path / "other", tar)
 
-    with closing(Kept(tmp_path / "other")) as copy:
+    with closing(Storage(tmp_path / "other")) as copy:
         told = copy.get("object", "bucket/key")
         assert copy.path(told["file"]).read_bytes() == b"content"
         assert (copy.images / "docker" / "blob").read_bytes() == b"layer"

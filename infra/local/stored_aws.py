@@ -1,8 +1,7 @@
-"""What is kept of AWS: moto's rows, parameters, messages, objects and log events, written as they change and
-put back at the next start.
+"""moto's rows, parameters, messages, objects and log events: saved after each request, restored at the next start.
 
-Written is what moto has after a request, by names of ours: neither moto's objects nor its requests, so that
-another version of moto reads it. A message that was received and not deleted is there again at once.
+The format is ours and contains neither moto's objects nor its requests, so another version of moto can read it. A
+message that was received but not deleted is visible again at once after a restart.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from moto.s3.utils import _VersionedKeyStore
 from moto.sqs.models import Message, sqs_backends
 from moto.ssm import models as ssm
 
-from infra.local.kept import Change, Kept, events_added, events_forgotten, forgotten, kept
 from infra.local.signatures import Body
+from infra.local.storage import Change, Storage, events_added, events_forgotten, forgotten, stored
 
-LOG_REFUSED_DAYS = 14  # older events are not taken
+LOG_REFUSED_DAYS = 14  # CloudWatch does not take older events
 _OF_MESSAGE = ("body", "message_attributes", "sent_timestamp", "delayed_until")
 _OF_OBJECT = ("_etag", "contentsize", "checksum_algorithm", "checksum_value", "checksum_type", "checksum_parts")
 
 
-class KeptAws:
-    """Moto's state in one region. Not safe for threads: its owner calls it for one request at a time."""
+class StoredAws:
+    """moto's state in one region. Not thread-safe: its owner calls it for one request at a time."""
 
-    def __init__(self, kept: Kept, region: str) -> None:
-        self._kept = kept
+    def __init__(self, storage: Storage, region: str) -> None:
+        self._storage = storage
         self._region = region
-        self._queue_of: dict[str, str] = {}  # by the ids of messages that are written
+        self._queue_of: dict[str, str] = {}  # by the ids of stored messages
         self._touched: set[tuple[str, str]] = set()  # buckets and keys of objects
 
-    # Asked for each time: moto makes others when it forgets its state.
+    # Looked up each time: moto replaces its backends when it is reset.
 
     @property
     def _dynamodb(self) -> Any:
@@ -62,38 +61,38 @@ class KeptAws:
     def _s3(self) -> Any:
         return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
-    def put_back(self) -> None:
-        """All that is kept, into resources that are there and empty; rows whose time is over are forgotten."""
+    def restore(self) -> None:
+        """Fills moto's resources, which must be there and empty. Deletes rows that have expired."""
         now, expired = int(time.time()), []
-        for name, item in self._kept.all("row"):
+        for name, item in self._storage.all("row"):
             table = self._dynamodb.tables.get(json.loads(name)[0])
             if int(item.get("ttl", {}).get("N", now)) < now:
                 expired.append(forgotten("row", name))
-            elif table is not None:  # else another DynamoDB is used this time
+            elif table is not None:  # else the stack uses another DynamoDB than moto's
                 table.put_item(item, overwrite=True)
-        self._kept.write(expired)
-        for name, told in self._kept.all("parameter"):
-            at = datetime.fromisoformat(told.pop("last_modified_date"))
+        self._storage.write(expired)
+        for name, record in self._storage.all("parameter"):
+            at = datetime.fromisoformat(record.pop("last_modified_date"))
             made: Any = ssm.Parameter
             none = dict.fromkeys(("description", "allowed_pattern", "keyid"))
-            parameter = made(DEFAULT_ACCOUNT_ID, name, last_modified_date=at, data_type="text", **none, **told)
+            parameter = made(DEFAULT_ACCOUNT_ID, name, last_modified_date=at, data_type="text", **none, **record)
             self._ssm._parameters[name] = [parameter]
-        for message_id, told in self._kept.all("message"):
-            self._queue_of[message_id] = told.pop("queue")
-            message = Message(message_id, told["body"])
-            message.__dict__ |= told
+        for message_id, record in self._storage.all("message"):
+            self._queue_of[message_id] = record.pop("queue")
+            message = Message(message_id, record["body"])
+            message.__dict__ |= record
             self._sqs.queues[self._queue_of[message_id]].add_message(message)
-        for stream in self._kept.streams():
+        for stream in self._storage.streams():
             group, _, name = stream.partition(":")
             self._logs.ensure_log_group(group)
-            self._logs.groups[group].streams[name] = _Stream(self._logs.groups[group], name, self._kept)
-        for name, told in self._kept.all("object"):
+            self._logs.groups[group].streams[name] = _Stream(self._logs.groups[group], name, self._storage)
+        for name, record in self._storage.all("object"):
             bucket, _, key = name.partition("/")
-            self._s3.buckets[bucket].keys.setlist(key, [self._object(bucket, key, told)])
+            self._s3.buckets[bucket].keys.setlist(key, [self._object(bucket, key, record)])
         self._touched.clear()
 
-    def keep(self, service: str, operation: str, body: Body) -> None:
-        """Writes what a request has changed. Raises OSError and sqlite3.Error."""
+    def save(self, service: str, operation: str, body: Body) -> None:
+        """Stores what a request has changed. Raises OSError and sqlite3.Error."""
         gone: list[Path] = []
         changes: Iterable[Change]
         match service, operation:
@@ -109,7 +108,7 @@ class KeptAws:
                 changes = self._events(json.loads(body.read()))
             case _:
                 return
-        self._kept.write(changes)
+        self._storage.write(changes)
         for path in gone:
             path.unlink(missing_ok=True)
 
@@ -118,8 +117,8 @@ class KeptAws:
             table = self._dynamodb.get_table(name)
             key = self._dynamodb.get_keys_value(table, given)
             item = table.get_item(*key)
-            kept_as = json.dumps([name, *(each and each.to_json() for each in key)])
-            yield kept("row", kept_as, item.to_json()["Attributes"]) if item else forgotten("row", kept_as)
+            row = json.dumps([name, *(each and each.to_json() for each in key)])
+            yield stored("row", row, item.to_json()["Attributes"]) if item else forgotten("row", row)
 
     def _parameters(self, request: Any) -> Iterator[Change]:
         for name in request.get("Names") or [request["Name"]]:
@@ -128,18 +127,18 @@ class KeptAws:
                 yield forgotten("parameter", name)
                 continue
             last = versions[-1]
-            told = {"value": last.decrypt(last.value), "last_modified_date": last.last_modified_date.isoformat()}
-            told |= {each: getattr(last, each) for each in ("parameter_type", "version", "tier")}
-            yield kept("parameter", name, told)
+            record = {"value": last.decrypt(last.value), "last_modified_date": last.last_modified_date.isoformat()}
+            record |= {each: getattr(last, each) for each in ("parameter_type", "version", "tier")}
+            yield stored("parameter", name, record)
 
     def _messages(self) -> Iterator[Change]:
-        """All are looked at: moto moves those that were received too often to other queues."""
+        """Compares all messages: moto moves those that were received too often to other queues."""
         found = {each.id: (name, each) for name, queue in self._sqs.queues.items() for each in queue._messages}
         yield from (forgotten("message", each) for each in self._queue_of.keys() - found.keys())
         for message_id, (queue, message) in found.items():
             if self._queue_of.get(message_id) != queue:
-                told = {each: getattr(message, each) for each in _OF_MESSAGE}
-                yield kept("message", message_id, told | {"queue": queue})
+                record = {each: getattr(message, each) for each in _OF_MESSAGE}
+                yield stored("message", message_id, record | {"queue": queue})
         self._queue_of = {message_id: queue for message_id, (queue, _) in found.items()}
 
     def _events(self, request: Any) -> Iterator[Change]:
@@ -151,41 +150,41 @@ class KeptAws:
         yield events_added(f"{group}:{name}", [each for each in request["logEvents"] if each["timestamp"] > oldest])
 
     def _objects(self, gone: list[Path]) -> list[Change]:
-        """Their contents leave the memory for files. `gone` gets files that nothing names afterwards."""
+        """Moves the contents of objects from memory into files. `gone` gets the files that nothing names afterwards."""
         changes = []
         for made in self._s3.buckets.values():
-            if not isinstance(made.keys, _Keys):  # it was made by this request
+            if not isinstance(made.keys, _Keys):  # this request made the bucket
                 made.keys = _Keys(made.name, self._touched)
         for bucket, key in self._touched:
             if bucket in self._s3.buckets and self._s3.buckets[bucket].is_versioned:
-                continue  # former versions would need files too; the bucket of one machine has none
+                continue  # not supported: the stack's bucket has no versions
             name = f"{bucket}/{key}"
-            before = self._kept.get("object", name)
+            before = self._storage.get("object", name)
             found = self._s3.buckets[bucket].keys.get(key) if bucket in self._s3.buckets else None
             if found is None:
                 changes.append(forgotten("object", name))
             elif not isinstance(found._value_buffer, _File):
-                file = self._kept.add_file(found.value)
-                told = {"file": file, "last_modified": found.last_modified.isoformat()}
+                file = self._storage.add_file(found.value)
+                record = {"file": file, "last_modified": found.last_modified.isoformat()}
                 found.etag  # noqa: B018  makes it
-                told |= {each: getattr(found, each) for each in _OF_OBJECT} | {"metadata": dict(found.metadata)}
-                changes.append(kept("object", name, told))
-                found._value_buffer = _File(self._kept.path(file), found.contentsize)
+                record |= {each: getattr(found, each) for each in _OF_OBJECT} | {"metadata": dict(found.metadata)}
+                changes.append(stored("object", name, record))
+                found._value_buffer = _File(self._storage.path(file), found.contentsize)
                 if found.multipart is not None:
                     found.multipart.dispose()
                     found.multipart = None
             else:
                 continue
-            gone += [self._kept.path(before["file"])] if before else []
+            gone += [self._storage.path(before["file"])] if before else []
         self._touched.clear()
         return changes
 
-    def _object(self, bucket: str, key: str, told: dict[str, Any]) -> FakeKey:
+    def _object(self, bucket: str, key: str, record: dict[str, Any]) -> FakeKey:
         made: Any = FakeKey(key, b"", DEFAULT_ACCOUNT_ID, self._s3.region_name, bucket_name=bucket, version_id="null")
-        made.last_modified = datetime.fromisoformat(told["last_modified"])
-        made.set_metadata(told["metadata"], replace=True)
-        made.__dict__ |= {each: told[each] for each in _OF_OBJECT}
-        made._value_buffer = _File(self._kept.path(told["file"]), told["contentsize"])
+        made.last_modified = datetime.fromisoformat(record["last_modified"])
+        made.set_metadata(record["metadata"], replace=True)
+        made.__dict__ |= {each: record[each] for each in _OF_OBJECT}
+        made._value_buffer = _File(self._storage.path(record["file"]), record["contentsize"])
         return made  # type: ignore[no-any-return]
 
 
@@ -204,17 +203,17 @@ def _named(operation: str, request: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _Stream(LogStream):
-    """Events that are read from where they are kept when somebody asks for them first."""
+    """A stream whose events are read from the storage when they are first needed."""
 
-    def __init__(self, group: Any, name: str, kept: Kept) -> None:
+    def __init__(self, group: Any, name: str, storage: Storage) -> None:
         super().__init__(group, name)
-        self._kept = kept
+        self._storage = storage
         del self.__dict__["events"]
 
     @cached_property
     def events(self) -> list[LogEvent]:  # type: ignore[override]
         stream = f"{self.log_group.name}:{self.log_stream_name}"
-        return [LogEvent(each["timestamp"], each) for each in self._kept.events(stream)]
+        return [LogEvent(each["timestamp"], each) for each in self._storage.events(stream)]
 
 
 class _Keys(_VersionedKeyStore):
@@ -234,7 +233,7 @@ class _Keys(_VersionedKeyStore):
 
 
 class _File:
-    """The content of an object as moto reads it, from a file that is open only meanwhile."""
+    """The content of an object, as moto reads it; the file is open only during a read."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size, self._at = path, size, 0

@@ -1,11 +1,11 @@
-"""What one machine keeps when its stack ends: a folder with a SQLite file, objects as files, and images.
+"""The state of a stack that outlives it: a folder with a SQLite file, objects as files, and images.
 
-    python -m infra.local.kept backup FILE     writes all of it into a tar, also while a stack uses it
-    python -m infra.local.kept restore FILE    puts it back where nothing is kept
+    python -m infra.local.storage backup FILE     writes the folder into a tar, also while a stack uses it
+    python -m infra.local.storage restore FILE    makes the folder from such a tar, if there is none
 
-Each change is one transaction of SQLite's write-ahead log, so that nothing is ever half written. The end of
-the stack, by `kill -9` too, loses no transaction: the kernel has what was written. When the machine itself
-goes down, those of the last `SYNC_SECONDS` may be lost.
+Each change is one transaction in SQLite's write-ahead log, so no change is ever half written. A stack that ends,
+also by `kill -9`, loses no transaction: the kernel has what was written. When the machine itself goes down, the
+transactions of the last `SYNC_SECONDS` may be lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
-FOLDER = Path(__file__).parents[2] / ".slipway" / "kept"
+FOLDER = Path(__file__).parents[2] / ".slipway" / "kept"  # the name, as that of file and table, is on users' disks
 SYNC_SECONDS = 2.0
 PORTS = range(5001, 6000)  # of registries; 5000 is macOS's own
 LOG_RETENTION_DAYS = 30  # as a deployment's logs have by default
@@ -52,11 +52,11 @@ Change = tuple[str, tuple[object, ...]]  # a statement of SQL and what stands in
 
 
 class InUse(Exception):
-    """Another stack keeps its state in the folder, or another program has a port; the message says so."""
+    """Another stack uses the folder, or another program has the port; the message says which."""
 
 
-class Kept:
-    """The folder, for one stack at a time. Values are what JSON can say, and bytes. Raises InUse."""
+class Storage:
+    """The folder, used by one stack at a time. Values are JSON's types, and bytes. Raises InUse."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,17 +66,17 @@ class Kept:
         self._objects = folder / _OBJECTS
         self._objects.mkdir(exist_ok=True)
         self._lock = threading.RLock()  # of all below
-        self._waiting: list[Change] = []  # not yet written: the disk may be full for a while
+        self._pending: list[Change] = []  # not written yet, because the disk was full
         self._sqlite = _opened(folder / _FILE)
         self._sqlite.executescript(_SCHEMA)
-        for left in folder.glob(f"{_COPY}*"):  # by a backup that was killed
+        for left in folder.glob(f"{_COPY}*"):  # a backup that was killed left them
             shutil.rmtree(left)
         known = {each["file"] for _, each in self.all("object")}
         for file in self._objects.iterdir():
-            if file.name not in known:  # its transaction did not come any more
+            if file.name not in known:  # the stack was killed before the transaction that names it
                 file.unlink()
         self._closing = threading.Event()
-        self._syncing = threading.Thread(target=self._sync_often, daemon=True, name="kept")
+        self._syncing = threading.Thread(target=self._sync_often, daemon=True, name="storage-sync")
         self._syncing.start()
 
     @property
@@ -97,61 +97,61 @@ class Kept:
         return _read(found[0]) if found else None
 
     def all(self, kind: Kind) -> Iterator[tuple[str, Any]]:
-        """Names and values, in the order in which they came."""
+        """Names and values, in the order in which they were first written."""
         for name, value in self._sqlite.execute("SELECT name, value FROM kept WHERE kind = ? ORDER BY rowid", (kind,)):
             yield name, _read(value)
 
     def write(self, changes: Iterable[Change]) -> None:
-        """One transaction. Where it fails, its changes are written with the next one. Raises sqlite3.Error."""
+        """Writes the changes in one transaction. If that fails, the next call writes them too. Raises sqlite3.Error."""
         with self._lock:
-            self._waiting += [*changes]  # all, or none where one cannot be told
-            if not self._waiting:
+            self._pending += [*changes]  # none of them if `changes` raises
+            if not self._pending:
                 return
             self._sqlite.execute("BEGIN IMMEDIATE")
             try:
-                for statement, values in self._waiting:
+                for statement, values in self._pending:
                     self._sqlite.execute(statement, values)
                 self._sqlite.execute("COMMIT")
             except BaseException:
                 self._sqlite.execute("ROLLBACK")
                 raise
-            self._waiting = []
+            self._pending = []
 
     def remembered(self, name: str, make: Callable[[], str]) -> str:
-        """A setting that was made once."""
+        """The setting of this name; `make` makes it the first time."""
         value: str | None = self.get("setting", name)
         return self.remember(name, make()) if value is None else value
 
     def remember(self, name: str, value: str) -> str:
-        self.write([kept("setting", name, value)])
+        self.write([stored("setting", name, value)])
         return value
 
     def port(self, of: str) -> int:
-        """The port where something has listened since the first start; it stands in names of images. Raises InUse
-        where another program has it. Below those that the kernel gives out, which any connection may have."""
+        """The port of a service: the same at every start, because names of images contain it. It is below the ports
+        that the kernel gives to connections. Raises InUse when another program has it."""
         port = int(self.remembered(f"{of} port", lambda: str(next(filter(_is_free, PORTS)))))
         if not _is_free(port):
-            raise InUse(f"Port {port}, where the {of} of {self.folder} is, is taken; end what listens there.")
+            raise InUse(f"Another program uses port {port}, which is that of the {of} of {self.folder}; stop it first.")
         return port
 
     def streams(self) -> Iterator[str]:
-        """Names of streams of log events; those whose time is over are forgotten."""
+        """Names of log streams. Deletes events that are older than `LOG_RETENTION_DAYS`."""
         self.write([("DELETE FROM events WHERE at < ?", (time.time() - LOG_RETENTION_DAYS * 86_400,))])
         for (stream,) in self._sqlite.execute("SELECT DISTINCT stream FROM events"):
             yield stream
 
     def events(self, stream: str) -> list[Any]:
-        """All events of a stream, in the order in which they came."""
+        """All events of a stream, in the order in which they were written."""
         query = "SELECT events FROM events WHERE stream = ? ORDER BY number"
         with self._lock:
             return [each for (batch,) in self._sqlite.execute(query, (stream,)) for each in json.loads(batch)]
 
     def path(self, file: str) -> Path:
-        """Of an object."""
+        """The path of an object's file."""
         return self._objects / file
 
     def add_file(self, content: bytes) -> str:
-        """Stores the content of an object, whole and on the disk; its name."""
+        """Writes the content of an object to the disk, and returns the name of its file."""
         name = uuid.uuid4().hex
         with self.path(name).open("xb") as file:
             file.write(content)
@@ -165,14 +165,14 @@ class Kept:
         return name
 
     def _sync_often(self) -> None:
-        """A checkpoint brings what is in the write-ahead log to the disk. It does not hold up who writes."""
+        """Checkpoints bring the write-ahead log to the disk. They do not block writers."""
         with closing(_opened(self.folder / _FILE)) as sqlite:
             while not self._closing.wait(SYNC_SECONDS):
-                with suppress(sqlite3.Error):  # a full disk: the next one tries again
+                with suppress(sqlite3.Error):  # a full disk: the next checkpoint tries again
                     sqlite.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def kept(kind: Kind, name: str, value: object) -> Change:
+def stored(kind: Kind, name: str, value: object) -> Change:
     text = json.dumps(value, separators=(",", ":"), default=lambda raw: {_BYTES: base64.b64encode(raw).decode()})
     return "INSERT INTO kept VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (kind, name, text)
 
@@ -194,10 +194,10 @@ def events_forgotten(stream: str) -> Change:
 
 
 def backup(folder: Path, to: Path) -> None:
-    """Writes a consistent copy into a tar; a stack may use the folder meanwhile. What is pushed or stored while
-    this runs may be missing from it. Raises OSError."""
+    """Writes a consistent copy of the folder into a tar, also while a stack uses it. The copy may lack what is pushed
+    or stored meanwhile. Raises OSError."""
     if not (folder / _FILE).exists():
-        raise FileNotFoundError(f"nothing is kept in {folder} yet; `make up` does.")
+        raise FileNotFoundError(f"{folder} is not there: `make up` makes it.")
     with tempfile.TemporaryDirectory(prefix=_COPY, dir=folder) as temporary:
         copy = Path(temporary)
         objects = _copied(folder, copy)
@@ -207,16 +207,16 @@ def backup(folder: Path, to: Path) -> None:
             tar.add(copy / _FILE, _FILE)
             for name in objects:
                 tar.add(copy / name, f"{_OBJECTS}/{name}")
-            # images are older than the records that name them, and nothing deletes one
+            # images last: each was pushed before the record that names it, and nothing deletes images
             if (folder / _IMAGES).exists():
                 tar.add(folder / _IMAGES, _IMAGES, filter=_finished)
         unfinished.replace(to)
 
 
 def restore(folder: Path, source: Path) -> None:
-    """Raises FileExistsError where something is kept already, OSError and tarfile.TarError."""
+    """Makes the folder from a tar of `backup`. Raises FileExistsError if it is there, OSError and tarfile.TarError."""
     if folder.exists():
-        raise FileExistsError(f"{folder} has records; stop what runs and move it away first.")
+        raise FileExistsError(f"{folder} is there already: stop the stack that uses it, and move it away first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix="restore-", dir=folder.parent))
     try:
@@ -235,8 +235,7 @@ def restore(folder: Path, source: Path) -> None:
 
 
 def _copied(folder: Path, copy: Path) -> list[str]:
-    """Copies SQLite's file and links the objects that it names; an object that is deleted at that moment has
-    all be done again."""
+    """Copies SQLite's file and links the objects that it names; starts again if an object is deleted meanwhile."""
     while True:
         (copy / _FILE).unlink(missing_ok=True)
         with closing(_opened(folder / _FILE)) as source, closing(sqlite3.connect(copy / _FILE)) as target:
@@ -272,18 +271,18 @@ def _is_free(port: int) -> bool:
 
 
 def _locked(folder: Path) -> IO[str]:
-    """A lock, for as long as it is open. Raises InUse."""
+    """The folder's lock, held until the file is closed. Raises InUse."""
     lock = (folder / _LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise InUse(f"Another stack keeps its records in {folder}; `make up KEEP=0` runs beside it.") from error
+        raise InUse(f"Another stack uses {folder}; `make up KEEP=0` runs beside it, without it.") from error
     return lock
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m infra.local.kept", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.local.storage", description=__doc__)
     parser.add_argument("command", choices=("backup", "restore"))
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
@@ -296,7 +295,7 @@ def main() -> int:
         print(f"This {arguments.command} failed: {error}", file=sys.stderr)
         return 1
     size = f", {arguments.file.stat().st_size / 1e6:.1f} MB" if arguments.command == "backup" else ""
-    print(f"{'Wrote' if size else 'Put back'} {arguments.file}{size}.")
+    print(f"{'Wrote' if size else 'Restored'} {arguments.file}{size}.")
     return 0
 
 

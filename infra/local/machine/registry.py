@@ -73,15 +73,21 @@ def serve(state: Path, engine: Engine, say: Callable[[str], None], kept: Kept | 
 
 
 def without_halves(images: Path) -> None:
-    """Removes what a registry that was killed had begun to write: links and manifests, which it writes in place and
-    takes for whole when it finds them."""
-    for link in images.rglob("link"):
-        if link.stat().st_size != LINK_BYTES:
-            link.unlink()
-    for blob in images.glob("docker/registry/v2/blobs/sha256/*/*/data"):
+    """Mends what a registry that was killed had begun to write: links and manifests, which it writes in place and
+    takes for whole when it finds them. A link that other images have too, to a layer that is there, is written
+    again; all else is removed."""
+    blobs = images / "docker/registry/v2/blobs/sha256"
+    for blob in blobs.glob("*/*/data"):
         is_small = blob.stat().st_size <= MANIFEST_BYTES
         if is_small and sha256(blob.read_bytes()).hexdigest() != blob.parent.name:
             blob.unlink()
+    for link in images.rglob("link"):
+        if link.stat().st_size != LINK_BYTES:
+            digest = link.parent.name  # of what it links to; "current" where a tag leads
+            if (blobs / digest[:2] / digest / "data").exists():
+                link.write_text(f"sha256:{digest}")
+            else:
+                link.unlink()
 
 
 def _new_login() -> str:

@@ -130,11 +130,14 @@ def wait_until(met: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_what_a_killed_registry_had_half_written_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_registry_had_half_written_is_mended_or_removed(tmp_path: Path) -> None:
     root = tmp_path / "docker/registry/v2"
     whole = sha256(b"{}").hexdigest()
+    shared = f"repositories/slipway/root/p/_layers/sha256/{whole}/link"
     files = {
         f"blobs/sha256/{whole[:2]}/{whole}/data": b"{}",
+        shared: b"sha256:",
+        "repositories/slipway/root/p/_layers/sha256/abcd/link": b"",
         "blobs/sha256/ab/abcd/data": b"",
         "blobs/sha256/ff/ffee/data": b"x" * (registry.MANIFEST_BYTES + 1),
         "repositories/slipway/root/p/_manifests/tags/1/current/link": f"sha256:{whole}".encode(),
@@ -144,7 +147,8 @@ def test_what_a_killed_registry_had_half_written_is_removed(tmp_path: Path) -> N
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
 
-    registry.remove_incomplete(tmp_path)
+    registry.repair_incomplete(tmp_path)
 
     left = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
     assert files.keys() - left == {each for each, content in files.items() if content == b""}
+    assert (root / shared).read_text() == f"sha256:{whole}"

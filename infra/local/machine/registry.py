@@ -57,7 +57,7 @@ def serve(
     """
     login, port, images = _new_login(), 0, state / "registry"
     if storage is not None:
-        remove_incomplete(storage.images)
+        repair_incomplete(storage.images)
         login, port, images = storage.remembered("registry login", _new_login), storage.port("registry"), storage.images
     with ExitStack() as closing:
         if sys.platform == "linux" and shutil.which("docker-registry"):
@@ -72,16 +72,22 @@ def serve(
         yield Registry(host, login, proxy)
 
 
-def remove_incomplete(images: Path) -> None:
-    """Removes incomplete links and manifests, which a killed registry leaves: it writes them in place, and does not
-    notice later that they are incomplete."""
-    for link in images.rglob("link"):
-        if link.stat().st_size != LINK_BYTES:
-            link.unlink()
-    for blob in images.glob("docker/registry/v2/blobs/sha256/*/*/data"):
+def repair_incomplete(images: Path) -> None:
+    """Repairs incomplete links and manifests, which a killed registry leaves: it writes them in place, and does not
+    check them later. A link to a layer that is there, which other images may use, is written again; the others are
+    removed."""
+    blobs = images / "docker/registry/v2/blobs/sha256"
+    for blob in blobs.glob("*/*/data"):
         is_small = blob.stat().st_size <= MANIFEST_BYTES
         if is_small and sha256(blob.read_bytes()).hexdigest() != blob.parent.name:
             blob.unlink()
+    for link in images.rglob("link"):
+        if link.stat().st_size != LINK_BYTES:
+            digest = link.parent.name  # of what it links to; "current" where a tag leads
+            if (blobs / digest[:2] / digest / "data").exists():
+                link.write_text(f"sha256:{digest}")
+            else:
+                link.unlink()
 
 
 def _new_login() -> str:

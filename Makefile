@@ -128,7 +128,7 @@ clean: ## remove what was installed and cached here; YES=1: also what `make up` 
 		2>/dev/null || { echo "A stack runs here: stop it first."; exit 2; }
 	rm -rf .venv .slipway chalicelib/ui chalicelib/VERSION infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
-$(PAGE_IS): .venv/local $(PAGE) app.py chalicelib/openapi.py chalicelib/schemas.py
+$(PAGE_IS): .venv/local $(PAGE) app.py infra/openapi.py chalicelib/schemas.py
 	@$(BIN)/python -m infra.ui
 
 .venv/local: requirements.txt infra/local/requirements.txt

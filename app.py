@@ -1,5 +1,6 @@
 """Every route and trigger of Slipway. Bodies read input, call one use case, and render."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 from chalice.app import Chalice, Response
 
-from chalicelib import openapi, page, schemas, serializers, settings, telemetry, web, wiring
+from chalicelib import page, schemas, serializers, settings, telemetry, web, wiring
 from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import (
     accounts,
@@ -44,16 +45,16 @@ SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 BAD_REQUEST, TOO_LARGE = HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 KEY_REUSED = HTTPStatus.UNPROCESSABLE_ENTITY
-ROUTES: list[openapi.Route] = []
+ROUTES: list[web.Route] = []
 
 
 def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """A route under the API's prefix; `about` are fields of `openapi.Route`. Bodies are read by `web`, whatever
+    """A route under the API's prefix; `about` are fields of `web.Route`. Bodies are read by `web`, whatever
     content type they claim. A route for `anybody` answers without a token as well, and refuses a bad one; what
     a route for a `build` is shown, its use case checks."""
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
-        declared = openapi.Route(view, methods, path, **about)
+        declared = web.Route(view, methods, path, **about)
         handle = web.endpoint(app, view, declared.status, anonymous=declared.caller != "user")
         app.route(settings.api_prefix() + path, methods=list(methods), content_types=["*/*"], cors=web.CORS)(handle)
         ROUTES.append(declared)
@@ -85,7 +86,8 @@ def get_page_file(file: str) -> Response:
 
 @route("/openapi.json", "GET", caller="anybody")
 def get_openapi(call: web.Call) -> dict[str, Any]:
-    return openapi.document(ROUTES, call.url().removesuffix("/openapi.json"), settings.version())
+    described: dict[str, Any] = json.loads((page.FOLDER / page.OPENAPI).read_bytes())
+    return described | {"servers": [{"url": call.url().removesuffix("/openapi.json")}]}
 
 
 @route("/versions/{component}", "GET", caller="anybody")

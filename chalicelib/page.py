@@ -1,4 +1,5 @@
-"""The files of `ui/`, read when they are asked for: the page, which `make ui` builds, and the command line."""
+"""The files of `ui/`, read when they are asked for: the page, which `make ui` builds, the command line, and the
+OpenAPI document, which are laid there before the service starts or is packaged."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 from chalice.app import Response
 
 FOLDER = Path(__file__).with_name("ui")
-INDEX = "index.html"
+INDEX, OPENAPI = "index.html", "openapi"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' {}; "

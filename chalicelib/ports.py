@@ -352,17 +352,14 @@ class LogArchive(Protocol):
         """Replaces the build's log by this UTF-8 text, whole or not at all. Its pieces are taken as they are
         needed: little of it is in memory."""
 
-    def store_table(self, build: Build, table: Sequence[Block]) -> None:
-        """Keeps beside the text where in it positions of the log are."""
-
-    def store_steps(self, build: Build, steps: Sequence[BuildStep]) -> None:
-        """Keeps beside the text what the build did."""
-
-    def steps(self, build: Build) -> Sequence[BuildStep]:
-        """What `store_steps` has kept; empty for a log that an older version has kept."""
+    def store_found(self, build: Build, table: Sequence[Block], steps: Sequence[BuildStep]) -> None:
+        """Keeps beside the text where in it positions of the log are, and what the build did."""
 
     def table(self, build: Build) -> Sequence[Block]:
-        """What `store_table` has kept; empty for a log that an older version has kept."""
+        """The table that was kept; empty for a log that an older version has kept. So are the steps."""
+
+    def steps(self, build: Build) -> Sequence[BuildStep]:
+        """The steps that were kept."""
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start` on. Raises NoLog."""

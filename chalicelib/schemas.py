@@ -14,8 +14,8 @@ from chalicelib.domain.build import Status as StatusName
 from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_TEXT
 from chalicelib.domain.cleanup import CleanupRule
 from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
+from chalicelib.domain.materials import MAX_SECRET_BYTES
 from chalicelib.domain.query import MAX_QUERY
-from chalicelib.domain.secrets import MAX_SECRET_BYTES
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
 from chalicelib.usecases.logs import CURSOR
 from chalicelib.usecases.reports import REFERENCE_FIELDS

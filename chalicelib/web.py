@@ -68,6 +68,21 @@ _DETAIL = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is known of one route where it is declared."""
+
+    view: Callable[..., Any]  # its annotation is the type of the answer
+    methods: Sequence[str]
+    path: str  # below the API's prefix
+    status: HTTPStatus = HTTPStatus.OK  # of a success, unless the type of the answer has its own
+    body: Any = None  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form
+    query: Sequence[str] = ()  # names of `schemas.Parameters`, all optional
+    headers: Sequence[str] = ()  # likewise
+    refusals: Sequence[HTTPStatus] = ()  # beside those that follow from the rest
+    caller: Literal["user", "anybody", "build"] = "user"  # who shows a token, anyone, an attempt of a build
+
+
 @dataclass(eq=False)
 class PageTooLarge(Exception):
     """A page's rows exceed an answer; the first `rows` of them do not."""

@@ -494,14 +494,11 @@ class FakeLogArchive:
             raise Unavailable("The storage did not answer; try again.")
         self.texts[build.uuid] = b"".join(text).decode()
 
-    def store_table(self, build: Build, table: Sequence[Block]) -> None:
-        self.tables[build.uuid] = table
+    def store_found(self, build: Build, table: Sequence[Block], steps: Sequence[BuildStep]) -> None:
+        self.tables[build.uuid], self.kept_steps[build.uuid] = table, steps
 
     def table(self, build: Build) -> Sequence[Block]:
         return self.tables.get(build.uuid, ())
-
-    def store_steps(self, build: Build, steps: Sequence[BuildStep]) -> None:
-        self.kept_steps[build.uuid] = steps
 
     def steps(self, build: Build) -> Sequence[BuildStep]:
         return self.kept_steps.get(build.uuid, ())

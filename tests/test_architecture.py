@@ -34,7 +34,6 @@ ALLOWED = {
     ),
     "chalicelib.telemetry": ("chalicelib.settings", "chalicelib.domain"),
     "chalicelib.schemas": ("chalicelib.domain", "chalicelib.usecases"),  # their limits
-    "chalicelib.openapi": ("chalicelib.schemas", "chalicelib.usecases"),
     "chalicelib.serializers": (
         "chalicelib.schemas",
         "chalicelib.domain",
@@ -66,7 +65,6 @@ ALLOWED = {
         "chalicelib.adapters.broker",  # how to read its questions
         "chalicelib.adapters.codebuild",  # how to read its events
         "chalicelib.domain",
-        "chalicelib.openapi",
         "chalicelib.page",
         "chalicelib.schemas",
         "chalicelib.serializers",
@@ -83,7 +81,6 @@ OUTSIDE = {
     "chalicelib.adapters": {"boto3", "botocore", "msgspec", "pynamodb", "urllib3"},
     "chalicelib.telemetry": {"aws_xray_sdk"},
     "chalicelib.schemas": {"msgspec"},
-    "chalicelib.openapi": {"msgspec"},
     "chalicelib.serializers": {"msgspec"},
     "chalicelib.settings": {"msgspec"},
     "chalicelib.page": {"chalice"},

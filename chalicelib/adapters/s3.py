@@ -151,15 +151,15 @@ class S3LogArchive(_Bucket):
                 Config=TransferConfig(use_threads=False),
             )
 
-    def store_table(self, build: Build, table: Sequence[Block]) -> None:
-        self._put(TABLE.format(build.uuid), msgspec.msgpack.encode(table))
+    def store_found(self, build: Build, table: Sequence[Block], steps: Sequence[BuildStep]) -> None:
+        found = {TABLE: msgspec.msgpack.encode(table), STEPS: msgspec.json.encode(steps)}
+        with answered(STORAGE, missing=NotFound):
+            for name, body in found.items():
+                self._s3.put_object(Bucket=self._bucket, Key=name.format(build.uuid), Body=body)
 
     def table(self, build: Build) -> Sequence[Block]:
         found = self._found(TABLE.format(build.uuid))
         return () if found is None else msgspec.msgpack.decode(found, type=list[Block])
-
-    def store_steps(self, build: Build, steps: Sequence[BuildStep]) -> None:
-        self._put(STEPS.format(build.uuid), msgspec.json.encode(steps))
 
     def steps(self, build: Build) -> Sequence[BuildStep]:
         found = self._found(STEPS.format(build.uuid))
@@ -174,10 +174,6 @@ class S3LogArchive(_Bucket):
 
     def url(self, build: Build) -> str:
         return self._link(LOG.format(build.uuid), "text/plain; charset=utf-8")
-
-    def _put(self, key: str, body: bytes) -> None:
-        with answered(STORAGE, missing=NotFound):
-            self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
 
     def _found(self, key: str) -> bytes | None:
         with suppress(NotFound):

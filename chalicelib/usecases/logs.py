@@ -28,7 +28,6 @@ TRIES = 3  # to keep a log; the queue's dead letters begin after more
 MAX_READS = 100  # of the log service for one answer
 MAX_READS_FOR_STEPS = 5  # about 50,000 lines: followers ask again and again
 FEW_LINES = 1_000  # a read that finds fewer has come to what is just being written
-CHUNK_BYTES = 64 * 1024  # of a text on its way into storage
 RAW_FACTOR = 4  # of what is kept may be read for it: a progress bar's earlier states are not kept
 RETRY_SECONDS = 2  # until a follower should ask again
 START = "0"  # the cursor before the first line
@@ -223,8 +222,7 @@ def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool)
         return done
     try:
         services.log_archive.store(build, chain((first,), pieces))
-        services.log_archive.store_table(build, text.table.blocks)
-        services.log_archive.store_steps(build, text.steps.found)
+        services.log_archive.store_found(build, text.table.blocks, text.steps.found)
     except Unavailable:
         if not is_last_try:
             raise
@@ -240,7 +238,6 @@ class _Text:
     def __init__(self, services: Services, build: Build, name: str, *, is_last_try: bool) -> None:
         self._services, self._name, self._nonce, self._is_last_try = services, name, build.nonce, is_last_try
         self.size, self.table, self.steps = 0, Table(), Steps(build.image)
-        self._chunk = bytearray()
 
     def __iter__(self) -> Iterator[bytes]:
         room = self._services.settings.max_stored_log_bytes // (10 if self._is_last_try else 1)
@@ -256,25 +253,19 @@ class _Text:
                 if self.size + len(encoded) > room or raw > RAW_FACTOR * room:
                     why = f"the log goes on, and at most {room} bytes are kept"
                     break
-                self._add(encoded)
+                if rows:
+                    yield self._counted(encoded)
                 self.table.add(last.at, len(rows), self.size)
-                if len(self._chunk) >= CHUNK_BYTES:
-                    yield self._taken()
         except Unavailable:
             if not self._is_last_try:
                 raise
             why = "the rest of the log could not be read"
         rest = [f"… cut here: {why}.\n"] if why else _rows(last, lines.rest())
-        self._add("".join(rest).encode())
+        end = self._counted("".join(rest).encode())
         self.table.close(self.size)
-        if self._chunk:
-            yield self._taken()
+        if end:
+            yield end
 
-    def _add(self, text: bytes) -> None:
-        self._chunk += text
+    def _counted(self, text: bytes) -> bytes:
         self.size += len(text)
-
-    def _taken(self) -> bytes:
-        text = bytes(self._chunk)
-        self._chunk.clear()
         return text

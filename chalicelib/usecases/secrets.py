@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from chalicelib.domain.build import Build, BuildBody
+from chalicelib.domain.materials import MAX_SECRETS, checked_value, git_credential, masks
 from chalicelib.domain.project import Project
-from chalicelib.domain.secrets import MAX_SECRETS, checked_value, git_credential, masks
 from chalicelib.domain.spec import GIT_TOKEN, Spec
 from chalicelib.domain.user import User
 from chalicelib.errors import Gone, Invalid

@@ -26,7 +26,7 @@ from chalice.deploy.packager import SubprocessPip
 
 from chalicelib import page
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes
-from infra import cli
+from infra import cli, openapi
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.txt"
@@ -102,6 +102,7 @@ def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: boo
     """Writes sam.yaml and deployment.zip for functions with that version of Python, and returns whether the
     code is compiled, for which that version has to be here. Raises NotAsLocked."""
     cli.publish()
+    openapi.publish()
     # No parameters of Chalice say so:
     LockedPip.python = python
     deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined]

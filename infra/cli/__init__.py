@@ -17,9 +17,8 @@ def publish() -> None:
     """Writes the version's file, and the command line with that version into the folder of the page. Safe to run
     while another process reads these files or writes them."""
     version = describe()
-    page.FOLDER.mkdir(exist_ok=True)
-    _write(settings.VERSION_FILE, version)
-    _write(page.FOLDER / "slipway", SOURCE.read_text().replace(_NOT_PUBLISHED, f'VERSION = "{version}"'))
+    write(settings.VERSION_FILE, version)
+    write(page.FOLDER / "slipway", SOURCE.read_text().replace(_NOT_PUBLISHED, f'VERSION = "{version}"'))
 
 
 def describe() -> str:
@@ -32,9 +31,11 @@ def describe() -> str:
     return done.stdout.strip() or settings.UNKNOWN_VERSION
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Writes a file that the service answers; a process that reads or writes it meanwhile is not disturbed."""
     if path.exists() and path.read_text() == text:
         return
+    path.parent.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=page.FOLDER.parent, prefix=".slipway-", delete=False) as file:
         file.write(text)
     Path(file.name).replace(path)

@@ -19,7 +19,7 @@ import boto3
 from chalicelib.errors import Unauthenticated
 from chalicelib.ports import Broker, RegistryLogins
 from chalicelib.wiring import AwsServices, lazily
-from infra import cli
+from infra import cli, openapi
 from infra.local import aws
 from infra.local.codebuild.api import CodeBuild
 from infra.local.gateway import Gateway
@@ -97,6 +97,7 @@ def stack(
     With the setting SLIPWAY_BACKEND=eks, builds run on a fake cluster. `storage` has the state that outlives the stack.
     """
     cli.publish()
+    openapi.publish()
     with ExitStack() as closing:
         moto = aws.Moto(storage)
         moto.start()

@@ -72,7 +72,8 @@ def _document() -> object:
     """The OpenAPI document, as the service answers it."""
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the app wants one when it is imported
     from app import ROUTES
-    from chalicelib import openapi, settings
+    from chalicelib import settings
+    from infra import openapi
 
     return openapi.document(ROUTES, "../v1", settings.version())
 

@@ -144,7 +144,7 @@ class World:
         build = self.services.builds.get(BuildKey("ada", "vision", number))
         assert build is not None
         self.services.log_archive.store(build, [b"a line\n"])
-        self.services.log_archive.store_table(build, [])
+        self.services.log_archive.store_found(build, [], [])
 
     def use_an_offer(self) -> None:
         project = self.services.projects.get("ada", "vision")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters import steps
-from chalicelib.domain.secrets import masks
+from chalicelib.domain.materials import masks
 from tests.git_server import GitServer, git_server
 
 TOKEN = "tok-3f9a-en"

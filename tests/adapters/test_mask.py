@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.adapters import steps
-from chalicelib.domain.secrets import masks
+from chalicelib.domain.materials import masks
 from tests.adapters.attempts import shell_and_path
 
 Mask = Callable[..., bytes]

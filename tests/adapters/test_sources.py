@@ -21,6 +21,7 @@ from botocore.awsrequest import AWSResponse
 from chalicelib.adapters.s3 import S3LogArchive, S3Sources
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build_steps import BuildStep
+from chalicelib.domain.log_lines import Block
 from chalicelib.errors import NoLog, NotFound, Unavailable
 from chalicelib.ports import LogArchive, Offer, Sources
 from tests.factories import NOW, make_build, make_project
@@ -132,10 +133,10 @@ def test_steps_are_kept_beside_a_log_and_go_with_it(log_archive: LogArchive) -> 
     assert list(log_archive.steps(build)) == []
     steps = [BuildStep("[1/2] FROM x", NOW, is_cached=True), BuildStep("[2/2] RUN x", NOW, 1.5, error="ERROR: no")]
 
-    log_archive.store_steps(build, [])
-    log_archive.store_steps(build, steps)
+    log_archive.store_found(build, [], [])
+    log_archive.store_found(build, [Block(0, 0, 0, b"")], steps)
 
-    assert list(log_archive.steps(build)) == steps
+    assert (list(log_archive.table(build)), list(log_archive.steps(build))) == ([Block(0, 0, 0, b"")], steps)
 
 
 def test_links_work_without_credentials(on_aws: None) -> None:

@@ -12,8 +12,8 @@ from chalice.local import LambdaContext
 from chalice.test import Client
 
 from app import ROUTES, app
-from chalicelib import openapi
 from chalicelib.domain.user import Token, token_sha256
+from infra import openapi
 from tests.factories import NOW, after, make_project, make_user
 from tests.fakes import FakeServices
 
@@ -89,6 +89,7 @@ def described(method: str, path: str) -> frozenset[int]:
 
 @cache
 def document() -> dict[str, Any]:
+    openapi.publish()
     return openapi.document(ROUTES, "http://api.test/api/v1", "1.2.0")
 
 
@@ -96,6 +97,7 @@ def document() -> dict[str, Any]:
 def api(installed: FakeServices) -> Api:
     """With ada, her public project `vision`, the private one `secret`; bob, and the superuser root. Each
     one's token is the own name."""
+    document()  # the service reads it from a file
     for name in ("ada", "bob", "root"):
         user = make_user(name, is_superuser=name == "root", email=f"{name}@example.com")
         installed.accounts.add_user(user, Token(token_sha256(name), name, NOW, after(30 * DAYS)))

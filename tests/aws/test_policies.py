@@ -37,6 +37,7 @@ from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable
 from chalicelib.ports import MAX_READ_LINES
 from chalicelib.usecases import cleanup
+from infra import openapi
 from infra.bench.serving import served
 from infra.local.cluster.api import FakeKubernetes
 from infra.local.codebuild.api import CodeBuild
@@ -422,6 +423,7 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api, call, create, dispatch, tick = story.api, story.call, story.create, story.dispatch, story.tick
 
     project, all_builds = "/ada/vision", "/ada/vision/builds"
+    openapi.publish()
     api("GET", "/openapi.json")
     api("GET", "/versions/cli")
     api("GET", "/log_handler")

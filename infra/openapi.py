@@ -1,19 +1,21 @@
-"""The OpenAPI document of the API, made of its routes and of the types in `schemas`."""
+"""The OpenAPI document of the API, made of its routes and of the types in `schemas`, before anything is served."""
 
+import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from chalicelib import schemas
+from chalicelib import page, schemas, settings
 from chalicelib.usecases.logs import LogPage
+from chalicelib.web import Route
+from infra import cli
 
 Json = dict[str, Any]
-Caller = Literal["user", "anybody", "build"]  # whom a route answers: who shows a token, anyone, an attempt
 _REFUSALS = {
     HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
     HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
@@ -30,35 +32,17 @@ _ANYWHERE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.S
 _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What is known of one route where it is declared."""
+def publish() -> None:
+    """Writes the document where the service reads it, which puts its own address into it."""
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the app wants one when it is imported
+    from app import ROUTES
 
-    view: Callable[..., Any]  # its annotation is the type of the answer
-    methods: Sequence[str]
-    path: str  # below the API's prefix
-    status: HTTPStatus = HTTPStatus.OK  # of a success, unless the type of the answer has its own
-    body: Any = None  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form
-    query: Sequence[str] = ()  # names of `schemas.Parameters`, all optional
-    headers: Sequence[str] = ()  # likewise
-    refusals: Sequence[HTTPStatus] = ()  # beside those that follow from the rest
-    caller: Caller = "user"
-
-    def answers(self) -> Iterator[tuple[HTTPStatus, Any]]:
-        """The statuses of success and the types of their bodies."""
-        kind = get_type_hints(self.view)["return"]
-        for each in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
-            if each in (schemas.Redirect, LogPage):
-                yield HTTPStatus.FOUND, each
-            if get_origin(each) is schemas.Created:
-                yield HTTPStatus.CREATED, get_args(each)[0]
-            elif each not in (schemas.Redirect, NoReturn):
-                yield self.status, each
+    cli.write(page.FOLDER / page.OPENAPI, json.dumps(document(ROUTES, "../v1", settings.version())))
 
 
 def document(routes: Sequence[Route], server: str, version: str) -> Json:
     """OpenAPI 3.1 for the routes; `server` is the address their paths are below, `version` that of Slipway."""
-    answered = {kind for route in routes for _, kind in route.answers()} | {schemas.Detail}
+    answered = {kind for route in routes for _, kind in _answers(route)} | {schemas.Detail}
     schema_of, components = _schemas(answered - {type(None), str, LogPage, schemas.Redirect})
     for component in components.values():
         if "properties" in component:  # an answer has all its fields
@@ -82,6 +66,18 @@ def document(routes: Sequence[Route], server: str, version: str) -> Json:
         },
         "security": [{"token": []}],
     }
+
+
+def _answers(route: Route) -> Iterator[tuple[HTTPStatus, Any]]:
+    """The statuses of success and the types of their bodies."""
+    kind = get_type_hints(route.view)["return"]
+    for each in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if each in (schemas.Redirect, LogPage):
+            yield HTTPStatus.FOUND, each
+        if get_origin(each) is schemas.Created:
+            yield HTTPStatus.CREATED, get_args(each)[0]
+        elif each not in (schemas.Redirect, NoReturn):
+            yield route.status, each
 
 
 def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
@@ -117,7 +113,7 @@ _LOG_HEADERS: Json = {
 
 
 def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
-    answers = list(route.answers())
+    answers = list(_answers(route))
     responses: Json = {}
     for status, kind in answers:
         found = responses.setdefault(str(int(status)), {"description": status.phrase})

@@ -142,7 +142,7 @@ class Service:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[str, Any]:
         """Text and headers of the answer; `path` is a path of the API, or a URL. If the service has answered
-        before, repeats the request for `PATIENCE_SECONDS` while there is no answer. Raises Trouble (a refusal), NoAnswer."""
+        before, repeats the request for `PATIENCE_SECONDS` while there is no answer. Raises Trouble, NoAnswer."""
         since, pause, is_lost = time.monotonic(), 1, False
         while True:
             try:

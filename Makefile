@@ -1,14 +1,14 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
-# Of the tests: a third of their time is waiting.
+# Test processes; tests wait for a third of their time
 WORKERS ?= 3
 BACKEND ?= $(SLIPWAY_BACKEND)
-# What the page of the browser is made of
+# Sources of the browser's page
 PAGE = $(shell find infra/ui -path infra/ui/node_modules -prune -o -path infra/ui/made -prune -o -type f ! -name '*.md' ! -name '*.pyc' -print)
 CODE := app.py chalicelib infra tests
 PARALLEL = -n $(WORKERS) --dist loadgroup
-# Deployment: ARCH and RUNTIME are of the functions, PARAMETERS are the template's (Name=value …)
+# Deployment: ARCH and RUNTIME of the functions, PARAMETERS of the template (Name=value …)
 STAGE ?= prod
 ARCH ?= arm64
 RUNTIME ?= 3.13
@@ -22,71 +22,72 @@ PAGE_IS := chalicelib/ui/index.html
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
-demo: .venv/local ## build one image for real and show everything; KEEP=1 keeps it; BACKEND=eks: on a fake Kubernetes API
+demo: .venv/local ## build one image and print every step; KEEP=1 leaves the image; BACKEND=eks uses a fake Kubernetes API
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local demo
 
-up: .venv/local ## serve API and page on this machine until interrupted; KEEP=0 keeps nothing; PORT and SLIPWAY_ROOT_TOKEN are heeded
+up: .venv/local ## serve API and page on this machine until interrupted; PORT= and SLIPWAY_ROOT_TOKEN= choose; KEEP=0 stores nothing
 	@$(MAKE) --no-print-directory ui >&2 || echo "The API is served without it." >&2
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
-ui: $(PAGE_IS) ## build the page of the browser, with Node 20 or newer; PyPI has one where there is none
+ui: $(PAGE_IS) ## build the browser's page, with Node 20 or newer, which is installed from PyPI if it is missing
 
-backup: .venv/local ## write all that `make up` keeps into FILE=slipway.tar, also while it runs
+backup: .venv/local ## write everything that `make up` stores into FILE=slipway.tar, also while it runs
 	@$(BIN)/python -m infra.local.storage backup $(or $(FILE),slipway.tar)
 
-restore: .venv/local ## put it back, where `make up` has kept nothing
+restore: .venv/local ## restore FILE=slipway.tar, if there is no .slipway/kept
 	@$(BIN)/python -m infra.local.storage restore $(or $(FILE),slipway.tar)
 
-test: check ## format, lint, types and all tests, with every container engine found, and with Chromium
-	@$(MAKE) --no-print-directory ui || echo "Its tests are skipped." >&2
+test: check ## check, and all other tests, with every container engine that is found and with Chromium
+	@$(MAKE) --no-print-directory ui || echo "The tests of the page are skipped." >&2
 	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load and not proof"
 
-proofs: .venv/ready ## the tests that take long and seldom fail: generated clients, wheels of other machines, benchmarks
+proofs: .venv/ready ## slow tests that seldom fail: generated clients, wheels for other machines, benchmarks
 	@$(BIN)/python -m pytest $(PARALLEL) -m "proof"
 
-check: .venv/ready ## the quick part of it
+check: .venv/ready ## format, lint, types and quick tests
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow"
 
-load: .venv/ready ## 150 builds from 8 clients, with every container engine found: minutes of each; prints figures
+load: .venv/ready ## run 150 builds from 8 clients with every container engine, minutes each; print figures
 	@$(BIN)/python -m pytest -s -m load
 
-soak: .venv/ready ## kill `make up` KILLS=50 times while it works: what it has promised must hold each time
+soak: .venv/ready ## kill `make up` KILLS=50 times while it works; nothing that it confirmed may be lost
 	@KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/stack/test_storage.py -k however_often
 
-simulate: .venv/ready ## SEEDS=N stories with faults from seed FIRST on: what must hold after any fault; ADAPTERS=1: on the real adapters
+simulate: .venv/ready ## run SEEDS=N random stories with faults, from seed FIRST on; ADAPTERS=1: on the real adapters
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1) $(if $(ADAPTERS),--adapters)
 
-simulate-recall: .venv/ready ## put known faults back, one by one: the simulation must find each
+simulate-recall: .venv/ready ## break the code in known ways, one at a time; the simulation must find each
 	@$(BIN)/python -m tests.simulation.recall
 
-mutants: .venv/mutants ## break the core in 2,000 places, one by one: a test must fail each time; ONLY=pattern takes some
+mutants: .venv/mutants ## change the core in 2,000 places, one at a time; a test must fail each time; ONLY=pattern selects
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONHASHSEED=0 $(BIN)/python -m tests.mutants $(if $(ONLY),'$(ONLY)')
 
-logs-load: .venv/ready ## keep and serve a log of LINES=5000000 lines: the memory that takes
+logs-load: .venv/ready ## store and serve a log of LINES=5000000 lines; measure the memory
 	@$(BIN)/python -m tests.logs_load --lines $(or $(LINES),5000000)
 
-cover: .venv/ready ## which lines of app.py and chalicelib/ the quick tests run
+cover: .venv/ready ## show the lines of app.py and chalicelib/ that the quick tests do not run
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow" --cov=app --cov=chalicelib --cov-branch \
 		--cov-report=term-missing:skip-covered --cov-fail-under=95
 
-audit: .venv/ready ## known weaknesses of what is installed in functions, and unsafe code; fails when it cannot ask PyPI
+audit: .venv/ready ## find known vulnerabilities of dependencies, and unsafe code; fails if PyPI or npm cannot be asked
 	@$(BIN)/bandit --quiet --recursive --severity-level medium app.py chalicelib infra
 	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+	@$(BIN)/python -m infra.ui audit
 
-engines: ## install docker with buildx, buildah and a registry, as root on Debian or Ubuntu
+engines: ## install docker with buildx, buildah and a registry (as root on Debian or Ubuntu)
 	@sh infra/local/install_engines.sh
 
-format: .venv/ready ## format, and mend what lint can
+format: .venv/ready ## format the code, and fix what lint can fix
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-package: .venv/local ui ## write template and code of a deployment to out/STAGE; ARCH is arm64 or x86_64
+package: .venv/local ui ## write template and code of a deployment to out/STAGE; ARCH=arm64 or x86_64
 	@$(BIN)/python -m infra.aws package --arch $(ARCH) --python $(RUNTIME) $(OUT)
 
-deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, PARAMETERS="Name=value …" change the stack
+deploy: bucket package ## package and deploy with the AWS CLI; BUCKET= for the code, PARAMETERS="Name=value …"
 	aws cloudformation package --template-file $(OUT)/sam.yaml --output-template-file $(OUT)/packaged.yaml \
 		--s3-bucket $(BUCKET) --s3-prefix $(STACK)
 	@$(BIN)/python -m infra.aws clear $(STACK)
@@ -98,34 +99,34 @@ deploy: bucket package ## deploy them with the AWS CLI; BUCKET takes the code, P
 bucket:
 	@test -n "$(BUCKET)" || { echo "Name a bucket for the code: make deploy STAGE=$(STAGE) BUCKET=…"; exit 2; }
 
-bootstrap: .venv/local ## make a deployment's first superuser, print a token this once; copy BuildKit's image
+bootstrap: .venv/local ## make a deployment's first superuser and print a token, only once; copy BuildKit's image
 	@$(BIN)/python -m infra.aws bootstrap $(STACK)
 
-smoke: .venv/local ## drive a deployment as a user would, with TOKEN=…: what is broken? LONG=1: also a build of 70 minutes; TEARDOWN=1: then remove it
+smoke: .venv/local ## test a deployment as a user, with TOKEN=…; LONG=1: also a build of 70 minutes; TEARDOWN=1: then remove it
 	@$(BIN)/python -m infra.aws smoke $(STACK) $(if $(LONG),--long) $(if $(TEARDOWN),--teardown)
 
-cleanup-preview: .venv/local ## what a deployment forgets, what goes next and why, with TOKEN=…
+cleanup-preview: .venv/local ## show what a deployment deletes next, when and why, with TOKEN=…
 	@$(BIN)/python -m infra.aws cleanup-preview $(STACK)
 
-teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1 does not ask
+teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1: without a question
 	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)
 
-bench-build: .venv/local ## time builds over REST against the engine by hand, in turns; prints the ratios
+bench-build: .venv/local ## compare the time of builds over REST with that of the engine alone
 	@$(BIN)/python -m infra.bench.builds
 
-bench-cold: .venv/ready ## time cold starts under Lambda's runtime client, prepared against unprepared
+bench-cold: .venv/ready ## compare cold starts of the prepared and the plain package, with Lambda's runtime client
 	@$(BIN)/python -m infra.bench.cold
 
-bench-requests: .venv/ready ## count what requests cost: calls, capacity and, with valgrind, instructions
+bench-requests: .venv/ready ## count the calls, capacity and, with valgrind, instructions of requests
 	@$(BIN)/python -m infra.bench.requests
 
-lock: .venv/ready ## write the locks requirements.txt from the lists requirements.in; UPGRADE=--upgrade takes the newest
+lock: .venv/ready ## write the locks (requirements.txt) from the lists (requirements.in); UPGRADE=--upgrade: newest versions
 	@sh infra/lock.sh $(UPGRADE)
 
-clean: ## remove what was installed and cached here; YES=1: also what `make up` keeps
-	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are kept in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
+clean: ## remove what was installed and cached here; YES=1: also what `make up` has stored
+	@test ! -e .slipway/kept || test -n "$(YES)" || { echo "Records and images are stored in .slipway/kept; to remove them too: make clean YES=1"; exit 2; }
 	@test ! -e .slipway/kept/lock || $(PYTHON) -c 'import fcntl; fcntl.flock(open(".slipway/kept/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' \
-		2>/dev/null || { echo "A stack runs here: stop it first."; exit 2; }
+		2>/dev/null || { echo "A stack uses .slipway/kept: stop it first."; exit 2; }
 	rm -rf .venv .slipway chalicelib/ui chalicelib/VERSION infra/ui/made infra/ui/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis out .chalice/deployments
 
 $(PAGE_IS): .venv/local $(PAGE) app.py infra/openapi.py chalicelib/schemas.py

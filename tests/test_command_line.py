@@ -164,7 +164,7 @@ def test_an_address_may_be_that_of_the_host_of_the_api_or_of_the_page(given: str
 
 @pytest.mark.parametrize("given", ["", "127.0.0.1:8000", "ftp://x", "https://", "file:///etc/passwd", "https://a b"])
 def test_what_is_no_address_is_said(given: str) -> None:
-    with pytest.raises(slipway.Trouble, match="is no address"):
+    with pytest.raises(slipway.Trouble, match="is not an address"):
         slipway.address(given)
 
 

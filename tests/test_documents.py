@@ -40,15 +40,15 @@ PAGES = {
     **{f"{name}/README.md": 200 for name in FOR_OPERATORS},
 }
 page = pytest.mark.parametrize("path", PAGES)
-ACCOUNT, CLUSTER = "needs an AWS account.", "needs a cluster."
-ELSEWHERE = "the tests run each command in tests/stack/test_published_clients.py."
+ACCOUNT, CLUSTER = "it needs an AWS account.", "it needs a cluster."
+ELSEWHERE = "tests/stack/test_published_clients.py runs its commands one by one."
 # Every block that is not run, with its reason, in the order of the pages.
 NOT_RUN = [
     ("README.md", ELSEWHERE),
     ("README.md", ACCOUNT),
     (
         "infra/docs/polyaxon.md",
-        "tests/stack/test_published_clients.py installs the same list in a folder of its own.",
+        "tests/stack/test_published_clients.py installs the same packages elsewhere.",
     ),
     ("infra/docs/polyaxon.md", ELSEWHERE),
     ("infra/docs/polyaxon.md", ACCOUNT),
@@ -67,7 +67,7 @@ def text_of(path: str) -> str:
 
 def blocks(path: str) -> list[tuple[str | None, str]]:
     """The blocks of shell commands of a page, each with the reason why it is not run."""
-    pattern = r"(?ms)(?:^\*Not run by the tests: ([^*]+)\*\n\n)?^```sh\n(.*?)^```$"
+    pattern = r"(?ms)(?:^\*This block is not run by the tests: ([^*]+)\*\n\n)?^```sh\n(.*?)^```$"
     return [(found[1], found[2]) for found in re.finditer(pattern, text_of(path))]
 
 

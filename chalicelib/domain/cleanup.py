@@ -36,7 +36,7 @@ class CleanupRule:
 RULES = (
     CleanupRule("builds", "{} days after archiving, once stopped", CLEANUP, "BuildsPurged", "purge_after_days"),
     CleanupRule("deleted builds", "an hour after deletion, once stopped", CLEANUP, "BuildsPurged"),
-    CleanupRule("kept logs", "with their build", CLEANUP, "BuildsPurged"),
+    CleanupRule("stored logs", "with their build", CLEANUP, "BuildsPurged"),
     CleanupRule("projects", "as builds, once they have none", CLEANUP, "ProjectsPurged", "purge_after_days"),
     CleanupRule("secrets", "with their project", CLEANUP, "ProjectsPurged"),
     CleanupRule("uploads", "a day after the last of the same code, if nothing has it", CLEANUP, "UploadsPurged"),

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Build container images on Slipway. This file is all there is: it needs Python 3.9 or newer, nothing else.
+"""Build container images on Slipway. This one file needs only Python 3.9 or newer.
 
     curl -O https://HOST/api/ui/slipway
     python3 slipway login https://HOST/api
     python3 slipway build . --follow
 
-SLIPWAY_URL and SLIPWAY_TOKEN take the place of what `login` has kept.
+SLIPWAY_URL and SLIPWAY_TOKEN override what `login` has saved.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Results go to standard output, all else to standard error."""
 VERSION = "unknown"
 PROGRAM = f"python3 {shlex.quote(sys.argv[0])}"
 LOGIN = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "slipway" / "login.json"
-SMALL_BYTES = 4_400_000  # of an archive that a request can carry; larger ones go straight to storage
+SMALL_BYTES = 4_400_000  # the largest archive that is sent to the API; larger ones are sent to storage
 TIMEOUT_SECONDS = 60  # of a request that makes no progress
-PATIENCE_SECONDS = 900  # with a service that has answered before and does not any more
+PATIENCE_SECONDS = 900  # how long requests are repeated when a service that has answered before does not answer
 LONGEST_PAUSE_SECONDS = 30
-AGAIN = (429, 500, 502, 503, 504)  # answers that may be others soon, as those with Retry-After
+AGAIN = (429, 500, 502, 503, 504)  # statuses after which a request is repeated, as after any with Retry-After
 
 
 class Trouble(Exception):
-    """What is wrong, as a sentence; `status` is that of an HTTP answer, or 0."""
+    """An error, as a sentence for the user; `status` is that of the HTTP answer, or 0."""
 
     def __init__(self, words: str, status: int = 0, seconds: int = 0) -> None:
         super().__init__(words)
@@ -58,25 +58,25 @@ class Trouble(Exception):
 
 
 class WrongUse(Trouble):
-    """Of this program, before anything is asked."""
+    """The program was called in a wrong way; nothing was sent."""
 
 
 class NoAnswer(Trouble):
-    """One may come later, after `seconds` if that was said."""
+    """The service did not answer; try again, after `seconds` if it said so."""
 
 
-# What people see
+# Output
 
 
 def tick(text: str) -> None:
-    """Progress, on a terminal only: the next line replaces it."""
+    """Shows progress, only on a terminal; the next line replaces it."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
         sys.stderr.flush()
 
 
 def say(text: str, to: IO[str] | None = None, end: str = "\n") -> None:
-    """Lines that stay, on standard error unless another stream is named."""
+    """Prints a text, by default to standard error."""
     tick("")
     print(text, file=to or sys.stderr, end=end, flush=True)
 
@@ -89,7 +89,7 @@ def wait(seconds: float, why: str) -> None:
 
 
 def printable(text: str) -> str:
-    """In one line, without what steers a terminal."""
+    """The text in one line, without control characters."""
     return "".join(each if each.isprintable() else " " for each in text)
 
 
@@ -97,7 +97,7 @@ def printable(text: str) -> str:
 
 
 class Plain(urllib.request.HTTPErrorProcessor):
-    """Refusals are answers too; and no redirection takes a token to another host."""
+    """Returns error responses instead of raising. Follows no redirects: they could take the token to another host."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -106,7 +106,7 @@ class Plain(urllib.request.HTTPErrorProcessor):
 
 
 class Parcel:
-    """A body that is read piece by piece, and shows how far."""
+    """A body that is read piece by piece and shows its progress."""
 
     def __init__(self, *pieces: IO[bytes]) -> None:
         self.pieces, self.sent = pieces, 0
@@ -134,15 +134,15 @@ class Service:
         return str(self.json("GET", "/users/")["username"])
 
     def json(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The answer, parsed."""
+        """The answer, parsed. Raises as `ask`."""
         try:
             return json.loads(self.ask(method, path, body, **headers)[0] or "null")
         except ValueError as error:
             raise Trouble(f"{self.url} answers, but not as Slipway does.") from error
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[str, Any]:
-        """Text and headers of the answer; a path that is no address is the API's. Asks again, for long if it has
-        had answers before. Raises Trouble for a refusal, NoAnswer."""
+        """Text and headers of the answer; `path` is a path of the API, or a URL. If the service has answered
+        before, repeats the request for `PATIENCE_SECONDS` while there is no answer. Raises Trouble, NoAnswer."""
         since, pause, is_lost = time.monotonic(), 1, False
         while True:
             try:
@@ -151,13 +151,13 @@ class Service:
                 if not self.has_answered or time.monotonic() - since > PATIENCE_SECONDS:
                     raise
                 if not is_lost:
-                    say(f"{trouble} Asking again; that says nothing about the build.")
+                    say(f"{trouble} Trying again; the build is not affected.")
                 is_lost = True
-                wait(max(pause, trouble.seconds), "No answer; asking again")
+                wait(max(pause, trouble.seconds), "No answer; trying again")
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
                 if is_lost:
-                    say("There are answers again.")
+                    say("The service answers again.")
                 self.has_answered = True
                 return answer
 
@@ -177,8 +177,8 @@ class Service:
         except (OSError, http.client.HTTPException) as error:
             why = printable(str(getattr(error, "reason", error)))
             raise NoAnswer(f"{urlsplit(url).netloc} does not answer ({why}).") from error
-        except ValueError as error:  # whose words may have the token
-            raise Trouble(f"{url} cannot be asked: is a character of it or of the token wrong?") from error
+        except ValueError as error:  # its message may contain the token
+            raise Trouble(f"{url} cannot be requested: it or the token has a wrong character.") from error
         if status < 300:
             return text, answer.headers
         words = printable(" ".join(sentences(text)))[:2000] or f"{url} answers {status} {answer.reason}."
@@ -194,7 +194,7 @@ def retry_after(headers: Any) -> int:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Of a refusal: `{"detail": …}`, a list, lists by field, or itself; none of a page for browsers."""
+    """The sentences of a refusal: `{"detail": …}`, a list, lists by field, or a text; none of an HTML page."""
     try:
         said = json.loads(text)
     except ValueError:
@@ -205,30 +205,30 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def address(text: str) -> str:
-    """The API's, from it or from that of the host, of the stage or of the page. Raises Trouble."""
+    """The URL of the API, given that of the host, the stage, the API or the page. Raises Trouble."""
     found = re.fullmatch(r"(https?://[^/?#\s]+)([^?#\s]*)", text.strip().rstrip("/"))
     if found is None:
-        raise WrongUse(f"{printable(text)} is no address: it begins with https:// or http://.")
+        raise WrongUse(f"{printable(text)} is not an address: it must begin with https:// or http://.")
     return found[1] + (re.sub(r"/(ui|v1)(/.*)?$", "", found[2]) if found[2] else "/api") + "/v1"
 
 
 def service() -> Service:
-    """As the environment says, or else what `login` has kept. Raises Trouble."""
+    """The service of SLIPWAY_URL and SLIPWAY_TOKEN, or of the last `login`. Raises Trouble."""
     try:
-        kept = json.loads(LOGIN.read_text())
+        saved = json.loads(LOGIN.read_text())
     except (OSError, ValueError):
-        kept = {}
-    url, token = (os.environ.get(f"SLIPWAY_{name.upper()}") or kept.get(name) for name in ("url", "token"))
+        saved = {}
+    url, token = (os.environ.get(f"SLIPWAY_{name.upper()}") or saved.get(name) for name in ("url", "token"))
     if not url or not token:
         raise WrongUse(f"Which service? {PROGRAM} login https://HOST/api, or set SLIPWAY_URL and SLIPWAY_TOKEN.")
     return Service(address(url), token.strip())
 
 
-# What a build is made of
+# The inputs of a build
 
 
 def ignoring(patterns: str) -> Callable[[str], bool]:
-    """Whether a path is left out, by the lines of a .dockerignore: the last one that matches it decides."""
+    """A function that says whether a .dockerignore with these lines excludes a path; the last matching line decides."""
     rules: list[tuple[re.Pattern[str], bool]] = []
     for line in map(str.strip, patterns.splitlines()):
         if line and not line.startswith("#"):
@@ -248,7 +248,7 @@ def expression(pattern: str) -> str:
 
 
 def pack(folder: Path, dockerfile: str, to: IO[bytes]) -> int:
-    """Writes what is not ignored as a gzipped tar, the same files as the same bytes. Returns their number."""
+    """Writes the files that are not ignored as a gzipped tar; equal files make equal bytes. Returns their number."""
 
     def without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         info.uid, info.gid, info.uname, info.gname = 0, 0, "", ""
@@ -266,13 +266,13 @@ def pack(folder: Path, dockerfile: str, to: IO[bytes]) -> int:
                     tick(f"Packing {printable(path)}")
                     tar.add(file, path, recursive=False, filter=without_owner)
                 elif name in folders and "!" not in patterns and not dockerfile.startswith(f"{path}/"):
-                    folders.remove(name)  # nothing in it is wanted
+                    folders.remove(name)  # nothing in it is packed
             folders.sort()
         return sum(not info.isdir() for info in tar.getmembers())
 
 
 def upload(to: Service, project: str, archive: IO[bytes]) -> None:
-    """Makes the archive the project's code."""
+    """Uploads the archive as the project's code. Raises Trouble."""
     parcel = Parcel(archive)
     if parcel.size <= SMALL_BYTES:
         to.ask("PUT", f"{project}/repo/upload", parcel, Content_Type="application/gzip")
@@ -287,13 +287,13 @@ def upload(to: Service, project: str, archive: IO[bytes]) -> None:
 
 
 def specification(given: argparse.Namespace, has_git: bool) -> str:
-    """What to build. Raises Trouble."""
+    """The build specification. Raises Trouble."""
     if given.spec and (given.image or given.step):
-        raise WrongUse("--spec says it all: leave --image and --step out.")
+        raise WrongUse("--spec cannot be used together with --image or --step.")
     if given.step and not given.image:
-        raise WrongUse("--step needs a base image: --image.")
+        raise WrongUse("--step needs a base image: add --image.")
     if not Path(given.folder).is_dir():
-        raise WrongUse(f"{given.folder} is no folder.")
+        raise WrongUse(f"{given.folder} is not a folder.")
     if given.spec:
         return Path(given.spec).read_text(encoding="utf-8")
     if given.image:
@@ -319,7 +319,9 @@ def build_of(at: Service, text: str) -> str:
     """The path of a build that is given as NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER. Raises Trouble."""
     name, _, number = text.rpartition("/")
     if not number.isdigit():
-        raise WrongUse(f"{printable(text)} is no build: write NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER.")
+        raise WrongUse(
+            f"{printable(text)} does not name a build: write NUMBER, PROJECT/NUMBER or OWNER/PROJECT/NUMBER."
+        )
     return f"{project_of(at, name)}/builds/{number}"
 
 
@@ -337,7 +339,7 @@ def login(given: argparse.Namespace) -> int:
     token = os.environ.get("SLIPWAY_TOKEN")
     token = token or (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline())
     at = Service(url, token.strip())
-    say(f"{at.url} knows you as {at.user}. The token is kept for you alone in {LOGIN}.")
+    say(f"{at.url} knows you as {at.user}. The token is saved in {LOGIN}, which only you can read.")
     LOGIN.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=LOGIN.parent, delete=False) as file:  # of mode 0600
         json.dump({"url": url, "token": at.token}, file)
@@ -350,9 +352,9 @@ def login(given: argparse.Namespace) -> int:
 def make_project(at: Service, path: str) -> None:
     try:
         at.ask("POST", "/projects/", {"name": path.rpartition("/")[2]})
-        say(f"Project {path[1:]} is made.")
+        say(f"Created project {path[1:]}.")
     except Trouble as trouble:
-        if trouble.status != 409:  # it was made meanwhile, or by a request whose answer was lost
+        if trouble.status != 409:  # it was created meanwhile, or by a request whose answer was lost
             raise
 
 
@@ -377,7 +379,7 @@ def build(given: argparse.Namespace) -> int:
             upload(at, project, archive)
     made = at.json("POST", f"{project}/builds/", {"content": content}, Idempotency_Key=uuid.uuid4().hex)
     path = f"{project}/builds/{made['id']}"
-    say(f"Build {named(path)} is made.")
+    say(f"Created build {named(path)}.")
     if given.follow:
         made = follow(at, path, lambda text: say(text, end=""))
     else:
@@ -412,7 +414,7 @@ def logs(given: argparse.Namespace) -> int:
 
 
 def log_of(at: Service, path: str) -> Iterator[tuple[str, int]]:
-    """Text from answer to answer until the log is complete, each with the seconds until there may be more."""
+    """The log in pieces until it is complete, each with the seconds to wait for the next one."""
     cursor, is_complete = "0", "false"
     while is_complete == "false":
         text, headers = at.ask("GET", f"{path}/logs?{urlencode({'cursor': cursor})}")
@@ -421,7 +423,7 @@ def log_of(at: Service, path: str) -> Iterator[tuple[str, int]]:
 
 
 def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
-    """Shows statuses and log until the build has ended; returns it."""
+    """Shows statuses and log until the build has ended; returns the build. Raises Trouble, KeyboardInterrupt."""
     since, seen, status = time.monotonic(), 0, "created"
 
     def show_statuses() -> None:
@@ -435,7 +437,7 @@ def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
         show_statuses()
         for text, seconds in log_of(at, path):
             show(text)
-            if status == "stopped" and seconds:  # nobody waits for last words that may never come
+            if status == "stopped" and seconds:  # its last lines may never come
                 break
             show_statuses()
             wait(seconds, f"{status}, {time.monotonic() - since:.0f} s; asking again")
@@ -497,31 +499,33 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print the result as JSON")
         return made
 
-    one = command(login, "keep the address and a token of a service; the token is read from the terminal or a pipe")
+    one = command(login, "save the address and a token of a service; the token is read from the terminal or a pipe")
     one.add_argument("url", nargs="?", metavar="URL", help="https://HOST/api")
     one = command(build, "upload a folder, build an image with it, print HOST/REPO@sha256:…")
-    one.add_argument("folder", nargs="?", default=".", help="its .dockerignore is heeded (%(default)s)")
+    one.add_argument(
+        "folder", nargs="?", default=".", help="uploaded without what its .dockerignore excludes (%(default)s)"
+    )
     one.add_argument("--follow", action="store_true", help="show statuses and log until the end")
-    one.add_argument("--project", metavar="[OWNER/]NAME", help="made if it is missing (the folder's name)")
+    one.add_argument("--project", metavar="[OWNER/]NAME", help="created if it is missing (the folder's name)")
     one.add_argument(
         "--dockerfile",
         default="Dockerfile",
         metavar="PATH",
-        help="in the folder (%(default)s); it finds the code in build/",
+        help="a file of the folder (%(default)s); it finds the code in build/",
     )
     one.add_argument("--image", help="a base image instead of a Dockerfile; the code is then copied to /code")
     one.add_argument(
         "--step", action="append", default=[], metavar="COMMAND", help="with --image: a command; repeat it for more"
     )
-    one.add_argument("--spec", metavar="FILE", help="a specification (kind: build) instead of both")
+    one.add_argument("--spec", metavar="FILE", help="a build specification (kind: build), instead of both")
     one = command(logs, "print a build's log")
     one.add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
-    one.add_argument("--follow", action="store_true", help="and what comes until the end")
-    one = command(list_, "the latest builds of a project")
+    one.add_argument("--follow", action="store_true", help="also print new lines until the end")
+    one = command(list_, "list the latest builds of a project")
     one.add_argument("project", nargs="?", metavar="[OWNER/]NAME", help="(this folder's name)")
     one.add_argument("--query", default="", help="as status:failed|stopped, created_at:>=2024-03-01")
     one.add_argument("--limit", type=int, default=20, help="(%(default)s)")
-    for run, words in ((show, "what is known of a build"), (stop, "end a build")):
+    for run, words in ((show, "show a build"), (stop, "stop a build")):
         command(run, words).add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
     return whole
 
@@ -537,7 +541,7 @@ def main() -> int:
         say(str(trouble))
         if isinstance(trouble, WrongUse):
             return WRONG_USE
-    except BrokenPipeError:  # nobody reads any more
+    except BrokenPipeError:  # the reader of standard output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         say(f"{error.filename or PROGRAM}: {error.strerror or error}")

@@ -1,4 +1,7 @@
-"""`python -m infra.ui`: builds the page of the browser into chalicelib/ui, with Node and the packages of the lock."""
+"""`python -m infra.ui` builds the browser's page into chalicelib/ui, with Node and the packages of package-lock.json.
+
+`python -m infra.ui audit` looks for known vulnerabilities of these packages.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,12 @@ OLDEST_NODE = 20
 
 
 class NotBuilt(Exception):
-    """Why there is no page, for people."""
+    """The page could not be built; the message says why."""
 
 
 def main() -> None:
+    if sys.argv[1:] == ["audit"]:
+        raise SystemExit(subprocess.run([node_and_npm()[1], "audit", "--package-lock-only"], cwd=HERE).returncode)
     try:
         print("Building the page …", file=sys.stderr, flush=True)
         node, npm = node_and_npm()
@@ -39,7 +44,7 @@ def main() -> None:
 
 
 def node_and_npm() -> tuple[str, str]:
-    """Those of this machine, or those that PyPI has, which are installed into the environment. Raises NotBuilt."""
+    """The programs of this machine, or else those of PyPI's package, which it installs. Raises NotBuilt."""
     here = Path(sys.executable).parent
     if not _is_recent(shutil.which("node")) and not (here / "node").exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
@@ -60,7 +65,7 @@ def _is_recent(node: str | None) -> bool:
 
 
 def _install(npm: str) -> None:
-    """What the lock lists, unless it is there already. No package runs a script of its own."""
+    """Installs the packages of the lock, unless they are there. Does not run the packages' install scripts."""
     mark = PACKAGES / ".slipway-lock"
     if mark.exists() and mark.read_bytes() == LOCK.read_bytes():
         return
@@ -79,11 +84,11 @@ def _document() -> object:
 
 
 def _publish(node: str) -> None:
-    """Into a folder of its own first: a page that cannot be built leaves the one that is there."""
+    """Replaces the page. It is built in another folder first, so that a failure leaves the old page."""
     with tempfile.TemporaryDirectory(dir=page.FOLDER.parent, prefix=".ui-") as new:
         bundle(node, Path(new))
         page.FOLDER.mkdir(exist_ok=True)
-        for old in page.FOLDER.glob("*.*"):  # the command line has no ending, and is not made here
+        for old in page.FOLDER.glob("*.*"):  # not the command line, whose name has no dot: it is not made here
             old.unlink()
         for made in Path(new).iterdir():
             made.rename(page.FOLDER / made.name)
@@ -99,7 +104,7 @@ def _program(path: str) -> str:
 
 
 def _run(command: Sequence[str]) -> None:
-    """What it says is shown when it fails."""
+    """Runs a command. Raises NotBuilt with its output when it fails."""
     done = subprocess.run(command, cwd=HERE, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise NotBuilt(f"`{' '.join(command)}` failed:\n{done.stdout}")

@@ -39,7 +39,7 @@ RESOURCES = YAMLTemplateSerializer().load_template(TEMPLATE.read_text())["Resour
 DOERS = {rule.what: rule.by for rule in RULES}
 # Rows that go by their age alone, together with others of the same moment.
 AGES = {
-    ("builds", "kept logs"): 7 * DAY,
+    ("builds", "stored logs"): 7 * DAY,
     ("deleted builds",): HOUR,
     ("projects", "secrets", "caches"): HOUR,
     ("unused offers",): DAY,
@@ -192,7 +192,7 @@ def fill(on: World) -> None:
     on.make("former versions of files", lambda: on.put("logs/x"), "version")
     on.put("logs/x")
     on.make("builds", lambda: on.end_a_build("vision"), "row")
-    on.make("kept logs", lambda: on.keep_a_log(3), "file")
+    on.make("stored logs", lambda: on.keep_a_log(3), "file")
     builds.archive(services, ADA, BuildKey("ada", "vision", 3))
     on.make("deleted builds", lambda: on.end_a_build("vision"), "row")
     builds.archive(services, ADA, BuildKey("ada", "vision", 4), delete=True)

@@ -191,18 +191,18 @@ def test_mistakes_end_with_a_sentence_and_are_no_failed_build(client: Client, sl
     (slipway.folder / "good.yaml").write_text("{version: 1, kind: build, image: x}")
     for who, words, exit_status, sentence in (
         (slipway, ("build", "empty"), 2, "empty has no Dockerfile: name one with --dockerfile"),
-        (slipway, ("build", "missing"), 2, "missing is no folder"),
-        (slipway, ("build", "empty", "--spec", "good.yaml", "--image", "x"), 2, "--spec says it all"),
+        (slipway, ("build", "missing"), 2, "missing is not a folder"),
+        (slipway, ("build", "empty", "--spec", "good.yaml", "--image", "x"), 2, "--spec cannot be used"),
         (slipway, ("build", "empty", "--spec", "none.yaml"), 4, "none.yaml: No such file or directory"),
         (slipway, ("build", "other", "--spec", "bad.yaml"), 4, "`steps` is not a field of a build; remove it."),
         (slipway, ("build", "empty", "--step", "ls"), 2, "--step needs a base image"),
         (slipway, ("build", "empty", "--project", "somebody/else", "--image", "x"), 4, "Not found."),
         (slipway, ("show", "empty/99"), 4, "Not found."),
-        (slipway, ("logs", "what"), 2, "what is no build: write NUMBER"),
+        (slipway, ("logs", "what"), 2, "what does not name a build: write NUMBER"),
         (elsewhere, ("list",), 4, "127.0.0.1:1 does not answer"),
         (wrong, ("list",), 4, "Log in again: python3 slipway login"),
         (nobody, ("list",), 2, "Which service? python3 slipway login https://HOST/api"),
-        (nobody, ("login", "nowhere"), 2, "nowhere is no address"),
+        (nobody, ("login", "nowhere"), 2, "nowhere is not an address"),
     ):
         status, result, said = who.run(*words)
         assert (status, result) == (exit_status, ""), words
@@ -287,10 +287,10 @@ def test_a_lost_connection_is_no_failed_build_and_following_goes_on(client: Clie
     until_said(command, nap)
 
     way.close()
-    assert "does not answer" in until_said(command, "Asking again; that says nothing about the build.")
+    assert "does not answer" in until_said(command, "Trying again; the build is not affected.")
     assert command.poll() is None
     way.open()
-    until_said(command, "There are answers again.")
+    until_said(command, "The service answers again.")
     client.call("POST", f"{path}/stop")
     status, result, said = rest_of(command)
     way.close()

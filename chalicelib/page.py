@@ -23,12 +23,12 @@ def answer(name: str, upload_url: Callable[[], str]) -> Response:
     A name with a hash, as `main.HASH.js`, is of one content; what other names have is asked for each time."""
     found = {path.name: path for path in FOLDER.glob("*")}  # a name that is not among them leads nowhere
     headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
-    if name not in found:
+    if (file := found.get(name) or found.get(f"{name}.html")) is None:
         return Response("Not found.\n" if INDEX in found else _NOT_BUILT, {**headers}, 404)
-    if kind := _TYPES.get(found[name].suffix):
+    if kind := _TYPES.get(file.suffix):
         headers["Content-Type"] = f"{kind}; charset=utf-8"
     if name.count(".") == 2:
         headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    if name == INDEX:
+    if file.suffix == ".html":
         headers["Content-Security-Policy"] = _POLICY.format(upload_url())
-    return Response(found[name].read_text(encoding="utf-8"), {**headers})
+    return Response(file.read_text(encoding="utf-8"), {**headers})

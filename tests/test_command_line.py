@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,45 @@ def test_the_service_has_the_version_that_git_describes_or_none(
 def test_help_says_what_the_exit_status_means(words: list[str]) -> None:
     done = subprocess.run([sys.executable, cli.SOURCE, *words], capture_output=True, text=True, check=True)
     assert "1 the build failed" in done.stdout
+
+
+def test_it_says_its_version() -> None:
+    done = subprocess.run([sys.executable, cli.SOURCE, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"slipway {slipway.VERSION}, Python 3.")
+
+
+class Script(slipway.Service):
+    """A service whose build goes on with each answer of its log: the statuses so far, and the next lines."""
+
+    def __init__(self, *polls: tuple[list[str], str]) -> None:
+        super().__init__("http://service.example", "token")
+        self.polls, self.rows = [*polls], list[str]()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[str, Any]:
+        rows, text = self.polls.pop(0)
+        self.rows += rows
+        is_complete = "false" if self.polls else "true"
+        return text, {"X-Slipway-Next-Cursor": "1", "X-Slipway-Log-Complete": is_complete, "Retry-After": "0"}
+
+    def json(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        if "/statuses?" not in path:
+            return {"last_status": self.rows[-1]}
+        seen = int(path.partition("offset=")[2].partition("&")[0])
+        return {"results": [{"status": status, "message": None} for status in self.rows[seen:]]}
+
+
+def test_lines_come_after_the_statuses_of_their_time_and_before_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    at = Script((["created"], ""), (["scheduled", "running"], "first\n"), (["failed"], "last\n"), ([], "later\n"))
+    ended = slipway.follow(at, "/root/app/builds/1", lambda text: slipway.say(text, end=""))
+    assert ended == {"last_status": "failed"}
+    said = [line.rpartition(" ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["created", "scheduled", "running", "first", "last", "failed", "later"]
+
+
+def test_an_image_is_named_when_there_is_one() -> None:
+    build = {"last_status": "failed", "image": "registry/app:1", "image_digest": None}
+    assert slipway.image_of(build) == ""
+    assert slipway.image_of({**build, "image_digest": "sha256:0"}) == "registry/app@sha256:0"
 
 
 # .dockerignore, by what docker's documentation says of it

@@ -104,10 +104,10 @@ def create(
 
 
 def preview(services: Services, caller: User, owner: str, project_name: str, fields: dict[str, Any]) -> str | None:
-    """The Dockerfile of the build that `create` would make of these fields; None where a git repository has it, or
-    another service. Raises what `create` raises for what is built; nothing is stored."""
-    project = projects.writable(services, caller, owner, project_name)
-    return _made_of(services, project, parse_request(fields))[2].dockerfile
+    """The Dockerfile of the build that `create` would make of these fields; None where git has it, or another service,
+    for which the fields alone are checked. Raises what `create` raises for what is built; nothing is stored."""
+    project, asked = projects.writable(services, caller, owner, project_name), parse_request(fields)
+    return _made_of(services, project, asked)[2].dockerfile if asked.is_managed else None
 
 
 def _made_of(services: Services, project: Project, asked: BuildRequest) -> tuple[Source | None, str | None, BuildBody]:

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
+VERSION = "1"  # of the API that it asks
 OUTCOMES = {"succeeded": 0, "failed": 1, "upstream_failed": 1, "stopped": 3, "skipped": 3}
 WRONG_USE, TROUBLE, INTERRUPTED = 2, 4, 130
 ENDS = """The exit status is the outcome: 0 done or succeeded, 1 the build failed, 2 wrong usage, 3 the build was
@@ -331,6 +332,7 @@ def named(path: str) -> str:
 
 
 def image_of(build: Any) -> str:
+    """As `docker pull` takes it; nothing before there is one."""
     return f"{build['image'].rpartition(':')[0]}@{build['image_digest']}" if build["image_digest"] else ""
 
 
@@ -373,6 +375,8 @@ def build(given: argparse.Namespace) -> int:
     if found and found["git_url"]:
         say(f"The code comes from {found['git_url']}.")
     else:
+        # of a build that runs elsewhere the specification alone is checked, not whether the code is there
+        at.ask("POST", f"{project}/dockerfile", {"content": content, "is_managed": False})
         with tempfile.TemporaryFile() as archive:
             count = pack(Path(given.folder), os.path.normpath(given.dockerfile), archive)
             say(f"Uploading {given.folder}: {count} files, {archive.tell() / 1e6:.1f} MB packed.")
@@ -426,20 +430,23 @@ def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
     """Shows statuses and log until the build has ended; returns the build. Raises Trouble, KeyboardInterrupt."""
     since, seen, status = time.monotonic(), 0, "created"
 
-    def show_statuses() -> None:
+    def show_statuses(text: str = "") -> None:
+        """Those that have come since, with a text of the log where it belongs: before the outcome."""
         nonlocal seen, status
         for row in at.json("GET", f"{path}/statuses?offset={seen}&limit=500")["results"]:
             seen, status = seen + 1, row["status"]
+            if status in OUTCOMES:
+                show(text)
+                text = ""
             words = f"{status}: {printable(row['message'])}" if row["message"] else status
             say(f"[{time.monotonic() - since:5.1f} s] {words}")
+        show(text)
 
     try:
-        show_statuses()
         for text, seconds in log_of(at, path):
-            show(text)
+            show_statuses(text)
             if status == "stopped" and seconds:  # its last lines may never come
                 break
-            show_statuses()
             wait(seconds, f"{status}, {time.monotonic() - since:.0f} s; asking again")
         while (found := at.json("GET", path))["last_status"] not in OUTCOMES:
             wait(2, "The log is complete; asking for the outcome")
@@ -459,7 +466,7 @@ def list_(given: argparse.Namespace) -> int:
         print(json.dumps(found))
     for each in () if given.json else found:
         of, created = f"{each['project'].replace('.', '/')}/{each['id']}", each["created_at"][:19]
-        print(f"{of:32} {each['last_status']:10} {created} {each['user']:12} {image_of(each) or each['image']}")
+        print(f"{of:32} {each['last_status']:10} {created} {each['user']:12} {image_of(each)}".rstrip())
     return 0
 
 
@@ -470,7 +477,7 @@ def show(given: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     last = at.json("GET", f"{build_of(at, given.build)}/statuses?limit=500")["results"][-1]
-    shown = {**found, "reason": last["message"], "image": image_of(found) or found["image"]}
+    shown = {**found, "reason": last["message"], "image": image_of(found)}
     names = "last_status reason waiting_reason image commit user created_at started_at finished_at duration_seconds"
     for name in filter(shown.get, names.split()):
         print(f"{name.replace('_', ' '):17} {printable(str(shown[name]))}")

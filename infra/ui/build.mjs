@@ -1,12 +1,12 @@
 // Bundles the page into a folder that has nothing else: `node build.mjs FOLDER`. Names with a hash are of one content.
-import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
 
 const folder = process.argv[2];
 mkdirSync(folder, { recursive: true });
 const { metafile } = await build({
-  entryPoints: { main: "src/main.tsx" },
+  entryPoints: { main: "src/main.tsx", reference: "src/reference.ts" },
   outdir: folder,
   entryNames: "[name].[hash]",
   chunkNames: "[name].[hash]",
@@ -23,11 +23,11 @@ const { metafile } = await build({
 });
 
 const made = Object.keys(metafile.outputs).map((path) => path.slice(path.lastIndexOf("/") + 1));
-const named = (pattern) => made.find((name) => pattern.test(name));
-const index = readFileSync("src/index.html", "utf8")
-  .replace("main.js", named(/^main\..*\.js$/))
-  .replace("main.css", named(/^main\..*\.css$/));
-writeFileSync(join(folder, "index.html"), index);
+const hashed = (_, name, ending) => made.find((each) => each.startsWith(`${name}.`) && each.endsWith(`.${ending}`));
+for (const page of ["index.html", "api.html"]) {
+  const html = readFileSync(join("src", page), "utf8").replace(/\b(main|reference)\.(js|css)\b/g, hashed);
+  writeFileSync(join(folder, page), html);
+}
 writeFileSync(join(folder, "icon.svg"), readFileSync("src/icon.svg"));
 writeFileSync(join(folder, "licences.txt"), licences(Object.keys(metafile.inputs)));
 
@@ -36,7 +36,9 @@ function licences(inputs) {
   const texts = [...packages].sort().map((name) => {
     const home = join("node_modules", name);
     const { version, license } = JSON.parse(readFileSync(join(home, "package.json"), "utf8"));
-    return `${name} ${version}, ${license}\n\n${readFileSync(licenceFile(home), "utf8").trim()}\n`;
+    const contained = inputs.filter((path) => path.startsWith(home)).map((path) => `${path}.LICENSE.txt`);
+    const files = [licenceFile(home), ...[join(home, "NOTICE"), ...contained].filter(existsSync)];
+    return `${name} ${version}, ${license}\n\n${files.map((file) => readFileSync(file, "utf8").trim()).join("\n\n")}\n`;
   });
   return ["The page of Slipway (Apache-2.0) contains these packages.\n", ...texts].join(`\n${"-".repeat(72)}\n\n`);
 }

@@ -74,6 +74,13 @@ def test_the_page_runs_its_own_scripts_only_and_reaches_nothing_but_the_api_and_
     }
 
 
+def test_the_reference_is_a_page_by_the_same_rules_without_an_ending_in_its_address(api: Api, folder: Path) -> None:
+    (folder / "api.html").write_text("<!doctype html>")
+    answer = fetched(api, "/api")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["Content-Security-Policy"] == fetched(api, "/index.html").headers["Content-Security-Policy"]
+
+
 @pytest.mark.parametrize("name", ["..", "%2e%2e%2fbeside.txt", "..%5cbeside.txt", ".", "%00", "*", "INDEX.HTML"])
 def test_names_that_are_not_in_the_folder_lead_nowhere(api: Api, name: str) -> None:
     """As they come and, as a gateway may hand them on, decoded."""

@@ -39,7 +39,8 @@ def python(version: str) -> str:
     """A program that is this version and has what the command line needs; the test is skipped without one."""
     if version == OWN:
         return sys.executable
-    named = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    installed = (f".pyenv/versions/{version}.*/bin/python", f".local/share/uv/python/*-{version}.*/bin/python")
+    named = [shutil.which(f"python{version}"), *(path for each in installed for path in Path.home().glob(each))]
     for program in map(str, filter(None, named)):
         asked = [program, "-c", "import ssl, sys; print('{}.{}'.format(*sys.version_info))"]
         if subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == version:
@@ -145,6 +146,7 @@ def test_a_build_that_fails_says_why_and_a_json_result_is_the_build(client: Clie
     status, result, said = slipway.run("build", name, "--follow")
     assert (status, result) == (1, "")
     assert re.search(r"\] failed: .*7", said)
+    assert "/slipway/root/" not in slipway.ok("show", f"{name}/1") + slipway.ok("list", name)
 
     status, result, _ = slipway.run("build", name, "--follow", "--json")
     assert (status, json.loads(result)["last_status"]) == (1, "failed")
@@ -187,7 +189,7 @@ def test_mistakes_end_with_a_sentence_and_are_no_failed_build(client: Client, sl
     )
     wrong = CommandLine(slipway.folder, "", "", variables={**slipway.variables, "SLIPWAY_TOKEN": "wrong"})
     nobody = CommandLine(slipway.folder, "", "")
-    (slipway.folder / "bad.yaml").write_text("{version: 1, kind: build, image: a b, steps: []}")
+    (slipway.folder / "bad.yaml").write_text("{version: 1, kind: build, dockerfile: a, steps: []}")
     (slipway.folder / "good.yaml").write_text("{version: 1, kind: build, image: x}")
     for who, words, exit_status, sentence in (
         (slipway, ("build", "empty"), 2, "empty has no Dockerfile: name one with --dockerfile"),
@@ -208,6 +210,7 @@ def test_mistakes_end_with_a_sentence_and_are_no_failed_build(client: Client, sl
         assert (status, result) == (exit_status, ""), words
         assert said.splitlines()[-1].startswith(sentence) or sentence in said.splitlines()[-1], said
     assert slipway.run("build", "--nonsense")[0] == 2
+    assert not client.get("/root/other")["has_code"], "a wrong specification is refused before the upload"
     assert client.call("GET", "/root/empty")[0] == 404, "nothing is made before the command is understood"
 
 

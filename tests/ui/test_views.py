@@ -47,7 +47,6 @@ VIEWS = {
     "bookmarks": ("bookmarks", "views #2"),
     "archive": ("archive", "views #3"),
     "tokens": ("tokens", "for-pictures"),
-    "reference": ("reference", "Create build"),
     "nowhere": ("no/such/place", "There is nothing here"),
 }
 LOOKS = {"wide": (WIDE, "light"), "phone": (PHONE, "dark")}
@@ -115,6 +114,15 @@ def test_axe_finds_nothing_in_any_view_wide_or_on_a_phone(
             found[question] = faults(tab)
             tab.picture(f"{question.lower()}-{name}")
             tab.click("Cancel")
+        tab.click("API", "link")
+        tab.see("Create build")
+        tab.page.evaluate(AXE.read_text())
+        found["reference"] = faults(tab)
+        tab.picture(f"reference-{name}")
+        tab.page.locator("#operations-builds-create_build button").first.click()
+        tab.see("Idempotency-Key")
+        found["operation"] = faults(tab)
+        tab.picture(f"operation-{name}")
         assert not (faulty := {view: each for view, each in found.items() if each}), json.dumps(faulty, indent=1)
 
 
@@ -145,6 +153,26 @@ def test_a_revoked_token_leads_back_to_the_login_and_secrets_have_no_value(tab: 
     tab.page.locator(".refusal").wait_for()
 
 
+def test_the_reference_shows_operations_and_tries_them_for_who_has_signed_in(tab: Tab) -> None:
+    asked = list[str]()
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.open("projects")
+    tab.see("Your projects")
+    assert not [url for url in asked if "reference" in url]
+    tab.click("API", "link")
+    operation = tab.page.locator("#operations-users-get_user")
+    operation.get_by_role("button", name="/users").first.click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+    expect(operation.locator(".live-responses-table")).to_contain_text('"username": "root"')
+    assert not [url for url in asked if not url.startswith(tab.url)]
+
+
+def test_the_reference_needs_no_token(stranger: Tab) -> None:
+    stranger.page.goto(f"{stranger.url}/api/ui/api")
+    stranger.see("Create build")
+
+
 def test_the_page_is_small_and_keeps_the_licences_of_its_packages(stranger: Tab) -> None:
     stranger.open("")
     stranger.see("Sign in to Slipway")
@@ -153,7 +181,7 @@ def test_the_page_is_small_and_keeps_the_licences_of_its_packages(stranger: Tab)
     print(json.dumps(sizes))
     assert sum(sizes.values()) <= MAX_BYTES
     stranger.click("Licences", "link")
-    for package in ("preact", "@preact/signals", "openapi-fetch", "anser"):
+    for package in ("preact", "@preact/signals", "openapi-fetch", "anser", "swagger-ui-dist"):
         expect(stranger.page.locator("pre")).to_contain_text(f"{package} ")
 
 

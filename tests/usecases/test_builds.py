@@ -309,6 +309,19 @@ def test_a_preview_is_the_dockerfile_that_a_create_would_build_and_stores_nothin
         builds.preview(services, BOB, "ada", "vision", REQUEST)
 
 
+def test_a_preview_for_another_service_checks_the_specification_and_needs_no_code(services: FakeServices) -> None:
+    """So a client learns what is wrong before it uploads."""
+    services.projects.add(make_project())
+    asked = {"config": {**NESTED, "build": {"dockerfile": "Dockerfile"}}}
+    with pytest.raises(Invalid, match="need code"):
+        builds.preview(services, ADA, "ada", "vision", asked)
+    assert builds.preview(services, ADA, "ada", "vision", {**asked, "is_managed": False}) is None
+
+    with pytest.raises(Invalid, match="steps"):
+        wrong = {"config": {**NESTED, "build": {"dockerfile": "Dockerfile", "steps": []}}, "is_managed": False}
+        builds.preview(services, ADA, "ada", "vision", wrong)
+
+
 def test_a_refusal_takes_no_number(services: FakeServices, create: Create) -> None:
     for build in ({"image": "x", "image_tags": ["nope"]}, {"image": "x", "build_steps": ["a\nb"]}):
         with pytest.raises(Invalid):

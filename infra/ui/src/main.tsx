@@ -1,7 +1,7 @@
 /** The page: who is signed in, where one is, and the view that belongs there. */
 import "./style.css";
 import { type ComponentType, render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { api, body, outage } from "./api";
 import { Keyboard } from "./keyboard";
 import { useLive } from "./live";
@@ -18,7 +18,7 @@ import { Secrets } from "./views/secrets";
 import { ProjectSettings } from "./views/settings";
 import { Tokens } from "./views/tokens";
 
-const MENU = { projects: "Projects", bookmarks: "Bookmarks", archive: "Archive", tokens: "Tokens", reference: "API" };
+const MENU = { projects: "Projects", bookmarks: "Bookmarks", archive: "Archive", tokens: "Tokens" };
 
 function Page() {
   const [first = "projects"] = place.value.path;
@@ -40,6 +40,7 @@ function Page() {
               {label}
             </a>
           ))}
+          <a href="api">API</a>
         </nav>
         <span class="spring" />
         {user.value && (
@@ -58,7 +59,7 @@ function Page() {
           </p>
         )}
       </div>
-      <main id="main" tabIndex={-1}>{first === "reference" ? <Reference /> : isSignedIn.value ? <Member /> : <Login />}</main>
+      <main id="main" tabIndex={-1}>{isSignedIn.value ? <Member /> : <Login />}</main>
       <footer>
         <a href="licences.txt">Licences</a>
         <span class="wide">
@@ -111,13 +112,6 @@ function Nowhere() {
       </p>
     </>
   );
-}
-
-/** Loaded when somebody looks. */
-function Reference() {
-  const [View, setView] = useState<ComponentType>();
-  useEffect(() => void import("./views/reference").then((loaded) => setView(() => loaded.Reference)), []);
-  return View ? <View /> : <p class="empty">Loading …</p>;
 }
 
 render(<Page />, document.getElementById("page")!);

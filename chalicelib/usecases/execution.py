@@ -118,7 +118,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             services.queue.announce(key, after_seconds=seconds)
     if new is not None and (new.is_done or is_waiting_for_words):
         _announce_next(services, new.executor)
-    if new is not None and new.has_tags_to_move:
+    if new is not None and new.has_tags_to_move(services.now()):
         with isolated(new):  # else the schedule does it
             move_tags(services, new)
     if new is not None and new.is_done and new.nocache and new.image_digest is not None:
@@ -152,7 +152,7 @@ def _newest_by_tag(services: Services, build: Build) -> dict[str, str]:
     project = services.projects.get(build.key.owner, build.key.project)
     for number in range(build.key.id + 1, (project.last_build_id if project else 0) + 1)[-MAX_NEWER:]:
         other = services.builds.get(replace(build.key, id=number))
-        if other is not None and other.image_digest is not None:
+        if other is not None and other.image_digest is not None and other.deleted_at is None:
             newest |= {tag: other.image for tag in other.image_tags if tag in newest}
     return newest
 

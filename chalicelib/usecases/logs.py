@@ -169,12 +169,12 @@ def _kept_page(services: Services, build: Build, at: Position | int, size: int, 
     return LogPage(f"b{end}", is_complete=not goes_on, text=text, is_cut=goes_on)
 
 
-def ask_to_keep(services: Services, build: Build) -> bool:
+def ask_to_keep(services: Services, build: Build, after_seconds: int = 0) -> bool:
     """Has the log of a build that has ended kept, by a function of its own: that may take long. False: it has none, or
     it is kept already."""
     if build.log is None or build.deleted_at is not None or build.stored_log_bytes is not None:
         return False
-    services.log_queue.announce(build.key)
+    services.log_queue.announce(build.key, after_seconds)
     return True
 
 

@@ -66,6 +66,7 @@ def simulate(
         _days_pass(world)
         broken += [Broken(*each) for each in world.broken[seen:]]
         broken += promises.cleaned(world)
+        world.scheduler.close()
     if plan.has_fatal_log:
         broken = [promises.of_fatal_log(each) for each in broken]
     names = [request.name for request in plan.requests]

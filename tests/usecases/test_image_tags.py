@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
+from unittest import mock
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_a_success_moves_its_tags_at_once(services: FakeServices, create: Create
     assert holder(services, first, "v1") == stored(services, first).image_digest
 
 
+def test_a_success_without_tags_moves_none(services: FakeServices, create: Create) -> None:
+    key = started(services, create)
+    succeeds(services, key)
+    assert not stored(services, key).image_tags_moved
+
+
+def test_who_moves_a_tag_reads_newer_builds_alone(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [started(services, create, "latest") for _ in range(3)]
+    succeeds(services, keys[0])
+    succeeds(services, keys[1])
+    build, get = stored(services, keys[1]), mock.Mock(wraps=services.builds.get)
+    monkeypatch.setattr(services.builds, "get", get)
+
+    execution.move_tags(services, build)
+
+    assert {call.args for call in get.call_args_list} == {(keys[2],)}
+
+
 @pytest.mark.parametrize("order", [*permutations((0, 1, 2))])
 def test_the_newest_that_succeeded_has_the_tag_whoever_ends_first(
     services: FakeServices, create: Create, order: tuple[int, ...]
@@ -79,7 +100,7 @@ def test_a_tick_moves_what_was_not_moved_and_takes_nothing_back(
     monkeypatch.undo()
     succeeds(services, second)
 
-    services.clock.forward(seconds=6)
+    services.clock.forward(minutes=6)
     tick(services)
 
     assert holder(services, first, "v1") == stored(services, first).image_digest
@@ -170,7 +191,7 @@ def test_a_deleted_build_does_not_wait_for_its_tags(services: FakeServices, crea
     builds.archive(services, make_user(), key, delete=True)
     services.registry.refuses_tags = False
 
-    services.clock.forward(minutes=1)
+    services.clock.forward(minutes=6)
     tick(services)
 
     assert stored(services, key).look_at is None  # the cleanup may purge it

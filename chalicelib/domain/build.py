@@ -16,6 +16,7 @@ MAX_DOCKERFILE_BYTES = 65_536
 CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
 PLATFORMS = ("linux/amd64", "linux/arm64")
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
+TAGS_MOVED_WITHIN = timedelta(days=1)  # of a build's end: a tag that the registry refuses is not tried for ever
 # Stands in a Dockerfile for the lines of special files, whose names a git repository shows too late.
 SPECIAL_FILES_MARK = "#slipway-special-files"
 
@@ -174,9 +175,10 @@ class Build:
     def image_bytes(self) -> int | None:
         return None if self.layer_bytes is None else sum(self.layer_bytes)
 
-    @property
-    def has_tags_to_move(self) -> bool:
-        return bool(self.image_digest and self.image_tags) and not self.image_tags_moved and self.deleted_at is None
+    def has_tags_to_move(self, now: datetime) -> bool:
+        if self.finished_at is None or self.image_digest is None or self.deleted_at is not None:
+            return False
+        return bool(self.image_tags) and not self.image_tags_moved and now < self.finished_at + TAGS_MOVED_WITHIN
 
     @property
     def waits_since(self) -> datetime:

@@ -179,8 +179,11 @@ def _json_bytes(value: object) -> int:
 
 
 def _end_of(build: Build, now: datetime) -> datetime | None:
-    """When to look at a build after its end: once more if its log has to be kept, or tags to be moved."""
-    return now + LOG_SETTLES if (build.log or build.image_tags) and build.deleted_at is None else None
+    """When to look at a build after its end: once more if its log has to be kept, or tags to be moved. Who ends one
+    that runs here asks for that, so its next look stays: to move it costs two write units."""
+    if build.deleted_at is not None or not (build.log or build.image_tags):
+        return None
+    return (build.is_managed and build.look_at) or now + LOG_SETTLES
 
 
 def claim(build: Build, now: datetime) -> Build:

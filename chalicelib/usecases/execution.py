@@ -17,6 +17,7 @@ from chalicelib.domain.log_lines import Lines
 from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.ports import Services
+from chalicelib.usecases import logs
 from chalicelib.usecases.builds import request_stop
 from chalicelib.usecases.conflicts import isolated, log_change, retry_on_conflict
 
@@ -100,28 +101,27 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
         image = reason = None
         may_change = False
         told = seen if build.finished_at is None else lifecycle.as_it_ended(build, Outcome.FAILED)
-        if seen.attempt == build.attempt:
-            is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
-            if is_unclear or (told.outcome is not None and build.pushes):
-                image = _image(services, build)
-            if told.outcome is Outcome.FAILED and image is None and not told.has_own_reason:
-                reason, may_change = _reason(services, told, build.nonce)
+        is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
+        if is_unclear or (told.outcome is not None and build.pushes):
+            image = _image(services, build)
+        if told.outcome is Outcome.FAILED and image is None and not told.has_own_reason:
+            reason, may_change = _reason(services, told, build.nonce)
         new = lifecycle.follow(build, told, services.now(), image=image, reason=reason, may_change=may_change)
-        return new and log_change(build, services.builds.save(new))
+        return new and _saved(services, build, new)
 
     new = retry_on_conflict(write)()
-    if new is not None and new.handle is None:  # a fault: one more attempt
+    if new is None:
+        return key
+    if new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
-    is_waiting_for_words = new is not None and new.finished_at is not None and not new.is_done
-    if is_waiting_for_words:
-        for seconds in UNTIL_TOLD_SECONDS:
+    if new.finished_at is not None:
+        for seconds in () if new.is_done else UNTIL_TOLD_SECONDS:
             services.queue.announce(key, after_seconds=seconds)
-    if new is not None and (new.is_done or is_waiting_for_words):
         _announce_next(services, new.executor)
-    if new is not None and new.has_tags_to_move:
+    if new.has_tags_to_move(services.now()):
         with isolated(new):  # else the schedule does it
             move_tags(services, new)
-    if new is not None and new.is_done and new.nocache and new.image_digest is not None:
+    if new.nocache and new.image_digest is not None:
         _note_fresh(services, new)
     return key
 
@@ -152,7 +152,7 @@ def _newest_by_tag(services: Services, build: Build) -> dict[str, str]:
     project = services.projects.get(build.key.owner, build.key.project)
     for number in range(build.key.id + 1, (project.last_build_id if project else 0) + 1)[-MAX_NEWER:]:
         other = services.builds.get(replace(build.key, id=number))
-        if other is not None and other.image_digest is not None:
+        if other is not None and other.image_digest is not None and other.deleted_at is None:
             newest |= {tag: other.image for tag in other.image_tags if tag in newest}
     return newest
 
@@ -254,7 +254,7 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
         if build is None or build.is_done or build.handle is not None:
             return build
         if build.submitting_at is None:
-            if build.attempt == 0 and not build.tag_was_free:
+            if build.attempt == 0:
                 if services.registry.find(build.image) is not None:  # tags cannot be overwritten
                     words = f"The registry has an image {build.image} already, which this build did not make."
                     return end(services, build, Status.FAILED, words)
@@ -267,8 +267,16 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
 
 def end(services: Services, build: Build, status: Status, message: str | None = None) -> Build:
     """The build with its last status, saved. Raises Conflict."""
-    ended = lifecycle.advance(build, status, services.now(), message=message)
-    return log_change(build, services.builds.save(ended))
+    return _saved(services, build, lifecycle.advance(build, status, services.now(), message=message))
+
+
+def _saved(services: Services, before: Build, new: Build) -> Build:
+    """The build, saved; of one that has ended the log is kept once its last lines are there."""
+    saved = log_change(before, services.builds.save(new))
+    if saved.is_done:
+        with isolated(saved):  # else the schedule does it
+            logs.ask_to_keep(services, saved, lifecycle.LOG_SETTLES.seconds)
+    return saved
 
 
 def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
@@ -350,7 +358,7 @@ def _finished_before(services: Services, build: Build, image: Image) -> Build | 
             made = replace(made, attempt=attempt)
     seen = seen or lifecycle.as_it_ended(build, Outcome.SUCCEEDED)
     done = lifecycle.follow(made, seen, services.now(), image=image, reason=None)
-    return done and log_change(build, services.builds.save(done))
+    return done and _saved(services, build, done)
 
 
 def _note(services: Services, claimed: Build, handle: str) -> Build | None:

@@ -130,7 +130,7 @@ def _growing_page(services: Services, build: Build, name: str, after: Position, 
 
 def _never_kept(build: Build) -> bool:
     """Whether it has ended and its log, if any, stays with the log service."""
-    return build.is_done and build.look_at is None
+    return build.is_done and (build.look_at is None or build.log is None)
 
 
 def _cursor(position: Position) -> str:
@@ -168,12 +168,13 @@ def _kept_page(services: Services, build: Build, at: Position | int, size: int, 
     return LogPage(f"b{end}", is_complete=not goes_on, text=text, is_cut=goes_on)
 
 
-def ask_to_keep(services: Services, build: Build) -> None:
-    """Has the log of a build that has ended kept, by a function of its own: that may take long. Raises Conflict."""
-    if build.log is None or build.deleted_at is not None:
-        services.builds.save(replace(build, look_at=None))
-    else:
-        services.log_queue.announce(build.key)
+def ask_to_keep(services: Services, build: Build, after_seconds: int = 0) -> bool:
+    """Has the log of a build that has ended kept, by a function of its own: that may take long. False: it has none, or
+    it is kept already."""
+    if build.log is None or build.deleted_at is not None or build.stored_log_bytes is not None:
+        return False
+    services.log_queue.announce(build.key, after_seconds)
+    return True
 
 
 def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> None:
@@ -216,7 +217,8 @@ def _is_complete(services: Services, build: Build, log: str) -> bool:
 
 def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool) -> Build:
     """The build's record once its log was stored."""
-    done = replace(build, look_at=None, keeping_log_until=None)
+    look_at = build.look_at if build.has_tags_to_move(services.now()) else None
+    done = replace(build, look_at=look_at, keeping_log_until=None)
     pieces = iter(text)
     if (first := next(pieces, None)) is None:
         return done

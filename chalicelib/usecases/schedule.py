@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial
 
@@ -17,7 +18,6 @@ log = logging.getLogger(__name__)
 MAX_BUILDS = 500  # of one tick; the next one continues
 MAX_WAITING = 50  # builds that one tick has started when their executor takes builds again
 CHUNK = 100  # builds that one call to an executor asks about: BatchGetBuilds takes no more
-TAGS_MOVED_WITHIN = timedelta(days=1)  # of a build's end: a tag that the registry refuses is not tried for ever
 LOG_KEPT_WITHIN = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
 
 
@@ -66,10 +66,11 @@ def reconcile(services: Services) -> int:
 def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey], bool]) -> bool:
     """Does what a due build needs. False: it must still be compared with its executor."""
     if build.is_done:
-        ended_at = build.finished_at or build.created_at
-        if build.has_tags_to_move and services.now() < ended_at + TAGS_MOVED_WITHIN:
-            build = execution.move_tags(services, build)
-        logs.ask_to_keep(services, build)
+        if build.has_tags_to_move(services.now()):
+            with isolated(build):  # a registry that refuses them does not keep the log waiting
+                build = execution.move_tags(services, build)
+        if not logs.ask_to_keep(services, build) and not build.has_tags_to_move(services.now()):
+            services.builds.save(replace(build, look_at=None))
     elif not build.is_managed:  # it is due because no heartbeat came
         execution.end(services, build, Status.FAILED, lifecycle.ZOMBIE)
     elif build.handle is None or build.finished_at is not None:

@@ -96,9 +96,13 @@ def test_a_final_status_finishes_a_build(status: Status) -> None:
     assert build.look_at is None
 
 
-def test_after_its_end_a_build_is_looked_at_once_more_if_its_log_has_to_be_kept() -> None:
+def test_after_its_end_a_build_is_looked_at_once_more_if_its_log_has_to_be_kept_or_its_tags_moved() -> None:
+    """Who ends one that runs here asks for that at once, so its look need not be soon."""
     for build, look_at in (
         (make_build(log="logs:1"), after(10)),
+        (make_build(log="logs:1", look_at=after(300)), after(300)),
+        (make_build(log="logs:1", look_at=after(300), is_managed=False), after(10)),
+        (make_build(image_tags=("latest",)), after(10)),
         (make_build(log="logs:1", deleted_at=NOW), None),
         (make_build(), None),
     ):

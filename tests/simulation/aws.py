@@ -20,7 +20,7 @@ from chalicelib.adapters.registry import LOGIN_SECONDS
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import BuildKey, Status
 from chalicelib.domain.log_lines import LogLine, at_of, ms_of
-from chalicelib.errors import Busy
+from chalicelib.errors import Busy, Unavailable
 from tests.fakes import Run
 from tests.simulation.http_calls import CLUSTER, Answer, Refused, Request
 from tests.simulation.scheduler import Ended, current
@@ -184,8 +184,17 @@ class Aws:
     def _registry(self, request: Request) -> Answer:
         host, path = urlsplit(request.url).netloc, urlsplit(request.url).path
         name, _, tag = path.removeprefix("/v2/").partition("/manifests/")
-        found = self._services.registry.find(f"{host}/{name}:{tag}")
-        return Answer(headers={"Docker-Content-Digest": found.digest}) if found else Answer(404)
+        image, registry = f"{host}/{name}:{tag}", self._services.registry
+        if request.operation == "PUT":
+            try:
+                registry.tag(json.loads(request.body)["image"], tag)
+            except Unavailable as refusal:
+                raise Refused("TAG_INVALID") from refusal
+            return Answer(201)
+        if (found := registry.find(image)) is None:
+            return Answer(404)
+        headers = {"Docker-Content-Digest": found.digest, "Content-Type": "application/vnd.oci.image.manifest.v1+json"}
+        return Answer(body=json.dumps({"image": image}).encode(), headers=headers)  # stands for the manifest
 
     def _sts(self, request: Request) -> Answer:
         names = ("AccessKeyId", "SecretAccessKey", "SessionToken")

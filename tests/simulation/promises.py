@@ -46,6 +46,7 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
             yield from _right(world, known)
         if known.gone_at is None:
             yield from _log(world, story, known)
+    yield from _tags(world)
     yield from _dead_letters(world)
     yield from _whole(world)
 
@@ -57,6 +58,8 @@ def cleaned(world: World) -> Iterator[Broken]:
     for build in store.builds.values():
         if build.archived_at is not None and not world.is_fatal(build):
             yield Broken("what was deleted is purged", f"{build.key} is still there")
+        if build.look_at is not None and not world.is_fatal(build):
+            yield Broken("nothing is looked at for ever", f"{build.key} at {build.look_at}")
         if (build.key.owner, build.key.project) not in store.projects:
             yield Broken("a project's builds go with it", f"{build.key} is left")
     for project in store.projects.values():
@@ -126,7 +129,7 @@ def _ended(world: World, known: Known) -> Iterator[Broken]:
         created = (build.created_at - world.scheduler.start).total_seconds()
         if known.final_at > max(created + DEADLINE_SECONDS, world.healed_at + SLACK_SECONDS) + SLACK_SECONDS:
             yield Broken("every build ends by its deadline", f"{build.key} at {known.final_at:.0f}")
-    if build.look_at is not None:
+    if build.look_at is not None and not build.has_tags_to_move(world.services.now()):
         yield Broken("nothing is looked at for ever", f"{build.key} at {build.look_at}")
 
 
@@ -200,6 +203,10 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     project = world.services.records.projects.get((build.key.owner, build.key.project))
     if build.archived_at is not None or project is None or project.archived_at is not None:
         return
+    messages = [each for each in world.logs.messages if each.body == str(build.key)]
+    had_last_try = any(each.receives >= logs.TRIES for each in messages)
+    if had_last_try and (build.stored_log_bytes is None or _is_cut(world, build)):
+        return
     got = _read(world, build)
     if not build.is_managed:
         for request in story.requests:
@@ -218,10 +225,6 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     has_no_pod = build.executor == EKS and runs[-1].outcome in (Outcome.GONE, Outcome.TIMED_OUT)
     if build.log is None and (is_removed or has_no_pod):
         return  # it was removed before anybody saw its log's name
-    messages = [each for each in world.logs.messages if each.body == str(build.key)]
-    had_last_try = any(each.receives >= logs.TRIES for each in messages)
-    if had_last_try and (build.stored_log_bytes is None or _is_cut(world, build)):
-        return
     if not got:
         lines = [*map(len, whole)]
         yield Broken("a log is kept", f"{build.key} {build.last_status} has no log, its runs had {lines} lines")
@@ -229,6 +232,27 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
         yield Broken("no line of a log is lost", f"{build.key} has {got}, its runs had {whole}")
     elif build.stored_log_bytes is None:
         yield Broken("a log is kept", f"{build.key}'s was not")
+
+
+def _tags(world: World) -> Iterator[Broken]:
+    """Each tag names the newest build that has succeeded and asked for it, or a newer one that was deleted since."""
+    asked: dict[str, list[Known]] = {}
+    for known in sorted(world.known.values(), key=lambda known: known.build.key, reverse=True):
+        for tag in known.build.image_tags if known.build.image_digest else ():
+            asked.setdefault(f"{known.build.image.rpartition(':')[0]}:{tag}", []).append(known)
+    registry = world.services.registry
+    for name, newest_first in asked.items():
+        allowed: list[str | None] = []
+        for known in newest_first:
+            allowed.append(known.build.image_digest)
+            if known.gone_at is None and known.build.deleted_at is None:
+                break
+        else:
+            allowed.append(None)
+        if registry.refuses_tags:
+            allowed = [None]
+        if registry.images.get(name) not in allowed:
+            yield Broken("a tag names the newest build", f"{name} names {registry.images.get(name)}, not {allowed}")
 
 
 def _is_cut(world: World, build: Build) -> bool:

@@ -26,7 +26,7 @@ from chalicelib.domain.build import Build, Image, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
 from chalicelib.errors import Busy, Gone
-from chalicelib.usecases import builds, execution, logs, materials
+from chalicelib.usecases import builds, execution, logs, materials, schedule
 from chalicelib.usecases.conflicts import isolated, log_change
 from tests.fakes import FakeArchive
 from tests.simulation.faults import Fault
@@ -110,6 +110,25 @@ _replayed = builds._replayed
 def replay_what_is_shown(services: Any, caller: Any, mark: Any, replay: Any) -> Any:
     builds.get(services, caller, replay.build)
     return _replayed(services, caller, mark, replay)
+
+
+# A registry that refuses a tag keeps the log waiting
+
+
+_did_all = schedule._did_all
+
+
+def tags_before_the_log(services: Any, build: Build, is_hidden: Any) -> bool:
+    if build.is_done and build.has_tags_to_move(services.now()):
+        build = execution.move_tags(services, build)
+    return _did_all(services, build, is_hidden)
+
+
+# A tag is given to whoever ends last
+
+
+def newest_is_this(services: Any, build: Build) -> dict[str, str]:
+    return dict.fromkeys(build.image_tags, build.image)
 
 
 # Purged by name, whatever is there by now
@@ -283,6 +302,20 @@ FAULTS = (
         ("an attempt gets what is its own",),
         6,
         {"chalicelib.usecases.materials._expect_current": expect_noted},
+    ),
+    KnownFault(
+        "the log waits for tags",
+        ("a log is kept",),
+        16,
+        {"chalicelib.usecases.schedule._did_all": tags_before_the_log},
+        lambda story: story.refuses_tags,
+    ),
+    KnownFault(
+        "the last to end has the tag",
+        ("a tag names the newest build",),
+        310,
+        {"chalicelib.usecases.execution._newest_by_tag": newest_is_this},
+        lambda story: "image_tags" in str(story.requests) and len(story.requests) > 1,
     ),
     UNANNOUNCED,
 )

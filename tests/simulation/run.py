@@ -66,6 +66,7 @@ def simulate(
         _days_pass(world)
         broken += [Broken(*each) for each in world.broken[seen:]]
         broken += promises.cleaned(world)
+        world.scheduler.close()
     if plan.has_fatal_log:
         broken = [promises.of_fatal_log(each) for each in broken]
     names = [request.name for request in plan.requests]
@@ -96,6 +97,9 @@ def _heal(world: World, minute: int) -> None:
 def _days_pass(world: World) -> None:
     """Days pass, and the cleanup finds all that it has to find."""
     world.scheduler.run(world.scheduler.seconds + 8 * DAY)
+    if world.services.registry.refuses_tags:
+        world.start("reconcile days later", "reconcile", world.schedule, lambda function: None)
+        world.scheduler.run(world.scheduler.seconds + 3_600)
     for number in range(4):
         world.start(f"clean_up {number} days later", "clean_up", world.schedule, lambda function: None)
         world.scheduler.run(world.scheduler.seconds + 3_700)

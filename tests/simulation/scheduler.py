@@ -73,6 +73,14 @@ class Scheduler:
             do()
         self._move(until)
 
+    def close(self) -> None:
+        """Ends the functions that still wait. Else Python does when it collects garbage: perhaps while the same lock is
+        held, of a pool of connections, that they need to end."""
+        while self._waiting:
+            function = getattr(self._waiting.pop()[2], "__self__", None)
+            if isinstance(function, Function) and function:
+                function.throw()
+
     @property
     def is_empty(self) -> bool:
         return not self._waiting

@@ -55,6 +55,7 @@ class Story:
     fault_rates: FaultRates
     heals_at_minute: int
     has_fatal_log: bool  # whoever reads the log of the first run runs out of memory
+    refuses_tags: bool  # the registry moves none, ever
 
 
 def make(seed: int) -> Story:
@@ -72,6 +73,9 @@ def make(seed: int) -> Story:
     if rng.random() < 0.2 and not has_fatal_log:
         requests += _project(rng, rng.choice((2, 20, 60, 120, 300)) + rng.random())
     deletes_project = any(each.kind == "delete project" for each in requests)
+    tagging = random.Random(f"tags of {seed}")  # of its own: other stories stay as they are
+    if has_tags := tagging.random() < 0.25:
+        requests = [_with_tags(tagging, each) for each in requests]
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
         start_at += timedelta(seconds=300)
@@ -83,6 +87,7 @@ def make(seed: int) -> Story:
         fault_rates=_fault_rates(rng, deletes_project),
         heals_at_minute=rng.choice((90, 150) if deletes_project else (20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,
+        refuses_tags=has_tags and tagging.random() < 0.15,
     )
 
 
@@ -133,6 +138,15 @@ def _life(rng: random.Random, number: int, at: float) -> list[Request]:
         )
         requests.append(Request(f"{kind} {number}.{step}", kind, at, name, project))
     return requests
+
+
+def _with_tags(rng: random.Random, request: Request) -> Request:
+    """A build's image shall have tags beside its number."""
+    if request.kind not in ("post", "message") or not request.fields.get("is_managed", True):
+        return request
+    tags = rng.choice(((), ("latest",), ("latest",), ("latest", "v1")))
+    content = json.dumps({**SPEC, "image_tags": tags})
+    return replace(request, fields={**request.fields, "content": content})
 
 
 def _unmanaged(rng: random.Random, name: str, at: float, project: str, fields: dict[str, Any]) -> list[Request]:
@@ -187,6 +201,7 @@ def prepare(world: World, story: Story) -> None:
         world.services.sources.kept_at[OLD] -= timedelta(seconds=2 * DAY)
     world.look()
     world.has_fatal_log = story.has_fatal_log
+    world.services.registry.refuses_tags = story.refuses_tags
     for request in story.requests:
         for count, later in enumerate((0.0, *request.again)):
             name = request.name if count == 0 else f"{request.name} again {count}"

@@ -42,6 +42,7 @@ QUEUE_MINUTES = RUN_MINUTES = 20  # of a build, as the executor and the service 
 WAIT_MINUTES = 60  # for its turn
 RECEIVES, SPARED_AFTER = 5, 3
 ASK_AGAIN_SECONDS, TRIALS = 20, 15  # of a build that asks the API and hears nothing
+STILL_TAGS_SECONDS = 150  # after its deletion: a function that has read the build before, and a call that is late
 STRANGERS_DIGEST = f"sha256:{'5e' * 32}"
 DAY = 24 * 3600
 MINUTE = timedelta(minutes=1)
@@ -404,6 +405,8 @@ class World:
         self.services.executors = {CODEBUILD: self.services.codebuild, EKS: self.services.eks}
         self._drop = self.services.sources.drop
         vars(self.services.sources)["drop"] = self._dropped
+        self._tag = self.services.registry.tag
+        vars(self.services.registry)["tag"] = self._tagged
         self.wire()
         self._drawn = 0  # random identifiers outside of any function
         self._changed_at = 0.0
@@ -589,6 +592,14 @@ class World:
         if self.services.code_references.having(sha256):  # an upload that only noted it will see the mark
             self.broken.append(("code in use is kept", f"{sha256[:8]} was dropped"))
         self._drop(sha256)
+
+    def _tagged(self, image: str, tag: str) -> None:
+        self._tag(image, tag)
+        build = next(known.build for known in self.known.values() if known.build.image == image)
+        if tag not in build.image_tags or build.image_digest is None:
+            self.broken.append(("a tag was asked for", f"{build.key} is {build.last_status} and got {tag}"))
+        if build.deleted_at and build.deleted_at + timedelta(seconds=STILL_TAGS_SECONDS) < self.services.now():
+            self.broken.append(("a deleted build gives no tags", f"{build.key} got {tag}"))
 
     def is_quiet(self) -> bool:
         """Whether nothing will happen any more."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -93,6 +94,33 @@ def test_what_changed_since_the_index_was_written_is_not_purged(
     before = (dict(services.records.builds), dict(services.records.projects))
     assert cleanup.cleanup(services) == Cleaned()
     assert (services.records.builds, services.records.projects) == before
+
+
+def test_a_cleanup_reads_nothing_that_is_not_due(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(services, create())
+    archive(services, create(), delete=True)
+    services.clock.forward(minutes=59)
+    monkeypatch.setattr(services.builds, "get", lambda key: pytest.fail(f"{key} is not due"))
+
+    assert cleanup.cleanup(services) == Cleaned()
+
+
+def test_a_project_whose_builds_are_gone_in_part_is_purged_after_the_others(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another cleanup has purged the first of them since they were listed."""
+    gone, other = create(), create()
+    execution.attend(services, other)
+    projects.archive(services, ADA, "ada", "vision", delete=True)
+    services.clock.forward(minutes=120)
+    del services.records.builds[gone]
+    monkeypatch.setattr(services.archive, "builds_of", lambda _: iter([gone, other]))
+
+    assert cleanup.cleanup(services) == Cleaned()
+    assert stored(services, other).stop_requested_at is not None
+    assert services.projects.get("ada", "vision") is not None
 
 
 def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, create: Create) -> None:
@@ -194,12 +222,18 @@ def test_a_preview_says_what_goes_next_and_when_in_the_order_of_the_cleanup(
     assert services.written() == before
 
 
-def test_a_preview_is_no_longer_than_its_bound(services: FakeServices, create: Create) -> None:
+def test_a_preview_is_no_longer_than_its_bound_and_reads_no_more(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive(services, key := create(), delete=True)
-    for number in range(2, MAX_SHOWN + 2):
+    archive(services, create())
+    for number in range(3, MAX_SHOWN + 3):
         copied = replace(key, id=number)
         services.records.builds[copied] = replace(services.records.builds[key], key=copied)
+    purgeable = mock.Mock(wraps=services.archive.purgeable)
+    monkeypatch.setattr(services.archive, "purgeable", purgeable)
     assert len(cleanup.preview(services, ROOT)[1]) == MAX_SHOWN
+    purgeable.assert_called_once_with(services.now(), services.now(), MAX_SHOWN)
 
 
 def test_a_preview_says_the_rules_as_they_are_set_here(services: FakeServices) -> None:

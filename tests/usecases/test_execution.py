@@ -1162,9 +1162,47 @@ def test_what_an_executor_says_is_cut_also_while_the_log_is_awaited(services: Fa
     assert len(build.end_reason) <= lifecycle.MAX_MESSAGE
 
 
+def test_a_failure_that_was_recorded_keeps_its_reason_though_its_executor_forgets_the_build(
+    services: FakeServices, create: Create
+) -> None:
+    key, run = failed(services, create, "#7 0.1 installing")
+    services.clock.now += lifecycle.WORDS_WITHIN
+
+    execution.record(services, replace(run.observation(), outcome=Outcome.GONE, reason=None))
+
+    build = stored(services, key)
+    assert (build.last_status, build.history[-1].message) == (Status.FAILED, "BUILD: exit status 1")
+
+
+def test_the_log_of_a_build_that_has_ended_is_kept_without_a_tick(services: FakeServices, create: Create) -> None:
+    """Its next look stays as it was: to move it would cost more than the message."""
+    key, _ = started(services, create)
+    look_at = stored(services, key).look_at
+    end_with_an_image(services, key)
+
+    execution.attend(services, key)
+
+    assert stored(services, key).look_at == look_at
+    assert services.log_queue.later == [key]
+
+
+def test_a_build_ends_also_where_nobody_can_be_asked_to_keep_its_log(services: FakeServices, create: Create) -> None:
+    key, _ = started(services, create)
+    end_with_an_image(services, key)
+    services.log_queue.is_down = True
+    execution.attend(services, key)
+    assert stored(services, key).last_status is Status.SUCCEEDED
+    services.log_queue.is_down = False
+
+    services.clock.forward(minutes=6)
+    schedule.reconcile(services)
+
+    assert services.log_queue.take() == [key]
+
+
 def test_a_failure_without_any_log_waits_for_no_words(services: FakeServices, create: Create) -> None:
     key, run = started(services, create)
-    services.codebuild.end(run, Outcome.FAILED, "The node was lost.")
+    services.codebuild.end(run, Outcome.FAILED, "The node was lost.", has_own_reason=False)
 
     execution.record(services, replace(run.observation(), log=None))
 

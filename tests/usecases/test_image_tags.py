@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
+from unittest import mock
 
 import pytest
 
-from chalicelib.domain.build import CODEBUILD, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, TAGS_MOVED_WITHIN, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Invalid
-from chalicelib.usecases import builds, execution, schedule
+from chalicelib.usecases import builds, execution, logs
 from tests.factories import make_user
 from tests.fakes import FakeServices
 from tests.usecases.conftest import NESTED, Create, end_with_an_image, stored, tick
@@ -47,6 +49,26 @@ def test_a_success_moves_its_tags_at_once(services: FakeServices, create: Create
     assert holder(services, first, "v1") == stored(services, first).image_digest
 
 
+def test_a_success_without_tags_moves_none(services: FakeServices, create: Create) -> None:
+    key = started(services, create)
+    succeeds(services, key)
+    assert not stored(services, key).image_tags_moved
+
+
+def test_who_moves_a_tag_reads_newer_builds_alone(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [started(services, create, "latest") for _ in range(3)]
+    succeeds(services, keys[0])
+    succeeds(services, keys[1])
+    build, get = stored(services, keys[1]), mock.Mock(wraps=services.builds.get)
+    monkeypatch.setattr(services.builds, "get", get)
+
+    execution.move_tags(services, build)
+
+    assert {call.args for call in get.call_args_list} == {(keys[2],)}
+
+
 @pytest.mark.parametrize("order", [*permutations((0, 1, 2))])
 def test_the_newest_that_succeeded_has_the_tag_whoever_ends_first(
     services: FakeServices, create: Create, order: tuple[int, ...]
@@ -78,7 +100,7 @@ def test_a_tick_moves_what_was_not_moved_and_takes_nothing_back(
     monkeypatch.undo()
     succeeds(services, second)
 
-    services.clock.forward(seconds=6)
+    services.clock.forward(minutes=6)
     tick(services)
 
     assert holder(services, first, "v1") == stored(services, first).image_digest
@@ -117,10 +139,49 @@ def test_a_registry_that_refuses_a_tag_for_a_day_is_left_alone(
     services.clock.forward(minutes=1)
     tick(services)
     assert stored(services, key).look_at is not None
-    services.clock.now += schedule.TAGS_MOVED_WITHIN + timedelta(minutes=15)
+    services.clock.now += TAGS_MOVED_WITHIN + timedelta(minutes=15)
     tick(services)
 
     assert (stored(services, key).look_at, stored(services, key).image_tags_moved) == (None, False)
+
+
+def test_an_older_build_gives_no_tag_to_a_newer_one_that_was_deleted(services: FakeServices, create: Create) -> None:
+    older, newer = started(services, create, "latest"), started(services, create, "latest")
+    services.registry.refuses_tags = True
+    succeeds(services, newer)
+    builds.archive(services, make_user(), newer, delete=True)
+    services.registry.refuses_tags = False
+
+    succeeds(services, older)
+
+    assert holder(services, older, "latest") == stored(services, older).image_digest
+
+
+def test_a_registry_that_refuses_a_tag_does_not_keep_the_log_waiting(services: FakeServices, create: Create) -> None:
+    key = started(services, create, "latest")
+    services.registry.refuses_tags = True
+    succeeds(services, key)
+    services.logs.write(stored(services, key).log or "", "a line")
+
+    services.clock.forward(minutes=6)
+    tick(services)
+
+    assert stored(services, key).stored_log_bytes is not None
+    services.registry.refuses_tags = False
+    services.clock.forward(minutes=16)
+    tick(services)
+    assert holder(services, key, "latest") == stored(services, key).image_digest
+    assert stored(services, key).look_at is None
+
+
+def test_who_follows_a_build_without_a_log_does_not_wait_for_its_tags(services: FakeServices, create: Create) -> None:
+    key = started(services, create, "latest")
+    services.registry.refuses_tags = True
+    succeeds(services, key)
+    services.builds.save(replace(stored(services, key), log=None))
+
+    assert logs.read(services, make_user(), key, "0").is_complete
+    assert stored(services, key).look_at is not None
 
 
 def test_a_deleted_build_does_not_wait_for_its_tags(services: FakeServices, create: Create) -> None:
@@ -130,7 +191,7 @@ def test_a_deleted_build_does_not_wait_for_its_tags(services: FakeServices, crea
     builds.archive(services, make_user(), key, delete=True)
     services.registry.refuses_tags = False
 
-    services.clock.forward(minutes=1)
+    services.clock.forward(minutes=6)
     tick(services)
 
     assert stored(services, key).look_at is None  # the cleanup may purge it

@@ -36,7 +36,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     settings.version.cache_clear()
 
 
-def test_it_is_laid_where_the_service_hands_it_out(published: Path) -> None:
+def test_it_is_written_where_the_service_reads_it(published: Path) -> None:
     for content in (None, "an older one"):
         if content is not None:
             (page.FOLDER / "slipway").write_text(content)
@@ -44,7 +44,7 @@ def test_it_is_laid_where_the_service_hands_it_out(published: Path) -> None:
         handed_out = subprocess.run(
             [sys.executable, page.FOLDER / "slipway", "--version"], capture_output=True, text=True, check=True
         )
-        assert handed_out.stdout == f"slipway {cli.describe()}\n"
+        assert handed_out.stdout.startswith(f"slipway {cli.describe()}, Python 3.")
     assert {path.name for path in published.rglob("*")} == {"VERSION", "ui", "slipway"}
 
 

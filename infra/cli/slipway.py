@@ -497,7 +497,12 @@ def stop(given: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     shape: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": ENDS}
     whole = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, **shape)
-    whole.add_argument("--version", action="version", version=f"slipway {VERSION}", help="print the version and exit")
+    whole.add_argument(
+        "--version",
+        action="version",
+        version=f"slipway {VERSION}, Python {sys.version.split()[0]}",
+        help="print the versions and exit",
+    )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from chalice.local import LambdaContext
 from chalice.test import Client
 
 from app import ROUTES, app
+from chalicelib import settings
 from chalicelib.domain.user import Token, token_sha256
 from infra import openapi
 from tests.factories import NOW, after, make_project, make_user
@@ -90,7 +91,7 @@ def described(method: str, path: str) -> frozenset[int]:
 @cache
 def document() -> dict[str, Any]:
     openapi.publish()
-    return openapi.document(ROUTES, "http://api.test/api/v1", "1.2.0")
+    return openapi.document(ROUTES, "http://api.test/api/v1", settings.version())
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ FAULTS = (
     KnownFault(
         "the log waits for tags",
         ("a log is kept",),
-        16,
+        47,
         {"chalicelib.usecases.schedule._did_all": tags_before_the_log},
         lambda story: story.refuses_tags,
     ),

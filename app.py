@@ -49,9 +49,9 @@ ROUTES: list[web.Route] = []
 
 
 def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """A route under the API's prefix; `about` are fields of `web.Route`. Bodies are read by `web`, whatever
-    content type they claim. A route for `anybody` answers without a token as well, and refuses a bad one; what
-    a route for a `build` is shown, its use case checks."""
+    """Declares a route below the API's prefix; `about` are fields of `web.Route`. `web` reads the body, so Chalice
+    accepts every content type. A route for `anybody` needs no token, but refuses a wrong one; the use case of a route
+    for a `build` checks the build's secret."""
 
     def declare(view: Callable[..., Any]) -> Callable[..., Response]:
         declared = web.Route(view, methods, path, **about)
@@ -63,7 +63,7 @@ def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any
     return declare
 
 
-# What clients ask first
+# Public routes, and the cleanup
 
 
 @app.route("/healthz", methods=["GET"])
@@ -73,7 +73,7 @@ def healthz() -> Response:
 
 @app.route(PAGE, methods=["GET", "HEAD"])
 def open_page() -> Response:
-    """To its file, so that the page finds its parts at `./` and the API at `../v1/`, on any domain."""
+    """Redirects to the page's file, which finds its parts at `./` and the API at `../v1/` on every domain."""
     assert app.current_request is not None
     path = app.current_request.context["path"].rstrip("/")
     return Response("", {"Location": f"{path}/{page.INDEX}"}, HTTPStatus.FOUND.value)
@@ -102,7 +102,7 @@ def get_log_handler(call: web.Call) -> schemas.LogHandler:
 
 @route("/cleanup", "GET", refusals=(HTTPStatus.FORBIDDEN,))
 def get_cleanup(call: web.Call) -> schemas.Cleanup:
-    """What is forgotten when and by whom, and which builds and projects go next, for superusers."""
+    """For superusers: what is deleted, when and by which service, and which builds and projects are purged next."""
     return serializers.cleanup(*cleanup.preview(call.services, call.user), call.services)
 
 
@@ -126,7 +126,7 @@ def refuse_password_login(call: web.Call) -> NoReturn:
 
 @route("/users/{user}/tokens", "GET")
 def list_tokens(call: web.Call, user: str) -> schemas.Page[schemas.Token]:
-    """Those that are good, oldest first, all on one page."""
+    """The valid tokens of a user, oldest first, all on one page."""
     found = accounts.tokens(call.services, call.token, user)
     return schemas.Page(len(found), None, None, [serializers.token(each) for each in found])
 
@@ -263,7 +263,7 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     return serializers.build_detail(changed, call.services)
 
 
-# What is done to a project or build as a whole; nothing is answered
+# Actions on a project or a build; the answer has no body
 
 
 def act(
@@ -302,7 +302,7 @@ act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
 act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconciled, body=schemas.ReconciledFields)
 
 
-# Statuses, logs and code of a build; builds that run elsewhere report them
+# Statuses, logs and code of a build; clients report those of builds that run elsewhere
 
 
 @route(BUILD + "/statuses", "GET", query=PAGING)
@@ -325,7 +325,7 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.Statu
 
 @route(BUILD + "/steps", "GET", query=PAGING)
 def list_steps(call: web.Call, key: BuildKey) -> schemas.Page[schemas.BuildStep]:
-    """What the build did, as its log says; of one whose log is not kept yet, as its first 50,000 lines say."""
+    """The build's steps, read from its log; from the first 50,000 lines until the log is stored."""
     steps = logs.steps(call.services, call.user, key)
     shown = [serializers.shown(schemas.BuildStep, step) for step in steps[call.offset : call.offset + call.limit]]
     return call.page(shown, len(steps))
@@ -358,13 +358,13 @@ def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     return serializers.code_reference(reports.reference(call.services, call.user, key, call.fields()))
 
 
-# What a build asks and reports while it runs, by the secret of its attempt
+# What a running build requests and reports, authenticated by the secret of its attempt
 
 
 def ask(
     about: Literal["materials", "login", "report"], name: str, words: str, body: Any = schemas.AttemptFields
 ) -> None:
-    """A route whose view, called `name`, is described by `words`."""
+    """Declares a route for builds, with the operation's name and description."""
 
     def view(call: web.Call, key: BuildKey) -> str:
         return call.services.broker.ask(call.question(about, key))
@@ -373,26 +373,26 @@ def ask(
     route(f"{BUILD}/_{about}", "POST", body=body, refusals=(HTTPStatus.GONE,), caller="build")(view)
 
 
-ask("materials", "get_materials", "What an attempt needs before its steps run: a line `name base64` for each file.")
+ask("materials", "get_materials", "The files that an attempt needs before its steps run: lines `name base64`.")
 ask("login", "get_login", "A login for the registry, in the JSON of Docker's credential helpers.")
-ask("report", "report_attempt", "That an attempt has its code, or has pushed its image.", schemas.ReportFields)
+ask("report", "report_attempt", "Reports that an attempt has its code, or has pushed its image.", schemas.ReportFields)
 
 
 @app.lambda_function(name="broker")
 @telemetry.work("broker")
 def broker(event: Any, context: Any) -> dict[str, Any]:
-    """Answers them; only the function of the API may invoke it. It alone has the right to mint logins."""
+    """Answers builds. Only the API's function may invoke it, and only it may make registry logins."""
     from chalicelib.adapters.broker import answer
 
     return answer(event, materials.OwnBroker(wiring.services()).ask)
 
 
-# What wakes the service besides requests
+# Messages, events and schedules
 
 
 @app.on_sqs_message(queue="slipway-dispatch", batch_size=10)
 def dispatch(event: Any) -> dict[str, Any]:
-    """Builds that need attention. Messages that failed are named, so that only they come again."""
+    """Builds that need to be started, stopped or observed. Returns the messages that failed; only those come again."""
 
     def attend(body: str, _: object) -> None:
         key = BuildKey.parse(body)
@@ -404,7 +404,7 @@ def dispatch(event: Any) -> dict[str, Any]:
 
 @app.on_sqs_message(queue="slipway-logs", batch_size=1)
 def keep_log(event: Any) -> dict[str, Any]:
-    """Builds that have ended, whose log is to be kept: one at a time, because a log may be long."""
+    """Builds that have ended and whose log is to be stored; one at a time, because a log may be long."""
 
     def keep(body: str, record: Mapping[str, Any]) -> None:
         key = BuildKey.parse(body)
@@ -417,7 +417,7 @@ def keep_log(event: Any) -> dict[str, Any]:
 
 @app.on_sqs_message(queue="slipway-requests", batch_size=10)
 def on_request(event: Any) -> dict[str, Any]:
-    """What automation asks for, see `usecases.automation`."""
+    """Requests from the queue, see `usecases.automation`."""
 
     def handle(body: str, record: Mapping[str, Any]) -> None:
         if key := automation.handle(wiring.services(), body, record["messageId"]):
@@ -432,14 +432,14 @@ def on_request(event: Any) -> dict[str, Any]:
         "detail-type": ["CodeBuild Build State Change", "CodeBuild Build Phase Change"],
         "detail": {
             "project-name": [{"prefix": "slipway"}],
-            # Of phases, those that change a status; at the end of a build, all others come at once.
+            # only the phases that change a status; at the end of a build, events of all other phases come at once
             "$or": [{"build-status": [{"exists": True}]}, {"completed-phase": ["PROVISIONING", "PRE_BUILD"]}],
         },
     }
 )
 @telemetry.work("on_codebuild_event")
 def on_codebuild_event(event: Any) -> None:
-    """Something changed in CodeBuild. The event only says where to look."""
+    """Something changed in CodeBuild. Only the build's id is taken from the event."""
     from chalicelib.adapters.codebuild import build_id_of_event
 
     for key in execution.observe(wiring.services(), CODEBUILD, [build_id_of_event(event.to_dict())]):
@@ -456,5 +456,5 @@ def reconcile(event: Any) -> None:
 @app.schedule("rate(5 minutes)")
 @telemetry.work("clean_up")
 def clean_up(event: Any) -> dict[str, int]:
-    """Purges what was deleted or archived long enough."""
+    """Purges builds and projects that were deleted, or archived long enough ago."""
     return asdict(cleanup.cleanup(wiring.services()))

@@ -1,4 +1,4 @@
-"""The ports made real, one product per module. SDK errors stop here, with their cause kept."""
+"""Implementations of the ports, one module per product. They convert SDK errors to domain errors, with the cause."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

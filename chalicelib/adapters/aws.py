@@ -16,8 +16,8 @@ def answered(
     missing: type[SlipwayError] | None = None,
     refusal: Callable[[str, str], SlipwayError | None] = lambda code, words: None,
 ) -> Iterator[None]:
-    """Calls to AWS in here raise `missing` when what they ask for does not exist, what `refusal` makes of an
-    error's code and words, and Unavailable for other trouble."""
+    """Converts errors of AWS calls in the block: to `missing` if the resource does not exist, else to what `refusal`
+    returns for the error's code and message, else to Unavailable."""
     try:
         yield
     except BotoCoreError as exc:

@@ -1,4 +1,4 @@
-"""The broker as a function of its own, invoked by the one that serves the API."""
+"""The broker in a separate Lambda function, which the API's function invokes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ from chalicelib.adapters.aws import answered
 from chalicelib.errors import Busy, Conflict, Forbidden, Gone, Invalid, SlipwayError, Throttled, Unavailable
 from chalicelib.ports import Question
 
-READ_SECONDS = 20  # the function's time; the API's function has a little more
+READ_SECONDS = 20  # the broker's timeout; the API's function has a little more
 _REFUSALS = {kind.__name__: kind for kind in (Busy, Conflict, Forbidden, Gone, Invalid, Throttled, Unavailable)}
 
 
 class LambdaBroker:
-    """`Broker` behind a function of Lambda."""
+    """`Broker` in a Lambda function."""
 
     def __init__(self, function: str) -> None:
         self._function = function
@@ -35,7 +35,7 @@ class LambdaBroker:
 
 
 def answer(event: Mapping[str, Any], ask: Callable[[Question], str]) -> dict[str, Any]:
-    """What the function returns: the answer to the event's question, or why there is none."""
+    """The result of the function: the answer to the event's question, or the error."""
     try:
         return {"answer": ask(Question(**event))}
     except SlipwayError as error:

@@ -19,22 +19,22 @@ from chalicelib.ports import MAX_READ_LINES, LogPart
 
 _OF_A_CLUSTER = ".var.log.containers."  # in names of streams that a cluster's add-on ships
 _MAX_EVENT_BYTES = 262_144 - 26
-_MAX_PAGES = 100  # that are empty, before one is not
-_PIECE_CHARACTERS = 4_096  # at least, of an event that is not the end of its line: containerd cuts at 16 KB
-_SHARED_SECONDS, _SHARED_PARTS = 1, 8  # for readers of the same part
-_TOKEN_SECONDS, _TOKENS = 60, 100  # a token saves the next reader a call; CloudWatch keeps it for a day
+_MAX_PAGES = 100  # empty pages in a row
+_PIECE_CHARACTERS = 4_096  # an event without the end of its line is at least this long: containerd splits at 16 KB
+_SHARED_SECONDS, _SHARED_PARTS = 1, 8  # a part is shared by all that read it within a second
+_TOKEN_SECONDS, _TOKENS = 60, 100  # with a token, the next reader needs one call less; valid for a day
 
 
 class CloudWatchLogs:
-    """`Logs` on CloudWatch Logs; `log` is `group:stream`. CloudWatch sorts events by time and finds a time;
-    events of one time are counted here."""
+    """`Logs` on CloudWatch Logs; `log` is `group:stream`. CloudWatch sorts events by time and can start at a time;
+    events of the same time are counted here."""
 
     def __init__(self, reported_group: str, client: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._reported_group, self._clock = reported_group, clock
         self._logs: Any = client or boto3.client("logs")
-        self._reading = threading.Lock()  # readers of the same part wait for the first
+        self._reading = threading.Lock()  # other readers wait, and then share the part
         self._parts: dict[tuple[str, Position, int], tuple[float, LogPart]] = {}
-        self._tokens: dict[tuple[str, Position], tuple[float, int, str]] = {}  # to when, start time, token
+        self._tokens: dict[tuple[str, Position], tuple[float, int, str]] = {}  # noted at, start time in ms, token
 
     def read(self, log: str, after: Position, limit: int = MAX_READ_LINES) -> LogPart:
         with self._reading:
@@ -46,7 +46,7 @@ class CloudWatchLogs:
             return part
 
     def _read_after(self, log: str, after: Position, limit: int) -> LogPart:
-        """Pages may be empty although more follow; the end is where the token repeats (GetLogEvents)."""
+        """Pages may be empty although more follow; at the end GetLogEvents answers the same token again."""
         noted_at, start_ms, token = self._tokens.pop((log, after), (-1e9, 0, ""))
         skip = 0
         if self._clock() - noted_at >= _TOKEN_SECONDS:
@@ -70,7 +70,7 @@ class CloudWatchLogs:
         raise Unavailable("The log service answers without lines; try again.")
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
-        """The first pages may be empty from the end as well."""
+        """The first pages may be empty here, too."""
         found: list[LogLine] = []
         token = ""
         for _ in range(_MAX_PAGES):
@@ -103,7 +103,7 @@ class CloudWatchLogs:
 
 
 def _remember(memory: dict[Any, Any], key: object, value: object, most: int) -> None:
-    """Forgets what was noted first."""
+    """Adds an entry; drops the oldest one if there are more than `most`."""
     memory.pop(key, None)
     memory[key] = value
     if len(memory) > most:
@@ -111,8 +111,8 @@ def _remember(memory: dict[Any, Any], key: object, value: object, most: int) -> 
 
 
 def _batches(lines: Sequence[LogLine]) -> Iterator[list[dict[str, Any]]]:
-    """Events within the limits of one PutLogEvents: 1 MB with 26 bytes for each, 10,000 of them. A line ends
-    with its end: a longer one becomes several events."""
+    """Batches of events within the limits of PutLogEvents: 10,000 events and 1 MB, with 26 bytes more for each. An
+    event ends with a newline, unless its line is too long and continues in the next event."""
     batch: list[dict[str, Any]] = []
     size = 0
     characters = _MAX_EVENT_BYTES // 4  # of four bytes at most
@@ -146,8 +146,8 @@ def _lines(log: str, answer: dict[str, Any]) -> list[LogLine]:
 
 
 def _logged(message: str) -> tuple[str, bool]:
-    """What a container printed, of an event that Fluent Bit made of it, and whether the line goes on: `_p` is
-    containerd's mark, P for partial."""
+    """A line, or a piece of one, from an event of Fluent Bit, and whether the line goes on: `_p` is containerd's mark,
+    P for partial."""
     try:
         described = json.loads(message)
         return str(described["log"]), described.get("_p") == "P"

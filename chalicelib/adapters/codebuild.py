@@ -1,4 +1,4 @@
-"""CodeBuild as executor."""
+"""The executor on CodeBuild."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError
 from chalicelib.settings import Settings
 
-MAX_BUILDSPEC_CHARACTERS = 25_600  # CodeBuild takes no longer one with StartBuild
+MAX_BUILDSPEC_CHARACTERS = 25_600  # StartBuild's limit
 _MAX_IDS = 100  # of one BatchGetBuilds, and of one page of ListBuildsForProject
 _CLOCK_SKEW = timedelta(minutes=2)
 _WAIT = {"AccountLimitExceededException", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"}
@@ -30,13 +30,13 @@ _STATUS_OF_PHASE = {
     **dict.fromkeys(("DOWNLOAD_SOURCE", "INSTALL", "PRE_BUILD"), Status.BUILDING),
     **dict.fromkeys(("BUILD", "POST_BUILD", "UPLOAD_ARTIFACTS", "FINALIZING"), Status.RUNNING),
 }
-_OF_COMMANDS = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")  # phases whose commands say why they fail
+_OF_COMMANDS = ("INSTALL", "PRE_BUILD", "BUILD", "POST_BUILD")  # phases with commands, whose log has the reason
 _EXPLAINED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAULT)
 
 
 def start_build_request(build: Build, settings: Settings, secret: str) -> dict[str, Any]:
-    """The StartBuild request of a build's current attempt: a pure function of the two, so that the same
-    idempotency token always comes with the same parameters, as CodeBuild demands."""
+    """The StartBuild request of a build's current attempt. A pure function of build and attempt, because CodeBuild
+    demands that an idempotency token always comes with the same parameters."""
     variables = {
         "SLIPWAY_BUILD": str(build.key),
         "SLIPWAY_UUID": build.uuid,
@@ -62,8 +62,8 @@ def start_build_request(build: Build, settings: Settings, secret: str) -> dict[s
 
 
 def buildspec() -> str:
-    """What CodeBuild runs for every build, never the buildspec of a user's code: it runs under our role. As JSON, which
-    is YAML too. CodeBuild prints each command, so they are short: the steps come with the materials."""
+    """The buildspec of every build; a buildspec in a user's code is never used. It is JSON, which is YAML too. Its
+    commands are short, because CodeBuild prints them: the scripts are among the materials."""
     phases = {
         "pre_build": ("fetch_code", "complete_dockerfile", "report_code"),
         "build": ("build_and_push", "report_image"),
@@ -84,8 +84,8 @@ def buildspec() -> str:
 
 
 def build_id_of_event(event: Mapping[str, Any]) -> str:
-    """The CodeBuild id that a state-change or phase-change event is about. Nothing else of the event is used:
-    CodeBuild is asked about the build. Raises KeyError for another event."""
+    """The id of the CodeBuild build in a state-change or phase-change event. Nothing else of the event is used. Raises
+    KeyError for another event."""
     return str(event["detail"]["build-id"]).rpartition(":build/")[2]
 
 
@@ -93,13 +93,13 @@ class CodeBuildExecutor:
     """`Executor` on CodeBuild; a handle is a CodeBuild id (`project:uuid`)."""
 
     emits_events = True
-    replay_seconds = 150  # CodeBuild keeps idempotency tokens for 300
+    replay_seconds = 150  # an idempotency token is valid for 300
 
     def __init__(self, settings: Settings, secret_of: Callable[[str, int], str]) -> None:
-        """`secret_of` makes what an attempt shows to the API, of the build's uuid and the attempt."""
+        """`secret_of` returns the secret of an attempt, given the build's uuid and the attempt."""
         self._settings, self._secret_of = settings, secret_of
         self._codebuild: Any = boto3.client("codebuild")
-        # The SDK must not repeat a start: after a first try whose answer got lost, "throttled" would not mean
+        # The SDK must not repeat a start: if the first answer was lost, "throttled" on the second try does not mean
         # that nothing was started.
         once = Config(retries={"total_max_attempts": 1})
         self._starting: Any = boto3.client("codebuild", config=once)
@@ -110,7 +110,7 @@ class CodeBuildExecutor:
             return str(self._starting.start_build(**request)["build"]["id"])
 
     def find_handle(self, build: Build) -> str | None:
-        """Newest first, back to the claim: CodeBuild cannot be searched by what a build was given."""
+        """Searches the list, newest first, back to the claim: CodeBuild cannot search by variables."""
         assert build.submitting_at is not None
         since = build.submitting_at - _CLOCK_SKEW
         with answered("CodeBuild", refusal=_refusal):
@@ -143,7 +143,7 @@ class CodeBuildExecutor:
 
 
 def observation_of(described: Mapping[str, Any]) -> Observation:
-    """What one element of BatchGetBuilds' answer says."""
+    """The observation in one element of BatchGetBuilds' answer."""
     key, uuid, attempt = _identity(described)
     phases = described.get("phases", [])
     stages = [
@@ -153,7 +153,7 @@ def observation_of(described: Mapping[str, Any]) -> Observation:
     ]
     logs = described.get("logs", {})
     group, stream = logs.get("groupName"), logs.get("streamName")
-    outcome = Outcome.__members__.get(described["buildStatus"])  # by the same names; none of IN_PROGRESS
+    outcome = Outcome.__members__.get(described["buildStatus"])  # the names are the same; None for IN_PROGRESS
     ended: datetime | None = described.get("endTime")
     failed = {phase["phaseType"] for phase in phases if _has_failed(phase)}
     return Observation(
@@ -175,7 +175,7 @@ def _has_failed(phase: Mapping[str, Any]) -> bool:
 
 
 def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> str | None:
-    """CodeBuild's own words about the end of a build that did not succeed."""
+    """CodeBuild's reason of a build that did not succeed."""
     for phase in phases:
         if phase.get("phaseStatus") == "TIMED_OUT":
             if phase["phaseType"] == "QUEUED":
@@ -184,7 +184,7 @@ def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -
             return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
         if _has_failed(phase):
             messages = [context.get("message", "") for context in phase.get("contexts", [])]
-            words = " ".join(messages).rpartition(" Reason: ")[2].strip()  # before it is our own command
+            words = " ".join(messages).rpartition(" Reason: ")[2].strip()  # before that, it is our own command
             if words.endswith(f"exit status {KILLED_CODE}"):
                 words = f"The command {KILLED}."
             return f"{phase['phaseType']}: {words or phase['phaseStatus']}"
@@ -194,9 +194,9 @@ def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -
 
 
 def _identity(described: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Which attempt of which build this is; an empty key for a build that is not ours."""
+    """Key, uuid and attempt of a build; the key is empty for a build that is not Slipway's."""
     variables = {each["name"]: each["value"] for each in described["environment"]["environmentVariables"]}
-    uuid = variables.get("SLIPWAY_UUID", "")  # an older version did not give it
+    uuid = variables.get("SLIPWAY_UUID", "")  # older versions did not set it
     return variables.get("SLIPWAY_BUILD", ""), uuid, int(variables.get("SLIPWAY_ATTEMPT", "0"))
 
 

@@ -1,4 +1,4 @@
-"""Image registries over their HTTP API, and the logins of builds for them."""
+"""Image registries over their HTTP API, and logins to them for builds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chalicelib.ports import RegistryLogin
 _OCI, _DOCKER = "application/vnd.oci.image", "application/vnd.docker.distribution.manifest"
 _MANIFESTS = f"{_OCI}.index.v1+json, {_OCI}.manifest.v1+json, {_DOCKER}.list.v2+json, {_DOCKER}.v2+json"
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
-LOGIN_SECONDS = 3600  # the longest session that a role of a function may have of another role
+LOGIN_SECONDS = 3600  # the longest session when a role assumes another role
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")
 MOST_IMAGES = 100_000  # of a repository: ECR's own quota
@@ -33,13 +33,13 @@ class _Layer(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
-    """Of one image. Registries take at most 4 MB; no engine runs an image of more layers."""
+    """The manifest of one image. Registries accept at most 4 MB; no engine runs an image with more layers."""
 
     layers: Annotated[tuple[_Layer, ...], msgspec.Meta(max_length=127)]
 
 
 class HttpRegistry:
-    """`Registry` over http with a fixed login, user:password, or none."""
+    """`Registry` over http, with a fixed login user:password, or none."""
 
     scheme = "http"
 
@@ -49,10 +49,10 @@ class HttpRegistry:
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
-        """The first push makes the repository."""
+        """Does nothing: the first push makes the repository."""
 
     def forget_cache(self, image: str) -> None:
-        """There is none: no engine of one machine caches layers in a registry."""
+        """Does nothing: on one machine, engines do not cache layers in the registry."""
 
     def find(self, image: str) -> Image | None:
         answer = self._ask("GET", image, {"Accept": _MANIFESTS})
@@ -68,7 +68,7 @@ class HttpRegistry:
 
     def tag(self, image: str, tag: str) -> None:
         found = self._ask("GET", image, {"Accept": _MANIFESTS})
-        if found.status == 200:  # the same manifest, which has the same digest
+        if found.status == 200:  # the same manifest has the same digest
             kind = {"Content-Type": found.headers["Content-Type"]}
             found = self._ask("PUT", f"{image.rpartition(':')[0]}:{tag}", kind, found.data)
         if found.status != 201:
@@ -87,13 +87,13 @@ class HttpRegistry:
 
 
 class EcrRegistry(HttpRegistry):
-    """ECR, with a token of ours. Repositories get tags that cannot be moved, but for those that match one of `movable`,
-    and with each build the lifecycle that the settings ask for."""
+    """`Registry` on ECR. Tags of its repositories are immutable, except those that match a pattern of `movable`. Each
+    build sets the lifecycle policy of its repository again, so that changed settings take effect."""
 
     scheme = "https"
 
     def __init__(self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None) -> None:
-        """`lifecycle` is the policy of images, of `image_lifecycle`."""
+        """`lifecycle` is the lifecycle policy of images, see `image_lifecycle`."""
         import boto3
 
         super().__init__()
@@ -124,7 +124,7 @@ class EcrRegistry(HttpRegistry):
         with answered("ECR"):
             try:
                 self._ecr.create_repository(repositoryName=name, imageScanningConfiguration=scanned, **self._tags)
-            except self._ecr.exceptions.RepositoryAlreadyExistsException:  # with the tags of an older setting, perhaps
+            except self._ecr.exceptions.RepositoryAlreadyExistsException:  # its setting may be older
                 self._ecr.put_image_tag_mutability(repositoryName=name, **self._tags)
             if self._lifecycle:
                 self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=self._lifecycle)
@@ -141,17 +141,19 @@ class EcrRegistry(HttpRegistry):
 
 
 def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | None:
-    """ECR's policy, in JSON, that keeps the newest `count` images of a repository, or those of the last `days`;
-    0 keeps all, and None is no policy. An image that the tags of one rule select is out of reach of all later
-    rules: so count and age exclude each other, and a rule of its own protects each of the tags' beginnings."""
+    """ECR's lifecycle policy, in JSON, that keeps the newest `count` images of a repository, or those of the last
+    `days`; None if both are 0, which keeps all. ECR ignores an image in all rules after one that selects it: so count
+    and age exclude each other, and one rule for each prefix in `protected` protects images with such tags."""
     if not count and not days:
         return None
-    kept = [({"tagStatus": "tagged", "tagPrefixList": [each]}, MOST_IMAGES, 0) for each in dict.fromkeys(protected)]
-    return _lifecycle(*kept, ({"tagStatus": "any"}, count, days))
+    protecting = [
+        ({"tagStatus": "tagged", "tagPrefixList": [each]}, MOST_IMAGES, 0) for each in dict.fromkeys(protected)
+    ]
+    return _lifecycle(*protecting, ({"tagStatus": "any"}, count, days))
 
 
 def _lifecycle(*rules: tuple[Mapping[str, Any], int, int]) -> str:
-    """Of each rule, which images it selects, and how many of the newest, or those of how many days, stay."""
+    """A lifecycle policy. A rule has the images that it selects, and how many, or those of how many days, stay."""
 
     def selection(tags: Mapping[str, Any], count: int, days: int) -> dict[str, Any]:
         if count:
@@ -163,7 +165,7 @@ def _lifecycle(*rules: tuple[Mapping[str, Any], int, int]) -> str:
 
 
 class EcrLogins:
-    """`RegistryLogins` of ECR: a session of `role`, narrowed to one project."""
+    """`RegistryLogins` on ECR: sessions of `role`, narrowed to one project."""
 
     def __init__(self, role: str) -> None:
         self._role = role
@@ -187,15 +189,15 @@ class EcrLogins:
             )
             token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
         username, _, password = base64.b64decode(token).decode().partition(":")
-        expires_at: datetime = lent["Expiration"]  # of the session; the token alone would last 12 hours
+        expires_at: datetime = lent["Expiration"]  # of the session; the token itself would be valid for 12 hours
         return RegistryLogin(host, username, password, expires_at.astimezone(UTC))
 
 
 def session_policy(role: str, image: str) -> str:
     """`domain.repositories.rights` as the IAM policy, in JSON, of a session of `role`.
 
-    A session has what both allow. So base repositories, however many, are listed by the role alone, and the
-    length of this policy depends on the names of prefix and project only: STS takes 2,048 characters.
+    A session may do what both the role and the policy allow. So only the role lists the base repositories, and the
+    length of this policy depends only on the names of prefix and project: STS allows 2,048 characters.
     """
     granted, host = rights(image), _parts(image)[0]
     partition = role.split(":")[1]
@@ -214,7 +216,7 @@ def session_policy(role: str, image: str) -> str:
 
 
 def _parts(image: str) -> tuple[str, str, str]:
-    """Host, repository and tag of a reference that `image_reference` made."""
+    """Host, repository and tag of a reference of `image_reference`."""
     name, _, tag = image.rpartition(":")
     host, _, repository = name.partition("/")
     return host, repository, tag

@@ -3,11 +3,11 @@
 | key                          | what                                             |
 |------------------------------|--------------------------------------------------|
 | code/<sha256>.tar.gz, .json  | an uploaded archive and what is in it            |
-| builds/<build uuid>/…        | what an older version laid out for a build: the bucket forgets it |
-| uploads/<project uuid>/<id>  | uploaded under an offer: likewise                |
+| builds/<build uuid>/…        | files of an older version for a build; the bucket deletes them |
+| uploads/<project uuid>/<id>  | an upload by an offer; the bucket deletes it      |
 | logs/<build uuid>.txt        | the whole log of a build that has ended          |
-| logs/<build uuid>.positions  | where in it positions of the log are (MessagePack) |
-| logs/<build uuid>.steps      | what the build did, read from it (JSON)           |
+| logs/<build uuid>.positions  | a table of the log's positions (MessagePack)     |
+| logs/<build uuid>.steps      | the build's steps, read from the log (JSON)      |
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ LOG, TABLE, STEPS = "logs/{}.txt", "logs/{}.positions", "logs/{}.steps"  # of a 
 
 class _Bucket:
     def __init__(self, bucket: str) -> None:
-        """Without options the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in regions refuse and others
-        redirect for hours after a bucket was made. In old regions it signs them with version 2, which new buckets
-        need not accept."""
+        """By default, the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in regions refuse and others
+        redirect for hours after a bucket was made; in old regions it signs them with version 2, which new buckets may
+        refuse."""
         style = "path" if has_own_s3() else "virtual"
         s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
         self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))
         self._bucket = bucket
 
     def _open(self, key: str, **part: str) -> IO[bytes]:
-        """An object, or the Range of it that is named. Raises NotFound."""
+        """The content of an object, or the given `Range` of it. Raises NotFound."""
         with answered(STORAGE, missing=NotFound):
             return cast("IO[bytes]", _Body(self._s3.get_object(Bucket=self._bucket, Key=key, **part)["Body"]))
 
@@ -70,7 +70,7 @@ class S3Sources(_Bucket):
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
         with answered(STORAGE, missing=NotFound):
             self._s3.upload_fileobj(packed, self._bucket, ARCHIVE.format(sha256))
-            # Last, so that whoever finds the listing finds the archive.
+            # Last: where there is a listing, there is an archive.
             self._s3.put_object(Bucket=self._bucket, Key=LISTING.format(sha256), Body=msgspec.json.encode(listing))
 
     def listing(self, sha256: str) -> Listing:
@@ -119,14 +119,14 @@ class S3Sources(_Bucket):
         return self._link(ARCHIVE.format(sha256), "application/gzip")
 
     def drop(self, sha256: str) -> None:
-        """The archive goes last: it is what `stale` finds."""
+        """Deletes the archive last: `stale` finds archives."""
         with answered(STORAGE, missing=NotFound):
             for key in (LISTING.format(sha256), ARCHIVE.format(sha256)):
                 self._s3.delete_object(Bucket=self._bucket, Key=key)
 
 
 class _Body:
-    """What an answer brings, which may break off while it is read."""
+    """The body of an answer. Reading raises Unavailable if it breaks off."""
 
     def __init__(self, body: Any) -> None:
         self._body = body
@@ -137,11 +137,11 @@ class _Body:
 
 
 class S3LogArchive(_Bucket):
-    """`LogArchive` in the same bucket, as plain text: a position in it is a byte's."""
+    """`LogArchive` in the same bucket, as plain text."""
 
     def store(self, build: Build, text: Iterable[bytes]) -> None:
-        """Without threads, one part of 8 MB is in memory. A part that is left of an upload which did not end
-        is deleted by the bucket after a day."""
+        """Without threads, only one part of 8 MB is in memory. The bucket deletes the parts of an unfinished upload
+        after a day."""
         with answered(STORAGE, missing=NotFound):
             self._s3.upload_fileobj(
                 _Stream(text),
@@ -182,7 +182,7 @@ class S3LogArchive(_Bucket):
 
 
 class _Stream:
-    """Pieces of a text as a file that is read once: only at its end it answers less than it is asked for."""
+    """Pieces of a text as a file; only at its end, `read` returns less than asked for."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces, self._left = iter(pieces), bytearray()

@@ -1,7 +1,7 @@
 """Secrets of projects in SSM's Parameter Store, encrypted: `<prefix>/<owner>/<project's uuid>/<name>`, and the
 deployment's own in Secrets Manager.
 
-By the uuid a project that is made again under its name does not find those of the former one.
+The path has the project's uuid: a later project of the same name does not get the secrets of the former one.
 """
 
 import json
@@ -18,7 +18,7 @@ from chalicelib.errors import Busy, Invalid, NotFound, SlipwayError
 
 _KIND = {"Type": "SecureString", "Tier": "Standard", "Overwrite": True}
 _PAGE = 10  # names of one GetParameters
-_ATTEMPTS = 4  # within the broker's time; builds ask again for minutes. A burst exceeds 40 calls a second
+_ATTEMPTS = 4  # fit into the broker's timeout; builds ask again for minutes. The limit is 40 calls per second
 
 
 class SsmSecrets:
@@ -34,7 +34,7 @@ class SsmSecrets:
             self._ssm.put_parameter(Name=f"{self._folder(project)}/{name}", Value=value, **_KIND)
 
     def names(self, project: Project) -> Sequence[str]:
-        """Values come encrypted with the names; nothing decrypts them."""
+        """SSM returns the values too, encrypted; they are not decrypted."""
         with answered("The parameter store", refusal=_refusal):
             pages = self._ssm.get_paginator("get_parameters_by_path").paginate(Path=self._folder(project))
             return sorted(each["Name"].rpartition("/")[2] for page in pages for each in page["Parameters"])
@@ -58,7 +58,7 @@ class SsmSecrets:
 
 
 def _refusal(code: str, _words: str) -> SlipwayError | None:
-    """Never in SSM's words, which can hold the value."""
+    """Never with SSM's message, which can contain the value."""
     match code:
         case "ParameterNotFound":
             return NotFound()
@@ -72,7 +72,7 @@ def _refusal(code: str, _words: str) -> SlipwayError | None:
 
 
 class SecretsManager:
-    """`DeploymentSecrets`; read once by a process. `docker_hub` may be empty."""
+    """`DeploymentSecrets`; each is read once per process. `docker_hub` may be empty."""
 
     def __init__(self, build_key: str, docker_hub: str = "") -> None:
         self._build_key, self._docker_hub = build_key, docker_hub

@@ -24,14 +24,14 @@ class _Queue:
 
 
 class SqsBuildQueue(_Queue):
-    """`BuildQueue` on SQS: the body of a message is the text of a build's key."""
+    """`BuildQueue` on SQS; the body of a message is a build's key as text."""
 
     def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
         self._send(str(key), DelaySeconds=after_seconds)
 
 
 class SqsDeadLetters(_Queue):
-    """`DeadLetters` on SQS: the reasons are an attribute of the message."""
+    """`DeadLetters` on SQS; the reasons are an attribute of the message."""
 
     def put(self, body: str, reasons: Sequence[str]) -> None:
         text = _REFUSED.sub("\ufffd", "\n".join(reasons)[:MAX_REASONS])

@@ -1,4 +1,4 @@
-"""Uploaded code: a gzipped tar, read once and refused when unpacking it could do harm."""
+"""Checks uploaded code, a gzipped tar: one that could do harm when it is unpacked is refused."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ MAX_MEMBERS = 50_000
 MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200  # of unpacked to packed bytes; source code compresses 3 to 10 times
 RATIO_COUNTS_FROM_BYTES = 64 * 1024**2  # small archives of zeros are harmless
-# What Linux takes: PATH_MAX and NAME_MAX. Also of the target of a link.
+# Linux's PATH_MAX and NAME_MAX; also for the target of a link.
 MAX_NAME_BYTES, MAX_PART_BYTES = 4_096, 255
-MAX_NAMES_BYTES = 8 * 1024**2  # all names, their parents and what links lead to, which are kept in memory
-MAX_LINKS = 40  # that lead to each other; as Linux has it
-# What tarfile keeps in memory besides the files' contents: for each entry, and for all together.
+MAX_NAMES_BYTES = 8 * 1024**2  # all names, parent folders and targets of links, which are held in memory
+MAX_LINKS = 40  # followed for one path, as in Linux
+# Bounds for the headers that tarfile reads into memory: per entry, and in addition for the whole archive.
 HEADER_BYTES, MORE_HEADER_BYTES = 4 * 1024, 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is in an archive: paths relative to its root. Of a name that comes twice, the last counts."""
+    """The contents of an archive, as paths relative to its root. If a name occurs twice, the last entry counts."""
 
     files: frozenset[str]
     directories: frozenset[str]
-    links: dict[str, str] = field(default_factory=dict)  # symbolic and hard ones, with what they lead to
-    repeated: frozenset[str] = frozenset()  # files that come more than once
+    links: dict[str, str] = field(default_factory=dict)  # symbolic and hard links, with their targets
+    repeated: frozenset[str] = frozenset()  # files that occur more than once
 
     def real(self, path: str) -> str:
-        """What a path leads to, when its links are followed. Raises Invalid for links without end."""
+        """The path after links are followed. Raises Invalid for an endless chain of links."""
         at = clean(path)
         for _ in range(MAX_LINKS):
             prefixes = accumulate(at.split("/"), posixpath.join)
@@ -47,7 +47,8 @@ class Listing:
         raise Invalid([f"`{path}` is a link that leads nowhere."])
 
     def inside(self, context: str | None) -> frozenset[str]:
-        """Names of the files directly in `context` (default: the root). Raises Invalid without it."""
+        """Names of the files directly in `context` (default: the root). Raises Invalid if there is no such
+        directory."""
         folder = self.real(context) if context else ""
         if folder and folder not in self.directories:
             raise Invalid([f"The code has no directory `{context}`."])
@@ -55,13 +56,13 @@ class Listing:
 
 
 def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
-    """Reads the whole archive. Raises Invalid for what is no gzipped tar, would unpack outside of its
-    folder, is neither file, directory nor confined link, or grows beyond measure.
+    """Reads the whole archive. Raises Invalid unless it is a gzipped tar within the bounds, whose entries are files,
+    directories and links that stay inside of its folder.
 
-    After the end mark only zeros may follow: some programs (busybox) read members there, Python does not.
+    After the end mark only zeros may follow, because busybox reads entries there, but Python does not.
     """
     kinds: dict[str, bytes] = {}
-    links: set[str] = set()  # whatever came later: they may have been unpacked
+    links: set[str] = set()  # also those that a later entry replaces, because both are unpacked
     targets: dict[str, str] = {}
     repeated: set[str] = set()
     names_bytes = 0
@@ -76,7 +77,7 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 names_bytes = _counted(names_bytes, name)
                 if not member.isdir() and member.name.rpartition("/")[2] in ("", "."):
                     _refuse(f"`{_short(member.name)}` is the name of a directory, but no directory")
-                if not 0 <= member.size <= MAX_UNPACKED_BYTES:  # tarfile would read on for ages
+                if not 0 <= member.size <= MAX_UNPACKED_BYTES:  # tarfile would read for a very long time
                     _refuse(f"`{_short(name)}` claims an impossible size")
                 targets.pop(name, None)
                 if member.issym():
@@ -96,13 +97,13 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 kinds[name] = member.type
                 names_bytes = _counted(names_bytes, targets.get(name, ""))
                 stream.allowed += HEADER_BYTES + (member.size if member.isfile() else 0)
-                archive.members = []  # else tarfile keeps them all
+                archive.members = []  # else tarfile holds all entries in memory
             stream.read_to_end()
             if stream.content_bytes > archive.offset:
                 _refuse("it has data after its end")
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, UnicodeError) as exc:
         raise Invalid(["The upload is not a gzipped tar archive, or it is damaged."]) from exc
-    seen: set[str] = set()  # parents that are known not to be links, like all of their own
+    seen: set[str] = set()  # parent folders that are checked, with all of their own parents
     for name in kinds:
         parent = posixpath.dirname(name)
         while parent and parent not in seen:
@@ -126,7 +127,7 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
 
 
 def read_text(packed: IO[bytes], packed_bytes: int, listing: Listing, path: str) -> str:
-    """The text of one file of a listed archive. Raises Invalid without one, or beyond 64 KB of text."""
+    """The text of a file of a checked archive. Raises Invalid if there is no such file of at most 64 KB in UTF-8."""
     wanted, raw = listing.real(path), None
     with tarfile.open(fileobj=_Bounded(packed, packed_bytes), mode="r|") as archive:  # type: ignore[call-overload]
         for member in archive:
@@ -147,20 +148,20 @@ def read_text(packed: IO[bytes], packed_bytes: int, listing: Listing, path: str)
 
 
 def clean(path: str) -> str:
-    """A path without `./` and doubled slashes; the root is empty."""
+    """A path without `./` and double slashes; empty for the root."""
     normal = posixpath.normpath(path)
     return "" if normal == "." else normal
 
 
 class _Bounded:
-    """Unpacks gzip as it is read, up to the bounds: tarfile only needs `read`."""
+    """Unpacks gzip while it is read, within the bounds; a file for tarfile, which only needs `read`."""
 
     def __init__(self, packed: IO[bytes], packed_bytes: int) -> None:
         self._unpacked = gzip.GzipFile(fileobj=packed, mode="rb")
         self._bound = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO))
         self._count = 0
         self.content_bytes = 0  # up to the last byte that is not zero
-        self.allowed = self._bound  # how far it may be read by now
+        self.allowed = self._bound  # how many bytes may be read so far
 
     def read(self, size: int) -> bytes:
         block = self._unpacked.read(size)
@@ -174,14 +175,14 @@ class _Bounded:
         return block
 
     def read_to_end(self) -> None:
-        """Reads what is left, so that its checksum is compared as well."""
+        """Reads the rest, so that gzip compares its checksum."""
         self.allowed = self._bound
         while self.read(64 * 1024):
             pass
 
 
 def _counted(names_bytes: int, name: str) -> int:
-    """The bytes of all names with one more."""
+    """Adds the bytes of one more name. Raises Invalid beyond the bound."""
     names_bytes += _bytes(name)
     if names_bytes > MAX_NAMES_BYTES:
         _refuse(f"its names have more than {MAX_NAMES_BYTES // 1024**2} MiB in all")
@@ -207,8 +208,8 @@ def _confined(name: str) -> str:
 
 
 def _confined_target(name: str, target: str) -> str:
-    """What a symbolic link leads to. A target may climb first and then descend. Because nothing lies behind a link,
-    what it climbs are real directories, so that counting them is enough."""
+    """The target of a symbolic link. Raises Invalid if it leads out. A target may first climb, then descend. No entry
+    lies behind a link, so what it climbs are real directories, and it is enough to count them."""
     _check_length(target)
     steps = [step for step in target.split("/") if step not in ("", ".")]
     climbs = 0
@@ -220,14 +221,14 @@ def _confined_target(name: str, target: str) -> str:
 
 
 def _check_hard_link(name: str, target: str, kinds: Mapping[str, bytes], links: Set[str]) -> None:
-    """A second name of a link would be that link elsewhere, where it may lead out."""
+    """Refuses hard links to symbolic links: from another directory, a relative target may lead out. Raises Invalid."""
     if target in links or kinds.get(target, tarfile.DIRTYPE) == tarfile.DIRTYPE:
         _refuse(f"`{_short(name)}` is a hard link to something that is no file in it")
 
 
 def _readable(name: str) -> str:
-    """A name as text that can be stored: bytes that are no UTF-8 are written out. None collide, because
-    names with backslashes are refused."""
+    """A name as UTF-8 text, with other bytes written as `\\xNN`. Two names cannot become equal, because names with
+    backslashes are refused."""
     return name.encode(errors="backslashreplace").decode()
 
 

@@ -10,14 +10,14 @@ from typing import Any, Self
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.project import ProjectKey
 
-# A build's texts are one item of at most 400 KB (DynamoDB), with the two Dockerfiles that may come later.
+# A build's texts are one DynamoDB item of at most 400 KB, with the two Dockerfiles that may be added later.
 MAX_TEXTS_BYTES = 270_000
 MAX_DOCKERFILE_BYTES = 65_536
 CODEBUILD, EKS = "codebuild", "eks"  # where builds can run
 PLATFORMS = ("linux/amd64", "linux/arm64")
 ID_DIGITS = 12  # ids are zero-padded in keys so that their text order is their number order
-TAGS_MOVED_WITHIN = timedelta(days=1)  # of a build's end: a tag that the registry refuses is not tried for ever
-# Stands in a Dockerfile for the lines of special files, whose names a git repository shows too late.
+TAGS_MOVED_WITHIN = timedelta(days=1)  # after a build's end, no more attempts: the registry may refuse a tag for ever
+# Replaced by the lines of special files after a git repository was fetched: before, their names are not known.
 SPECIAL_FILES_MARK = "#slipway-special-files"
 
 
@@ -59,7 +59,7 @@ class BuildKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The inverse of `str(key)`; ValueError when `text` is not one."""
+        """The inverse of `str(key)`. Raises ValueError."""
         owner, project, number = text.split("/")
         if not (owner and project and number.isascii() and number.isdigit()):
             raise ValueError(f"{text!r} does not name a build")
@@ -68,7 +68,7 @@ class BuildKey:
 
 @dataclass(frozen=True, slots=True)
 class StatusEntry:
-    """One row of a build's history."""
+    """One status of a build's history."""
 
     id: int
     uuid: str
@@ -86,14 +86,14 @@ class Source:
     code_sha256: str | None = None
     git_url: str | None = None
     git_revision: str | None = None
-    context: str | None = None  # the directory that becomes `build`; None for the whole
-    dockerfile: str | None = None  # path of the code's own Dockerfile, when the build must look it up
+    context: str | None = None  # the directory of the code that becomes `build`; None: the whole code
+    dockerfile: str | None = None  # path of the code's own Dockerfile, if the build uses it
     uploaded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What an attempt has put in the registry under the build's tag."""
+    """An image that an attempt has reported to have pushed."""
 
     attempt: int
     digest: str
@@ -101,67 +101,69 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the registry has under a tag."""
+    """An image in the registry."""
 
     digest: str
-    layer_bytes: tuple[int, ...] | None = None  # compressed, the base's first; None of what is not one image
+    layer_bytes: tuple[int, ...] | None = (
+        None  # compressed, the base's first; None if it is not one image
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The record of a build, small enough to be read and written whole; its texts are in `BuildBody`."""
+    """The record of a build, which is always read and written as a whole; long texts are in `BuildBody`."""
 
     key: BuildKey
     uuid: str
-    user: str  # who created it; the owner is in the key
+    user: str  # the creator; the owner is in the key
     created_at: datetime
     updated_at: datetime
     backend: str  # as the user named it
-    nonce: str  # ends the log; told to the executor only, so that no step of the user can print it
-    image: str  # where the result goes: repository and tag, known from the start
+    nonce: str  # marks the end of the log; only the executor gets it, so that no step of the user can print it
+    image: str  # the reference of the result, repository and tag
     history: tuple[StatusEntry, ...]
     name: str | None = None
     description: str | None = None
     tags: tuple[str, ...] = ()
-    is_managed: bool = True  # False: nothing runs here, statuses are reported from outside
+    is_managed: bool = True  # False: it runs elsewhere, and clients report its statuses
     started_at: datetime | None = None
-    finished_at: datetime | None = None  # before its last status, if that waits for the words of the log
-    end_reason: str | None = None  # why it failed, in its executor's words
+    finished_at: datetime | None = None  # may be set before the last status, which waits for the log's reason
+    end_reason: str | None = None  # the executor's reason of a failure
     image_digest: str | None = None
     layer_bytes: tuple[int, ...] | None = None  # of the image: `Image.layer_bytes`
-    image_tags: tuple[str, ...] = ()  # that the image gets once the build has succeeded
+    image_tags: tuple[str, ...] = ()  # further tags for the image after success
     image_tags_moved: bool = False
     nocache: bool = False
     node_scheduled: str | None = None
-    reported_backend: str | None = None  # what a client said of a build that runs here; only ever shown
+    reported_backend: str | None = None  # reported by a client for a build that runs here; only shown
     reported_node: str | None = None  # likewise
     resources: dict[str, Any] | None = None
-    placement: Placement | None = None  # what its pod has beside, where it gets one
+    placement: Placement | None = None  # further fields for its pod, on EKS
     commit: str | None = None
-    source: Source | None = None  # the code that goes into the image; None for an image without code
-    executor: str = CODEBUILD  # where it runs: chosen at creation, from `backend` and what is offered
-    attempt: int = 0  # counts the times an executor was asked to start this build
-    submitting_at: datetime | None = None  # the claim: somebody is asking the executor since then
-    handle: str | None = None  # what the executor calls this build; opaque outside of it
-    log: str | None = None  # where the log reader finds this build's lines; opaque outside of it
-    tag_was_free: bool = False  # before its first claim; nobody asked for those that an older version started
-    fetched_attempt: int = 0  # the last that has its code: its secret opens no more materials
-    pushes: tuple[Push, ...] = ()  # as attempts have reported them
-    faults: int = 0  # attempts that ended by the executor's own fault
-    queued_at: datetime | None = None  # since when it waits for its current attempt; None: since its creation
-    turn_at: datetime | None = None  # when it was last claimed after it had waited for its turn
-    waiting_reason: str | None = None  # why the executor takes no build now, in its words
-    unsure_attempts: tuple[int, ...] = ()  # former ones that may have made the image all the same
+    source: Source | None = None  # the code of the image; None without code
+    executor: str = CODEBUILD  # where it runs; chosen at creation
+    attempt: int = 0  # the number of attempts that were claimed
+    submitting_at: datetime | None = None  # the claim: a handler has been asking the executor since then
+    handle: str | None = None  # the executor's name of this build; opaque for others
+    log: str | None = None  # the name of its log; opaque except for `Logs`
+    tag_was_free: bool = False  # the tag did not exist before the first claim; False if an older version started it
+    fetched_attempt: int = 0  # the last attempt that has its code; its secret gives no materials any more
+    pushes: tuple[Push, ...] = ()  # reported by attempts
+    faults: int = 0  # the number of attempts that ended by a fault of the executor
+    queued_at: datetime | None = None  # since when its current attempt waits; None: since its creation
+    turn_at: datetime | None = None  # when its turn came last, after it had waited
+    waiting_reason: str | None = None  # why the executor accepts no builds, in its words
+    unsure_attempts: tuple[int, ...] = ()  # earlier attempts that may have made the image
     stop_requested_at: datetime | None = None
-    look_at: datetime | None = None  # by then somebody must look again; None once nothing can happen
+    look_at: datetime | None = None  # when the schedule checks it next; None if nothing is left to do
     archived_at: datetime | None = None  # hidden since then
-    deleted_at: datetime | None = None  # to be purged, and never to be restored; implies archived_at
-    stored_log_bytes: int | None = None  # size of the whole log in storage; None while it is not there
-    keeping_log_until: datetime | None = None  # until then nobody else may begin to keep it
-    reported_log_bytes: int | None = None  # of lines that were reported for it
-    on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded
-    code_reference: dict[str, Any] | None = None  # what a client said of its code
-    version: int = 1  # every write asserts the version it read
+    deleted_at: datetime | None = None  # it will be purged and cannot be restored; implies archived_at
+    stored_log_bytes: int | None = None  # size of the log in storage; None while it is not stored
+    keeping_log_until: datetime | None = None  # the lease of the function that stores the log
+    reported_log_bytes: int | None = None  # the size of all lines that clients have reported
+    on_behalf_of: str | None = None  # the user that an automation has named; only recorded
+    code_reference: dict[str, Any] | None = None  # reported by a client
+    version: int = 1  # each write has the condition that the version is unchanged
 
     @property
     def last_status(self) -> Status:
@@ -182,12 +184,12 @@ class Build:
 
     @property
     def waits_since(self) -> datetime:
-        """When its current attempt became possible."""
+        """Since when its current attempt could start."""
         return self.queued_at or self.created_at
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for its turn, because its executor took no more builds."""
+        """Whether it waits for its turn, because its executor accepted no more builds."""
         return self.waiting_reason is not None and self.submitting_at is None and not self.is_done
 
     @property
@@ -199,7 +201,7 @@ class Build:
 
     @property
     def billed_minutes(self) -> int | None:
-        """Started minutes that its executor was at work for it, waiting left out; None before its end."""
+        """Minutes that its executor worked, rounded up, without waiting; None before its end."""
         if self.finished_at is None:
             return None
         if self.worked_since is None or not self.is_managed:
@@ -208,7 +210,7 @@ class Build:
 
     @property
     def worked_since(self) -> datetime | None:
-        """When waiting was over; None for a build at which nobody was at work yet."""
+        """When its executor began to work; None before that."""
         work = [entry for entry in self.history if entry.status in (Status.BUILDING, Status.RUNNING)]
         return work[0].created_at if work else None
 
@@ -221,8 +223,8 @@ class Build:
         return f"plx-build-{self.uuid}"
 
 
-# What lists show of a build and queries ask about. It is all that the index of lists holds, beside the newest
-# status: each change writes it there twice, and up to 1 KB costs one unit.
+# The fields that lists show and queries use. The index of lists contains only these and the newest status: each change
+# writes the entry twice, and up to 1 KB costs one write unit.
 LISTED = frozenset(
     {"key", "uuid", "user", "created_at", "updated_at", "backend", "image", "name", "description", "tags"}
     | {"is_managed", "started_at", "finished_at", "image_digest", "commit", "archived_at", "deleted_at"}
@@ -232,25 +234,25 @@ LISTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class BuildBody:
-    """The texts of a build, kept apart so that lists stay light."""
+    """The long texts of a build, stored apart so that lists need not read them."""
 
     content: str | None = None
     config: dict[str, Any] | None = None
     dockerfile: str | None = None  # what is built
     build_args: dict[str, str] | None = None
     secrets: dict[str, str] | None = None  # names of the project's secrets, by the ids of their mounts
-    found_dockerfile: str | None = None  # what is built, where only the fetched code shows it
-    reported_dockerfile: str | None = None  # what a client said was built, by PATCH
+    found_dockerfile: str | None = None  # what is built, reported after the code was fetched
+    reported_dockerfile: str | None = None  # reported by a client, with PATCH
 
     @property
     def built_dockerfile(self) -> str | None:
-        """What is built; None while that is only known where the code is fetched."""
+        """The Dockerfile that is built; None until the code is fetched, if it depends on that."""
         is_known = self.dockerfile is not None and SPECIAL_FILES_MARK not in self.dockerfile
         return self.dockerfile if is_known else self.found_dockerfile
 
     @property
     def is_too_large(self) -> bool:
-        """Whether what a build is made from, as JSON in UTF-8, exceeds `MAX_TEXTS_BYTES`."""
+        """Whether the inputs, as JSON in UTF-8, exceed `MAX_TEXTS_BYTES`."""
         parts = [self.content, self.config, self.dockerfile, self.build_args]
         texts = json.dumps(parts, ensure_ascii=False)
         return len(texts.encode()) > MAX_TEXTS_BYTES

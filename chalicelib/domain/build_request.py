@@ -1,4 +1,4 @@
-"""Requests for a build, and for changes of one, checked field by field."""
+"""Parses and checks requests for builds, and for changes of builds."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from chalicelib.errors import Invalid
 MAX_TEXT = 4_096  # characters of a description or readme
 MAX_BACKEND, MAX_NODE = 16, 256  # characters
 MAX_KEY = 128  # characters of an idempotency key
-# Words of the API's own paths and of Polyaxon's things: as names of builds and projects they would mislead.
+# Words of the API's paths and of Polyaxon: names of builds and projects must not be one of them.
 _THINGS = ("user", "superuser", "admin", "project", "job", "experiment", "group", "notebook", "tensorboard")
 _WORDS = ("version", "token", "bookmark", "archive", "cluster", "node", "catalog", "repo", "setting", "log")
 RESERVED_NAMES = frozenset(
@@ -39,7 +39,7 @@ class BuildRequest:
 
 
 def parse_request(fields: dict[str, Any]) -> BuildRequest:
-    """The request for a build that the fields of a body make. Raises Invalid."""
+    """Parses the fields of a body. Raises Invalid."""
     tags, is_managed = checked_fields(fields, (), "backend", "is_managed"), fields.get("is_managed")
     ttl = fields.get("ttl")
     if not isinstance(ttl, bool | None) and not re.fullmatch(r"[0-9]+", str(ttl)):
@@ -59,8 +59,8 @@ def parse_request(fields: dict[str, Any]) -> BuildRequest:
 
 
 def checked_fields(fields: Mapping[str, Any], known_tags: tuple[str, ...], *names: str) -> tuple[str, ...]:
-    """The tags that a build or project with the `known_tags` has by these fields of a body, whose name, description
-    and tags are checked, and those that are called `names`. Raises Invalid."""
+    """Checks name, description, tags and the fields `names` of a body. Returns the tags of a build or project that had
+    `known_tags` before. Raises Invalid."""
     name, tags = fields.get("name") or None, fields.get("tags") or []
     faults: dict[str, list[str]] = {}
     if name is not None and not is_slug(name):
@@ -83,7 +83,7 @@ def checked_fields(fields: Mapping[str, Any], known_tags: tuple[str, ...], *name
 
 
 def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
-    """The spec of a request and its text in the top-level layout, from `content` or the older `config`."""
+    """The spec of a request and its text, from `content` or the older `config`. Raises Invalid."""
     content, config = fields.get("content"), fields.get("config")
     if content is not None and not isinstance(content, str):
         raise Invalid({"content": ["Must be the text of a specification, as YAML or JSON."]})
@@ -101,12 +101,12 @@ def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
 
 
 def changed(build: Build, fields: dict[str, Any]) -> Build:
-    """The build with what a request may change of it. Raises Invalid."""
+    """The build with the changes of a request. Raises Invalid."""
     tags = checked_fields(fields, build.tags, "backend", "is_managed", "dockerfile", "node_scheduled")
     given: dict[str, Any] = {"name": fields.get("name") or None, "description": fields.get("description")}
     build = replace(build, tags=tags, **{field: text for field, text in given.items() if field in fields})
     backend, node = fields.get("backend"), fields.get("node_scheduled")
-    if build.is_managed:  # what happens to it is ours to say; the client's words are kept beside
+    if build.is_managed:  # its state is what Slipway has seen; the client's values are stored apart
         return replace(
             build, reported_node=node or build.reported_node, reported_backend=backend or build.reported_backend
         )
@@ -114,7 +114,7 @@ def changed(build: Build, fields: dict[str, Any]) -> Build:
 
 
 def checked_key(key: object) -> str:
-    """A key under which something is done once. Raises Invalid."""
+    """An idempotency key, checked. Raises Invalid."""
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise Invalid([f"An idempotency key must be 1 to {MAX_KEY} printable ASCII characters."])
     return key
@@ -133,7 +133,7 @@ def _is_dockerfile(text: object) -> bool:
     return isinstance(text, str) and len(text.encode()) <= MAX_DOCKERFILE_BYTES
 
 
-# What fields may be that are not null, and what is said of others.
+# For each field: whether a value other than null is valid, and the sentence if it is not.
 _TEXT = (_is_text, f"Must be a text of at most {MAX_TEXT} characters.")
 _FLAG = (lambda flag: isinstance(flag, bool), "Must be true or false.")
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -1,9 +1,9 @@
-"""What a build did, step by step, read from its log: one rule for every engine.
+"""Reads the steps of a build from its log, for all engines.
 
-The plain lines are read, not BuildKit's `rawjson`: buildah has no such thing, BuildKit's own lines say name, duration,
-cache and error as well, and so the log that people read is the only one there is. When a line was printed, the log
-service says. BuildKit numbers what a step prints, so that it is not taken for a line of its own; buildah does not, so
-of its lines those alone count that come next.
+It reads the plain log, not BuildKit's `rawjson`: buildah has nothing like it, and BuildKit's plain lines have name,
+duration, cache and error, too. So there is only one log, the one that users read. The log service knows when a line was
+printed. BuildKit numbers the output of steps, so it cannot be confused with BuildKit's own lines. buildah does not, so
+only the line of the step that must come next counts.
 """
 
 import re
@@ -23,7 +23,7 @@ _STORED = re.compile(r"--> (Using cache )?[0-9a-f]{11,64}")
 
 @dataclass(slots=True)
 class BuildStep:
-    """A step, and what is known of its end: a step that was cached has no duration, nor has one without an end."""
+    """A step. It has no duration if it was cached, or has not ended."""
 
     name: str
     started_at: datetime
@@ -33,27 +33,27 @@ class BuildStep:
 
 
 class Steps:
-    """Makes steps of the lines of the log of a build of `image`, in order, as people see them."""
+    """Collects the steps of a build of `image` from the lines of its log, which are added in order."""
 
     def __init__(self, image: str) -> None:
         self._found: dict[str, BuildStep] = {}
         self._current: BuildStep | None = None
-        self._number: str | None = None  # of BuildKit's step that prints; empty between two
-        self._next = "\n"  # how buildah's step begins that may follow
+        self._number: str | None = None  # of the BuildKit step that prints; empty between two steps
+        self._next = "\n"  # the beginning of the line of buildah's next step
         self._pushing, self._pushed = f"Pushing {image}", f"Pushing finished: {image.rpartition(':')[0]}@"
 
     @property
     def found(self) -> list[BuildStep]:
-        """In the order in which they began."""
+        """The steps, in the order of their starts."""
         return sorted(self._found.values(), key=lambda step: step.started_at)
 
     def add(self, at: datetime, line: str) -> None:
-        """What was printed at that time."""
+        """Adds a line that was printed at this time."""
         if self._number is not None or (line[:1] == "#" and not self._found):
             if numbered := _NUMBERED.match(line):
                 self._add_numbered(at, *numbered.groups())
             return
-        for glued in (self._next, _FAILED):  # buildah does not end a line that a step has begun
+        for glued in (self._next, _FAILED):  # buildah does not start a new line after the output of a step
             line = line[max(line.find(glued), 0) :]
         if (step := _STEP.match(line)) and (step[2] == "1" or line.startswith(self._next)):
             stage, number, total, instruction = step.groups()
@@ -67,8 +67,8 @@ class Steps:
             self._end(at, error=line)
 
     def _add_numbered(self, at: datetime, number: str, text: str) -> None:
-        """The first line with another number than the one before has the name of its step. A second run, which
-        pushes, finds everything cached that the first has done: the first counts."""
+        """The first line with a new number has the name of the step. Of two runs, the first counts: the second one,
+        which pushes, finds everything cached."""
         if number != self._number:
             self._number, self._current = number, None
             if number != "0":  # the name of the builder
@@ -81,7 +81,7 @@ class Steps:
                 self._end(at, seconds=seconds, is_cached=bool(cached), error=error)
 
     def _begin(self, at: datetime, name: str) -> None:
-        """Ends the step before as well, if it goes on: buildah's do not say when they end."""
+        """Begins a step; ends the one before, because buildah does not print when a step ends."""
         self._end(at)
         if len(self._found) < MAX_STEPS:
             self._current = self._found.setdefault(name[:MAX_TEXT], BuildStep(name[:MAX_TEXT], at))
@@ -89,8 +89,8 @@ class Steps:
     def _end(
         self, at: datetime, *, seconds: float | None = None, is_cached: bool = False, error: str | None = None
     ) -> None:
-        """Of the current step, unless it has ended. `seconds` that the engine has measured count: what runs side by
-        side is printed later than it happens."""
+        """Ends the current step, unless it has ended. `seconds` is the engine's measure, which is exact also for
+        parallel steps, whose lines are printed late."""
         step, self._current = self._current, None
         if step is None or step.is_cached or step.duration_seconds is not None:
             return

@@ -1,5 +1,5 @@
-"""What is forgotten, when and by whom: one table, of which the page of automation, `GET cleanup` and a test
-for each row are made. AWS takes a day or two longer for its part."""
+"""What is deleted, when, and by which service: one table, for the page on automation, for `GET cleanup`, and for a test
+of each row. Services of AWS may take a day or two longer."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,15 +7,15 @@ from datetime import datetime, timedelta
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
 
-SETTLES = timedelta(hours=1)  # from a deletion to its purge: whatever handles it just now has ended by then
-UNUSED_FOR = timedelta(days=1)  # an upload is stored first and used then
-REMEMBERED = timedelta(days=14)  # an idempotency key: as long as SQS keeps messages at most
-EXPIRED_TOKEN_RETENTION = timedelta(days=1)  # a token: its user is told that it has expired
+SETTLES = timedelta(hours=1)  # from a deletion to the purge: every handler that works on it has ended by then
+UNUSED_FOR = timedelta(days=1)  # an unused upload stays so long, because it is stored before it is used
+REMEMBERED = timedelta(days=14)  # an idempotency key: the longest time that SQS keeps a message
+EXPIRED_TOKEN_RETENTION = timedelta(days=1)  # so that its user gets the message "Token expired"
 COUNTED_FOR = timedelta(hours=1)  # the requests of a minute
-UNTAGGED_DAYS, CACHED_DAYS = 7, 90  # layers that lost their tag to others, and layers that nobody builds any more
+UNTAGGED_DAYS, CACHED_DAYS = 7, 90  # cached layers: without a tag, and all others
 OFFERED_DAYS, STAGED_DAYS, REPLACED_DAYS = 1, 3, 7  # files of the bucket, by infra/aws/template.yaml
 
-# Who does it, and the metric or event that tells of it. On one machine only our function works.
+# The service, and its metric or event. On one machine only CLEANUP runs.
 CLEANUP = "clean_up"
 TTL = ("DynamoDB TTL", "TimeToLiveDeletedItemCount")
 S3 = ("S3 lifecycle", "NumberOfObjects")
@@ -24,7 +24,7 @@ ECR = ("ECR lifecycle", "PolicyExecutionEvent of CloudTrail")
 
 @dataclass(frozen=True, slots=True)
 class CleanupRule:
-    """`goes` says when; `{}` in it stands for the value of `setting`."""
+    """`goes` says when; `{}` in it is replaced by the value of `setting`."""
 
     what: str
     goes: str
@@ -58,7 +58,7 @@ RULES = (
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A build, or a project with all its builds, that was archived or deleted, with the one time or the other."""
+    """A build, or a project with its builds, that was archived or deleted; one of the two times is set."""
 
     key: BuildKey | ProjectKey
     archived_at: datetime | None = None
@@ -66,7 +66,7 @@ class Hidden:
 
 
 def purge_at(it: Build | Project | Hidden, purge_after_days: int) -> datetime | None:
-    """From when on it may be purged; None for what was neither archived nor deleted."""
+    """The earliest time of its purge; None if it was neither archived nor deleted."""
     if it.deleted_at is not None:
         return it.deleted_at + SETTLES
     return it.archived_at and it.archived_at + timedelta(days=purge_after_days)

@@ -1,8 +1,8 @@
-"""The Dockerfile of a spec that names a base image: Polyaxon's blocks, in Polyaxon's order, byte for byte, but
-for values of variables that engines would change: those are quoted, so that they arrive as they were written.
+"""Makes the Dockerfile for a base image: the same blocks as Polyaxon, in the same order, byte for byte, except that
+values of variables are quoted if engines would change them otherwise.
 
-`build` is the folder with the code in the context, beside the Dockerfile. Because the code is copied
-last, build steps can only use the special files that are copied before them.
+The folder `build` of the context has the code. The code is copied last, so build steps can only use the special files,
+which are copied before them.
 """
 
 import re
@@ -11,9 +11,9 @@ from collections.abc import Collection
 from chalicelib.domain.build import SPECIAL_FILES_MARK
 from chalicelib.domain.spec import Spec
 
-_PLAIN = re.compile(r"""[^\s"'\\$]+(?: [^\s"'\\$]+)*""")  # engines take it as it is, even without quotes
+_PLAIN = re.compile(r"""[^\s"'\\$]+(?: [^\s"'\\$]+)*""")  # engines do not change such a value, even without quotes
 _SPECIAL = re.compile(r"""\$(?:(\w+)|\{(\w+)\})|["\\$]""", re.A)  # between double quotes
-# Files of the code that are copied before the build steps: the first of each group that exists.
+# Files of the code that are copied before the build steps: of each group, the first that exists.
 SPECIAL_FILES = (
     ("polyaxon_requirements.txt", "requirements.txt"),
     ("polyaxon_conda_env.yaml", "polyaxon_conda_env.yml", "conda_env.yaml", "conda_env.yml"),
@@ -22,10 +22,10 @@ SPECIAL_FILES = (
 
 
 def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
-    """The Dockerfile for `spec.image`; `files` are the names at the top of the code, None when they are
-    not known yet: then a mark stands for their lines.
+    """The Dockerfile for `spec.image`. `files` are the names in the top directory of the code, or None if they are not
+    known yet; then a mark is in the place of their lines.
 
-    Every value was checked by `spec` to stay within its line, so none can add an instruction.
+    `spec` has checked that every value stays within its line, so no value can add an instruction.
     """
     lines = ["", f"FROM {spec.image}", ""]
     lines += [f"ARG {name}" for name, _ in spec.build_args]
@@ -45,8 +45,8 @@ def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
 
 
 def _variables(spec: Spec) -> list[str]:
-    """An ENV for each of the variables. In its value, what refers to a build argument, to a variable above or to
-    the same variable in the base image is left to the engine; nothing else is."""
+    """An ENV for each variable. The engine expands only references to build arguments, to variables above, and to the
+    same variable of the base image; all else is quoted."""
     known, lines = {name for name, _ in spec.build_args}, []
     for name, value in spec.env_vars:
         known.add(name)
@@ -56,7 +56,7 @@ def _variables(spec: Spec) -> list[str]:
 
 
 def _mounts(spec: Spec, step: str) -> str:
-    """The flags of RUN that show a step the secrets whose files it names."""
+    """The flags of RUN that mount the secrets whose files the step names."""
     named = [id_ for id_, _ in spec.secrets if re.search(rf"/run/secrets/{re.escape(id_)}(?![\w.-])", step)]
     # 0444, because the base image may run steps as another user than root
     return "".join(f"--mount=type=secret,id={id_},required=true,mode=0444 " for id_ in named)

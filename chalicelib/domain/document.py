@@ -1,4 +1,4 @@
-"""Texts of specifications, in JSON or YAML, read within bounds into JSON's types."""
+"""Reads texts of specifications, in JSON or YAML, within bounds."""
 
 import json
 import math
@@ -13,20 +13,20 @@ MAX_DEPTH = 20
 
 
 def read(text: str) -> object:
-    """The value of a text in JSON or YAML. Raises Invalid. YAML is bounded before and while it is read: PyYAML takes
-    seconds for some 100 KB, and copies what a merge key names."""
+    """The value of a text in JSON or YAML. Raises Invalid. YAML is bounded before and during reading, because PyYAML
+    takes seconds for about 100 KB, and copies the fields of merge keys."""
     try:
         return json.loads(text)
     except RecursionError as exc:
         raise Invalid(["The specification is nested too deeply."]) from exc
     except ValueError:
-        pass  # most likely YAML
+        pass  # then it should be YAML
     fits = len(text.encode()) <= MAX_YAML_BYTES
     require(fits, f"A specification in YAML can have {MAX_YAML_BYTES} bytes; send larger ones as JSON.")
     import yaml  # loaded only here: the published command line sends JSON
 
     class PlainLoader(yaml.SafeLoader):
-        """YAML of bounded size, without merge keys and dates: a value that looks like a date is text."""
+        """Reads YAML of bounded size, without merge keys; a value that looks like a date is a text."""
 
         yaml_implicit_resolvers = {  # noqa: RUF012
             first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -51,14 +51,14 @@ def read(text: str) -> object:
     try:
         return yaml.load(text, PlainLoader)  # noqa: S506 - it is a SafeLoader  # nosec B506
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
-        # PyYAML lets through what its constructors trip over, such as the KeyError of `!!bool x`.
+        # PyYAML does not convert all errors of its constructors, such as the KeyError of `!!bool x`.
         where = getattr(exc, "problem_mark", None)
         place = f" near line {where.line + 1}" if where else ""
         raise Invalid([f"The specification is neither JSON nor YAML{place}."]) from exc
 
 
 def check(document: Any) -> None:
-    """Raises Invalid when the document is too deep or large to work on, or holds what JSON cannot."""
+    """Raises Invalid when the document is too deep or too large, or contains values that JSON does not have."""
     nodes, level = 1, [document]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []

@@ -1,7 +1,7 @@
-"""What a spec's `environment` may say: resources, and where a build on a shared cluster gets its pod.
+"""Checks the `environment` of a spec: resources, and the placement of the pod on a shared cluster.
 
-Labels and annotations get a prefix of their own, so that they cannot be taken for anybody else's; nodes
-are chosen by keys that the deployment allows; what would reach other people's secrets is refused.
+Labels and annotations get a prefix, so that they cannot be confused with those of others. Nodes can be selected by
+keys that the deployment allows. Fields that could give access to other users' secrets are refused.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from chalicelib.errors import Invalid, checked, quoted, refuse, require
 
 PREFIX = "user.slipway/"
-MAX_ENTRIES = 10  # all of it is part of the build's record, which stays small
+MAX_ENTRIES = 10  # they are part of the build's record, which must stay small
 MAX_ANNOTATION = 200  # characters
 AMOUNTS = ("cpu", "memory", "disk")  # in cores, MiB and MiB
 _RESOURCES = (*AMOUNTS, "gpu", "tpu")
 _WHICH = {"requests": "requests", "limits": "limits", "request": "requests", "limit": "limits"}  # Polyaxon had both
-# CodeBuild's, the smallest first, with these amounts: its user guide, "on-demand environment types".
+# CodeBuild's machines, the smallest first, with their AMOUNTS: its user guide, "on-demand environment types".
 MACHINES = {
     "BUILD_GENERAL1_SMALL": (2, 4_096, 65_536),
     "BUILD_GENERAL1_MEDIUM": (4, 8_192, 131_072),
@@ -33,7 +33,7 @@ _NAMES = (
     *("image_pull_secrets", "max_restarts", "secret_refs", "config_map_refs", "data_refs", "artifact_refs"),
     *("configmap_refs", "persistence", "outputs"),
 )
-_IGNORED = ("resources", "max_restarts", "index")  # looked at elsewhere, and of no meaning for builds
+_IGNORED = ("resources", "max_restarts", "index")  # checked elsewhere, or without meaning for builds
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _OPERATORS = ("Exists", "Equal")
@@ -42,7 +42,7 @@ _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What of it goes into the pod, as Kubernetes names it."""
+    """The fields of the environment for the pod, in Kubernetes' terms."""
 
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
@@ -52,36 +52,36 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A spec's environment: as it was given, and its resources by kind (cores, memory in MiB)."""
+    """A spec's environment: the document as given, and its resources by kind (cores, MiB)."""
 
     document: Mapping[str, Any] = field(default_factory=dict)
     resources: dict[str, Any] | None = None
 
 
 def parse_environment(name: str, value: Any) -> Environment:
-    """A spec's environment, which it calls `name`: resources, and the names of the rest. Raises Invalid."""
+    """Parses the environment in the field `name`: the resources, and the names of all other fields. Raises Invalid."""
     require(isinstance(value, Mapping), f"`{name}` must be a mapping.")
     unknown = [str(key) for key in value if key not in _NAMES]
     require(not unknown, f"`{name}` has no {quoted(unknown)}.")
     resources = {} if value.get("resources") is None else value["resources"]
     if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
         refuse(f"`{name}.resources` may have {quoted(_RESOURCES)}.")
-    kept: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for kind, amounts in resources.items():
         if amounts is None:
             continue
         is_known = isinstance(amounts, Mapping) and amounts.keys() <= _WHICH.keys()
         require(is_known, f"`{name}.resources.{kind}` may have `requests` and `limits`.")
-        kept[kind] = {
+        parsed[kind] = {
             _WHICH[which]: _amount(f"{name}.resources.{kind}.{which}", amount)
             for which, amount in amounts.items()
             if amount is not None
         }
-    return Environment(dict(value), kept or None)
+    return Environment(dict(value), parsed or None)
 
 
 def _amount(name: str, value: Any) -> float:
-    """A number, also as a text: so Polyaxon takes them."""
+    """A number, or a text with one, as in Polyaxon. Raises Invalid."""
     amount = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9:
         refuse(f"`{name}` must be a number (memory and disk in MiB).")
@@ -89,9 +89,9 @@ def _amount(name: str, value: Any) -> float:
 
 
 def placement(environment: Environment, node_keys: Collection[str] | None) -> Placement | None:
-    """The Placement of an environment; None when it asks for nothing. `node_keys` are those that selectors and
-    tolerations may name, None for builds on CodeBuild, which get no pod. Raises Invalid with one sentence per
-    fault, also for each kind that cannot be honoured and could change where or with what the build runs."""
+    """The Placement of an environment; None if it asks for nothing. Selectors and tolerations may name the keys
+    `node_keys`; None for builds on CodeBuild, which have no pod. Raises Invalid with one sentence per fault, also for
+    each field that is not supported, if it could affect where or how the build runs."""
 
     def refused(name: str, _: object) -> None:
         refuse(f"`{name}` is refused for builds on {'CodeBuild' if node_keys is None else 'EKS'}.")
@@ -109,7 +109,7 @@ def placement(environment: Environment, node_keys: Collection[str] | None) -> Pl
 
 
 def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) -> None:
-    """Raises Invalid, one sentence per fault, for what no build can get; `most` are the bounds of AMOUNTS."""
+    """Raises Invalid, with one sentence per fault, for unavailable resources; `most` are the bounds of AMOUNTS."""
     faults = []
     for kind in ("gpu", "tpu"):
         if any(((resources or {}).get(kind) or {}).values()):
@@ -125,14 +125,14 @@ def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) 
 
 
 def machine(resources: Mapping[str, Any] | None) -> str | None:
-    """CodeBuild's smallest machine that has these resources; None where none are asked for, or none fits."""
+    """CodeBuild's smallest machine with these resources; None if none are asked for, or no machine has them."""
     wanted = _wanted(resources)
     fits = (name for name, has in MACHINES.items() if all(a <= b for a, b in zip(wanted, has, strict=True)))
     return next(fits, None) if any(wanted) else None
 
 
 def _wanted(resources: Mapping[str, Any] | None) -> list[float]:
-    """Of each of AMOUNTS, what is requested or the limit, whichever is more."""
+    """For each of AMOUNTS, the request or the limit, whichever is more."""
     return [max([0, *filter(None, ((resources or {}).get(kind) or {}).values())]) for kind in AMOUNTS]
 
 
@@ -178,15 +178,15 @@ def _tolerations(name: str, value: Any, node_keys: Collection[str]) -> tuple[dic
 def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:
     if not isinstance(value, Mapping) or set(value) - {"key", "operator", "value", "effect"}:
         refuse(f"`{name}` may have `key`, `operator`, `value` and `effect`.")
-    kept = {part: text for part, text in value.items() if text is not None}
-    _check_key(name, kept.get("key"), node_keys)  # without a key it would tolerate everything
-    operator = kept.setdefault("operator", "Equal")
+    given = {part: text for part, text in value.items() if text is not None}
+    _check_key(name, given.get("key"), node_keys)  # without a key it would tolerate everything
+    operator = given.setdefault("operator", "Equal")
     for part, allowed in (("operator", _OPERATORS), ("effect", _EFFECTS)):
-        require(kept.get(part, allowed[0]) in allowed, f"`{name}.{part}` must be one of {', '.join(allowed)}.")
-    if (text := kept.get("value", "")) != "":
+        require(given.get(part, allowed[0]) in allowed, f"`{name}.{part}` must be one of {', '.join(allowed)}.")
+    if (text := given.get("value", "")) != "":
         _check_word(f"{name}.value", text)
     require(operator == "Equal" or text == "", f"`{name}.value` must be left out where `operator` is Exists.")
-    return kept
+    return given
 
 
 def _check_key(name: str, key: Any, node_keys: Collection[str]) -> None:

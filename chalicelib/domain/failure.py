@@ -1,16 +1,16 @@
-"""Why a build failed, read from the last lines of its log: one rule for every executor and engine.
+"""Finds the reason of a failed build in the last lines of its log, for all executors and engines.
 
-A build's own steps write most of these lines. So a line is cut before it is searched, only lines that begin
-as an engine's error count, and the search takes time linear in the line.
+Most of these lines are output of the build's own steps. So lines are cut before they are searched, only lines that
+begin like an engine's error count, and the search takes linear time.
 """
 
 import re
 from collections.abc import Sequence
 
-TAIL_LINES = 200  # how much of the log's end is worth reading
+TAIL_LINES = 200  # how many of the last lines are read
 MAX_LINE = 8_192  # characters that are read from each end of a line
 
-# What stands before and after the failed command; its exit code follows.
+# The texts before and after the failed command; the exit code follows.
 _REPORTS = (
     # BuildKit:   ERROR: process "/bin/sh -c pip install nope" did not complete successfully: exit code: 1
     ('process "', '" did not complete successfully: exit code: '),
@@ -21,12 +21,12 @@ _REPORTS = (
     # chroot:     Error: building at STEP "RUN pip install nope": exit status 1
     ('building at STEP "', '": exit status '),
 )
-# How an error line begins, of an engine up to what it says. BuildKit numbers the lines that steps print.
+# The beginning of an engine's error line, up to its message. BuildKit numbers the output of steps.
 _ERROR = re.compile(r"(?:#\d{1,9} )?(?:(?:ERROR|Error|error)[:\s]\s*|(?=failed to solve))")
-# buildah does not end a line that a step has begun.
+# buildah does not start a new line after the output of a step.
 _GLUED = 'Error: building at STEP "'
 _OF_TOOLS = re.compile(r"(?=(?:fatal|tar|tar \(child\)|gzip|cp|mv|curl|wget): )")
-# Said after the cause, and by everybody.
+# Follow-up messages, which come after the cause.
 _ECHOES = (
     "tar: Child returned status",
     "tar: Error is not recoverable",
@@ -44,10 +44,10 @@ _CODES = {
     "132": "illegal instruction; is the image for this processor?",
     KILLED_CODE: KILLED,
     "139": "segmentation fault",
-    "143": "told to end",
+    "143": "ended by SIGTERM",
 }
-# What an error line has somewhere, and what that means: the first that fits. Docker Hub's answer to too many
-# anonymous pulls from one address is one that CodeBuild's shared addresses get.
+# Texts in an error line, and their meaning; the first match counts. CodeBuild's shared addresses often reach Docker
+# Hub's limit for anonymous pulls.
 _MEANINGS = tuple(
     (re.compile(pattern, re.I), meaning)
     for pattern, meaning in (
@@ -84,8 +84,8 @@ _MEANINGS = tuple(
 
 
 def failure_reason(lines: Sequence[str]) -> str | None:
-    """The failing command with its exit code where the log names one, else its last error line with what that means,
-    else None. A full disk is said first, because commands meet it as well, whose own words come later."""
+    """The failed command with its exit code, if the log names one, else the last error line with its meaning, else
+    None. A full disk comes first, because it makes commands fail, whose messages come later."""
     lines = [*map(_cut, lines)]
     reason = _command_or_error(lines)
     is_full = any(_DISK_FULL in line.lower() for line in lines)
@@ -118,7 +118,7 @@ def _cut(line: str) -> str:
 
 
 def _failed_step(line: str) -> str | None:
-    """The command may hold any of these texts: only the first beginning and the last end are the engine's."""
+    """The command itself may contain these texts, so only the first beginning and the last end count."""
     end, before, after = max((line.rfind(after), before, after) for before, after in _REPORTS)
     start, code = line.find(before, 0, max(end, 0)), _CODE.match(line, end + len(after))
     if start < 0 or code is None:

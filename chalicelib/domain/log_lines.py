@@ -1,7 +1,7 @@
-"""The lines of a log as people see them, made of what an executor has stored.
+"""Makes the lines of a log that users see from the pieces in the log service.
 
-The log service has pieces: lines, and parts of lines that were too long for it. Pieces are joined, what
-CodeBuild and our own steps say to each other is left out, and what a terminal would obey is shown instead.
+A piece is a line, or a part of a line that was too long. Pieces are joined, messages of CodeBuild and of our own steps
+are removed, and control characters are made visible.
 """
 
 import re
@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 END_MARK = "slipway-end"  # the steps print it with the build's nonce as the last line
-MAX_LINE_BYTES = 64 * 1024  # of a line that is shown
+MAX_LINE_BYTES = 64 * 1024  # longer lines are cut
 GOES_ON = " … (cut here: the line goes on)"
-_MAX_JOINED = 100_000  # characters of a line's pieces that are kept: more than are shown
-# What CodeBuild itself says, the echo of our commands included; they are a line each.
+_MAX_JOINED = 100_000  # characters of a line's pieces that are held in memory, more than are shown
+# Messages of CodeBuild itself, with the echo of our commands; one line each.
 _CODEBUILD = re.compile(r"\[Container\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})? ")
-# After a failure there, CodeBuild does not come to the step that prints the end mark.
+# After such a failure, CodeBuild does not run the step that prints the end mark.
 _FAILED_EARLY = re.compile(_CODEBUILD.pattern + r"Phase complete: (?:INSTALL|PRE_BUILD) State: FAILED")
-# What a terminal obeys or a reader takes for the end of a line: control characters, and those that change the
-# direction of text. A tab stays.
+# Characters that control a terminal, end a line for some readers, or change the direction of text; tabs stay.
 _HARMLESS: dict[int, int | str] = {code: 0x2400 + code for code in range(32) if code != 9}
 _HARMLESS |= {0x7F: 0x2421, **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
 _HARMLESS |= {
@@ -35,7 +34,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line, or a piece of one that `goes_on`, and when it was printed, in whole milliseconds."""
+    """A line, or a piece of a line that `goes_on`, with its time in whole milliseconds."""
 
     at: datetime
     text: str
@@ -44,21 +43,21 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """In a log: after so many pieces of that very time. The same for ever, whatever is added behind it."""
+    """A position in a log: after `count` pieces with the time `at`. It stays valid when the log grows."""
 
     at: datetime = _START
     count: int = 0
 
     def after(self, at: datetime) -> "Position":
-        """Behind one more piece."""
+        """The position after one more piece."""
         return Position(at, self.count + 1 if at == self.at else 1)
 
 
 def shown(line: str) -> str:
-    """A line as it may be printed anywhere; every line that people see passes here.
+    """A line that is safe to print; every line that users see passes here.
 
-    Of what carriage returns separate, the last that is not blank: a progress bar's last state. A control
-    character becomes the picture that Unicode has for it. More than `MAX_LINE_BYTES` are cut with a mark.
+    If carriage returns divide it, the last part that is not blank: the last state of a progress bar. Control characters
+    become Unicode's pictures of them. More than `MAX_LINE_BYTES` are cut, with a mark.
     """
     if "\r" in line:
         line = next((state for state in reversed(line.split("\r")) if state.strip()), "")
@@ -70,20 +69,20 @@ def shown(line: str) -> str:
 
 
 class Lines:
-    """Makes lines of pieces, in order. It may begin at any position that is `between_lines`."""
+    """Makes lines from pieces, which are added in order. It can start at any position that is `between_lines`."""
 
     def __init__(self, nonce: str) -> None:
-        self.has_ended = False  # nothing of the build follows: the end mark was seen, or CodeBuild has said so
+        self.has_ended = False  # the end mark was seen, or CodeBuild has reported the end
         self._end_mark = f"{END_MARK} {nonce}"
-        self._begun = ""  # of a line that goes on
-        self._has_empty = False  # CodeBuild prints an empty line before its own: held back until the next
+        self._begun = ""  # the beginning of a line that goes on
+        self._has_empty = False  # an empty line is held back, because CodeBuild prints one before its own lines
 
     @property
     def between_lines(self) -> bool:
         return not self._begun and not self._has_empty
 
     def add(self, piece: LogLine) -> Sequence[str]:
-        """The lines that this piece completes, as people see them; if there are any, the next begins anew."""
+        """The lines that this piece completes, as users see them."""
         text = self._begun + piece.text if self._begun else piece.text
         if len(text) > _MAX_JOINED:
             states = text.rstrip("\r").rpartition("\r")[2] + "\r" * text.endswith("\r")
@@ -97,7 +96,7 @@ class Lines:
         if text[0] == "[" and _CODEBUILD.match(text):
             self.has_ended = self.has_ended or _FAILED_EARLY.match(text) is not None
             return ()
-        if text.endswith(self._end_mark):  # behind what was printed without an end of line
+        if text.endswith(self._end_mark):  # after output without a newline
             self.has_ended = True
             text = text.removesuffix(self._end_mark)
             if not text:
@@ -105,14 +104,14 @@ class Lines:
         return ("", shown(text)) if had_empty else (shown(text),)
 
     def rest(self) -> Sequence[str]:
-        """The line that was begun, once nothing follows it."""
+        """The unfinished last line, at the end of the log."""
         return self.add(LogLine(_START, "")) if self._begun else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of a kept log: where it begins, in the log (milliseconds since 1970, count) and in the text
-    (a byte), and of each of its pieces: milliseconds since the one before x 4 + lines that it added."""
+    """A part of a stored log: where it begins, in the log (milliseconds since 1970, count) and in the text (byte). For
+    each piece, `pieces` has 4 * milliseconds since the piece before + lines that it added."""
 
     at_ms: int
     count: int
@@ -122,7 +121,7 @@ class Block:
 
 @dataclass
 class Table:
-    """Made while a log is kept: the text has only seconds, and a reader's position has to be found in it."""
+    """Finds positions in a stored text, whose times are only seconds. Made while the log is stored."""
 
     blocks: list[Block] = field(default_factory=list)
     _position: Position = field(default_factory=Position)
@@ -133,7 +132,7 @@ class Table:
     BLOCK_PIECES = 8_192  # at most
 
     def add(self, at: datetime, lines: int, byte: int) -> None:
-        """A piece added so many lines to the text, which is then `byte` long."""
+        """Adds a piece that added `lines` to the text, which then has `byte` bytes."""
         since = max(0, (at - self._position.at) // _MILLISECOND) if at != self._position.at else 0
         self._pieces.append(since * 4 + lines)
         self._position = self._position.after(at)
@@ -141,14 +140,14 @@ class Table:
             self.close(byte)
 
     def close(self, byte: int) -> None:
-        """Ends the block, and the table if nothing follows."""
+        """Ends the current block."""
         self.blocks.append(Block(*self._begin, zlib.compress(self._pieces.tobytes(), 1)))
         self._begin = (ms_of(self._position.at), self._position.count, byte)
         self._pieces = array("Q")
 
 
 def find(blocks: Sequence[Block], position: Position) -> tuple[int, int]:
-    """Where a position is in the text: behind so many lines from this byte on, which are a block at most."""
+    """Where a position is in the text: a byte, and how many lines to skip from there, at most those of a block."""
     wanted = (ms_of(position.at), position.count)
     number = bisect_right(blocks, wanted, key=lambda block: (block.at_ms, block.count)) - 1
     if number < 0:

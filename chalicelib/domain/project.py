@@ -1,4 +1,4 @@
-"""What a project is: where builds are made, from what code, and where their images go."""
+"""Projects, their code, and the names of their images."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Code:
 
     @property
     def commit(self) -> str:
-        """What stands for a commit: as many digits of the hash as git's have."""
+        """The commit of an upload: the first 40 digits of its hash, as long as git's."""
         return self.sha256[:40]
 
 
@@ -44,9 +44,9 @@ class Project:
     archived_at: datetime | None = None  # hidden since then, with all its builds
     deleted_at: datetime | None = None  # to be purged; implies archived_at
     code: Code | None = None  # the newest upload
-    git_url: str | None = None  # or where the code is kept; never both
-    valid_after_build: int = 0  # layers of this build and of earlier ones are not to be used
-    fresh_build: int = 0  # the last one that succeeded without layers of others
+    git_url: str | None = None  # or the repository with the code; never both
+    valid_after_build: int = 0  # cached layers of this build and of earlier ones must not be used
+    fresh_build: int = 0  # the last build that succeeded without cached layers
     version: int = 1
     last_build_id: int = 0
     live_builds: int = 0  # builds that are neither archived nor deleted
@@ -66,10 +66,10 @@ class Project:
 
 
 def image_reference(registry: str, project: Project, build_id: int) -> str:
-    """Where a build's image goes: one repository per project, the build's id as tag.
+    """The reference of a build's image: one repository per project, with the build's id as tag.
 
-    The project's uuid keeps apart what lower-casing makes equal. ECR allows lower-case letters, digits
-    and single separators `.`, `_`, `-` between them, 256 characters in all.
+    The project's uuid makes names unique that are equal in lower case. ECR allows lower-case letters and digits, with
+    single separators `.`, `_`, `-` between them, and 256 characters.
     """
     name = f"{_repository_part(project.owner)}/{_repository_part(project.name)}-{project.uuid[:8]}"
     return f"{registry}/{name}:{build_id}"

@@ -1,7 +1,7 @@
-"""`?query=` and `?sort=` of lists of builds, in Polyaxon's syntax.
+"""`?query=` and `?sort=` for lists of builds, in Polyaxon's syntax.
 
-query = expression, expression, ...   all of them hold
-expression = field:condition          the first colon divides, so that times can be said
+query = expression, expression, ...   all must match
+expression = field:condition          split at the first colon; times contain colons
 condition = [~] value | a|b|c | %like% | <value | <=value | >value | >=value | from..to
 """
 
@@ -24,12 +24,12 @@ Predicate = Callable[[Build], bool]
 _Test = Callable[[Any], bool]
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _COMPARISON = re.compile(r"(<=|>=|=<|=>|<|>)(.*)", re.S)
-# The `+` of an offset arrives as a blank where a client has not encoded it.
+# The `+` of an offset arrives as a blank if the client has not encoded it.
 _MOMENT = re.compile(
     r"(\d{4})-(\d\d?)-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+ -]\d\d:?\d\d))?)?"
 )
 
-# What may be queried: its kind (value, number, text, time or list), and how a build shows it.
+# The fields, each with its kind (value, number, text, time or list) and the way to read it from a build.
 _FIELDS: dict[str, tuple[str, Callable[[Build], Any]]] = {
     "id": ("number", lambda build: build.key.id),
     "name": ("text", lambda build: build.name),
@@ -38,7 +38,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Build], Any]]] = {
     "commit": ("value", lambda build: build.commit),
     "backend": ("value", lambda build: build.backend),
     "tags": ("list", lambda build: build.tags),
-    # People and projects have no number here that a query could mean: both are found by name.
+    # Users and projects have no numbers: ids in a query are names, too.
     **dict.fromkeys(("user", "user.username", "user.id"), ("value", lambda build: build.user)),
     **dict.fromkeys(("project", "project.name", "project.id"), ("value", lambda build: build.key.project)),
     **{name: ("time", operator.attrgetter(name)) for name in SORTS},
@@ -46,7 +46,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Build], Any]]] = {
 
 
 def parse_query(text: str) -> Predicate | None:
-    """What a query asks of a build; None for an empty one. Raises Invalid with a sentence for each fault."""
+    """The predicate of a query; None for an empty one. Raises Invalid with one sentence per fault."""
     if not text:
         return None
     require(len(text) <= MAX_QUERY, f"Query is not valid: it has more than {MAX_QUERY} characters.")
@@ -67,10 +67,10 @@ def parse_query(text: str) -> Predicate | None:
 
 
 def sorted_builds(builds: Sequence[Build], sort: str) -> list[Build]:
-    """The builds in the order that `sort` asks for, which defaults to the latest change first; those without
-    a value come last. Unknown fields are ignored."""
+    """The builds in the order of `sort`, by default the latest change first. Builds without a value come last. Unknown
+    fields are ignored."""
     ordered = list(builds)
-    # Stable: the last field first.
+    # Sorting is stable, so it starts with the last field.
     for name in reversed(_sort_fields(sort)):
         read = operator.attrgetter(name.lstrip("-"))
         present = [build for build in ordered if read(build) is not None]
@@ -104,7 +104,7 @@ def _expression(expression: str) -> Predicate:
 
 
 def _test(name: str, kind: str, condition: str) -> _Test:
-    """The test of a field's value, which may be missing: then it fails."""
+    """The test of a field's value; it fails if the value is missing."""
     if kind == "time":
         return _time_test(name, condition)
     if _COMPARISON.match(condition) or (kind != "text" and ".." in condition):
@@ -143,12 +143,12 @@ def _time_test(name: str, condition: str) -> _Test:
 
 def _compared(name: str, sign: str, text: str) -> _Test:
     start, end = _moment(name, text)
-    bound = start if sign in ("<", ">=", "=>") else end  # a day is over when the next one begins
+    bound = start if sign in ("<", ">=", "=>") else end  # a day ends when the next one begins
     return (lambda at: at < bound) if "<" in sign else (lambda at: at >= bound)
 
 
 def _moment(name: str, text: str) -> tuple[datetime, datetime]:
-    """Where the day, minute or second that `text` names begins and ends, in UTC."""
+    """The start and the end of the day, minute or second that `text` names, in UTC. Raises Invalid."""
     match = _MOMENT.fullmatch(text) if text.isascii() else None
     if match is None:
         refuse(f"`{name}` must be a time such as 2024-03-01, 2024-03-01 10:30:00 or 2024-03-01T10:30:00.25Z.")

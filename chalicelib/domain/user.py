@@ -1,4 +1,4 @@
-"""Users and their tokens, and what a user may do."""
+"""Users, tokens and rights."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ class User:
     created_at: datetime
     email: str | None = None
     is_superuser: bool = False
-    tokens_revoked_at: datetime | None = None  # tokens made until then are void
+    tokens_revoked_at: datetime | None = None  # tokens made until then are not valid
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is kept of a token: never the token itself."""
+    """The record of a token, which never contains the token itself."""
 
     sha256: str
     user: str
     created_at: datetime
     expires_at: datetime
     name: str = ""
-    renewable_until: datetime | None = None  # a token that is made with this one ends by then
+    renewable_until: datetime | None = None  # tokens made with this one expire by then
     used_on: date | None = None  # last day of use, in UTC
 
     @property
     def id(self) -> str:
-        """Its name among the user's tokens in the API: the first digits of its hash, which open nothing."""
+        """The token's id in the API: the first digits of its hash, which cannot be used to log in."""
         return self.sha256[:16]
 
 
 def token_sha256(token: str) -> str:
-    """The only form in which a token is stored or looked up."""
+    """The hash by which a token is stored and found."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

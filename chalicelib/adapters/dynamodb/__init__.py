@@ -14,7 +14,7 @@ from chalicelib.domain.build import Build
 
 
 class Records:
-    """The ports on the table `table`, this process's from now on. `saw` hears of builds read or written one by one."""
+    """All ports on the table `table`, which becomes that of this process. `saw` is called with builds read or added."""
 
     def __init__(
         self, table: str, remember_seconds: float, saw: Callable[[Build], Build] = lambda build: build

@@ -16,11 +16,11 @@ from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Fresh, Given
 
-CACHE_SIZE = 1_000  # users and tokens that a process remembers at once
+CACHE_SIZE = 1_000  # users and tokens in the memory of a process
 
 
 class DynamoAccounts:
-    """`Accounts` on DynamoDB, remembered in the process for a while, refusals too."""
+    """`Accounts` on DynamoDB, with a cache in the process; it also caches that a row is missing."""
 
     def __init__(self, remember_seconds: float) -> None:
         self._remember_seconds = remember_seconds
@@ -74,7 +74,7 @@ class DynamoAccounts:
         return int(update(keys.request_count_key(name, minute), counted).requests or 0)
 
     def _write(self, items: Sequence[Item], given: Given, gone: Sequence[Item] = (), new: Item | None = None) -> None:
-        """Saves items and deletes those `gone`, if `new` was not there and what is given is stored as it was read."""
+        """Saves `items` and deletes `gone`, if `new` did not exist and `given` is unchanged. Raises Conflict."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
         with transaction() as write:
             for item in gone:

@@ -38,7 +38,7 @@ class DynamoArchive:
                 yield BuildKey(project.owner, project.name, int(row.sk))
 
     def purge(self, record: Build | Project) -> None:
-        """The record goes last: by it the next attempt finds the rest, whose transactions check it."""
+        """Deletes the record last: a repeated purge needs it to find the rest, and every transaction checks it."""
         item = Item(*keys.record_key(record.key))
         stored = (Item.version == record.version) & records.is_same(record)
         around, reverse = keys.reverse_bookmark_key(record.key, "")
@@ -53,7 +53,7 @@ class DynamoArchive:
             return
         if record.name is not None:
             name = Item(*keys.name_key(record.key, record.name))
-            with suppress(Conflict), transaction() as write:  # another build may be called so by now
+            with suppress(Conflict), transaction() as write:  # another build may have the name by now
                 write.condition_check(Item, item.pk, item.sk, stored)
                 write.delete(name, Item.data == str(record.key))
         with transaction() as write:
@@ -62,8 +62,8 @@ class DynamoArchive:
 
 
 def _save_and_count(build: Build, live: int) -> Build:
-    """Saves the build, then adds `live` to its project's count of live builds, which is only shown: what ends
-    in between is healed by `recount`."""
+    """Saves the build, then adds `live` to its project's count of live builds. If this function dies in between,
+    `recount` corrects the count, which is only for display."""
     build, actions, condition = records.next_version(build)
     update(keys.record_key(build.key), actions, condition)
     with suppress(Conflict):

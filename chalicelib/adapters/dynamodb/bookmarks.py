@@ -10,7 +10,7 @@ from chalicelib.domain.project import Project
 from chalicelib.errors import NotFound
 from chalicelib.ports import Bookmarkable
 
-NEAR = 200  # ids apart: bookmarks of such builds are read as one range
+NEAR = 200  # bookmarks of builds whose ids differ less are read as one range
 
 
 class DynamoBookmarks:
@@ -23,7 +23,7 @@ class DynamoBookmarks:
             if isinstance(first, BuildKey) and isinstance(last, BuildKey) and _are_near(first, last):
                 (pk, low), (_, high) = keys.bookmark_key(user, first), keys.bookmark_key(user, last)
                 rows = list(Item.query(pk, Item.sk.between(low, high)))
-            else:  # a range could hold any number of other bookmarks
+            else:  # a range could contain any number of other bookmarks
                 rows = list(Item.batch_get(pairs))
         found = {(row.pk, row.sk) for row in rows if row.is_bookmarked}
         return frozenset(key for key, pair in zip(candidates, pairs, strict=True) if pair in found)
@@ -58,7 +58,7 @@ def _are_near(first: BuildKey, last: BuildKey) -> bool:
 
 
 def _bookmarked(kind: str, user: str, offset: int, limit: int, ascending: bool) -> tuple[list[Item], int]:
-    """Rows of what a user bookmarked, latest bookmark first, and how many bookmarks there are."""
+    """Rows of the builds or projects that a user bookmarked, and the number of bookmarks."""
     items, count = list_and_count(keys.bookmarks(kind, user), offset, limit, ascending=ascending)
     pairs = [keys.record_key(keys.parse_reference_sk(item.sk)) for item in items]
     found = get_all(pairs)

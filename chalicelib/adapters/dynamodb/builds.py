@@ -19,7 +19,7 @@ from chalicelib.errors import Conflict, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, Replay
 
 log = logging.getLogger(__name__)
-Reserve = Callable[[TransactWrite], None]  # adds to a transaction what fails when a name is taken
+Reserve = Callable[[TransactWrite], None]  # adds a write to a transaction that fails if a name is taken
 
 
 class DynamoBuilds:
@@ -27,8 +27,8 @@ class DynamoBuilds:
         self._saw = saw
 
     def next_id(self, project: Project, now: datetime) -> int:
-        """One update that nothing else waits for: a transaction with the project would cancel those of all
-        who create a build in it at the same time."""
+        """A single update, because transactions on the project's row would cancel each other when several builds are
+        created at the same time."""
         counted = [Item.last_build_id.add(1), *records.counted(1, now)]
         is_there = records.is_same(project) & (Item.active.does_not_exist() | (Item.active != keys.DELETED))
         return int(update(keys.record_key(project.key), counted, is_there, refused=NotFound).last_build_id or 0)
@@ -53,7 +53,7 @@ class DynamoBuilds:
     def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
         item = get(keys.idempotency_key(project, once))
         if item is None or int(item.ttl or 0) <= now.timestamp():
-            return None  # DynamoDB deletes up to days after the time
+            return None  # DynamoDB may delete it days later
         return Replay(BuildKey.parse(item.data or ""), item.body_sha256 or "")
 
     def get(self, key: BuildKey) -> Build | None:
@@ -117,7 +117,7 @@ class DynamoBuilds:
 
 
 def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build:
-    """Adds a build's next version to a transaction, and what may change of its texts."""
+    """Adds a build's next version to a transaction, and the texts that can change."""
     build, actions, condition = records.next_version(build)
     write.update(Item(*keys.record_key(build.key)), actions, condition)
     if body is not None:
@@ -127,7 +127,7 @@ def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build
 
 
 def _active(partition: str, now: datetime, limit: int) -> list[Build]:
-    """Builds that the index shows as due in this partition, as a consistent read shows them."""
+    """Builds that are due in a partition of the index, in their current state."""
     with answered():
         found = list(Item.by_active.query(partition, Item.look_at <= format_instant(now), limit=limit))
     stored = get_all([(item.pk, item.sk) for item in found])
@@ -137,7 +137,7 @@ def _active(partition: str, now: datetime, limit: int) -> list[Build]:
             build = records.decode_build(item)
         except msgspec.MsgspecError:
             key = keys.parse_record_key(item.pk, item.sk)
-            log.exception("The record of build %s cannot be read; it is left alone for a day.", key)
+            log.exception("The record of build %s cannot be read; trying again in a day.", key)
             with suppress(Conflict):
                 _move((item.pk, item.sk), item.look_at, format_instant(now + timedelta(days=1)))
         else:
@@ -147,14 +147,14 @@ def _active(partition: str, now: datetime, limit: int) -> list[Build]:
 
 
 def _move(key: keys.Key, look_at: str | None, until: str) -> None:
-    """Changes when an unfinished build is due, and nothing else of it. Raises Conflict."""
+    """Changes only the time at which an unfinished build is due. Raises Conflict."""
     is_unfinished = (Item.active == keys.UNFINISHED) | Item.active.startswith(keys.waiting_builds(""))
     update(key, [Item.look_at.set(until)], is_unfinished & (Item.look_at == look_at))
 
 
 def _named(build: Build, wanted: str | None, write: Callable[[Build, Reserve], Build]) -> Build:
-    """Writes the build under the wanted name, or under that with the next free suffix: each suffix is counted
-    by an update of its own, so that many who want one name do not wait for each other."""
+    """Writes the build under the wanted name, or with the next free suffix. A counter gives each writer another suffix,
+    so that writers that want the same name do not block each other. Raises Conflict."""
     if wanted is None:
         return write(replace(build, name=None), lambda transaction: None)
     name = wanted

@@ -1,4 +1,4 @@
-"""`CodeReferences` on DynamoDB: a row for each project and build that has, or had, an archive."""
+"""`CodeReferences` on DynamoDB: a row for each project and build that uses, or used, an archive."""
 
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import SETTLES
 from chalicelib.domain.project import ProjectKey
 
-DROP_COUNTS = timedelta(minutes=10)  # longer than the cleanup and an upload can take together
+DROP_COUNTS = timedelta(minutes=10)  # longer than a cleanup and an upload together
 
 
 class DynamoCodeReferences:
@@ -49,7 +49,7 @@ class DynamoCodeReferences:
 
 
 def refer(code_sha256: str, key: BuildKey | ProjectKey, now: datetime) -> None:
-    """Notes that a build or project has this code, or will have it in a moment."""
+    """Notes that a build or project uses this code, or is about to."""
     with answered():
         Item(*keys.code_reference_key(code_sha256, key), updated_at=format_instant(now)).save()
 
@@ -58,7 +58,7 @@ def _has_code(key: BuildKey | ProjectKey, code_sha256: str) -> bool:
     item = get(keys.record_key(key))
     if item is None:
         return False
-    if isinstance(key, BuildKey):  # perhaps another build, of a later project with the same name
+    if isinstance(key, BuildKey):  # may be another build, of a later project with the same name
         source = records.decode_build(item).source
         return source is not None and source.code_sha256 == code_sha256
     code = records.decode_project(item).code

@@ -1,4 +1,4 @@
-"""Keys of rows: `…_key` makes one of each kind, `parse_…` is its inverse where a row's key is read.
+"""Keys of rows: `…_key` makes the key of each kind of row, `parse_…` is the inverse.
 
 Owners, names of projects and names of users contain neither `/` nor `#`.
 """
@@ -14,7 +14,7 @@ BUILD_BOOKMARK, PROJECT_BOOKMARK, REVERSE_BOOKMARK = "BM#", "BP#", "BM#"
 
 
 def record_key(key: BuildKey | ProjectKey) -> Key:
-    """Where the record of a build or a project is."""
+    """The key of the record of a build or a project."""
     if isinstance(key, BuildKey):
         return builds(key.project_key), f"{key.id:0{ID_DIGITS}}"
     return f"P#{key}", "P"
@@ -29,7 +29,7 @@ def body_key(key: BuildKey) -> Key:
 
 
 def name_key(key: BuildKey, name: str) -> Key:
-    """Of a name in the project of `key`."""
+    """The key of a name in the project of `key`."""
     return f"N#{key.project_key}#{name}", "N"
 
 
@@ -42,7 +42,7 @@ def token_key(sha256: str) -> Key:
 
 
 def held_token_key(user: str, sha256: str) -> Key:
-    """Of the row that says whose token it is: the tokens of a user stand together."""
+    """The key of the row that lists a token among those of its user."""
     return f"U#{user}", f"T#{sha256}"
 
 
@@ -70,24 +70,24 @@ def code_reference_key(sha256: str, key: BuildKey | ProjectKey) -> Key:
 
 
 def code_reference_of_builds(project: ProjectKey) -> str:
-    """How the sk of such a row begins if it is of any build of the project."""
+    """The prefix of the sk of code references of the project's builds."""
     return f"B#{project}#"
 
 
 def drop_key(sha256: str) -> Key:
-    """Of the mark that an archive is being dropped."""
+    """The key of the mark that an archive is being deleted."""
     return code_references(sha256), DROP
 
 
 def format_ref(key: BuildKey | ProjectKey) -> str:
-    """A build or a project within a key; builds of a project are in the order of their ids."""
+    """A build or a project as a part of a key; builds of a project sort by their ids."""
     if isinstance(key, BuildKey):
         return f"{key.project_key}#{key.id:0{ID_DIGITS}}"
     return str(key)
 
 
 def parse_reference_sk(sk: str) -> BuildKey | ProjectKey:
-    """What is bookmarked, or has the code."""
+    """The build or project in the sk of a bookmark or a code reference."""
     return parse_ref(sk.partition("#")[2])
 
 
@@ -97,7 +97,7 @@ def parse_ref(text: str) -> BuildKey | ProjectKey:
     return BuildKey(owner, name, int(number)) if is_build else ProjectKey(owner, name)
 
 
-# Partitions with many rows: of the table, then of the index `recent`, where `builds` are the live ones
+# Partitions of the table, then of the index `recent`; in the index, `builds` has only live builds
 
 
 def builds(project: ProjectKey) -> str:
@@ -124,7 +124,7 @@ def bookmarks(kind: str, user: str) -> str:
 # Partitions of the index `active`
 
 UNFINISHED, DELETED, ARCHIVED = "1", "deleted", "archived"
-MISCOUNTED = "count"  # live projects whose count may have been left wrong, to be counted again
+MISCOUNTED = "count"  # live projects whose count of builds may be wrong
 
 
 def waiting_builds(executor: str) -> str:
@@ -133,5 +133,5 @@ def waiting_builds(executor: str) -> str:
 
 
 def format_instant(at: datetime) -> str:
-    """Text whose order is the order of time."""
+    """A text that sorts by time."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -24,7 +24,7 @@ class DynamoProjects:
 
     def save(self, project: Project) -> Project:
         new = replace(project, version=project.version + 1)
-        if project.code is not None:  # first: the cleanup drops archives without a reference
+        if project.code is not None:  # first, because the cleanup deletes archives without a reference
             refer(project.code.sha256, project.key, project.updated_at)
         is_unchanged = (Item.version == project.version) & records.is_same(project)
         update(keys.record_key(project.key), records.set_columns(records.project_columns(new)), is_unchanged)

@@ -20,7 +20,7 @@ from chalicelib.domain.user import Token, User
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
 RECOUNT = timedelta(days=1)
-LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list: every attribute takes time to parse
+LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list; each attribute takes time to parse
 _UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "look_at"}
 
 
@@ -37,12 +37,12 @@ def decode_build(item: Item) -> Build:
 
 
 def decode_listed_build(item: Item) -> Build:
-    """The build as lists have it, from the attributes `LISTED_COLUMNS`."""
+    """The build with the fields that lists show, from the attributes `LISTED_COLUMNS`."""
     return _from_json(item.data, Build, history=f"[{item.last}]", version=item.version, nonce='""')
 
 
 def build_columns(build: Build) -> dict[str, Any]:
-    """All attributes of a build beside its key; None for one that must not be there."""
+    """All attributes of a build except its key; None for an attribute to remove."""
     listed: str | None = keys.builds(build.key.project_key)
     if build.archived_at is not None:
         listed = keys.archived_builds(build.user) if build.deleted_at is None else None
@@ -59,14 +59,14 @@ def build_columns(build: Build) -> dict[str, Any]:
 
 
 def next_version(build: Build) -> tuple[Build, list[Any], Condition]:
-    """The build with its next version, and the update that writes it if nobody was faster. A history that
-    an older version let grow is cut, or the item could exceed the 400 KB of DynamoDB."""
+    """The build with its next version, and the actions and the condition of the update that writes it. Cuts a history
+    that an older version let grow, because an item has at most 400 KB."""
     new = replace(build, version=build.version + 1, history=bounded(build.history))
     return new, set_columns(build_columns(new)), Item.version == build.version
 
 
 def encode_body(key: BuildKey, body: BuildBody) -> Item:
-    """Without the Dockerfiles that may come later, which have attributes of their own."""
+    """The row without the Dockerfiles that may be added later: they are separate attributes."""
     return Item(*keys.body_key(key), data=_to_json(body, "found_dockerfile", "reported_dockerfile"))
 
 
@@ -85,7 +85,7 @@ def decode_project(item: Item) -> Project:
 
 
 def project_columns(project: Project) -> dict[str, Any]:
-    """All attributes of a project beside its key and its counters; None for one that must not be there."""
+    """All attributes of a project except its key and counters; None for an attribute to remove."""
     return {
         "data": _to_json(project, "last_build_id", "live_builds"),
         "version": project.version,
@@ -97,7 +97,7 @@ def project_columns(project: Project) -> dict[str, Any]:
 
 
 def is_same(record: Build | Project) -> Condition:
-    """The stored record has this uuid: its key may have been given again."""
+    """The stored record has the same uuid; its key may have been reused."""
     return Item.data.contains(f'"uuid":"{record.uuid}"')
 
 
@@ -106,7 +106,7 @@ def encode_user(user: User) -> Item:
 
 
 def encode_token(token: Token) -> tuple[Item, Item]:
-    """The token, and whose it is."""
+    """The row of a token, and the row that lists it among those of its user."""
     day = token.used_on.isoformat() if token.used_on else None
     ttl = int((token.expires_at + EXPIRED_TOKEN_RETENTION).timestamp())
     row = Item(*keys.token_key(token.sha256), data=_to_json(token, "used_on"), used_on=day, ttl=ttl)
@@ -114,7 +114,7 @@ def encode_token(token: Token) -> tuple[Item, Item]:
 
 
 def decode_account(item: Item, kind: type[Account]) -> Account:
-    """The user or token of a row. The day of a token's last use stands apart from what writes compare."""
+    """The user or token in a row. The day of a token's last use is apart: writes do not compare it."""
     account = msgspec.json.decode(item.data or "", type=kind)
     if isinstance(account, Token) and item.used_on:
         return replace(account, used_on=date.fromisoformat(item.used_on))
@@ -130,8 +130,8 @@ def set_columns(columns: Mapping[str, Any]) -> list[Any]:
 
 
 def counted(live: int, now: datetime) -> list[Any]:
-    """An update's actions that change the count of a project's live builds and have it counted again within a
-    day: whoever counts may end before the build is written, or after."""
+    """Update actions that change the count of a project's live builds, and schedule a recount within a day: the
+    function may die before or after the build itself is written."""
     return [
         Item.live_builds.add(live),
         Item.active.set(Item.active | keys.MISCOUNTED),
@@ -140,7 +140,7 @@ def counted(live: int, now: datetime) -> list[Any]:
 
 
 def _activity(record: Build | Project, look_at: datetime | None, unfinished: str) -> dict[str, str | None]:
-    """Why and when a row is due: an unfinished build until its end, then for the purge."""
+    """Why and when a row is due: an unfinished build to be checked, or a hidden row to be purged."""
     for reason, at in ((unfinished, look_at), (keys.DELETED, record.deleted_at), (keys.ARCHIVED, record.archived_at)):
         if at is not None:
             return {"active": reason, "look_at": format_instant(at)}
@@ -148,8 +148,8 @@ def _activity(record: Build | Project, look_at: datetime | None, unfinished: str
 
 
 def _to_json(record: Any, *apart: str) -> str:
-    """JSON of a record, without the fields `apart`, which have an attribute of their own, and without what is
-    empty: fields that have no value, and are None, 0, False or () by default."""
+    """A record as JSON, without the fields `apart`, which have their own attributes, and without fields that have their
+    default value None, 0, False or ()."""
     return msgspec.json.encode(_without_empty(record, apart)).decode()
 
 
@@ -163,7 +163,7 @@ def _without_empty(record: Any, apart: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _from_json(data: str | None, kind: type[Record], **apart: str | float | None) -> Record:
-    """Inverse of `_to_json`. The values of `apart` are JSON and join the text before it is parsed: to replace
-    fields of the parsed record takes twice as long."""
+    """Inverse of `_to_json`. The values of `apart` are JSON texts that are added to the text before it is parsed,
+    because replacing fields of the parsed record takes twice as long."""
     joined = ",".join(f'"{name}":{text}' for name, text in apart.items())
     return msgspec.json.decode(f"{(data or '')[:-1]},{joined}}}", type=kind)

@@ -21,8 +21,8 @@ _REFUSED = {"ConditionalCheckFailed", "TransactionConflict"}  # DynamoDB may add
 
 
 class Item(Model):
-    """Any row of the table. A record is one JSON text, because nothing looks into it on the server and DynamoDB's typed
-    maps cost ten times its parsing. What conditions, counters and indexes need stands beside it."""
+    """Any row of the table. A record is one JSON text, which parses ten times faster than DynamoDB's typed maps. Values
+    that conditions, counters and indexes need are separate attributes."""
 
     class Meta:
         table_name = ""  # set by `use_table`
@@ -31,7 +31,7 @@ class Item(Model):
         read_timeout_seconds = 5
 
     class Recent(GlobalSecondaryIndex["Item"]):  # type: ignore[no-untyped-call]
-        """Lists, by the last change of what is in them."""
+        """Lists, sorted by the last change of their entries."""
 
         class Meta:
             index_name = "recent"
@@ -41,7 +41,7 @@ class Item(Model):
         updated_at = UnicodeAttribute(range_key=True)
 
     class Active(GlobalSecondaryIndex["Item"]):  # type: ignore[no-untyped-call]
-        """Unfinished and purgeable rows, by the time at which they are due."""
+        """Unfinished and purgeable rows, sorted by the time at which they are due."""
 
         class Meta:
             index_name = "active"
@@ -53,10 +53,10 @@ class Item(Model):
     pk = UnicodeAttribute(hash_key=True)
     sk = UnicodeAttribute(range_key=True)
     data = UnicodeAttribute(null=True)
-    unlisted = UnicodeAttribute(null=True)  # of a build: what no list shows
+    unlisted = UnicodeAttribute(null=True)  # of a build: the fields that no list shows
     version = NumberAttribute(null=True)
     history = UnicodeAttribute(null=True)
-    last = UnicodeAttribute(null=True)  # the newest row of history, without its texts, for lists
+    last = UnicodeAttribute(null=True)  # of a build: its newest status, without texts, for lists
     recent = UnicodeAttribute(null=True)
     updated_at = UnicodeAttribute(null=True)
     active = UnicodeAttribute(null=True)
@@ -66,8 +66,8 @@ class Item(Model):
     last_build_id = NumberAttribute(null=True)
     live_builds = NumberAttribute(null=True)
     body_sha256 = UnicodeAttribute(null=True)  # of an idempotency key
-    suffixes = NumberAttribute(null=True)  # of a name: how many `-<k>` were given
-    is_bookmarked = NumberAttribute(null=True, attr_name="kept")  # of a bookmark: 0 once it was removed
+    suffixes = NumberAttribute(null=True)  # of a name: the number of suffixes `-<k>` in use
+    is_bookmarked = NumberAttribute(null=True, attr_name="kept")  # of a bookmark: 0 after it was removed
     used_on = UnicodeAttribute(null=True)  # of a token
     public = NumberAttribute(null=True)  # of a project: 1 if it is
     requests = NumberAttribute(null=True, attr_name="taken")  # of a request count
@@ -78,18 +78,18 @@ class Item(Model):
 
 
 def use_table(name: str) -> None:
-    """Names the table of this process."""
+    """Sets the table of this process."""
     Item.Meta.table_name = name
     Item._connection = None
 
 
 def client() -> Any:
-    """The SDK's client. The first call of a process makes it, which takes a while."""
+    """The SDK's client. The first call in a process makes it, which is slow."""
     return _connection().client
 
 
 def get(key: Key) -> Item | None:
-    """The row, by a consistent read."""
+    """The row, by a consistent read; None if there is none."""
     with answered():
         try:
             return Item.get(*key, consistent_read=True)
@@ -98,7 +98,7 @@ def get(key: Key) -> Item | None:
 
 
 def get_all(keys: Sequence[Key]) -> dict[Key, Item]:
-    """Those of the rows that there are, by consistent reads."""
+    """The existing rows of these keys, by consistent reads."""
     with answered():
         return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
 
@@ -128,7 +128,7 @@ def list_rows(
     ascending: bool = False,
     attributes: list[str] | None = None,
 ) -> list[Item]:
-    """Rows of a list, after skipping `offset` of them; with these attributes alone, if they are named."""
+    """Rows of a list after the first `offset`; only with these `attributes`, if given."""
     with answered():
         items = Item.by_recent.query(
             partition,
@@ -143,7 +143,7 @@ def list_rows(
 def list_and_count(
     partition: str, offset: int, limit: int, shown: Condition | None = None, *, ascending: bool = False
 ) -> tuple[list[Item], int]:
-    """Rows of a list, and how many it has in all."""
+    """Rows of a list after the first `offset`, and the number of all its rows."""
     items = list_rows(partition, offset, limit, shown, ascending=ascending)
     if len(items) < limit and (items or offset == 0):
         return items, offset + len(items)
@@ -153,25 +153,25 @@ def list_and_count(
 
 @contextmanager
 def transaction() -> Iterator[TransactWrite]:
-    """A write of several items, all or none. Raises Conflict when a condition fails. The SDK gives it a
-    token, so that its own retries are harmless."""
+    """A write of several items, all or none. Raises Conflict when a condition fails. The SDK sends a token, so that its
+    own retries have no further effect."""
     with answered(), TransactWrite(connection=_connection()) as write:
         yield write
 
 
 def _connection() -> Connection:
-    """The one of the model, for transactions as well: a client of their own would be made once more."""
+    """The connection of the model, also for transactions, so that there is only one client."""
     assert Item.Meta.table_name, "use_table comes first"
     return Item._get_connection().connection
 
 
 @contextmanager
 def answered(refused: type[SlipwayError] = Conflict) -> Iterator[None]:
-    """Calls to DynamoDB in here raise `refused` when a condition fails and Unavailable for other trouble."""
+    """Calls of DynamoDB in the block raise `refused` when a condition fails, and Unavailable for other errors."""
     try:
         yield
     except PynamoDBException as exc:
-        # `cause_response_code` would fail itself after a timeout, whose `response` is None.
+        # `cause_response_code` itself fails after a timeout, whose `response` is None.
         codes = {exc.cause_response_code if isinstance(exc.cause, ClientError) else None}
         if isinstance(exc, TransactWriteError):
             codes = {reason.code for reason in exc.cancellation_reasons if reason}

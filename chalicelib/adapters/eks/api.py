@@ -1,4 +1,4 @@
-"""The Kubernetes API of an EKS cluster, over plain HTTP: a client of a hundred lines instead of 126 MB."""
+"""A small client of the Kubernetes API of an EKS cluster; the package `kubernetes` has 126 MB."""
 
 import base64
 import json
@@ -16,10 +16,10 @@ from botocore.awsrequest import AWSRequest
 from chalicelib.adapters.aws import answered
 from chalicelib.errors import Unavailable
 
-TOKEN_SECONDS = 540  # EKS takes one for 15 minutes
+TOKEN_SECONDS = 540  # a token is valid for 15 minutes
 TRIES = 3
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
-# Every call may be repeated: objects have names, so that a repetition is answered by 409 or 404.
+# Every call may be repeated: objects have fixed names, so a repeated call is answered with 409 or 404.
 _RETRIES = urllib3.Retry(
     TRIES - 1,
     redirect=False,
@@ -33,7 +33,7 @@ _RETRIES = urllib3.Retry(
 
 
 def bearer_token(session: Any, cluster: str, region: str) -> str:
-    """What EKS takes for a proof of who we are: a presigned request to STS that names the cluster."""
+    """A token for EKS: a presigned request to STS that names the cluster. Raises Unavailable without credentials."""
     credentials = session.get_credentials()
     if credentials is None:
         raise Unavailable("There are no AWS credentials to reach the cluster with.")
@@ -45,7 +45,7 @@ def bearer_token(session: Any, cluster: str, region: str) -> str:
 
 
 class KubernetesApi:
-    """One cluster. Endpoint and certificate authority (PEM in base64) are asked of EKS where not given."""
+    """One cluster. Endpoint and certificate authority (PEM in base64) are looked up in EKS unless given."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class KubernetesApi:
     def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Status and body of the answer, whatever the status. Raises Unavailable without one."""
+        """Status and body of the answer, whatever the status. Raises Unavailable if there is no answer."""
         answer = self._request(method, path, body, query)
         if answer.status == 401:  # the token may have expired
             self._token = ""
@@ -74,7 +74,7 @@ class KubernetesApi:
     def _request(
         self, method: str, path: str, body: dict[str, Any] | None, query: Mapping[str, str] | None
     ) -> urllib3.BaseHTTPResponse:
-        http = self._http  # which may ask for the endpoint
+        http = self._http  # this may look up the endpoint
         try:
             return http.request(method, self._endpoint + path, fields=query, headers=self._headers(method), json=body)
         except urllib3.exceptions.HTTPError as exc:
@@ -107,7 +107,7 @@ def _trusting(certificate: str) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=authority)
     except (ValueError, ssl.SSLError) as exc:
         raise Unavailable("The certificate of the cluster's authority cannot be read.") from exc
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13's default, which EKS's authorities fail
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the default since Python 3.13; EKS's certificates do not pass it
     return context
 
 

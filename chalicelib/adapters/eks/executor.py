@@ -1,4 +1,4 @@
-"""The calls to a cluster: builds are submitted, observed and stopped as Jobs."""
+"""The executor on a Kubernetes cluster: it submits, observes and stops builds as Jobs."""
 
 import json
 import logging
@@ -22,13 +22,13 @@ LIST_LIMIT = 500
 class EksExecutor:
     """`Executor` on a Kubernetes cluster; a handle is the name of a Job."""
 
-    replay_seconds = 150  # a Job's name makes repeats safe for longer; a stop waits at most so long
+    replay_seconds = 150  # a stop waits at most so long; Jobs' names make repeats safe for longer
     emits_events = False  # no events: builds have to be polled
 
     def __init__(
         self, api: KubernetesApi, eks: EksSettings, settings: Settings, secret_of: Callable[[str, int], str]
     ) -> None:
-        """`secret_of` makes what an attempt shows to Slipway's API, of the build's uuid and the attempt."""
+        """`secret_of` returns the secret of an attempt, given the build's uuid and the attempt."""
         self._api, self._eks, self._settings, self._secret_of = api, eks, settings, secret_of
         self._jobs = f"/apis/batch/v1/namespaces/{eks.namespace}/jobs"
         self._core = f"/api/v1/namespaces/{eks.namespace}"
@@ -39,9 +39,9 @@ class EksExecutor:
         name: str = wanted["metadata"]["name"]
         status, job = self._api.call("POST", self._jobs, wanted)
         if refusal := _refusal(status, job):
-            try:  # the call may have been repeated after an answer got lost: only the cluster knows
+            try:  # the call may have been repeated because its answer was lost: look whether there is a Job
                 found = self._job(name)
-            except ExecutorRefused:  # the cluster lets us do nothing
+            except ExecutorRefused:  # the cluster refuses everything
                 raise refusal from None
             except SlipwayError as exc:
                 raise Unavailable("The cluster did not say whether the build's Job is there.") from exc
@@ -70,7 +70,7 @@ class EksExecutor:
         return seen
 
     def stop(self, handle: str) -> None:
-        """The Job stays until its pod is gone, so that nothing runs any more when it is not found."""
+        """The Job stays until its pod is gone: when the Job is not found, nothing runs any more."""
         path = f"{self._jobs}/{quote(handle, safe='')}"
         self._call("DELETE", path, query={"propagationPolicy": "Foreground"}, ok=(404,))
 
@@ -88,8 +88,8 @@ class EksExecutor:
             query = {**query, "continue": more}
 
     def _try_to_furnish(self, job: Json) -> Trouble | None:
-        """Makes the Job's Secret, then notes that on the Job; or says why that failed. The Job exists and waits for
-        its Secret: no error may say that the attempt was not made, and the next observation tries again."""
+        """Makes the Job's Secret, and notes that on the Job; returns the trouble if that fails. It must not raise,
+        because the Job exists and waits for its Secret; the next observation tries again."""
         name, labels = job["metadata"]["name"], job["metadata"]["labels"]
         note = {"metadata": {"annotations": {HAS_SECRET: "true"}}}
         try:
@@ -104,7 +104,7 @@ class EksExecutor:
     def _call(
         self, method: str, path: str, body: Json | None = None, query: Json | None = None, *, ok: Collection[int] = ()
     ) -> tuple[int, Json]:
-        """Status and body of a success or one of `ok`. Raises what `_refusal` makes of others, and Unavailable."""
+        """Status and body of a success or a status in `ok`. Raises as `_refusal` says, and Unavailable."""
         status, answer = self._api.call(method, path, body, query)
         if status not in ok and (refusal := _refusal(status, answer)):
             raise refusal

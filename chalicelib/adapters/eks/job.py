@@ -1,9 +1,8 @@
-"""A build's Job and its Secrets, as objects of the Kubernetes API.
+"""A build's Job and its Secret, as objects of the Kubernetes API.
 
 A Job has two containers that share the folder `/work`: `fetch` puts the source there, by the same steps that
-CodeBuild runs; `build` runs BuildKit on it. The Job's name is made from build and attempt, so that a repeated
-submission finds it. A Secret has what the attempt shows to the API. It is created after the Job, which owns
-it; the pod waits for it.
+CodeBuild runs; `build` runs BuildKit on it. The Job's name is made from build and attempt, so a repeated submission
+finds it. The Secret has the secret of the attempt. It is created after the Job, which owns it; the pod waits for it.
 """
 
 import base64
@@ -25,13 +24,13 @@ TAINT = "slipway/builds"  # of nodes that are reserved for builds
 ATTEMPT, UUID = "slipway/attempt", "slipway/uuid"  # labels
 BUILD, HAS_SECRET = "slipway/build", "slipway/has-secret"  # annotations
 
-JOB_TTL_SECONDS = 3600  # a Job stays so long after its end, for its log to be shipped and for late repeats
+JOB_TTL_SECONDS = 3600  # how long a Job stays after its end: its log is shipped, and late repeats find it
 _REQUESTS = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "10Gi"}
 _LIMITS = {"memory": "4Gi", "ephemeral-storage": "20Gi"}
 _DEFAULT_REQUEST_CPU = 1
-# Of amounts in MiB: what Kubernetes calls them, the default request and limit.
+# Amounts in MiB: the name in Kubernetes, the default request, the default limit.
 _MEBIBYTES = {"memory": ("memory", 2_048, 4_096), "disk": ("ephemeral-storage", 10_240, 20_480)}
-# Who would move a pod to use nodes better must not: a build begins again then.
+# Autoscalers must not move a pod: its build would begin again.
 _STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
@@ -46,7 +45,7 @@ def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
     placement = build.placement or Placement()
     labels = {**_MANAGED, UUID: build.uuid, ATTEMPT: str(build.attempt)}
     annotations = {BUILD: str(build.key)}
-    told = {
+    variables = {
         **steps.variables_of(build, settings.api_url),
         "SLIPWAY_MEMORY": "/run/slipway",
         "SLIPWAY_SECRET_FILE": "/run/secret/secret",
@@ -69,9 +68,9 @@ def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
                 },
                 "spec": {
                     **_pod(placement, eks),
-                    "activeDeadlineSeconds": build_minutes * 60,  # from when it has a node
-                    "initContainers": [_fetch_container(eks, told)],
-                    "containers": [_build_container(build, eks, settings.plain_http, told)],
+                    "activeDeadlineSeconds": build_minutes * 60,  # counts from when the pod has a node
+                    "initContainers": [_fetch_container(eks, variables)],
+                    "containers": [_build_container(build, eks, settings.plain_http, variables)],
                     "volumes": [
                         {"name": "work", "emptyDir": {}},
                         {"name": "state", "emptyDir": {}},
@@ -85,7 +84,7 @@ def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
 
 
 def secret_of(job: Json, secret: str) -> Json:
-    """The Secret of a Job: what its attempt shows to the API. The cluster deletes it with the Job."""
+    """The Secret of a Job, with the secret of the attempt. The cluster deletes it with the Job."""
     metadata = job["metadata"]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
     return {
@@ -107,7 +106,7 @@ def _secret_name(job: str) -> str:
 
 
 def _pod(placement: Placement, eks: EksSettings) -> Json:
-    """A pod's description but for what it runs."""
+    """The pod's specification without containers and volumes."""
     users = {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
     tolerations = [{"key": TAINT, "operator": "Exists", "effect": "NoSchedule"}, *placement.tolerations]
     return {
@@ -126,13 +125,13 @@ def _pod(placement: Placement, eks: EksSettings) -> Json:
     }
 
 
-def _fetch_container(eks: EksSettings, told: Mapping[str, str]) -> Json:
+def _fetch_container(eks: EksSettings, variables: Mapping[str, str]) -> Json:
     return {
         "name": "fetch",
         "image": _buildkit_image(eks),
         "command": ["sh", "-c", steps.step("prepare_in_pod")],
         "workingDir": "/work",
-        "env": _env({**told, **steps.VARIABLES}),
+        "env": _env({**variables, **steps.VARIABLES}),
         "resources": resources_of(None),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -140,26 +139,26 @@ def _fetch_container(eks: EksSettings, told: Mapping[str, str]) -> Json:
     }
 
 
-def _build_container(build: Build, eks: EksSettings, plain_http: bool, told: Mapping[str, str]) -> Json:
+def _build_container(build: Build, eks: EksSettings, plain_http: bool, variables: Mapping[str, str]) -> Json:
     rootless = _is_rootless(eks)
     state = "/home/user/.local/share/buildkit" if rootless else "/var/lib/buildkit"
     plain = ",registry.insecure=true" if plain_http else ""
     own = {
-        "DOCKER_CONFIG": told["SLIPWAY_MEMORY"],
-        "BUILDKIT_STEP_LOG_MAX_SIZE": "-1",  # else a step's log ends at 2 MiB
+        "DOCKER_CONFIG": variables["SLIPWAY_MEMORY"],
+        "BUILDKIT_STEP_LOG_MAX_SIZE": "-1",  # the default cuts a step's log at 2 MiB
         "BUILDKIT_STEP_LOG_MAX_SPEED": "-1",
         "SLIPWAY_OUTPUT": f"type=image,name={build.image},push=true{plain}",
         "SLIPWAY_CACHE": f"type=registry,ref={cache_repository(build.image)}:layers{plain}",
         "SLIPWAY_CACHE_OPTIONS": "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true",
-        "BUILDCTL_CONNECT_RETRIES_MAX": "100",  # of BuildKit's start; ten are too few on a slow node
+        "BUILDCTL_CONNECT_RETRIES_MAX": "100",  # waits for its start; the default of 10 is too few on slow nodes
         **({"BUILDKITD_FLAGS": "--oci-worker-no-process-sandbox"} if rootless else {}),
     }
     return {
         "name": "build",
         "image": _buildkit_image(eks),
-        "command": ["sh", f"{told['SLIPWAY_MEMORY']}/run_buildkit", *_BUILDCTL],
+        "command": ["sh", f"{variables['SLIPWAY_MEMORY']}/run_buildkit", *_BUILDCTL],
         "workingDir": "/work",
-        "env": _env({**told, **own}),
+        "env": _env({**variables, **own}),
         "resources": resources_of(build.resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _ROOTLESS if rootless else {"privileged": True},  # within the user namespace
@@ -193,8 +192,8 @@ _ROOTLESS: Json = {
 
 
 def resources_of(wanted: Mapping[str, Any] | None) -> Json:
-    """Requests and limits as quantities, from a spec's numbers (cores, MiB); zero means not given. Where
-    only one of the two is given, the other follows so that no request exceeds its limit."""
+    """Requests and limits as quantities, from a spec's numbers (cores, MiB); 0 means not given. If only one of the two
+    is given, the default of the other is adjusted, so that no request exceeds its limit."""
     requests, limits = dict(_REQUESTS), dict(_LIMITS)
     cpu = (wanted or {}).get("cpu") or {}
     if cores := cpu.get("limits"):
@@ -220,5 +219,5 @@ def _mebibytes(amount: float) -> str:
 
 
 def _env(variables: Mapping[str, str]) -> list[Json]:
-    """Kubernetes puts other variables in the place of `$(NAME)`, and `$` in that of `$$`."""
+    """Variables for a container. `$` is doubled, because Kubernetes expands `$(NAME)` and turns `$$` into `$`."""
     return [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()]

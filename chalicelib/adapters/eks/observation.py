@@ -1,4 +1,4 @@
-"""What a Job and its pod say of a build, as Kubernetes describes them."""
+"""Reads the state of a build from its Job and its pod, as Kubernetes describes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ JOB_NAME = "batch.kubernetes.io/job-name"  # the label by which a pod names its 
 
 
 def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observation | None:
-    """What a Job and its pod say; None when both are gone, or the Job is being deleted and has no pod. `job` may be
-    None while `pod_is_enough`. `log_group` is CloudWatch's, which takes the containers' logs."""
+    """The observation of a Job and its pod; None when both are gone, or the Job is being deleted and has no pod. `job`
+    may be None if `pod_is_enough`. `log_group` is the CloudWatch group of the containers' logs."""
     described = job or pod
     if described is None:
         return None
@@ -67,7 +67,7 @@ def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
         return _End(Outcome.SUCCEEDED, at=at and _time(at))
     failed = _condition(job, "Failed") or _condition(job, "FailureTarget")
     if is_deleted:
-        return _End()  # it was stopped; the build ends when its pod is gone
+        return _End()  # it is being stopped; the build ends when its pod is gone
     if failed.get("reason") == "DeadlineExceeded":
         minutes = (job or {})["spec"]["activeDeadlineSeconds"] // 60
         words = f"The build did not end within {minutes} minutes, waiting for a node included."
@@ -95,7 +95,7 @@ def _pod_failure(pod: Json) -> _End:
         return _End(Outcome.TIMED_OUT, f"The build took longer than {minutes} minutes.", at)
     if status.get("reason") == "Evicted":
         message = status.get("message", "no reason given")
-        is_own = "exceed" in message  # of its own limit; else the node had too little, or goes
+        is_own = "exceed" in message  # its own limit; else the node lacks resources or is shut down
         outcome = Outcome.FAILED if is_own else Outcome.FAULT
         return _End(outcome, f"The node evicted the build: {message}", at)
     if disruption:
@@ -110,7 +110,7 @@ def _pod_failure(pod: Json) -> _End:
             words = f"The build needed more memory than its limit of {limit}; raise `environment.resources`."
             return _End(Outcome.FAILED, words, at)
         if terminated.get("exitCode"):
-            # the last lines of its log, which reach CloudWatch only later
+            # the container's last lines, because they reach CloudWatch only later
             cause = failure_reason(terminated.get("message", "").splitlines())
             code = str(terminated["exitCode"])
             end = KILLED if code == KILLED_CODE else f"ended with exit code {code}"
@@ -120,7 +120,7 @@ def _pod_failure(pod: Json) -> _End:
 
 
 def _trouble(pod: Json) -> Trouble | None:
-    """Why a pod makes no progress, if that may still change."""
+    """Why a pod makes no progress, if that can still change."""
     status = pod.get("status", {})
     scheduled = _condition(pod, "PodScheduled", "False")
     if scheduled.get("reason") == "Unschedulable":
@@ -146,7 +146,7 @@ _WAITS = {
 
 
 def _log(pod: Json | None, group: str) -> str | None:
-    """`group:stream` of the container `build`, and of `fetch` until that runs."""
+    """`group:stream` of the container `build`, or of `fetch` while `build` does not run."""
     if pod is None:
         return None
     for name in ("build", "fetch"):
@@ -158,7 +158,7 @@ def _log(pod: Json | None, group: str) -> str | None:
 
 
 def _is_deleted(described: Json) -> bool:
-    """Whether its deletion was asked for; it stays until its pods and containers have ended."""
+    """Whether the object is being deleted; it stays until its pods and containers have ended."""
     return "deletionTimestamp" in described["metadata"]
 
 
@@ -173,7 +173,7 @@ def needs_secret(job: Json, pod: Json | None) -> bool:
 
 
 def pod_is_enough(pod: Json) -> bool:
-    """Whether the pod alone says how the build is, so that its Job need not be read."""
+    """Whether the pod alone shows the state of the build, so that its Job need not be read."""
     return _is_fetched(pod) and pod.get("status", {}).get("phase") != "Failed" and not _is_deleted(pod)
 
 

@@ -1,11 +1,11 @@
-"""The shell steps of builds, a file each: what CodeBuild, a pod on EKS and the local node run.
+"""The shell steps of builds, one file each. CodeBuild, pods on EKS and the local node run them.
 
-`ask` comes first and fetches all others. What runs in a pod is POSIX: in BuildKit's image, busybox runs it.
+`ask` runs first and fetches all others. Steps for pods are POSIX shell, because BuildKit's image has busybox.
 
 | variable                                       | set by, value                                        |
 |------------------------------------------------|------------------------------------------------------|
 | SLIPWAY_API, SLIPWAY_ATTEMPT                   | each build: its address in the API, its attempt      |
-| SLIPWAY_SECRET, …_SECRET_FILE                  | each build: what it shows there, or the file with it |
+| SLIPWAY_SECRET, …_SECRET_FILE                  | each build: the attempt's secret, or the file with it |
 | SLIPWAY_IMAGE, SLIPWAY_NONCE, SLIPWAY_NOCACHE  | each build                                           |
 | SLIPWAY_GIT_URL, SLIPWAY_GIT_REVISION          | each build; empty without a git repository           |
 | SLIPWAY_CONTEXT, SLIPWAY_DOCKERFILE            | each build; paths in its code                        |
@@ -15,7 +15,7 @@
 | SLIPWAY_MEMORY                                 | the project, each pod: a folder for the materials    |
 | SLIPWAY_ASK, SLIPWAY_SPECIAL_FILES, …_MARK     | `VARIABLES`                                          |
 | SLIPWAY_ENGINE                                 | the project: docker-container, docker, podman, buildah |
-| SLIPWAY_TOOLS_REPOSITORY                       | the project: where a copy of BuildKit's image may be |
+| SLIPWAY_TOOLS_REPOSITORY                       | the project: may have a copy of BuildKit's image     |
 | SLIPWAY_NETWORK                                | the project: network of RUN steps, may be empty      |
 """
 
@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent
 
 
 def step(name: str) -> str:
-    """The text of one step, without its first line, which names the shell."""
+    """The text of a step without its first line, which names the shell."""
     return (FOLDER / f"{name}.sh").read_text().partition("\n")[2]
 
 
@@ -45,7 +45,7 @@ VARIABLES = {
 
 
 def variables_of(build: Build, api_url: str) -> dict[str, str]:
-    """What the steps of a build's current attempt are told, beside its secret: a pure function of the two."""
+    """Variables for the steps of a build's attempt, without its secret; a pure function of its arguments."""
     source = build.source or Source()
     key = build.key
     return {
@@ -62,5 +62,5 @@ def variables_of(build: Build, api_url: str) -> dict[str, str]:
 
 
 def texts() -> Mapping[str, str]:
-    """All steps whole, by their names."""
+    """The texts of all steps, by their names."""
     return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}

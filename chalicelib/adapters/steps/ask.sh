@@ -1,7 +1,7 @@
 #!/bin/sh
-# ask: what the API answers about this build. Arguments: what to ask, then fields (name=value) to tell. Materials
-# become files, any other answer is printed. A refusal is final; without an answer it asks again for five minutes.
-# busybox's wget can only take the secret as an argument; curl reads it, so that no list of processes shows it.
+# ask: sends a request about this build to the API. Arguments: the route, then fields (name=value). Writes materials to
+# files, prints any other answer. Fails at once if the API refuses; repeats for five minutes if it does not answer.
+# busybox's wget needs the secret as an argument; curl reads it from a file, so that no list of processes shows it.
 set -u
 umask 077
 what=$1 secret=${SLIPWAY_SECRET:-} answer=$SLIPWAY_MEMORY/answer.$$

@@ -1,9 +1,9 @@
 #!/bin/sh
-# complete_dockerfile: the special files of a git repository are only known now
+# complete_dockerfile: adds the special files of a git repository, which were not known before it was fetched
 (
   set -e
   for setup in build/polyaxon_setup.sh build/setup.sh; do
-    # chmod would follow a link, out of the code as well
+    # not for a link: chmod would follow it, also out of the code
     if [ -f "$setup" ] && [ ! -L "$setup" ]; then chmod +x "$setup"; fi
   done
   if grep -qx "$SLIPWAY_SPECIAL_FILES_MARK" Dockerfile; then

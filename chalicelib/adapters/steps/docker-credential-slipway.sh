@@ -1,5 +1,5 @@
 #!/bin/sh
-# docker-credential-slipway: what engines ask for a login, with the argument `get`; a login serves half an hour
+# docker-credential-slipway: the credential helper of engines. With the argument `get`, prints a login; uses it for half an hour
 login=$SLIPWAY_MEMORY/login
 [ "$1" = get ] || exit 0
 if [ -z "$(find "$login" -mmin -30 2>/dev/null)" ]; then

@@ -1,3 +1,3 @@
 #!/bin/sh
-# end_of_log: by this line a reader of the log knows that nothing follows
+# end_of_log: prints the line that marks the end of the log
 printf 'slipway-end %s\n' "$SLIPWAY_NONCE"

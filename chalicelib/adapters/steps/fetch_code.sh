@@ -1,12 +1,12 @@
 #!/bin/sh
-# fetch_code: the Dockerfile says COPY build, so the folder exists even without code
+# fetch_code: puts the code into build/, which exists even without code, because the Dockerfile copies it
 (
   set -e
   cp "$SLIPWAY_MEMORY/Dockerfile" Dockerfile
   mkdir code
-  is_public() { # an address of the Internet, not of this machine, its network, the cluster or metadata
+  is_public() { # whether $1 is an address of the Internet, not of this machine, its network, the cluster or metadata
     case "$1" in
-      2001:0:* | 2001::* | 2002:*) return 1 ;; # they carry addresses of IPv4
+      2001:0:* | 2001::* | 2002:*) return 1 ;; # they contain IPv4 addresses
       [23]???:*) ;;
       *:* | 0.* | 10.* | 127.* | 169.254.* | 192.0.0.* | 192.168.* | 198.1[89].* | 22[4-9].* | 2[3-5]?.*) return 1 ;;
       172.1[6-9].* | 172.2?.* | 172.3[01].*) return 1 ;;
@@ -14,18 +14,18 @@
     esac
   }
   refused() { printf 'ERROR: %s\n' "$1"; exit 1; }
-  tell() { # git a setting, from here on
+  git_setting() { # sets $1 to $2 for all following git commands
     count=${GIT_CONFIG_COUNT:-0}
     export "GIT_CONFIG_KEY_$count=$1" "GIT_CONFIG_VALUE_$count=$2" "GIT_CONFIG_COUNT=$((count + 1))"
   }
-  talk() { # by git to a host: git shows what the host says, which knows the login
+  git_masked() { # runs git; masks its output, because a host knows the login and git prints its messages
     status=0
     git "$@" >"$SLIPWAY_MEMORY/git.log" 2>&1 || status=$?
     sh "$SLIPWAY_MEMORY/mask" git-masks <"$SLIPWAY_MEMORY/git.log"
     rm "$SLIPWAY_MEMORY/git.log"
     return "$status"
   }
-  check_host() { # of the address $1; git takes the addresses that were checked, whatever the name leads to by then
+  check_host() { # refuses the URL $1 unless its host is public; git then connects only to the checked addresses
     case "$1" in https://*) ;; *) refused "code and submodules are fetched by https alone, not from $1" ;; esac
     authority=${1#https://}
     authority=${authority%%/*}
@@ -35,7 +35,7 @@
       *:*) host=${authority%:*}; port=${authority##*:} ;;
       *) host=$authority ;;
     esac
-    # curl would read other hosts in another way than the resolver
+    # curl and the resolver could understand other host names differently
     case "$host" in '' | *. | *[!A-Za-z0-9._:-]*) refused "$host is no host name" ;; esac
     addresses=$({ getent ahosts "$host" || getent hosts "$host"; } 2>/dev/null | cut -d ' ' -f 1 | sort -u)
     # a proxy resolves names by itself
@@ -50,10 +50,10 @@
     esac
     case "$host" in
       *:*) ;;
-      *) tell http.curloptResolve "$host:${port:-443}:$(printf '%s' "$addresses" | tr '\n' ,)" ;;
+      *) git_setting http.curloptResolve "$host:${port:-443}:$(printf '%s' "$addresses" | tr '\n' ,)" ;;
     esac
   }
-  locate() { # sets `url` to where the repository at $1 is: redirects are followed on its host, which alone was checked
+  locate() { # sets `url` to the repository at $1; follows redirects on the same host, because only that was checked
     url=$1
     check_host "$url"
     for _ in 1 2 3 4; do
@@ -68,14 +68,14 @@
     done
     refused "$1 is redirected again and again"
   }
-  pointers() { # files here that git LFS keeps elsewhere
+  pointers() { # files that are pointers of git LFS
     git ls-files -z ':(attr:filter=lfs)' | xargs -0 -r grep -l '^version https://git-lfs.github.com/spec/' --
   }
-  fill() ( # the repository that is checked out in $1, inside of $2 others: with submodules and the files of LFS
+  fill() ( # fetches submodules and LFS files of the repository in $1, which is nested $2 deep
     cd "$1"
     if git ls-files --stage | grep -q '^160000'; then
       [ "$2" -lt 5 ] || refused "submodules lie in one another more than 5 deep"
-      talk submodule --quiet init
+      git_masked submodule --quiet init
       while read -r line; do
         locate "${line##* }"
         setting=${line% *}
@@ -84,37 +84,37 @@
       done <<END
 $(git config --get-regexp '^submodule\..*\.url$')
 END
-      talk submodule --quiet update
+      git_masked submodule --quiet update
       while IFS= read -r folder; do fill "$folder" $(($2 + 1)); done <<END
 $(git submodule --quiet foreach pwd)
 END
     fi
     if [ -n "$(pointers)" ] && git lfs version >/dev/null 2>&1; then
-      remote=$(git config remote.origin.url) # .lfsconfig could name any host
-      talk -c "lfs.url=${remote%.git}.git/info/lfs" lfs pull
+      remote=$(git config remote.origin.url) # not from .lfsconfig, which could name any host
+      git_masked -c "lfs.url=${remote%.git}.git/info/lfs" lfs pull
     fi
     left=$(pointers | head -n 1)
     [ -z "$left" ] || refused "$left is only a pointer of git LFS: what it stands for could not be fetched here"
   )
-  inside() { # a path of the code, links resolved, or nothing when it leads out
+  inside() { # prints the path $1 of the code, links resolved, or nothing if it leads out
     resolved=$(cd code && readlink -f -- "$1" 2>/dev/null) || return 0
     case "$resolved/" in "$(pwd -P)/code/"*) printf '%s' "$resolved" ;; esac
   }
   if [ -n "$SLIPWAY_GIT_URL" ]; then
     printf 'Fetching %s at %s\n' "$SLIPWAY_GIT_URL" "$SLIPWAY_GIT_REVISION"
     export GIT_ALLOW_PROTOCOL=https GIT_TERMINAL_PROMPT=0 GIT_LFS_SKIP_SMUDGE=1
-    tell http.followRedirects false
-    tell credential.helper ''
+    git_setting http.followRedirects false
+    git_setting credential.helper ''
     if [ -f "$SLIPWAY_MEMORY/git-login" ]; then
-      # The login is in no command line and goes to this host alone; it ends here, whatever happens.
+      # The login is in no command line and is sent to this host alone; it is deleted in any case.
       trap 'rm -f "$SLIPWAY_MEMORY/git-login" "$SLIPWAY_MEMORY/git-masks"' EXIT
       authority=${SLIPWAY_GIT_URL#https://}
       # shellcheck disable=SC2016 # the helper's own shell expands it
       helper='!f() { [ "$1" != get ] || cat "$SLIPWAY_MEMORY/git-login"; }; f'
-      tell "credential.https://${authority%%/*}.helper" "$helper"
+      git_setting "credential.https://${authority%%/*}.helper" "$helper"
     fi
     locate "$SLIPWAY_GIT_URL"
-    talk clone --quiet --no-checkout -- "$url" code
+    git_masked clone --quiet --no-checkout -- "$url" code
     name=${SLIPWAY_GIT_REVISION#origin/}
     case "$SLIPWAY_GIT_REVISION" in
       origin/*) set -- "refs/remotes/origin/$name" "refs/tags/$name" ;;
@@ -123,8 +123,8 @@ END
     for place; do
       if commit=$(git -C code rev-parse --quiet --verify "$place^{commit}"); then break; fi
     done
-    if [ -z "$commit" ]; then # no branch or tag leads there: a pull request, another ref, a hash
-      talk -C code fetch --quiet -- origin "$name" || refused "the repository has no branch, tag, commit or ref $name"
+    if [ -z "$commit" ]; then # neither a branch nor a tag: a pull request, another ref, a hash
+      git_masked -C code fetch --quiet -- origin "$name" || refused "the repository has no branch, tag, commit or ref $name"
       commit=$(git -C code rev-parse --verify 'FETCH_HEAD^{commit}')
     fi
     git -C code -c advice.detachedHead=false checkout --quiet --detach "$commit"
@@ -138,7 +138,7 @@ END
     done
     find code -name .git -prune -exec rm -rf {} +
   elif [ -f "$SLIPWAY_MEMORY/code_url" ]; then
-    download() { # by a request without our secret: storage would take that for a login of its own
+    download() { # without our secret in the header, which storage would take for its own login
       if command -v curl >/dev/null; then
         printf 'url = "%s"\n' "$(cat "$SLIPWAY_MEMORY/code_url")" | curl --config - -sSf --output code.tar.gz
       else
@@ -146,7 +146,7 @@ END
       fi
     }
     left=5
-    until download; do # the link may have expired: materials come with another
+    until download; do # the link may have expired: fetch the materials again, with a new link
       left=$((left - 1))
       [ "$left" -gt 0 ] || { printf 'ERROR: the code could not be fetched\n'; exit 1; }
       sleep 5
@@ -163,7 +163,7 @@ END
   found=$(inside "${SLIPWAY_CONTEXT:-.}")
   [ -d "$found" ] || refused "the code has no directory $SLIPWAY_CONTEXT"
   ignored=$(inside "${SLIPWAY_CONTEXT:-.}/.dockerignore")
-  if [ -f "$ignored" ]; then # engines look for it beside `build`, where its patterns begin
+  if [ -f "$ignored" ]; then # engines expect it beside `build`, so its patterns get the prefix build/
     sed -e '/^#/d' -e 's/^[[:space:]]*//' -e 's/[[:space:]]*$//' -e '/^$/d' \
       -e 's|^\(!\{0,1\}\)[[:space:]]*/*|\1build/|' -- "$ignored" >.dockerignore
   fi

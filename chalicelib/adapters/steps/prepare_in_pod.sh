@@ -1,6 +1,6 @@
 #!/bin/sh
-# prepare_in_pod: what goes before run_buildkit. Its output is shown once, at the end, and again with the
-# build's; `set -e` ends the pod when one of the steps fails.
+# prepare_in_pod: runs before run_buildkit. Its output is shown at the end, and again in the build's log; `set -e`
+# ends the pod when a step fails.
 # shellcheck disable=SC1091 # the files come with the materials
 set -eu
 exec 3>&1 >fetch.log 2>&1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# report_code: from now on the secret opens no materials; what git has told us is known to us alone
+# report_code: after this the secret gives no materials any more; only here the commit and the Dockerfile of git are known
 (
   set -e
   set -- fetched=1

@@ -1,3 +1,3 @@
 #!/bin/sh
-# report_image: without this report the image does not count
+# report_image: an image counts only with this report
 sh "$SLIPWAY_MEMORY/ask" _report "digest=$(cat "$SLIPWAY_MEMORY/digest")"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# run_buildkit: BuildKit with the arguments of buildctl, in a pod. A push is a run of its own, with everything
-# cached: its session asks for a login that is new by then.
+# run_buildkit: runs BuildKit in a pod, with the arguments of buildctl. The push is a second run with everything cached:
+# its session asks for a new login.
 # shellcheck disable=SC1091 # the files come with the materials
 cat fetch.log
 rm fetch.log
@@ -10,7 +10,7 @@ for kind in build-arg label; do
     set -- "$@" --opt "$kind:$name=$(printf '%s' "$value" | base64 -d)"
   done <"$SLIPWAY_MEMORY/${kind}s"
 done
-if [ -s "$SLIPWAY_MEMORY/epoch" ]; then # before what the build says, which counts
+if [ -s "$SLIPWAY_MEMORY/epoch" ]; then # first, so that a build argument of the build overrides it
   set -- --opt "build-arg:SOURCE_DATE_EPOCH=$(cat "$SLIPWAY_MEMORY/epoch")" "$@"
   SLIPWAY_OUTPUT=$SLIPWAY_OUTPUT,rewrite-timestamp=true
 fi

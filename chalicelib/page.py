@@ -15,7 +15,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' {}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_NOT_BUILT = "The page is not built here: `make ui` does that, with Node 20 or newer. The API works without it.\n"
+NOT_BUILT = "The page is not built here: `make ui` does that, with Node 20 or newer. The API works without it.\n"
 
 
 def answer(name: str, upload_url: Callable[[], str]) -> Response:
@@ -24,7 +24,7 @@ def answer(name: str, upload_url: Callable[[], str]) -> Response:
     found = {path.name: path for path in FOLDER.glob("*")}  # a name that is not among them leads nowhere
     headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
     if (file := found.get(name) or found.get(f"{name}.html")) is None:
-        return Response("Not found.\n" if INDEX in found else _NOT_BUILT, {**headers}, 404)
+        return Response("Not found.\n" if INDEX in found else NOT_BUILT, {**headers}, 404)
     if kind := _TYPES.get(file.suffix):
         headers["Content-Type"] = f"{kind}; charset=utf-8"
     if name.count(".") == 2:

@@ -72,11 +72,6 @@ def test_help_says_what_the_exit_status_means(words: list[str]) -> None:
     assert "1 the build failed" in done.stdout
 
 
-def test_it_says_its_version() -> None:
-    done = subprocess.run([sys.executable, cli.SOURCE, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"slipway {slipway.VERSION}, Python 3.")
-
-
 class Script(slipway.Service):
     """A service whose build goes on with each answer of its log: the statuses so far, and the next lines."""
 

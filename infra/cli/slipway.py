@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
-VERSION = "1"  # of the API that it asks
 OUTCOMES = {"succeeded": 0, "failed": 1, "upstream_failed": 1, "stopped": 3, "skipped": 3}
 WRONG_USE, TROUBLE, INTERRUPTED = 2, 4, 130
 ENDS = """The exit status is the outcome: 0 done or succeeded, 1 the build failed, 2 wrong usage, 3 the build was

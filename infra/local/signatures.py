@@ -61,8 +61,9 @@ def verified(method: str, target: str, headers: Mapping[str, str], body: Body) -
     `target` is the path with its query as received; names of `headers` are lower-case. Raises Refused.
     """
     is_form = "authorization" not in headers and headers.get("content-type", "").startswith("multipart/form-data")
-    if "origin" in headers and not is_form:
-        raise Refused("Of web pages, only signed forms are taken.")
+    is_link = "authorization" not in headers and method == "GET"
+    if "origin" in headers and not is_form and not is_link:  # as the deployed bucket
+        raise Refused("Of web pages, only signed forms and links are taken.")
     if "transfer-encoding" in headers or not target.startswith("/") or "#" in target:
         raise Refused("Send a path and a body of known length.")
     try:

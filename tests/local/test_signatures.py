@@ -236,20 +236,23 @@ def test_a_form_without_the_secret_or_too_late_is_refused(bucket: str) -> None:
     assert post({"url": form()["url"], "fields": {"key": "a/file"}}) == 403
 
 
-def test_of_pages_only_signed_forms_are_taken(bucket: str, moto: str) -> None:
+def test_of_pages_only_signed_forms_and_links_are_taken(bucket: str, moto: str) -> None:
     page = {"Origin": "https://evil.example"}
     asks = {**page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     for answer in (
         call(moto, signed(moto) | page),
         urllib3.request("OPTIONS", moto, headers=asks),
         urllib3.request("OPTIONS", moto, headers={**page, "Access-Control-Request-Method": "PUT"}),
-        urllib3.request("GET", link(), headers=page),
+        urllib3.request("GET", link(client=stranger()), headers=page),
+        urllib3.request("GET", link().partition("?")[0], headers=page),
     ):
         assert answer.status == 403
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
     assert post(form(), headers=page) == 204
     assert post(form(client=stranger()), headers=page) == 403
 
+    fetched = urllib3.request("GET", link(), headers=page)
+    assert (fetched.status, fetched.headers["Access-Control-Allow-Origin"]) == (200, "*")
     plain = urllib3.request("OPTIONS", form()["url"], headers={**page, "Access-Control-Request-Method": "POST"})
     assert (plain.status, plain.headers["Access-Control-Allow-Origin"]) == (200, "*")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import boto3
 import pytest
 import urllib3
 
-from infra.local.machine.machine import Machine
+from chalicelib.page import NOT_BUILT
+from infra.local.machine.machine import STATE, Machine
 from tests.local.test_engines import left_by_builds
 from tests.required_engines import with_one_engine
 from tests.stack.conftest import processes, unique_sleep, wait_until
@@ -36,8 +38,8 @@ def start(local_machine: Machine) -> Iterator[Start]:
     """Starts programs; those that still run when a test ends are ended, so that nothing of theirs is left."""
     with ExitStack() as ending:
 
-        def start(*words: str) -> subprocess.Popen[str]:
-            program = started(local_machine, *words)
+        def start(*words: str, **more: Any) -> subprocess.Popen[str]:
+            program = started(local_machine, *words, **more)
             ending.callback(program.wait)
             ending.callback(program.terminate)
             return program
@@ -50,12 +52,12 @@ def command(start: Start) -> Start:
     return partial(start, sys.executable, "-m", "infra.local")
 
 
-def started(machine: Machine, *words: str) -> subprocess.Popen[str]:
+def started(machine: Machine, *words: str, folder: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
     own = {"SLIPWAY_ROOT_TOKEN": TOKEN, "PORT": "0", "KEEP": "0"}
-    environment = {**os.environ, **machine.engine.environment, **own}
+    environment = {**os.environ, **machine.engine.environment, **own, **variables}
     return subprocess.Popen(
         words,
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -140,6 +142,43 @@ def test_ending_make_ends_what_it_started(start: Start) -> None:
 
     with pytest.raises(urllib3.exceptions.HTTPError):
         urllib3.request("GET", f"{url}/healthz", retries=False)
+
+
+def test_up_without_node_and_network_serves_the_api_and_says_what_the_page_needs(start: Start, tmp_path: Path) -> None:
+    """In a checkout where nothing is built, with what was installed before."""
+    checkout, programs = tmp_path / "checkout", tmp_path / "bin"
+    for name in ("chalicelib", "infra", ".chalice"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("ui", "__pycache__", "deployments"))
+    shutil.copytree(ROOT / "infra/ui", checkout / "infra/ui", ignore=shutil.ignore_patterns("node_modules", "made"))
+    for name in ("Makefile", "app.py", "requirements.txt"):
+        shutil.copy(ROOT / name, checkout)
+    (checkout / ".slipway").symlink_to(STATE)
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/python").symlink_to(sys.executable)
+    for name in ("lib", "pyvenv.cfg"):
+        (checkout / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    (checkout / ".venv/local").touch()
+    programs.mkdir()
+    for folder in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in Path(folder).glob("*"):
+            (programs / program.name).unlink(missing_ok=True)
+            (programs / program.name).symlink_to(program)
+    for name in ("node", "nodejs", "npm"):
+        (programs / name).unlink(missing_ok=True)
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:1", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+
+    up = start("make", "--silent", "up", folder=checkout, PATH=str(programs), PIP_NO_CACHE_DIR="1", **nowhere)
+    assert up.stdout is not None
+    ready = json.loads(up.stdout.readline())
+
+    assert urllib3.request("GET", f"{ready['url']}/healthz").status == 200
+    page = urllib3.request("GET", ready["page"])
+    assert (page.status, page.data.decode()) == (404, NOT_BUILT)
+    assert urllib3.request("GET", f"{ready['page']}/slipway").status == 200
+    up.terminate()
+    _, said = up.communicate()
+    assert "The page is not built. Node 20 or newer is not here, and pip cannot fetch it." in said
+    assert "The API is served without it." in said
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(command: Start) -> None:

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.factories import make_archive
-from tests.stack.conftest import Client
+from tests.stack.conftest import Client, wait_until
 from tests.ui.conftest import Tab, elsewhere, place
 
 pytestmark = pytest.mark.slow
@@ -100,6 +100,22 @@ def test_a_build_is_edited_bookmarked_archived_restored_and_deleted(tab: Tab, cl
     assert client.call("GET", path)[0] == 404
 
 
+def test_an_archived_project_is_restored_by_its_name(tab: Tab, client: Client, project: str) -> None:
+    tab.open(f"projects{project}/settings")
+    tab.click("Archive project")
+    tab.click("Archive it")
+    tab.see("Your projects")
+    assert client.call("GET", project)[0] == 404
+    tab.click("Archive", "link")
+    tab.fill("Archived project", "missing")
+    tab.click("Restore")
+    tab.see("Not found.")
+    tab.fill("Archived project", project.removeprefix("/root/"))
+    tab.click("Restore")
+    tab.see("No build yet")
+    assert client.call("GET", project)[0] == 200
+
+
 def test_foreign_text_is_shown_as_it_is(tab: Tab, client: Client, project: str) -> None:
     client.call("PATCH", project, {"description": HOSTILE})
     path = elsewhere(client, project, description=HOSTILE, tags=["<b>tag</b>"])
@@ -145,6 +161,10 @@ def test_code_is_uploaded(tab: Tab, client: Client, size: int, tmp_path: Path) -
     tab.see("code.tar.gz is the project's code now.")
     tab.see("The project has code that was uploaded.")
     assert client.get(f"/root/{name}")["has_code"]
+    with tab.page.expect_download() as downloading:
+        tab.click("Download it")
+    assert downloading.value.path().read_bytes() == archive.read_bytes()
+    assert downloading.value.suggested_filename == f"{name}.tar.gz"
 
 
 def test_steps_are_asked_for_while_the_build_runs_and_once_when_it_has_ended(
@@ -193,6 +213,46 @@ def test_steps_are_asked_for_while_the_build_runs_and_once_when_it_has_ended(
     with tab.page.expect_request(re.compile(r"/builds/1$")):
         tab.page.clock.run_for(600_000)
     assert len(asked) == 1
+
+
+# Notes when a list of builds is asked for, and answers 503 as long as `isDown`, without leaving the page.
+COUNT_QUESTIONS = """
+const direct = window.fetch;
+const refusal = {text: async () => '{"detail": "Later."}'};
+window.isDown = false;
+window.asked = [];
+window.fetch = async (request, ...more) => {
+  if (!/\\/builds\\?/.test(request.url)) return direct(request, ...more);
+  window.asked.push(Date.now() / 1000);
+  return window.isDown ? Object.assign(new Response(null, {status: 503}), refusal) : direct(request, ...more);
+};
+"""
+
+
+def test_without_an_answer_the_page_asks_less_and_less_often_and_goes_on_after_one(tab: Tab, project: str) -> None:
+    clock, waits = tab.page.clock, [1, 2, 4, 8, 16, 30, 30]
+    clock.install(time=datetime(2026, 1, 1, tzinfo=UTC))
+    tab.page.add_init_script(COUNT_QUESTIONS)
+    tab.open(f"projects{project}")
+    tab.see("No build yet")
+    clock.pause_at(datetime(2026, 1, 2, tzinfo=UTC))
+
+    tab.page.evaluate("isDown = true; asked.length = 0;")
+
+    def asks_after_a_second() -> bool:
+        clock.run_for(1000)
+        return bool(tab.page.evaluate("asked.length"))
+
+    wait_until(asks_after_a_second)
+    tab.see("Later. What you see is from")
+    for seconds in waits:
+        clock.run_for(seconds * 1000)
+    assert tab.page.evaluate("asked.slice(1).map((time, before) => time - asked[before])") == waits
+
+    tab.page.evaluate("isDown = false")
+    clock.run_for(30_000)
+    tab.see("No build yet")
+    expect(tab.page.get_by_text("What you see is from")).to_have_count(0)
 
 
 HIDE = """(isHidden) => {

@@ -89,6 +89,21 @@ def report(client: Client, path: str, *lines: str) -> None:
     assert status == 200, said
 
 
+@pytest.mark.proof
+def test_200_000_lines_come_through_the_service_as_they_were_reported(tab: Tab, client: Client, project: str) -> None:
+    path = elsewhere(client, project)
+    for first in range(1, LINES, 2_500):  # a request carries 300 KB
+        report(client, path, *(f"line {n} of it, {'x' * 60}" for n in range(first, first + 2_500)))
+    tab.open(place(path))
+    expect(tab.page.get_by_test_id("log-state")).to_have_text("200,000 lines, following")
+    assert "line 200000 of it" in last_line(tab)
+    tab.page.get_by_label("Search the log").fill("line 123456 of")
+    expect(tab.page.get_by_test_id("matches")).to_have_text("1 of 1")
+    tab.page.get_by_role("link", name="Link to line 123456", exact=True).click()
+    expect(tab.page.locator(".log .row.target")).to_contain_text("line 123456 of")
+    assert tab.page.locator("*").count() < 3_000
+
+
 def test_a_log_is_followed_until_one_scrolls_up_and_again_at_the_end(tab: Tab, client: Client, project: str) -> None:
     path = elsewhere(client, project)
     tab.open(place(path))

@@ -84,7 +84,7 @@ function Head({ opened, path, refresh }: { opened: Opened; path: Path; refresh: 
           <Copy text={`docker pull ${repository}@${build.image_digest}`} what="the command that pulls the image" />
         </p>
       ) : (
-        build.is_managed && !ended && <p class="muted">The image will be {build.image}.</p>
+        build.is_managed && <p class="muted">{ended ? "No image was made." : `The image will be ${build.image}.`}</p>
       )}
       <dl class="facts">
         <Fact name="Created">

@@ -1,7 +1,7 @@
 /** Lists of builds: a project's, one's bookmarks, one's archive. */
 import { type Build, api, body } from "../api";
 import { useLive } from "../live";
-import { Ago, Answer, Pages, Sentences, Status, duration, fieldsOf, isDone, offsetOf, useDeed } from "../parts";
+import { Ago, Answer, Field, Pages, Sentences, Status, duration, fieldsOf, isDone, offsetOf, useDeed } from "../parts";
 import { address, go, place, to } from "../routes";
 
 const SIZE = 50;
@@ -231,6 +231,34 @@ export function Archive({ user }: { user: string }) {
           <Pages count={value.count} offset={offset} shown={value.results.length} size={SIZE} />
         </>
       )}
+      <RestoreProject user={user} />
     </>
+  );
+}
+
+/** There is no list of archived projects: one says which. */
+function RestoreProject({ user }: { user: string }) {
+  const { run, isBusy, error } = useDeed();
+  return (
+    <form
+      class="card"
+      onSubmit={(event) => {
+        event.preventDefault();
+        const named = fieldsOf(event.currentTarget)["project"]!.trim().split("/");
+        const [project = "", owner = user] = named.reverse();
+        void run(() => api.POST("/{owner}/{project}/restore", { params: { path: { owner, project } } })).then(
+          (isDone) => isDone && go(to.project(owner, project)),
+        );
+      }}
+    >
+      <h2>Restore a project</h2>
+      <Field label="Archived project" hint="NAME or OWNER/NAME">
+        <input name="project" required />
+      </Field>
+      <Sentences of={error} />
+      <p class="buttons">
+        <button disabled={isBusy}>Restore</button>
+      </p>
+    </form>
   );
 }

@@ -43,6 +43,14 @@ export function Code({ owner, project }: { owner: string; project: string }) {
       setPart(undefined);
     }
   };
+  const download = async () => {
+    const answer = api.GET("/{owner}/{project}/repo/download", { params: { path }, parseAs: "blob" });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL((await body<unknown>(answer)) as Blob);
+    link.download = `${project}.tar.gz`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  };
   return (
     <>
       <Answer value={value} refused={refused} />
@@ -53,7 +61,12 @@ export function Code({ owner, project }: { owner: string; project: string }) {
               Builds fetch the code from <code>{value.git_url}</code>.
             </>
           ) : value.has_code ? (
-            "The project has code that was uploaded."
+            <>
+              The project has code that was uploaded.{" "}
+              <button type="button" disabled={isBusy} onClick={() => void run(download)}>
+                Download it
+              </button>
+            </>
           ) : (
             "The project has no code yet. A build from a base image alone needs none."
           )}

@@ -63,7 +63,7 @@ export function ProjectSettings({ owner, project }: { owner: string; project: st
           text={
             asked === "delete"
               ? `Its ${value?.num_builds ?? ""} builds, their logs and its code go for good, and what runs is stopped.`
-              : "It is hidden with all its builds, and what runs is stopped. POST …/restore brings it back."
+              : "It is hidden with all its builds, and what runs is stopped. On the page “Archive” it can be restored for a while."
           }
           yes={asked === "delete" ? "Delete it" : "Archive it"}
           onClose={() => setAsked("")}

@@ -7,7 +7,9 @@ BACKEND ?= $(SLIPWAY_BACKEND)
 # Sources of the browser's page
 PAGE = $(shell find infra/ui -path infra/ui/node_modules -prune -o -path infra/ui/made -prune -o -type f ! -name '*.md' ! -name '*.pyc' -print)
 CODE := app.py chalicelib infra tests
-PARALLEL = -n $(WORKERS) --dist loadgroup
+# In the order of tests/conftest.py
+PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+QUICK = not engine and not slow
 # Deployment: ARCH and RUNTIME of the functions, PARAMETERS of the template (Name=value …)
 STAGE ?= prod
 ARCH ?= arm64
@@ -37,18 +39,22 @@ backup: .venv/local ## write everything that `make up` stores into FILE=slipway.
 restore: .venv/local ## restore FILE=slipway.tar, if there is no .slipway/kept
 	@$(BIN)/python -m infra.local.storage restore $(or $(FILE),slipway.tar)
 
-test: check ## check, and all other tests, with every container engine that is found and with Chromium
-	@$(MAKE) --no-print-directory ui || echo "The tests of the page are skipped." >&2
-	@$(BIN)/python -m pytest $(PARALLEL) -m "(engine or slow) and not load and not proof"
+test: lint page ## format, lint, types and tests, with every container engine that is found and with Chromium
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not load and not proof"
 
-proofs: .venv/ready ## slow tests that seldom fail: generated clients, wheels for other machines, benchmarks
+proofs: page ## slow tests that seldom fail: generated clients, random requests, costs, commands of the pages
 	@$(BIN)/python -m pytest $(PARALLEL) -m "proof"
 
-check: .venv/ready ## format, lint, types and quick tests
+page: .venv/ready
+	@$(MAKE) --no-print-directory ui || echo "The tests of the page are skipped." >&2
+
+check: lint ## format, lint, types and quick tests
+	@$(BIN)/python -m pytest $(PARALLEL) -m "$(QUICK)"
+
+lint: .venv/ready ## format, lint and types
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow"
 
 load: .venv/ready ## run 150 builds from 8 clients with every container engine, minutes each; print figures
 	@$(BIN)/python -m pytest -s -m load
@@ -69,7 +75,7 @@ logs-load: .venv/ready ## store and serve a log of LINES=5000000 lines; measure 
 	@$(BIN)/python -m tests.logs_load --lines $(or $(LINES),5000000)
 
 cover: .venv/ready ## show the lines of app.py and chalicelib/ that the quick tests do not run
-	@$(BIN)/python -m pytest $(PARALLEL) -m "not engine and not slow" --cov=app --cov=chalicelib --cov-branch \
+	@$(BIN)/python -m pytest $(PARALLEL) -m "$(QUICK)" --cov=app --cov=chalicelib --cov-branch \
 		--cov-report=term-missing:skip-covered --cov-fail-under=95
 
 audit: .venv/ready ## find known vulnerabilities of dependencies, and unsafe code; fails if PyPI or npm cannot be asked

@@ -23,11 +23,21 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 
+# Groups that take longest begin first, so that all workers are busy to the end.
+LONGEST = ("other engines", "docker", "aws", "ui")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Names the tests that one worker runs, in their order, where several work side by side."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> tuple[int, bool]:
+    group, is_long = _group(item), any(item.get_closest_marker(name) for name in ("engine", "slow"))
+    return LONGEST.index(group) if group in LONGEST else len(LONGEST), not is_long
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -39,14 +49,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _group(item: pytest.Item) -> str:
     """Those of one file; but all with docker, whose daemon has the state's folder for itself, and all with
-    other engines, which share one store; all that use the package, which is made once then; and all that use a
-    browser."""
+    other engines, which share one store, where `local/` has a folder of its own; all that use the package, which
+    is made once then; and all that use a browser."""
     folder, _, file = item.nodeid.partition("::")[0].removeprefix("tests/").partition("/")
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    if "docker" in parameters.values():
-        return "docker"
     if item.get_closest_marker("engine"):
-        return "other engines"
+        own = "local " if folder == "local" else ""
+        return f"{own}docker" if "docker" in parameters.values() else f"{own}other engines"
     return folder if folder in ("aws", "ui") else f"{folder}/{file}"
 
 

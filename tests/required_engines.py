@@ -16,7 +16,8 @@ OTHER = next((name for name in ("docker", "buildah", "podman") if shutil.which(n
 # Of tests that do not look at what differs between engines: what is built, and how builds end.
 with_one_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", [ENGINE], indirect=True)]
 # The same, with another engine where there is one: two workers share the tests by engine.
-with_other_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", [OTHER], indirect=True)]
+with_any_engine = pytest.mark.parametrize("local_machine", [OTHER], indirect=True)
+with_other_engine = [pytest.mark.engine, with_any_engine]
 # Of tests where an engine and the executor that runs it matter: every engine on CodeBuild, one on a cluster.
 _EACH = [*((engine, "codebuild") for engine in ("docker", "podman", "buildah")), (ENGINE, "eks")]
 with_every_engine_and_executor = [

@@ -141,7 +141,7 @@ def test_blocks_are_bash(path: str) -> None:
         subprocess.run(["bash", "-n"], input=text, text=True, check=True, capture_output=True)
 
 
-@pytest.fixture(params=["none", pytest.param(ENGINE, marks=pytest.mark.engine)])
+@pytest.fixture(params=["none", pytest.param(ENGINE, marks=[pytest.mark.engine, pytest.mark.proof])])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Running, str]]:
     """`make up`, and a base image; without an engine every build fails."""
     engine: Any = SimpleNamespace(environment={"SLIPWAY_ENGINE": "none"}, clean_up=lambda *_: None)

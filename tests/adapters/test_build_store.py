@@ -58,7 +58,9 @@ def table_in_simulation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Records]:
         yield Records("slipway", remember_seconds=0)
 
 
-@pytest.fixture(params=["fake", "moto", "simulation", pytest.param("ministack", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["fake", "moto", "simulation", pytest.param("ministack", marks=[pytest.mark.slow, pytest.mark.proof])]
+)
 def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "fake":
         return FakeServices()

@@ -19,7 +19,7 @@ from infra.bench.capacity import Meter, update_units
 from tests.factories import DIGEST, SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
 ADA = make_user()
 
 

@@ -56,6 +56,7 @@ def test_it_is_small_compiled_and_without_services_that_are_never_called(package
     assert not [name for name in names if name.lower().endswith(".md")]
 
 
+@pytest.mark.proof
 def test_the_same_code_is_the_same_bytes(packaged: Packaged, tmp_path: Path) -> None:
     """Packaged once more, from nothing but what pip gave: Chalice keeps packages by their requirements."""
     shutil.rmtree(ROOT / ".chalice" / "deployments", ignore_errors=True)

@@ -208,6 +208,7 @@ def test_a_second_start_takes_what_the_first_one_made(bare_engine: Engine, state
 
 
 @pytest.mark.engine
+@pytest.mark.proof
 def test_vfs_and_chroot_are_ways_out(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where neither overlay mounts nor a runtime work, buildah still builds."""
     if not shutil.which("buildah"):

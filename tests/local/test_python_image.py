@@ -24,6 +24,7 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tar
 
 
+@pytest.mark.proof
 def test_the_same_inputs_give_the_same_bytes(tar: Path, tmp_path: Path) -> None:
     make_tar(tmp_path / "again.tar")
 

@@ -10,7 +10,7 @@ from tests.simulation.ports import PORTS, methods_of, special_faults
 from tests.simulation.run import simulate
 from tests.simulation.shrink import rendered, shrink
 
-QUICK, SLOW = range(1, 16), range(16, 316)
+QUICK, SLOW = range(1, 16), range(16, 216)
 ON_ADAPTERS = range(1, 21)
 HALVES = [SLOW[::2], SLOW[1::2]]  # for two workers
 

@@ -13,10 +13,10 @@ import pytest
 from chalicelib.domain import cleanup as cleanup_rules
 from chalicelib.usecases import cleanup
 from infra.local.machine.machine import Machine
-from tests.required_engines import with_one_engine
+from tests.required_engines import with_other_engine
 from tests.stack.conftest import PROJECT, Client, serving, unique_sleep
 
-pytestmark = with_one_engine
+pytestmark = with_other_engine
 
 
 @pytest.fixture(scope="module")

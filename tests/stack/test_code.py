@@ -12,6 +12,7 @@ import urllib3
 from infra.local.machine.machine import Machine
 from tests.factories import make_archive
 from tests.git_server import GitServer, git_server
+from tests.required_engines import with_any_engine
 from tests.stack.conftest import PROJECT, Client, serving, trusting
 
 pytestmark = pytest.mark.engine
@@ -87,6 +88,7 @@ def test_a_dockerfile_of_ones_own(client: Client) -> None:
     assert read(client, path, "cat", "/own", "/main.py") == "my own\nprint('hello from main')\n"
 
 
+@with_any_engine
 def test_an_upload_through_storage(client: Client) -> None:
     assert client.call("POST", "/projects", {"name": "large"})[0] == 201
     status, offer = client.call("POST", "/root/large/repo/upload/offers")
@@ -99,6 +101,7 @@ def test_an_upload_through_storage(client: Client) -> None:
     assert read(client, client.build("true", project="/root/large"), "cat", "/code/a.txt") == "from storage\n"
 
 
+@with_any_engine
 def test_code_from_git_at_its_head_and_at_a_commit(client: Client, git: GitServer) -> None:
     assert client.call("POST", "/projects", {"name": "git"})[0] == 201
     assert client.call("POST", "/root/git/repo/external", {"git_url": git.url})[0] == 201

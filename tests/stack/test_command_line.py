@@ -31,7 +31,14 @@ from tests.stack.conftest import PATIENCE_SECONDS, Client, serving, unique_sleep
 
 pytestmark = with_one_engine
 OWN = "{}.{}".format(*sys.version_info)
-PYTHONS = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
+PYTHONS = [
+    OWN,
+    *(
+        pytest.param(version, marks=pytest.mark.proof)
+        for version in ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+        if version != OWN
+    ),
+]
 RESULT = re.compile(r"127\.0\.0\.1:\d+/slipway/root/[\w-]+@sha256:[0-9a-f]{64}\n")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.stack.conftest import PROJECT, Client
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
 CLIENTS = 8
 
 

@@ -119,16 +119,19 @@ def test_who_am_i_and_which_versions_fit(cli: CommandLine) -> None:
     assert "Current platform version: 0.6.1" in cli.run("version", "--platform")
 
 
+@pytest.mark.proof
 def test_a_wrong_token_is_refused(cli: CommandLine) -> None:
     assert "401" in cli.run("login", "--token=wrong", status=1)
     cli.run("login", f"--token={cli.client.running.token}")
 
 
+@pytest.mark.proof
 def test_there_is_no_login_by_password(cli: CommandLine) -> None:
     assert "400" in cli.run("login", "-u", "root", "-p", "x", status=1)
     cli.run("login", f"--token={cli.client.running.token}")
 
 
+@pytest.mark.proof
 def test_projects(cli: CommandLine) -> None:
     cli.run("project", "create", "--name=other", "--private")
     table = cli.run("project", "list")
@@ -147,6 +150,7 @@ def test_projects(cli: CommandLine) -> None:
     assert "400" in cli.run("project", "create", "--name=cli", status=1)
 
 
+@pytest.mark.proof
 def test_code_is_uploaded_built_and_fetched_again(cli: CommandLine) -> None:
     assert "Files uploaded." in cli.run("upload")
     said = cli.run("run", "-u", "-f", "build.json", "--name=with-code", "--tags=x,y", "--description=d")
@@ -192,6 +196,7 @@ def test_a_build_from_its_start_to_its_end(cli: CommandLine) -> None:
     assert "404" in cli.run(*b, "get", status=1)
 
 
+@pytest.mark.proof
 def test_pages_turn(cli: CommandLine) -> None:
     for _ in range(23):
         assert cli.client.call("POST", "/root/cli/builds", {"is_managed": False, "tags": ["page"]})[0] == 201
@@ -206,6 +211,7 @@ def test_pages_turn(cli: CommandLine) -> None:
     assert cli.run("project", "builds", "-s", "created_at").count("root.cli.builds.") == 20
 
 
+@pytest.mark.proof
 def test_a_spec_with_faults_is_answered_in_words(cli: CommandLine) -> None:
     (cli.home / "work" / "bad.json").write_text(
         json.dumps({"version": 1, "kind": "build", "image": "a", "build_steps": ["--mount=x ls"]})

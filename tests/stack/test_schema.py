@@ -36,6 +36,7 @@ def test_pages_of_other_origins_may_ask_first(client: Client) -> None:
     assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
+@pytest.mark.proof
 def test_no_request_makes_it_fail_or_answer_outside_of_its_schema(client: Client, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(PARAMETERS)
     client.call("POST", "/root/quick-start/builds", {"is_managed": False})

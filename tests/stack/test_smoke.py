@@ -22,6 +22,7 @@ NEED_AWS = {"a build on the cluster", "a build outlives its login", "no alarm ri
 
 
 @pytest.mark.engine
+@pytest.mark.proof
 @pytest.mark.parametrize("local_machine", [ENGINE], indirect=True)
 def test_every_step_that_can_run_here_holds(local_machine: Machine, tmp_path: Path) -> None:
     said: list[str] = []

@@ -20,6 +20,7 @@ from infra.local import aws
 from infra.local.machine.machine import Machine
 from infra.local.machine.signed_logins import SignedLogins
 from tests.factories import make_archive
+from tests.required_engines import with_any_engine
 from tests.stack.conftest import PROJECT, Client, serving
 
 pytestmark = pytest.mark.engine
@@ -73,6 +74,7 @@ def attempts(client: Client) -> list[tuple[str, str, str, str, dict[str, Any]]]:
     ]
 
 
+@with_any_engine
 @pytest.mark.parametrize("origin", [PAGE, {}])
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/x-amz-json-1.0"])
 def test_a_page_gets_nothing_even_with_the_id_from_a_link(client: Client, origin: dict[str, str], kind: str) -> None:
@@ -99,6 +101,7 @@ def test_a_page_gets_nothing_even_with_the_id_from_a_link(client: Client, origin
     assert client.running.codebuild._builds == {}
 
 
+@with_any_engine
 def test_a_browser_is_not_allowed_to_ask(client: Client) -> None:
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-amz-target"}
     for url in (client.running.aws_url, os.environ["AWS_ENDPOINT_URL_CODEBUILD"]):

@@ -107,9 +107,9 @@ class Builds(Protocol):
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
 
-    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
-        """The build with its texts, its project and whether `viewer` bookmarked it, in one call;
-        archived or not. None when build or project is missing."""
+    def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
+        """The build with its texts, its project and whether `viewer` bookmarked it, in one call; archived or not.
+        None when build or project is missing. With `may_lag`, at half the price, it may be that of a second ago."""
 
     def body(self, key: BuildKey) -> BuildBody | None:
         """The build's texts alone."""
@@ -122,7 +122,7 @@ class Builds(Protocol):
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
         """Like `save`, and takes a free name (None: none) as `add` does; `build.name` becomes free."""
 
-    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+    def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Each has
         what lists show: the fields `domain.build.LISTED` and its newest status, without texts."""
 
@@ -233,8 +233,9 @@ class Accounts(Protocol):
     by `fresh_…` and names what it has read as `given`: if any of that has changed, its write raises Conflict.
     """
 
-    def user(self, name: str) -> User | None:
-        """The user, if there is one."""
+    def user(self, name: str, opening: BuildKey | None = None) -> User | None:
+        """The user, if there is one. Read with a build that the user is `opening`, for an `open` that may lag and comes
+        within a second: both are one call then."""
 
     def token(self, sha256: str) -> Token | None:
         """What belongs to the hash of a token, expired or not."""

@@ -8,6 +8,7 @@ no emulator has them right.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ class Meter:
     """Every call of the store's to DynamoDB within a `with` block, with what it consumed."""
 
     calls: list[tuple[str, float, float]] = field(default_factory=list)  # operation, read and write units
-    _asked: dict[str, Any] = field(default_factory=dict)
+    _asked: threading.local = field(default_factory=threading.local)  # calls may go side by side
 
     def __enter__(self) -> Meter:
         events = client().meta.events
@@ -44,14 +45,14 @@ class Meter:
             whole["ExpressionAttributeNames"] = {
                 short: name for short, name in names.items() if short not in wanted.split(", ")
             }
-        self._asked = whole
+        self._asked.params = whole
         return {**whole, "ReturnConsumedCapacity": "TOTAL"}
 
     def _answered(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
         consumed = parsed.get("ConsumedCapacity", [])
         totals = consumed if isinstance(consumed, list) else [consumed]
         written = sum(each["CapacityUnits"] for each in totals) if model.name in _WRITES else 0
-        self.calls.append((model.name, read_units(model.name, self._asked, parsed), written))
+        self.calls.append((model.name, read_units(model.name, self._asked.params, parsed), written))
 
     @property
     def operations(self) -> list[str]:

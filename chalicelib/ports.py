@@ -4,7 +4,7 @@ All of them may raise `Unavailable` when the service behind does not answer; not
 that a repetition would not complete.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, Protocol, TypeVar
@@ -60,6 +60,7 @@ class Replay:
     body_sha256: str  # empty for one that an older version has stored
 
 
+Answer = TypeVar("Answer")
 Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
 
@@ -234,8 +235,8 @@ class Accounts(Protocol):
     """
 
     def user(self, name: str, opening: BuildKey | None = None) -> User | None:
-        """The user, if there is one. Read with a build that the user is `opening`, for an `open` that may lag and comes
-        within a second: both are one call then."""
+        """The user, if there is one. Read with a build that the user is `opening`, for an `open` with `may_lag` that
+        comes within a second: both are one call then."""
 
     def token(self, sha256: str) -> Token | None:
         """What belongs to the hash of a token, expired or not."""
@@ -508,6 +509,9 @@ class Services(Protocol):
 
     def executor(self, name: str) -> Executor:
         """By the name that `Build.executor` has. Raises Unavailable for one that is not offered any more."""
+
+    def aside(self, read: Callable[[], Answer]) -> Callable[[], Answer]:
+        """Begins to read beside what comes next; the answer, or the error, is got by a call of what is returned."""
 
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""

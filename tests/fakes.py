@@ -26,6 +26,7 @@ from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
     MAX_READ_LINES,
+    Answer,
     Bookmarkable,
     Broker,
     BuildView,
@@ -867,6 +868,10 @@ class FakeServices(Services):
         """These ports in the place of those in memory."""
         for name in RECORDS:
             setattr(self, name, getattr(records, name))
+
+    def aside(self, read: Callable[[], Answer]) -> Callable[[], Answer]:
+        answer = read()
+        return lambda: answer
 
     def now(self) -> datetime:
         return self.clock.now

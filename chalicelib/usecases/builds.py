@@ -160,17 +160,14 @@ def page(
 ) -> Page[Build]:
     """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid. With a query or another
     order, the page and its count are of those that match among the `MAX_EXAMINED` builds that changed last."""
-    from concurrent.futures import ThreadPoolExecutor  # the first page loads it, not every function
-
     matches, of = parse_query(query), ProjectKey(owner, name)
     is_whole = matches is None and is_default_order(sort)
     first, most = (offset, limit) if is_whole else (0, MAX_EXAMINED)
     if first + most > READ_AHEAD:
         open_project(services, caller, owner, name)
-    with ThreadPoolExecutor(1) as aside:
-        reading = aside.submit(services.builds.list_builds, of, first, most)
-        project = open_project(services, caller, owner, name)
-        builds, count = reading.result(), project.live_builds
+    listed = services.aside(lambda: services.builds.list_builds(of, first, most))
+    project = open_project(services, caller, owner, name)
+    builds, count = listed(), project.live_builds
     is_minimum = not is_whole and len(builds) == MAX_EXAMINED
     if not is_whole:
         found = [build for build in builds if matches is None or matches(build)]

@@ -222,10 +222,12 @@ def put_secret(call: web.Call, owner: str, project: str, secret: str) -> None:
 
 
 @route(BUILDS, "GET", query=(*SORTING, "query"))
-def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Build]:
+def list_builds(call: web.Call, owner: str, project: str) -> schemas.FoundBuilds:
     query, sort = call.query().get("query", ""), call.query().get("sort", "")
     found = builds.page(call.services, call.user, owner, project, call.offset, call.limit, query=query, sort=sort)
-    return call.records(found, serializers.build_summary)
+    return serializers.shown(
+        schemas.FoundBuilds, call.records(found, serializers.build_summary), count_is_minimum=found.is_minimum
+    )
 
 
 @route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",), refusals=(KEY_REUSED,))
@@ -254,7 +256,7 @@ def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.Arch
 
 @route(BUILD, "GET")
 def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
-    return serializers.build_detail(builds.get(call.services, call.user, key), call.services)
+    return serializers.build_detail(builds.look(call.services, call.user, key), call.services)
 
 
 @route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)
@@ -307,7 +309,7 @@ act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconcile
 
 @route(BUILD + "/statuses", "GET", query=PAGING)
 def list_statuses(call: web.Call, key: BuildKey) -> schemas.Page[schemas.StatusEntry]:
-    build = builds.get(call.services, call.user, key).build
+    build = builds.look(call.services, call.user, key).build
     shown = build.history[call.offset : call.offset + call.limit]
     return call.page([serializers.status_entry(build, entry) for entry in shown], len(build.history))
 
@@ -350,7 +352,7 @@ def report_lines(call: web.Call, key: BuildKey) -> None:
 
 @route(BUILD + "/coderef", "GET")
 def get_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
-    return serializers.code_reference(builds.get(call.services, call.user, key).build)
+    return serializers.code_reference(builds.look(call.services, call.user, key).build)
 
 
 @route(BUILD + "/coderef", "POST", status=CREATED, body=schemas.CodeReferenceFields)

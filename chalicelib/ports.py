@@ -4,7 +4,7 @@ All of them may raise `Unavailable` when the service behind does not answer; not
 that a repetition would not complete.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, Protocol, TypeVar
@@ -60,6 +60,7 @@ class Replay:
     body_sha256: str  # empty for one that an older version has stored
 
 
+Answer = TypeVar("Answer")
 Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
 
@@ -107,9 +108,9 @@ class Builds(Protocol):
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""
 
-    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
-        """The build with its texts, its project and whether `viewer` bookmarked it, in one call;
-        archived or not. None when build or project is missing."""
+    def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
+        """The build with its texts, its project and whether `viewer` bookmarked it, in one call; archived or not.
+        None when build or project is missing. With `may_lag`, at half the price, it may be that of a second ago."""
 
     def body(self, key: BuildKey) -> BuildBody | None:
         """The build's texts alone."""
@@ -122,7 +123,7 @@ class Builds(Protocol):
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
         """Like `save`, and takes a free name (None: none) as `add` does; `build.name` becomes free."""
 
-    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+    def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Each has
         what lists show: the fields `domain.build.LISTED` and its newest status, without texts."""
 
@@ -233,8 +234,9 @@ class Accounts(Protocol):
     by `fresh_…` and names what it has read as `given`: if any of that has changed, its write raises Conflict.
     """
 
-    def user(self, name: str) -> User | None:
-        """The user, if there is one."""
+    def user(self, name: str, opening: BuildKey | None = None) -> User | None:
+        """The user, if there is one. Read with a build that the user is `opening`, for an `open` with `may_lag` that
+        comes within a second: both are one call then."""
 
     def token(self, sha256: str) -> Token | None:
         """What belongs to the hash of a token, expired or not."""
@@ -504,6 +506,9 @@ class Services(Protocol):
 
     def executor(self, name: str) -> Executor:
         """By the name that `Build.executor` has. Raises Unavailable for one that is not offered any more."""
+
+    def aside(self, read: Callable[[], Answer]) -> Callable[[], Answer]:
+        """Begins to read beside what comes next; the answer, or the error, is got by a call of what is returned."""
 
     def now(self) -> datetime:
         """Aware UTC, in milliseconds: what the API shows is what is stored."""

@@ -277,6 +277,12 @@ class Page(Struct, Generic[Body]):
     results: list[Body]
 
 
+class FoundBuilds(Page[Build]):
+    """Builds of a project. `count_is_minimum`: not all were looked at, so that more may match."""
+
+    count_is_minimum: bool
+
+
 class BookmarkedBuild(Struct):
     content_object: Build
 

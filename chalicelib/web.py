@@ -262,12 +262,12 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
     def answered(request: Request, captured: Mapping[str, str], who: list[str]) -> Response:
         try:
             services = wiring.services()
-            token = _token(request, anonymous)
-            user = accounts.authenticate(services, token) if token is not None else None
+            token, parameters = _token(request, anonymous), _path_parameters(captured)
+            opening = parameters.get("key") if request.method == "GET" else None
+            user = accounts.authenticate(services, token, opening) if token is not None else None
             if user is not None:
                 who.append(user.name)
                 throttle.admit(services, user.name, services.settings.requests_per_minute)
-            parameters = _path_parameters(captured)
             if "key" in parameters:
                 telemetry.about(parameters["key"])
             return _response(_shown(view, Call(services, user, request), parameters), status)

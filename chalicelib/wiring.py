@@ -67,6 +67,14 @@ class AwsServices(ports.Services):
     def deployment_secrets(self) -> ports.DeploymentSecrets:
         return adapters.secrets.SecretsManager(self.settings.build_key_secret, self.settings.docker_hub_secret)
 
+    def aside(self, read: Callable[[], Made]) -> Callable[[], Made]:
+        from concurrent.futures import ThreadPoolExecutor  # loaded by who needs it
+
+        thread = ThreadPoolExecutor(1)
+        reading = thread.submit(read)
+        thread.shutdown(wait=False)  # it ends with the read
+        return reading.result
+
     def now(self) -> datetime:
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -26,6 +26,7 @@ from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
     MAX_READ_LINES,
+    Answer,
     Bookmarkable,
     Broker,
     BuildView,
@@ -184,7 +185,7 @@ class FakeBuilds:
     def get(self, key: BuildKey) -> Build | None:
         return self._records.builds.get(key)
 
-    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
+    def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
         build, body = self._records.builds.get(key), self._records.bodies.get(key)
         project = self._records.projects.get((key.owner, key.project))
         if build is None or body is None or project is None:
@@ -219,11 +220,11 @@ class FakeBuilds:
                 reported_dockerfile=body.reported_dockerfile,
             )
 
-    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
+    def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         live = [
             as_listed(build)
             for key, build in self._records.builds.items()
-            if key.project_key == project.key and build.archived_at is None
+            if key.project_key == project and build.archived_at is None
         ]
         live.sort(key=lambda build: (build.updated_at, build.key.id), reverse=True)
         return live[offset : offset + limit]
@@ -399,7 +400,7 @@ class FakeAccounts:
         self.taken: dict[tuple[str, datetime], int] = {}
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
-    def user(self, name: str) -> User | None:
+    def user(self, name: str, opening: BuildKey | None = None) -> User | None:
         return self.users.get(name)
 
     def token(self, sha256: str) -> Token | None:
@@ -864,6 +865,10 @@ class FakeServices(Services):
         """These ports in the place of those in memory."""
         for name in RECORDS:
             setattr(self, name, getattr(records, name))
+
+    def aside(self, read: Callable[[], Answer]) -> Callable[[], Answer]:
+        answer = read()
+        return lambda: answer
 
     def now(self) -> datetime:
         return self.clock.now

@@ -104,9 +104,7 @@ class Image:
     """An image in the registry."""
 
     digest: str
-    layer_bytes: tuple[int, ...] | None = (
-        None  # compressed, the base's first; None if it is not one image
-    )
+    layer_bytes: tuple[int, ...] | None = None  # compressed, the base's first; None if it is not one image
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
+from chalicelib.domain.build import BuildKey
 from chalicelib.domain.build_request import RESERVED_FAULT
 from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import Token, User, token_sha256
@@ -35,10 +36,11 @@ class NewUser:
     expires_at: datetime
 
 
-def authenticate(services: Services, token: str) -> User:
-    """The user whose token this is; from memory, where there is one. Raises Unauthenticated."""
+def authenticate(services: Services, token: str, opening: BuildKey | None = None) -> User:
+    """The user whose token this is, and who may only look at the build `opening`; from memory, where there is one.
+    Raises Unauthenticated."""
     known = services.accounts.token(token_sha256(token))
-    user = _holder(services, known, services.accounts.user(known.user) if known else None)
+    user = _holder(services, known, services.accounts.user(known.user, opening) if known else None)
     today = services.now().date()
     if known is not None and known.used_on != today:
         try:

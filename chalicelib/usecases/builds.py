@@ -4,6 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -14,7 +15,7 @@ from chalicelib.domain.build import CODEBUILD, EKS, MAX_TEXTS_BYTES, Build, Buil
 from chalicelib.domain.build_request import BuildRequest, changed, parse_request
 from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
-from chalicelib.domain.project import Project, image_reference
+from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
@@ -26,6 +27,7 @@ from chalicelib.usecases.projects import Page, may_list, open_project
 from chalicelib.usecases.sources import source_of
 
 MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
+READ_AHEAD = 500  # builds that are read before it is known whether the caller may see them
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,33 +160,47 @@ def page(
 ) -> Page[Build]:
     """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid. With a query or another
     order, the page and its count are of those that match among the `MAX_EXAMINED` builds that changed last."""
+    matches, of = parse_query(query), ProjectKey(owner, name)
+    is_whole = matches is None and is_default_order(sort)
+    first, most = (offset, limit) if is_whole else (0, MAX_EXAMINED)
+    if first + most > READ_AHEAD:
+        open_project(services, caller, owner, name)
+    listed = services.aside(lambda: services.builds.list_builds(of, first, most))
     project = open_project(services, caller, owner, name)
-    matches = parse_query(query)
-    if matches is None and is_default_order(sort):
-        builds, count = services.builds.list_builds(project, offset, limit), project.live_builds
-    else:
-        examined = services.builds.list_builds(project, 0, MAX_EXAMINED)
-        found = [build for build in examined if matches is None or matches(build)]
+    builds, count = listed(), project.live_builds
+    is_minimum = not is_whole and len(builds) == MAX_EXAMINED
+    if not is_whole:
+        found = [build for build in builds if matches is None or matches(build)]
         builds, count = sorted_builds(found, sort)[offset : offset + limit], len(found)
     bookmarked = services.bookmarks.among(caller.name, [build.key for build in builds])
-    return Page(builds, bookmarked, count)
+    return Page(builds, bookmarked, count, is_minimum)
 
 
 def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
     """A build the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
-    opened = services.builds.open(key, caller.name)
+    return _visible(services.builds.open(key, caller.name), caller, archived=archived)
+
+
+def look(services: Services, caller: User, key: BuildKey) -> BuildView:
+    """`get` for who only shows the build: it may be that of a second ago. Refusals never are."""
+    with suppress(NotFound, Forbidden):
+        return _visible(services.builds.open(key, caller.name, may_lag=True), caller)
+    return get(services, caller, key)
+
+
+def _visible(opened: BuildView | None, caller: User, *, archived: bool = False) -> BuildView:
     if opened is None or opened.project.archived_at or opened.build.deleted_at:
         raise NotFound
     if opened.build.archived_at and not archived:
         raise NotFound
-    if not may_read(caller, key.owner, opened.project.is_public):
+    if not may_read(caller, opened.project.owner, opened.project.is_public):
         raise Forbidden
     return opened
 
 
 def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[Build, StatusEntry]:
     """One row of a build's history. Raises NotFound, Forbidden."""
-    build = get(services, caller, key).build
+    build = look(services, caller, key).build
     for entry in build.history:
         if entry.uuid == uuid:
             return build, entry

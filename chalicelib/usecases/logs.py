@@ -52,7 +52,7 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
     cut with a last line that says how to go on. A cursor is a position in the log until that is kept, then a
     byte of the text. Raises NotFound, Forbidden, NoLog, Invalid for a cursor that no answer gave.
     """
-    build = builds.get(services, caller, key).build
+    build = builds.look(services, caller, key).build
     limit = services.settings.max_answer_bytes  # no text has fewer bytes encoded than before
     at = _parsed(START if cursor is None else cursor)
     if build.stored_log_bytes is not None:
@@ -76,7 +76,7 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
 def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep]:
     """What the build did, in the order in which it began. They are kept with the log; until then the log's first
     lines are read, `MAX_READS_FOR_STEPS` times. Raises NotFound, Forbidden."""
-    build = builds.get(services, caller, key).build
+    build = builds.look(services, caller, key).build
     if build.stored_log_bytes is not None:
         return services.log_archive.steps(build)
     found, lines = Steps(build.image), Lines(build.nonce)

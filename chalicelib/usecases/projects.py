@@ -19,11 +19,13 @@ STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Record]):
-    """Projects or builds of one page, which of them the caller bookmarked, and how many there are in all."""
+    """Projects or builds of one page, which of them the caller bookmarked, and how many there are in all, or may be at
+    least."""
 
     records: Sequence[Record] = ()
     bookmarked: frozenset[ProjectKey | BuildKey] = frozenset()
     count: int = 0
+    is_minimum: bool = False
 
 
 def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
@@ -90,7 +92,7 @@ def archive(services: Services, caller: User, owner: str, name: str, *, delete: 
         return replace(project, archived_at=project.archived_at or now, deleted_at=deleted_at)
 
     save(services, project, hide)
-    for build in services.builds.list_builds(project, 0, STOPPED_AT_ONCE):
+    for build in services.builds.list_builds(project.key, 0, STOPPED_AT_ONCE):
         if not build.is_done:
             services.queue.announce(build.key)  # it will find the project archived
 

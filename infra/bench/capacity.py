@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.adapters.dynamodb.table import client
+from botocore.client import BaseClient
 
 _KB, _KB4 = 1024, 4096
 _WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems")
@@ -20,38 +20,30 @@ _WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems")
 
 @dataclass
 class Meter:
-    """Every call of the store's to DynamoDB within a `with` block, with what it consumed."""
+    """Every call to AWS within a `with` block, and what those to DynamoDB consumed."""
 
     calls: list[tuple[str, float, float]] = field(default_factory=list)  # operation, read and write units
-    _asked: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Meter:
-        events = client().meta.events
-        events.register("provide-client-params.dynamodb", self._ask)
-        events.register("after-call.dynamodb", self._answered)
+        make = self._make = BaseClient._make_api_call
+
+        def counted(client: Any, operation: str, params: dict[str, Any]) -> Any:
+            if client.meta.service_model.service_name != "dynamodb":
+                self.calls.append((operation, 0, 0))
+                return make(client, operation, params)
+            asked = _whole(params)
+            answer = make(client, operation, {**asked, "ReturnConsumedCapacity": "TOTAL"})
+            consumed = answer.get("ConsumedCapacity", [])
+            totals = consumed if isinstance(consumed, list) else [consumed]
+            written = sum(each["CapacityUnits"] for each in totals) if operation in _WRITES else 0
+            self.calls.append((operation, read_units(operation, asked, answer), written))
+            return answer
+
+        BaseClient._make_api_call = counted
         return self
 
     def __exit__(self, *_: object) -> None:
-        events = client().meta.events
-        events.unregister("provide-client-params.dynamodb", self._ask)
-        events.unregister("after-call.dynamodb", self._answered)
-
-    def _ask(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
-        """Asks for whole rows: that is what a read costs, however few attributes are wanted of them."""
-        whole = {name: value for name, value in params.items() if name != "ProjectionExpression"}
-        if wanted := params.get("ProjectionExpression"):
-            names: dict[str, str] = params["ExpressionAttributeNames"]
-            whole["ExpressionAttributeNames"] = {
-                short: name for short, name in names.items() if short not in wanted.split(", ")
-            }
-        self._asked = whole
-        return {**whole, "ReturnConsumedCapacity": "TOTAL"}
-
-    def _answered(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
-        consumed = parsed.get("ConsumedCapacity", [])
-        totals = consumed if isinstance(consumed, list) else [consumed]
-        written = sum(each["CapacityUnits"] for each in totals) if model.name in _WRITES else 0
-        self.calls.append((model.name, read_units(model.name, self._asked, parsed), written))
+        BaseClient._make_api_call = self._make
 
     @property
     def operations(self) -> list[str]:
@@ -66,18 +58,29 @@ class Meter:
         return sum(units for _, _, units in self.calls)
 
 
+def _whole(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a call for whole rows: that is what a read costs, however few attributes are wanted."""
+    whole = {name: value for name, value in params.items() if name != "ProjectionExpression"}
+    if wanted := params.get("ProjectionExpression"):
+        names: dict[str, str] = params["ExpressionAttributeNames"]
+        whole["ExpressionAttributeNames"] = {
+            short: name for short, name in names.items() if short not in wanted.split(", ")
+        }
+    return whole
+
+
 def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) -> float:
     """What reading has cost, by the parameters of a call and its answer."""
     if operation == "GetItem":
-        return max(math.ceil(_size(answer.get("Item", {})) / _KB4), 1) * (1 if asked.get("ConsistentRead") else 0.5)
+        return max(math.ceil(size_of(answer.get("Item", {})) / _KB4), 1) * (1 if asked.get("ConsistentRead") else 0.5)
     if operation == "BatchGetItem":
         (table,) = asked["RequestItems"].values()
         found = [item for items in answer["Responses"].values() for item in items]
         missing = len(table["Keys"]) - len(found)
-        units = sum(math.ceil(_size(item) / _KB4) for item in found) + missing
+        units = sum(math.ceil(size_of(item) / _KB4) for item in found) + missing
         return units * (1 if table.get("ConsistentRead") else 0.5)
     if operation == "Query":
-        read = sum(_size(item) for item in answer.get("Items", []))
+        read = sum(size_of(item) for item in answer.get("Items", []))
         return max(math.ceil(read / _KB4), 1) * (1 if asked.get("ConsistentRead") else 0.5)
     return 0
 
@@ -104,10 +107,10 @@ def update_units(before: Mapping[str, Any], after: Mapping[str, Any], indexes: S
 
 
 def _kilobytes(item: Mapping[str, Any]) -> int:
-    return math.ceil(_size(item) / _KB)
+    return math.ceil(size_of(item) / _KB)
 
 
-def _size(item: Mapping[str, Any]) -> int:
+def size_of(item: Mapping[str, Any]) -> int:
     """Names and values; a number is one byte for two digits and one more."""
     total = 0
     for name, value in item.items():

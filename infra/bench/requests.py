@@ -1,9 +1,9 @@
-"""What requests cost: instructions, calls to DynamoDB and the capacity they consume: `make bench-requests`.
+"""What requests cost: instructions, calls to AWS and the capacity they consume: `make bench-requests`.
 
 Instructions are counted by valgrind, where it is installed. A process loads `app` and does everything once,
 as a warm function has; then forks do each thing a few times and some times more, and the difference, divided,
-is one. It repeats within a percent, whatever else the machine does. Signing, JSON, HTTP and the log are in
-it; the emulator's work is not.
+is one. It repeats within a percent, whatever else the machine does. Signing, JSON, HTTP and the log are in it. Left
+out are the emulators' work, the kernel's, TLS, what Lambda's runtime client does with event and answer, and traces.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,20 @@ import boto3
 from awslambdaric.lambda_runtime_log_utils import JsonFormatter
 from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
-from app import app
+from app import app, on_codebuild_event
 from chalicelib import settings, telemetry, wiring
+from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.adapters.dynamodb.keys import record_key
 from chalicelib.adapters.dynamodb.records import encode_build
 from chalicelib.adapters.dynamodb.table import Item, use_table
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, BuildKey, Status
-from chalicelib.domain.lifecycle import Observation, Step
+from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project
 from chalicelib.settings import Settings
-from chalicelib.usecases import accounts, builds, execution, projects
+from chalicelib.usecases import accounts, builds, projects
 from infra.bench import ministack
 from infra.bench.capacity import Meter
+from infra.bench.stand_ins import BUILDS, FIRST_TO_END, MILLION, in_front_of
 from infra.local import aws
 from infra.local.machine.machine import STATE
 
@@ -71,18 +72,22 @@ class Things:
     second would find less to do."""
 
     def __init__(self, first_build: int) -> None:
-        self._builds = count(first_build)
+        self._builds, self._ending = count(first_build), count(FIRST_TO_END + first_build)
         self.made: Mapping[str, Callable[[], Thing]] = {
             "GET of a build": partial(self._request, "GET", "/ada/few/builds/1"),
+            "  caller not remembered": partial(self._forgetful, "GET", "/ada/few/builds/1"),
             "page of 20, of few": partial(self._request, "GET", "/ada/few/builds"),
             "page of 20, of many": partial(self._request, "GET", "/ada/many/builds"),
+            "page of 20, of a million": partial(self._request, "GET", "/ada/million/builds"),
+            "page of 500, of a million": partial(self._request, "GET", "/ada/million/builds?limit=500"),
             "GET of statuses": partial(self._request, "GET", "/ada/few/builds/1/statuses"),
             "PATCH": lambda: self._request(
                 "PATCH", "/ada/few/builds/1", {"description": f"number {next(self._builds)}"}
             ),
             "create": partial(self._request, "POST", "/ada/new/builds", {"content": json.dumps(CONTENT)}),
             "bookmark": partial(self._request, "POST", "/ada/few/builds/1/bookmark"),
-            "status change": self._observation,
+            "event: a status": partial(self._event, self._builds),
+            "event: the end": partial(self._event, self._ending),
         }
 
     def _request(self, method: str, path: str, fields: Any = None) -> Thing:
@@ -98,15 +103,30 @@ class Things:
 
         return send
 
-    def _observation(self) -> Thing:
-        key = BuildKey("ada", "few", next(self._builds))
-        building = Step(Status.BUILDING, wiring.services().now())
-        seen = Observation(str(key), "", 1, f"builds:{key.id}", None, (building,))
+    def _forgetful(self, method: str, path: str) -> Thing:
+        """The same in a process that does not remember the caller."""
+        send, known = self._request(method, path), wiring.services().accounts
+        assert isinstance(known, DynamoAccounts)
 
-        def record() -> None:
-            execution.record(wiring.services(), seen)
+        def forget_and_send() -> None:
+            known._remembered.clear()
+            send()
 
-        return record
+        return forget_and_send
+
+    def _event(self, numbers: Iterator[int]) -> Thing:
+        """CodeBuild says that something has changed with its next build."""
+        arn = f"arn:aws:codebuild:us-east-1:123456789012:build/builds:{next(numbers)}"
+        event = {
+            **{"version": "0", "id": "1", "account": "123456789012", "region": "us-east-1", "resources": [arn]},
+            **{
+                "source": "aws.codebuild",
+                "detail-type": "CodeBuild Build Phase Change",
+                "time": "2026-11-27T12:00:00Z",
+            },
+            "detail": {"build-id": arn},
+        }
+        return lambda: on_codebuild_event(event, LambdaContext("on_codebuild_event", 512, 60_000))
 
 
 def main() -> None:
@@ -119,21 +139,22 @@ def main() -> None:
         log_as_lambda_does()
         fork(Things(arguments.forks))
         return
-    with ministack.serve(STATE) as url:
+    with ministack.serve(STATE) as emulator, in_front_of(emulator, million) as url:
         os.environ.update(environment(url))
-        boto3.client("sqs").create_queue(QueueName="dispatch")
+        for queue in ("dispatch", "logs"):
+            boto3.client("sqs").create_queue(QueueName=queue)
         wiring.install(WarmServices())
         say(f"Writing {FEW + arguments.many:,} builds …")
-        seed({"few": FEW, "many": arguments.many})
+        seed({"few": FEW, "many": arguments.many, MILLION.name: 0})
         things = Things(first_build=1)
         consumed = {name: costs(make) for name, make in things.made.items()}
         say("Counting instructions, which takes a minute or two …")
         instructions = instructions_of(things.made, first_build=20)
-    print(f"few: {FEW:,} builds, many: {arguments.many:,}")
-    print(f"{'':<24}{'instructions':>13}{'read units':>12}{'write units':>13}   calls")
+    print(f"few: {FEW:,} builds, many: {arguments.many:,}, a million: {BUILDS:,}")
+    print(f"{'':<26}{'instructions':>13}{'read units':>12}{'write units':>13}   calls")
     for name, (operations, read, written) in consumed.items():
         counted = f"{instructions[name] / 1e6:.1f} M" if instructions else "-"
-        print(f"{name:<24}{counted:>13}{read:>12}{written:>13}   {', '.join(operations)}")
+        print(f"{name:<26}{counted:>13}{read:>12}{written:>13}   {', '.join(operations)}")
     if not instructions:
         print("Instructions are counted where valgrind is found.")
 
@@ -154,9 +175,9 @@ def environment(url: str) -> dict[str, str]:
         "SLIPWAY_DEAD_LETTER_QUEUE_URL": f"{url}/000000000000/dead",
         "SLIPWAY_CODEBUILD_PROJECT": "builds",
         "SLIPWAY_BUCKET": "bucket",
-        "SLIPWAY_REGISTRY": "registry.test/slipway",
+        "SLIPWAY_REGISTRY": f"{url.removeprefix('http://')}/slipway",
         "SLIPWAY_BUILD_KEY_SECRET": "build-key",
-        "SLIPWAY_REGISTRY_KIND": "ecr",
+        "SLIPWAY_REGISTRY_KIND": "plain",
     }
 
 
@@ -177,7 +198,21 @@ def seed(rows: Mapping[str, int]) -> None:
         with Item.batch_write() as batch:
             for number in range(1, number_of_builds + 1):
                 batch.save(encode_build(_copy(claimed, number)))
-        _set_counters(opened.view.project, number_of_builds)
+        _set_counters(opened.view.project, number_of_builds or BUILDS)
+
+
+def million(number: int) -> dict[str, Any]:
+    """A row of the index of lists: the build of that number in the project of a million."""
+    (key, build), names = _million(), ("data", "last", "version", "recent", "updated_at")
+    item = encode_build(_copy(replace(build, key=key), number)).serialize()
+    return {name: item[name] for name in ("pk", "sk", *names)}
+
+
+@cache
+def _million() -> tuple[BuildKey, Build]:
+    found = wiring.services().builds.get(BuildKey("ada", "few", 1))
+    assert found is not None
+    return BuildKey(MILLION.owner, MILLION.name, 1), found
 
 
 def _copy(claimed: Build, number: int) -> Build:
@@ -193,7 +228,7 @@ def _set_counters(project: Project, number_of_builds: int) -> None:
 
 
 def costs(make: Callable[[], Thing]) -> tuple[Sequence[str], float, float]:
-    """Of doing it once, the caller being known already: calls to DynamoDB, read and write units."""
+    """Of doing it once, the caller being known already: calls to AWS, read and write units."""
     make()()
     thing = make()
     with Meter() as meter:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -26,12 +27,37 @@ from chalice.local import (
 class _Server(ThreadedHTTPServer):
     request_queue_size = 128
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.is_closing = False
+        self._in_progress, self._changed = 0, threading.Condition()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """A request in progress."""
+        with self._changed:
+            self._in_progress += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_progress -= 1
+                self._changed.notify_all()
+
+    def server_close(self) -> None:
+        """Takes no more connections and waits for the answers of requests in progress, for a bounded time."""
+        self.is_closing = True
+        super().server_close()
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_progress == 0, PATIENCE_SECONDS)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Does not report clients that close the connection, as an interrupted demo does."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
+PATIENCE_SECONDS = 20  # with requests in progress when the stack stops
 MAX_ANSWER_BYTES = 6_291_556  # of a function's answer as JSON: Lambda's limit for synchronous invocations
 
 
@@ -66,6 +92,19 @@ class _Handler(ChaliceRequestHandler):
     def __init__(self, *connection: Any, app_object: Chalice, config: Config, checks: Checks) -> None:
         self.local_gateway = _Gateway(app_object, config, checks)
         BaseHTTPRequestHandler.__init__(self, *connection)
+
+    def _answer(self) -> None:
+        """A request on an open connection is refused when the stack stops."""
+        assert isinstance(self.server, _Server)
+        with self.server.one_more():
+            if not self.server.is_closing:
+                super()._generic_handle()
+                return
+        self.close_connection = True
+        body = b'{"detail": "The service is stopping; try again."}'
+        self._send_http_response(503, {"Retry-After": "5", "Connection": "close"}, body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = do_OPTIONS = _answer  # noqa: N815 - http.server calls them
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
         """Answers unknown routes with the text that the template's GatewayResponses have."""

@@ -15,6 +15,7 @@ import base64
 import fcntl
 import json
 import os
+import random
 import shutil
 import socket
 import sqlite3
@@ -128,8 +129,9 @@ class Storage:
 
     def port(self, of: str) -> int:
         """The port of a service: the same at every start, because names of images contain it. It is below the ports
-        that the kernel gives to connections. Raises InUse when another program has it."""
-        port = int(self.remembered(f"{of} port", lambda: str(next(filter(_is_free, PORTS)))))
+        that the kernel gives to connections, and chosen at random, so that the stacks of two folders can run at the
+        same time. Raises InUse when another program has it."""
+        port = int(self.remembered(f"{of} port", lambda: str(next(filter(_is_free, random.sample(PORTS, len(PORTS)))))))
         if not _is_free(port):
             raise InUse(f"Another program uses port {port}, which is that of the {of} of {self.folder}; stop it first.")
         return port

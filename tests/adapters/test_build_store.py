@@ -440,7 +440,7 @@ def test_an_archived_build_is_in_no_list_and_still_there(store: Store) -> None:
 
     archived = store.archive.archive(replace(gone, archived_at=after(1)))
 
-    assert store.builds.list_builds(read_project(store), 0, 10) == [as_listed(kept)]
+    assert store.builds.list_builds(KEY.project_key, 0, 10) == [as_listed(kept)]
     assert read_project(store).live_builds == 1
     assert store.builds.get(gone.key) == archived
     assert archived.version == gone.version + 1
@@ -460,7 +460,7 @@ def test_pages_hold_the_newest_change_first(store: Store) -> None:
     store.builds.save(replace(builds[1], updated_at=after(60)))
 
     def page(offset: int, limit: int) -> list[int]:
-        return [build.key.id for build in store.builds.list_builds(read_project(store), offset, limit)]
+        return [build.key.id for build in store.builds.list_builds(KEY.project_key, offset, limit)]
 
     assert page(0, 10) == [2, 5, 4, 3, 1]
     assert page(0, 2) == [2, 5]
@@ -473,7 +473,7 @@ def test_changes_of_the_same_instant_are_listed_by_number(store: Store) -> None:
     for _ in range(11):
         add(store)
 
-    listed = [build.key.id for build in store.builds.list_builds(read_project(store), 0, 20)]
+    listed = [build.key.id for build in store.builds.list_builds(KEY.project_key, 0, 20)]
 
     assert listed == list(range(11, 0, -1))
 
@@ -482,7 +482,7 @@ def test_a_listed_build_knows_its_last_status(store: Store) -> None:
     build = add(store)
     store.builds.save(lifecycle.advance(build, Status.SCHEDULED, after(1)))
 
-    (listed,) = store.builds.list_builds(read_project(store), 0, 10)
+    (listed,) = store.builds.list_builds(KEY.project_key, 0, 10)
 
     assert listed.last_status == Status.SCHEDULED
 
@@ -493,7 +493,7 @@ def test_pages_hold_builds_of_one_project(store: Store) -> None:
     project = store.projects.get("ada", "vision2")
     assert project is not None
 
-    assert store.builds.list_builds(project, 0, 10) == []
+    assert store.builds.list_builds(project.key, 0, 10) == []
 
 
 # What is due
@@ -669,7 +669,7 @@ def test_archived_builds_are_listed_by_their_creator_until_restored(store: Store
 
     store.archive.restore(replace(archived, archived_at=None))
     assert store.archive.list_archived("bob", 0, 10) == ([], 0)
-    assert [each.key for each in store.builds.list_builds(read_project(store), 0, 10)] == [build.key]
+    assert [each.key for each in store.builds.list_builds(KEY.project_key, 0, 10)] == [build.key]
     assert read_project(store).live_builds == 1
 
 

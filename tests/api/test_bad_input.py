@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app import app
 from chalicelib.domain.build import Build
-from chalicelib.domain.project import Project
+from chalicelib.domain.project import ProjectKey
 from tests.api.conftest import Api
 from tests.factories import SPEC, make_archive
 
@@ -223,7 +223,7 @@ def test_no_page_has_more_than_500_rows_and_no_store_is_asked_for_more(
     asked: list[int] = []
     page = api.services.builds.list_builds
 
-    def noted(project: Project, offset: int, limit: int) -> Sequence[Build]:
+    def noted(project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         asked.append(limit)
         return page(project, offset, limit)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import urllib3
@@ -79,3 +83,40 @@ def test_health_names_the_parts_that_do_not_work(url: str, monkeypatch: pytest.M
     assert health() == (200, "")
     monkeypatch.setitem(IS_WELL, "The attic", False)
     assert health() == (503, "The attic does not answer.\n")
+
+
+def test_a_request_in_progress_gets_its_whole_answer_when_the_stack_stops() -> None:
+    app, has_begun, goes_on = Chalice("slow"), threading.Event(), threading.Event()
+
+    @app.route("/slow")
+    def slow() -> Response:
+        has_begun.set()
+        goes_on.wait(60)
+        return Response("all of it", headers={"Content-Type": "text/plain"})
+
+    @app.route("/quick")
+    def quick() -> Response:
+        return Response("")
+
+    gateway = Gateway(app, 0, {})
+    gateway.start()
+    with ThreadPoolExecutor(2) as pool, urllib3.PoolManager() as kept_open:
+        assert kept_open.request("GET", f"{gateway.url}/quick").status == 200
+        slow_one = pool.submit(urllib3.request, "GET", f"{gateway.url}/slow", retries=False)
+        assert has_begun.wait(60)
+        closing = pool.submit(gateway.close)
+        while is_listening(gateway.url):
+            time.sleep(0.01)
+        assert kept_open.request("GET", f"{gateway.url}/quick", retries=False).status == 503
+        assert not closing.done()
+        goes_on.set()
+        assert (slow_one.result().status, slow_one.result().data) == (200, b"all of it")
+        closing.result()
+
+
+def is_listening(url: str) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))).close()
+    except ConnectionRefusedError:
+        return False
+    return True

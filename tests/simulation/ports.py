@@ -180,7 +180,7 @@ def _protocol(port: str) -> type:
     return found
 
 
-NO_PORTS = ("settings", "scripts", "now")
+NO_PORTS = ("settings", "scripts", "aside", "now")
 PORTS = [name for name in (*get_type_hints(ports.Services), "executor") if name not in NO_PORTS]
 
 

@@ -289,7 +289,7 @@ def _change_fields(world: World, request: Request, key: BuildKey) -> Any:
 
 
 def _read_log(world: World, request: Request, key: BuildKey) -> Any:
-    builds.get(world.seen, ADA, key)
+    builds.look(world.seen, ADA, key)
     return logs.read(world.seen, ADA, key)
 
 

@@ -9,6 +9,7 @@ import pytest
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Conflict, Forbidden, Invalid, KeyReused, NotFound, Unavailable
+from chalicelib.ports import BuildView
 from chalicelib.usecases import builds, conflicts, execution, schedule
 from tests.factories import make_project, make_user
 from tests.fakes import FakeServices
@@ -132,6 +133,35 @@ def test_a_name_is_free_again_after_its_build_was_renamed(services: FakeServices
     key = create(name="it")
     builds.update(services, ADA, key, {"name": "other"})
     assert services.records.builds[create(name="it")].name == "it"
+
+
+def test_a_read_that_lags_refuses_nobody(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build was made, and its project made public, a moment ago."""
+    key, read = create(), services.builds.open
+    for before in (None, replace(make_project(), is_public=False)):
+
+        def lagging(key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
+            opened = read(key, viewer)
+            if may_lag and opened is not None:
+                return replace(opened, project=before) if before else None  # noqa: B023 - called within this round
+            return opened
+
+        monkeypatch.setattr(services.builds, "open", lagging)
+        assert builds.look(services, BOB, key) == read(key, "bob")
+
+
+@pytest.mark.parametrize(("examined", "is_minimum"), [(1, True), (2, True), (3, False)])
+def test_a_page_says_where_not_all_builds_were_looked_at(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch, examined: int, is_minimum: bool
+) -> None:
+    monkeypatch.setattr(builds, "MAX_EXAMINED", examined)
+    for _ in range(2):
+        create()
+    page = builds.page(services, ADA, "ada", "vision", 0, 20, query="status:created")
+    assert (page.count, page.is_minimum) == (min(examined, 2), is_minimum)
+    assert not builds.page(services, ADA, "ada", "vision", 0, 20).is_minimum
 
 
 def test_bookmarks_are_each_readers_own(services: FakeServices, create: Create) -> None:

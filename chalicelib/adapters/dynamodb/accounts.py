@@ -10,7 +10,8 @@ from typing import Any, cast
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.records import Account
-from chalicelib.adapters.dynamodb.table import Item, get, get_all, query, transaction, update
+from chalicelib.adapters.dynamodb.table import Item, get, get_all, get_lagging, query, transaction, update
+from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import COUNTED_FOR
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
@@ -26,8 +27,8 @@ class DynamoAccounts:
         self._remember_seconds = remember_seconds
         self._remembered: dict[Key, tuple[float, Any]] = {}
 
-    def user(self, name: str) -> User | None:
-        return self._recall(keys.user_key(name), User)
+    def user(self, name: str, opening: BuildKey | None = None) -> User | None:
+        return self._recall(keys.user_key(name), User, keys.opening_keys(opening, name) if opening else ())
 
     def token(self, sha256: str) -> Token | None:
         return self._recall(keys.token_key(sha256), Token)
@@ -88,15 +89,16 @@ class DynamoAccounts:
                 write.condition_check(Item, *key, condition=Item.data == text)
         self._remembered.clear()
 
-    def _recall(self, key: Key, kind: type[Account]) -> Account | None:
+    def _recall(self, key: Key, kind: type[Account], ahead: Sequence[Key] = ()) -> Account | None:
         until, remembered = self._remembered.get(key, (0.0, None))
         if time.monotonic() < until:
             return cast("Account | None", remembered)
-        fresh = self._read(key, kind)
+        fresh = self._read(key, kind, ahead)
         return fresh.record if fresh else None
 
-    def _read(self, key: Key, kind: type[Account]) -> Fresh[Account] | None:
-        item, until = get(key), time.monotonic() + self._remember_seconds
+    def _read(self, key: Key, kind: type[Account], ahead: Sequence[Key] = ()) -> Fresh[Account] | None:
+        until = time.monotonic() + self._remember_seconds
+        item = (get_lagging([key], ahead).get(key) if ahead else None) or get(key)
         text = item.data or "" if item else ""
         known = records.decode_account(item, kind) if item else None
         if len(self._remembered) >= CACHE_SIZE:

@@ -5,28 +5,25 @@ from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item, answered, get_all, list_and_count, transaction, update
-from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.build import Build
 from chalicelib.domain.project import Project
 from chalicelib.errors import NotFound
 from chalicelib.ports import Bookmarkable
 
-NEAR = 200  # bookmarks of builds whose ids differ less are read as one range
+IN_RANGE = 500  # bookmarks that are read as one range; it may contain those of other builds
 
 
 class DynamoBookmarks:
     def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
         if not candidates:
             return frozenset()
-        pairs = [keys.bookmark_key(user, key) for key in candidates]
-        first, last = min(candidates), max(candidates)
-        with answered():
-            if isinstance(first, BuildKey) and isinstance(last, BuildKey) and _are_near(first, last):
-                (pk, low), (_, high) = keys.bookmark_key(user, first), keys.bookmark_key(user, last)
-                rows = list(Item.query(pk, Item.sk.between(low, high)))
-            else:  # a range could contain any number of other bookmarks
-                rows = list(Item.batch_get(pairs))
-        found = {(row.pk, row.sk) for row in rows if row.is_bookmarked}
-        return frozenset(key for key, pair in zip(candidates, pairs, strict=True) if pair in found)
+        pairs = {keys.bookmark_key(user, key): key for key in candidates}
+        (pk, first), (_, last) = min(pairs), max(pairs)
+        with answered():  # a range costs by what there is, a key also when nothing is there
+            rows = list(Item.query(pk, Item.sk.between(first, last), limit=IN_RANGE))
+            if len(rows) == IN_RANGE:
+                rows += Item.batch_get([pair for pair in pairs if pair[1] > rows[-1].sk])
+        return frozenset(pairs[pair] for row in rows if row.is_bookmarked and (pair := (row.pk, row.sk)) in pairs)
 
     def add(self, user: str, key: Bookmarkable, now: datetime) -> None:
         pk, sk = keys.bookmark_key(user, key)
@@ -51,10 +48,6 @@ class DynamoBookmarks:
     def list_projects(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Project], int]:
         rows, count = _bookmarked(keys.PROJECT_BOOKMARK, user, offset, limit, ascending)
         return [records.decode_project(row) for row in rows], count
-
-
-def _are_near(first: BuildKey, last: BuildKey) -> bool:
-    return first.project_key == last.project_key and last.id - first.id <= NEAR
 
 
 def _bookmarked(kind: str, user: str, offset: int, limit: int, ascending: bool) -> tuple[list[Item], int]:

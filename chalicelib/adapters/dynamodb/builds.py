@@ -12,7 +12,16 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
-from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, list_rows, transaction, update
+from chalicelib.adapters.dynamodb.table import (
+    Item,
+    answered,
+    get,
+    get_all,
+    get_lagging,
+    list_rows,
+    transaction,
+    update,
+)
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict, NotFound
@@ -60,14 +69,9 @@ class DynamoBuilds:
         item = get(keys.record_key(key))
         return self._saw(records.decode_build(item)) if item else None
 
-    def open(self, key: BuildKey, viewer: str) -> BuildView | None:
-        pairs = [
-            keys.record_key(key),
-            keys.body_key(key),
-            keys.record_key(key.project_key),
-            keys.bookmark_key(viewer, key),
-        ]
-        found = get_all(pairs)
+    def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
+        pairs = keys.opening_keys(key, viewer)
+        found = get_lagging(pairs) if may_lag else get_all(pairs)
         build, body, project, bookmark = (found.get(pair) for pair in pairs)
         if build is None or body is None or project is None:
             return None
@@ -100,8 +104,8 @@ class DynamoBuilds:
 
         return _named(build, wanted_name, rename_to)
 
-    def list_builds(self, project: Project, offset: int, limit: int) -> Sequence[Build]:
-        rows = list_rows(keys.builds(project.key), offset, limit, attributes=records.LISTED_COLUMNS)
+    def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
+        rows = list_rows(keys.builds(project), offset, limit, attributes=records.LISTED_COLUMNS)
         return [records.decode_listed_build(row) for row in rows]
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:

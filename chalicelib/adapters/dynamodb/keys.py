@@ -28,6 +28,11 @@ def body_key(key: BuildKey) -> Key:
     return f"D#{key.project_key}#{key.id}", "D"
 
 
+def opening_keys(key: BuildKey, viewer: str) -> list[Key]:
+    """Of a build's record and texts, its project, and the viewer's bookmark."""
+    return [record_key(key), body_key(key), record_key(key.project_key), bookmark_key(viewer, key)]
+
+
 def name_key(key: BuildKey, name: str) -> Key:
     """The key of a name in the project of `key`."""
     return f"N#{key.project_key}#{name}", "N"

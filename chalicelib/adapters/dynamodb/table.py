@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from time import monotonic
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -17,7 +18,9 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.errors import Conflict, SlipwayError, Unavailable
 
+LAG_SECONDS = 1  # of reads that may lag: usually far less
 _REFUSED = {"ConditionalCheckFailed", "TransactionConflict"}  # DynamoDB may add `Exception`
+_ahead: tuple[float, "dict[Key, Item | None]"] = (0, {})  # until when, what was read before it is asked for
 
 
 class Item(Model):
@@ -79,6 +82,8 @@ class Item(Model):
 
 def use_table(name: str) -> None:
     """Sets the table of this process."""
+    global _ahead
+    _ahead = (0, {})
     Item.Meta.table_name = name
     Item._connection = None
 
@@ -97,10 +102,10 @@ def get(key: Key) -> Item | None:
             return None
 
 
-def get_all(keys: Sequence[Key]) -> dict[Key, Item]:
-    """The existing rows of these keys, by consistent reads."""
+def get_all(keys: Sequence[Key], *, may_lag: bool = False) -> dict[Key, Item]:
+    """The existing rows of these keys, by consistent reads unless they `may_lag`."""
     with answered():
-        return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=True)}
+        return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=not may_lag)}
 
 
 def query(partition: str, condition: Condition | None = None, limit: int | None = None) -> list[Item]:
@@ -117,6 +122,19 @@ def update(
     with answered(refused):
         item.update(list(actions), condition)
     return item
+
+
+def get_lagging(keys: Sequence[Key], ahead: Sequence[Key] = ()) -> dict[Key, Item]:
+    """Those of the rows that there are, at most about a second old. Rows of `ahead` are read with them, for a call
+    that asks for all of those within this second."""
+    global _ahead
+    until, rows = _ahead
+    if monotonic() > until or not rows.keys() >= {*keys}:
+        until, wanted = monotonic() + LAG_SECONDS, [*keys, *ahead]
+        found = get_all(wanted, may_lag=True)
+        rows = {key: found.get(key) for key in wanted}
+    _ahead = until, {key: rows[key] for key in ahead}
+    return {key: row for key in keys if (row := rows[key])}
 
 
 def list_rows(

@@ -16,7 +16,7 @@ from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.cleanup import CLEANUP, RULES, SETTLES, UNUSED_FOR, CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project, image_reference
 from chalicelib.domain.user import User
-from chalicelib.errors import Forbidden, SlipwayError
+from chalicelib.errors import Forbidden
 from chalicelib.ports import Services
 from chalicelib.usecases import secrets
 from chalicelib.usecases.builds import request_stop
@@ -132,7 +132,7 @@ def _sweep(services: Services) -> int:
     now = services.now()
     prefix = f"{int(now.timestamp()) // SWEEP_SECONDS % 256:02x}"
     count = 0
-    try:
+    with isolated("unused uploads"):
         for sha256 in services.sources.stale(now - UNUSED_FOR, prefix, MAX_UPLOADS):
             services.code_references.begin_drop(sha256, services.now())
             if services.code_references.is_referenced(sha256, services.now()):
@@ -140,6 +140,4 @@ def _sweep(services: Services) -> int:
                 continue
             count += 1
             services.sources.drop(sha256)  # the mark stays: an upload may not have looked for it yet
-    except SlipwayError as error:
-        log.warning("unused uploads could not be dropped: %s", error or type(error).__name__)
     return count

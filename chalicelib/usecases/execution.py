@@ -15,7 +15,7 @@ from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.log_lines import Lines
 from chalicelib.domain.project import ProjectKey
-from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
+from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import logs
 from chalicelib.usecases.builds import request_stop
@@ -171,11 +171,9 @@ def _note_fresh(services: Services, build: Build) -> None:
 
 def _announce_next(services: Services, executor: str) -> None:
     """A slot is free: the build that waited longest gets its turn. If this is lost, the schedule does it."""
-    try:
+    with isolated(f"the next build for {executor}"):
         for build in services.builds.waiting(executor, services.now(), 1):
             services.queue.announce(build.key)
-    except SlipwayError as error:
-        log.warning("The next build for %s was not announced: %s", executor, error)
 
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
@@ -202,10 +200,8 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         _finished_before(services, build, image)
         return
     if build.handle is not None:
-        try:  # where it runs has its own deadline; the record must not wait for an answer
+        with isolated(build):  # where it runs has its own deadline; the record must not wait for an answer
             services.executor(build.executor).stop(build.handle)
-        except SlipwayError as error:
-            log.warning("Build %s could not be stopped: %s", key, error, extra={"build": str(key)})
     end(services, build, Status.FAILED if build.stop_requested_at is None else Status.STOPPED, reason)
     given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
     log.warning("Build %s was given up: %s", key, reason, extra=given_up)

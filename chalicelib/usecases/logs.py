@@ -187,13 +187,13 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     build, now = services.builds.get(key), services.now()
     if build is None or not build.is_done or build.look_at is None or build.stored_log_bytes is not None:
         return
+    if build.log is None or build.deleted_at is not None:
+        return
     if build.keeping_log_until is not None and now < build.keeping_log_until:
         # What two write is not what either has recorded. This message is not done: it comes again.
         raise Unavailable(f"Another function keeps the log of build {key}.")
     with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
-        if build.log is None or build.deleted_at is not None:
-            services.builds.save(replace(build, look_at=None))
-        elif not is_last_try and not _is_complete(services, build, build.log):
+        if not is_last_try and not _is_complete(services, build, build.log):
             services.builds.save(replace(build, look_at=now + LOOK_AGAIN))
         else:
             leased = services.builds.save(replace(build, keeping_log_until=now + KEEPS_FOR))

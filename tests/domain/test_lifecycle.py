@@ -413,6 +413,13 @@ def followed(build: Build, *observations: Observation, digest: str | None = DIGE
     return build
 
 
+def test_a_success_knows_the_digest_and_the_layers_of_its_image() -> None:
+    seen, image = make_observation(outcome=Outcome.SUCCEEDED), Image(DIGEST, (10, 20))
+    done = lifecycle.follow(make_claimed(), seen, after(200), image=image, reason=None)
+    assert done is not None
+    assert (done.image_digest, done.layer_bytes) == (DIGEST, (10, 20))
+
+
 def test_one_observation_is_enough() -> None:
     seen = make_observation(SCHEDULED, BUILDING, RUNNING, outcome=Outcome.SUCCEEDED, log="logs:run-1")
 

@@ -296,7 +296,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     services.clock.forward(minutes=60)
     schedule.reconcile(services)
     assert services.records.builds[silent].last_status == "failed"
-    assert f"Build {silent} could not be stopped: The executor did not answer." in caplog.text
+    assert f"build {silent} could not be handled: The executor did not answer." in caplog.text
 
 
 def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_and_end() -> None:

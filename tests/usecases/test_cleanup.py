@@ -492,7 +492,7 @@ def test_uploads_that_cannot_be_listed_are_swept_another_time(
 
     services.sources.stale = fail  # type: ignore[assignment, method-assign]
     assert cleanup.cleanup(services) == Cleaned()
-    assert "unused uploads could not be dropped: The storage did not answer" in caplog.text
+    assert "unused uploads could not be handled: The storage did not answer" in caplog.text
 
 
 def interrupted(ports: Sequence[Any], after: int) -> None:

@@ -44,7 +44,8 @@ PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 BAD_REQUEST, TOO_LARGE = HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-KEY_REUSED = HTTPStatus.UNPROCESSABLE_ENTITY
+MADE_ONCE: dict[str, Any] = {"status": CREATED, "headers": ("Idempotency-Key",)}
+MADE_ONCE["refusals"] = (HTTPStatus.UNPROCESSABLE_ENTITY,)
 ROUTES: list[web.Route] = []
 
 
@@ -228,10 +229,22 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.Page[schema
     return call.records(found, serializers.build_summary)
 
 
-@route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",), refusals=(KEY_REUSED,))
+@route(BUILDS, "POST", body=schemas.BuildFields, **MADE_ONCE)
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
-    created = builds.create(call.services, call.user, owner, project, call.fields(), once=call.idempotency_key())
+    return _created(call, owner, project)
+
+
+def _created(call: web.Call, owner: str, project: str, **other: Any) -> schemas.Created[schemas.BuildDetail]:
+    """`other` is the build that is made again; it is a part of the request that a key is remembered with."""
+    once, fields = call.idempotency_key(), {**call.fields(), **other}
+    created = builds.create(call.services, call.user, owner, project, fields, once=once, **other)
     return schemas.Created(serializers.build_detail(created.view, call.services), created.is_replay)
+
+
+@route(BUILD + "/rebuild", "POST", body=schemas.RebuildFields, **MADE_ONCE)
+def rebuild_build(call: web.Call, key: BuildKey) -> schemas.Created[schemas.BuildDetail]:
+    """A new build of the same specification and the same code."""
+    return _created(call, key.owner, key.project, rebuild_of=key.id)
 
 
 @route(PROJECT + "/dockerfile", "POST", body=schemas.BuildFields)
@@ -267,7 +280,12 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
 
 
 def act(
-    name: str, method: str, path: str, do: Callable[..., object], status: HTTPStatus = HTTPStatus.OK, **about: Any
+    name: str,
+    method: str,
+    path: str,
+    do: Callable[..., object],
+    status: HTTPStatus = HTTPStatus.OK,
+    **about: Any,
 ) -> None:
     """A route that calls `do` for what its path names, with the fields of the body if it takes one."""
 
@@ -420,7 +438,7 @@ def on_request(event: Any) -> dict[str, Any]:
     """What automation asks for, see `usecases.automation`."""
 
     def handle(body: str, record: Mapping[str, Any]) -> None:
-        if key := automation.handle(wiring.services(), body, record["messageId"]):
+        if key := automation.handle(wiring.services(), body, record["messageId"], web.queued_request):
             telemetry.about(key)
 
     return web.each_message(event, handle)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
+from itertools import chain
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -31,9 +32,11 @@ from chalicelib.usecases.projects import Page, Record
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row")
+Checked = TypeVar("Checked", bound=msgspec.Struct)
 
+JSON = "application/json"
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge"}  # of what may be sent
+FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge", "nocache"}  # of what may be sent
 NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
 # Any page may call, with a token of its own; Chalice answers what browsers ask first.
 CORS = CORSConfig(
@@ -117,29 +120,11 @@ class Call:
             return _form(parse_qsl(self._text(), keep_blank_values=True))
         if kind.lower().startswith("multipart/form-data"):
             return _form([(part.name, part.value) for part in _parts(self._text().encode(), kind)])
-        parsed = self.json()
-        if parsed is None:
-            return {}
-        if not isinstance(parsed, dict):
-            raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
-        return parsed
+        return _object(self._text())
 
     def json(self) -> Any:
         """What the body says; None for no body. Raises Malformed, TooLarge."""
-        body = self._text()
-        if not body.strip():
-            return None
-        try:
-            parsed = json.loads(body, parse_constant=_no_constant)
-            if "\\ud" in body or "\\uD" in body:
-                json.dumps(parsed, ensure_ascii=False).encode()
-            return parsed
-        except RecursionError as exc:
-            raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
-        except UnicodeEncodeError as exc:
-            raise errors.Malformed("The body has an escape for half a character (a lone surrogate).") from exc
-        except ValueError as exc:
-            raise errors.Malformed(f"JSON parse error - {exc}") from exc
+        return _parsed(self._text())
 
     def _text(self) -> str:
         raw, limit = _raw(self.request), self.services.settings.max_body_bytes
@@ -271,11 +256,8 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
             if "key" in parameters:
                 telemetry.about(parameters["key"])
             return _response(_shown(view, Call(services, user, request), parameters), status)
-        except errors.SlipwayError as error:
-            return _refusal(error)
-        except Exception:
-            log.exception("unexpected error in %s", view.__name__)
-            return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        except Exception as error:
+            return _refusal(error, view.__name__)
 
     return handle
 
@@ -327,7 +309,7 @@ def _about_log(cursor: str, is_complete: bool, *, is_cut: bool = False) -> dict[
 def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer; None is an empty body."""
     text = "" if body is None else msgspec.json.encode(body).decode()
-    return Response(text, {**(headers or {}), "Content-Type": "application/json"}, int(status))
+    return Response(text, {**(headers or {}), "Content-Type": JSON}, int(status))
 
 
 def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Response]) -> Response:
@@ -339,7 +321,7 @@ def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Re
         if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             detail = f'Method "{request.method}" not allowed.'
         response.body = msgspec.json.encode({"detail": detail}).decode()
-        response.headers["Content-Type"] = "application/json"
+        response.headers["Content-Type"] = JSON
     response.headers.update(CORS.get_access_control_headers())
     response.headers["X-Content-Type-Options"] = "nosniff"  # foreign text stays text
     return response
@@ -360,8 +342,31 @@ def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -
     return {"batchItemFailures": failed}
 
 
-def _refusal(error: errors.SlipwayError) -> Response:
-    """An error as the API's clients expect it; those that are not the caller's are logged."""
+def queued_request(body: str) -> dict[str, Any]:
+    """The fields of a message of the queue of requests, which are as `schemas` has them. Raises Malformed, Invalid."""
+    fields = _object(body)
+    kinds = [kinds for actions, kinds in schemas.REQUESTS.items() if fields.get("action") in actions]
+    if not kinds:
+        raise errors.Invalid([f"`action` must be one of {errors.quoted([*chain(*schemas.REQUESTS)])}."])
+    for kind in kinds[0]:
+        _checked(fields, kind)
+    return fields
+
+
+def _checked(fields: Mapping[str, Any], kind: type[Checked]) -> Checked:
+    """The fields as this type of `schemas`. Raises Invalid."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as exc:
+        why, _, where = str(exc).partition(" - at `$.")
+        raise errors.Invalid({where.rstrip("`").partition("[")[0] or "non_field_errors": [f"{why}."]}) from exc
+
+
+def _refusal(error: Exception, name: str) -> Response:
+    """An error as the API's clients expect it; those that are not the caller's are logged, with the view's name."""
+    if not isinstance(error, errors.SlipwayError):
+        log.error("unexpected error in %s", name, exc_info=error)
+        return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s: %s", type(error).__name__, error, exc_info=error)
@@ -406,6 +411,33 @@ def _path_parameters(captured: Mapping[str, str]) -> dict[str, Any]:
     if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
         raise errors.NotFound
     return {"key": BuildKey(decoded.pop("owner"), decoded.pop("project"), int(number)), **decoded}
+
+
+def _parsed(text: str) -> Any:
+    """What JSON says; None for no text. Raises Malformed."""
+    if not text.strip():
+        return None
+    try:
+        parsed = json.loads(text, parse_constant=_no_constant)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        return parsed
+    except RecursionError as exc:
+        raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
+    except UnicodeEncodeError as exc:
+        raise errors.Malformed("The body has an escape for half a character (a lone surrogate).") from exc
+    except ValueError as exc:
+        raise errors.Malformed(f"JSON parse error - {exc}") from exc
+
+
+def _object(text: str) -> dict[str, Any]:
+    """What JSON says, as a mapping; empty for no text. Raises Malformed, Invalid."""
+    parsed = _parsed(text)
+    if parsed is None:
+        return {}
+    if not isinstance(parsed, dict):
+        raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
+    return parsed
 
 
 def _raw(request: Request) -> bytes:

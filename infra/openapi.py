@@ -16,6 +16,7 @@ from chalicelib.web import Route
 from infra import cli
 
 Json = dict[str, Any]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFUSALS = {
     HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
     HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
@@ -33,11 +34,13 @@ _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVIC
 
 
 def publish() -> None:
-    """Writes the document where the service reads it, which puts its own address into it."""
+    """Writes the document where the service reads it, which puts its own address into it; and beside it the schema of
+    the messages of its queue."""
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the app wants one when it is imported
     from app import ROUTES
 
     cli.write(page.FOLDER / page.OPENAPI, json.dumps(document(ROUTES, "../v1", settings.version())))
+    cli.write(page.FOLDER / "requests-schema.json", json.dumps(requests_schema()))
 
 
 def document(routes: Sequence[Route], server: str, version: str) -> Json:
@@ -78,6 +81,16 @@ def _answers(route: Route) -> Iterator[tuple[HTTPStatus, Any]]:
             yield HTTPStatus.CREATED, get_args(each)[0]
         elif each not in (schemas.Redirect, NoReturn):
             yield route.status, each
+
+
+def requests_schema() -> Json:
+    """The JSON Schema of the messages that the queue of requests takes."""
+    schema_of, components = _schemas({kind for kinds in schemas.REQUESTS.values() for kind in kinds}, "#/$defs/{name}")
+    messages = []
+    for actions, kinds in schemas.REQUESTS.items():
+        action = {"properties": {"action": {"enum": actions}}, "required": ["action"]}
+        messages.append({"allOf": [action, *(schema_of[kind] for kind in kinds)]})
+    return {"$schema": DIALECT, "title": "A request for Slipway", "anyOf": messages, "$defs": components}
 
 
 def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
@@ -160,11 +173,11 @@ def _refusal(status: HTTPStatus, *others: Json) -> Json:
     return {"description": _REFUSALS[status], "content": content, "headers": headers}
 
 
-def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Json], Json]:
+def _schemas(kinds: Iterable[Any], template: str = "#/components/schemas/{name}") -> tuple[dict[Any, Json], Json]:
     """The schemas of types, and the components that they refer to. Without defaults: generators take a field
     that has one for a field that is always there."""
     ordered = sorted(kinds, key=str)
-    described, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    described, components = msgspec.json.schema_components(ordered, ref_template=template)
     for component in components.values():
         if "enum" in component:
             component["type"] = "string"

@@ -50,6 +50,7 @@ NOT_RUN = [
         "infra/docs/polyaxon.md",
         "tests/stack/test_published_clients.py installs the same packages elsewhere.",
     ),
+    ("infra/docs/automation.md", ACCOUNT),
     ("infra/docs/polyaxon.md", ELSEWHERE),
     ("infra/docs/polyaxon.md", ACCOUNT),
     ("infra/aws/README.md", ACCOUNT),

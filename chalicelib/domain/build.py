@@ -160,6 +160,7 @@ class Build:
     keeping_log_until: datetime | None = None  # until then nobody else may begin to keep it
     reported_log_bytes: int | None = None  # of lines that were reported for it
     on_behalf_of: str | None = None  # for whom an automation says it acts; only recorded
+    rebuild_of: int | None = None  # the build of the project of whose specification and code it is made again
     code_reference: dict[str, Any] | None = None  # what a client said of its code
     version: int = 1  # every write asserts the version it read
 

@@ -69,6 +69,7 @@ NEEDS = {
     "POST /{owner}/{project}/builds/{build_id}/archive": "write",
     "POST /{owner}/{project}/builds/{build_id}/restore": "write",
     "POST /{owner}/{project}/builds/{build_id}/stop": "write",
+    "POST /{owner}/{project}/builds/{build_id}/rebuild": "write",
     "POST /{owner}/{project}/builds/{build_id}/invalidate": "write",
     "POST /{owner}/{project}/builds/{build_id}/bookmark": "read",
     "DELETE /{owner}/{project}/builds/{build_id}/unbookmark": "read",

@@ -285,9 +285,12 @@ def act(
     path: str,
     do: Callable[..., object],
     status: HTTPStatus = HTTPStatus.OK,
+    *,
+    many: Callable[..., object] | None = None,
     **about: Any,
 ) -> None:
-    """A route that calls `do` for what its path names, with the fields of the body if it takes one."""
+    """A route that calls `do` for what its path names, with the fields of the body if it takes one. With `many`, which
+    raises what refuses a caller any build of a project, another route does it for builds that its body names."""
 
     def view(call: web.Call, **named: Any) -> None:
         where = [named[each] for each in ("key", "owner", "project", "secret", "offer_id") if each in named]
@@ -295,6 +298,17 @@ def act(
 
     view.__name__ = name
     route(path, method, status=status, **about)(view)
+    if many is None:
+        return
+
+    def view_of_many(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Outcome]:
+        ids = call.build_ids()
+        many(call.services, call.user, owner, project)
+        found = [call.outcome(do, BuildKey(owner, project, each), status) for each in ids]
+        return schemas.Page(len(found), None, None, found)
+
+    view_of_many.__name__ = f"{name}s"
+    route(f"{BUILDS}/{name.partition('_')[0]}", "POST", body=schemas.BuildIds)(view_of_many)
 
 
 act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
@@ -309,12 +323,12 @@ act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)
 # What `polyaxon run` calls with a file of another kind: it prints the refusal.
 for other in ("experiment", "group", "job"):
     act(f"refuse_{other}", "POST", f"{PROJECT}/{other}s", builds.refuse_other_kinds, BAD_REQUEST)
-act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT)
-act("archive_build", "POST", BUILD + "/archive", builds.archive)
-act("restore_build", "POST", BUILD + "/restore", builds.restore)
-act("stop_build", "POST", BUILD + "/stop", builds.stop)
+act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT, many=projects.writable)
+act("archive_build", "POST", BUILD + "/archive", builds.archive, many=projects.writable)
+act("restore_build", "POST", BUILD + "/restore", builds.restore, many=projects.writable)
+act("stop_build", "POST", BUILD + "/stop", builds.stop, many=projects.writable)
 act("invalidate_build", "POST", BUILD + "/invalidate", builds.invalidate)
-act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED)
+act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED, many=projects.open_project)
 act("unbookmark_build", "DELETE", BUILD + "/unbookmark", builds.unbookmark, NO_CONTENT)
 act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
 act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconciled, body=schemas.ReconciledFields)

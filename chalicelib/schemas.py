@@ -241,6 +241,14 @@ class Offer(Struct):
     expires_at: Time
 
 
+class Outcome(Struct):
+    """What the route of the build itself would have answered: its status, and why it refused."""
+
+    id: Id
+    status: int
+    detail: str | None = None
+
+
 class Preview(Struct):
     """What a build would be made of; null where a git repository has the Dockerfile."""
 
@@ -356,6 +364,10 @@ class BuildFields(Described):
     is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
     ttl: Count | str | None = None
     nocache: Nocache = None
+
+
+class BuildIds(Struct):
+    ids: Annotated[list[BuildId], Meta(min_length=1, max_length=100)]
 
 
 class BuildChanges(Described):

@@ -168,6 +168,22 @@ class Call:
             raise errors.Invalid(["The form needs a part `repo` with a gzipped tar archive."])
         return bytes(part.raw)
 
+    def build_ids(self) -> list[int]:
+        """The builds of a project that the body names, each once. Raises Malformed, Invalid, TooLarge."""
+        return [*dict.fromkeys(_checked(self.fields(), schemas.BuildIds).ids)]
+
+    def outcome(self, do: Callable[..., object], key: BuildKey, status: HTTPStatus) -> schemas.Outcome:
+        """Does something to one of several builds, which counts as a request; an error is an outcome as well."""
+        try:
+            throttle.admit(self.services, self.user.name, self.services.settings.requests_per_minute)
+            do(self.services, self.user, key)
+            outcome = schemas.Outcome(key.id, status)
+        except Exception as error:
+            answer = _refusal(error, str(key))
+            outcome = schemas.Outcome(key.id, answer.status_code, msgspec.json.decode(answer.body)["detail"])
+        log.info("Build %s: %d", key, outcome.status, extra={"build": str(key), "outcome": outcome.status})
+        return outcome
+
     def query(self) -> dict[str, str]:
         """Query parameters; of repeated ones the last."""
         return dict(self.request.query_params or {})

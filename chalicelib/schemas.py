@@ -320,6 +320,7 @@ class Parameters(Struct):
         str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or what an answer gave.")
     ]
     idempotency_key: Key = field(name="Idempotency-Key")
+    if_none_match: Annotated[str, Meta(description="The `ETag` of a former answer.")] = field(name="If-None-Match")
 
 
 # What may be sent. Other fields are ignored: clients send all of an answer back.

@@ -4,6 +4,7 @@ Views raise domain errors; `endpoint` maps them, because Chalice turns what a vi
 before any middleware could. `shape_errors_and_cors` reshapes what Chalice and the gateway refuse themselves.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -20,7 +21,7 @@ from chalice.app import Chalice, CORSConfig, Request, Response
 
 from chalicelib import errors, schemas, telemetry, wiring
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes, fitting
-from chalicelib.domain.build import ID_DIGITS, BuildKey
+from chalicelib.domain.build import DONE, ID_DIGITS, BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
@@ -41,8 +42,8 @@ NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
 # Any page may call, with a token of its own; Chalice answers what browsers ask first.
 CORS = CORSConfig(
     allow_origin="*",
-    allow_headers=["Content-Type", "Idempotency-Key"],
-    expose_headers=["Retry-After", "Idempotent-Replay", NEXT_CURSOR, LOG_COMPLETE],
+    allow_headers=["Content-Type", "Idempotency-Key", "If-None-Match"],
+    expose_headers=["Retry-After", "ETag", "Idempotent-Replay", NEXT_CURSOR, LOG_COMPLETE],
     max_age=600,
 )
 
@@ -271,7 +272,7 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
             parameters = _path_parameters(captured)
             if "key" in parameters:
                 telemetry.about(parameters["key"])
-            return _response(_shown(view, Call(services, user, request), parameters), status)
+            return _unless_known(request, _response(_shown(view, Call(services, user, request), parameters), status))
         except Exception as error:
             return _refusal(error, view.__name__)
 
@@ -312,9 +313,23 @@ def _response(answer: Any, status: HTTPStatus) -> Response:
             return Response("", {**about, "Location": url}, HTTPStatus.FOUND.value)
         case schemas.Redirect(url):
             return Response("", {"Location": url}, HTTPStatus.FOUND.value)
+        case schemas.BuildDetail(last_status=now) if now not in DONE:
+            return reply(answer, status, {"Retry-After": str(RETRY_SECONDS)})
         case schemas.Created(body, is_replay):
             return reply(body, HTTPStatus.CREATED, {"Idempotent-Replay": "true"} if is_replay else None)
     return reply(answer, status)
+
+
+def _unless_known(request: Request, response: Response) -> Response:
+    """A GET's JSON with its ETag, or 304 for a caller who has the same already. The ETag is weak: what stands between
+    may compress."""
+    if request.method != "GET" or response.status_code != 200 or response.headers["Content-Type"] != JSON:
+        return response
+    digest = hashlib.sha256(response.body.encode()).hexdigest()[:32]
+    response.headers |= {"ETag": f'W/"{digest}"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    if digest in request.headers.get("if-none-match", ""):
+        response.body, response.status_code = "", HTTPStatus.NOT_MODIFIED.value
+    return response
 
 
 def _about_log(cursor: str, is_complete: bool, *, is_cut: bool = False) -> dict[str, str]:

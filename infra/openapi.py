@@ -96,7 +96,9 @@ def requests_schema() -> Json:
 def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
     name = route.view.__name__
     captured = re.findall(r"{(\w+)}", route.path)
-    places = [("path", captured), ("query", route.query), ("header", route.headers)]
+    responses = _responses(route, method, schema_of)
+    headers = [*route.headers, *(["If-None-Match"] if "304" in responses else [])]
+    places = [("path", captured), ("query", route.query), ("header", headers)]
     operation: Json = {
         "operationId": name if method == route.methods[0] else f"{name}_{method.lower()}",
         "summary": name.replace("_", " ").capitalize(),
@@ -107,7 +109,7 @@ def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any,
             for place, names in places
             for each in names
         ],
-        "responses": _responses(route, method, schema_of),
+        "responses": responses,
     }
     if route.body is not None:
         content = _ARCHIVE if route.body is bytes else _json(schema_of[route.body])
@@ -139,6 +141,8 @@ def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
         elif kind not in (type(None), LogPage):
             same = [schema_of[other] for at, other in answers if at == status]
             found["content"] = _json(same[0] if len(same) == 1 else {"anyOf": same})
+    if method == "GET" and "content" in responses.get("200", {}):
+        responses["304"] = {"description": "What `If-None-Match` names is the answer still."}
     for status in _refused(route, method):
         responses[str(int(status))] = {"$ref": f"#/components/responses/{status.name}"}
     if any(kind is LogPage for _, kind in answers):  # a text where a log is missing

@@ -114,6 +114,9 @@ smoke: .venv/local ## test a deployment as a user, with TOKEN=…; LONG=1: also 
 cleanup-preview: .venv/local ## show what a deployment deletes next, when and why, with TOKEN=…
 	@$(BIN)/python -m infra.aws cleanup-preview $(STACK)
 
+redrive: .venv/local ## put requests that were refused back into the queue of a deployment; YES=1: without a question
+	@$(BIN)/python -m infra.aws redrive $(STACK) $(if $(YES),--yes)
+
 teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1: without a question
 	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)
 

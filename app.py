@@ -44,7 +44,8 @@ PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
 CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 BAD_REQUEST, TOO_LARGE = HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-KEY_REUSED = HTTPStatus.UNPROCESSABLE_ENTITY
+MADE_ONCE: dict[str, Any] = {"status": CREATED, "headers": ("Idempotency-Key",)}
+MADE_ONCE["refusals"] = (HTTPStatus.UNPROCESSABLE_ENTITY,)
 ROUTES: list[web.Route] = []
 
 
@@ -230,10 +231,22 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.FoundBuilds
     )
 
 
-@route(BUILDS, "POST", status=CREATED, body=schemas.BuildFields, headers=("Idempotency-Key",), refusals=(KEY_REUSED,))
+@route(BUILDS, "POST", body=schemas.BuildFields, **MADE_ONCE)
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
-    created = builds.create(call.services, call.user, owner, project, call.fields(), once=call.idempotency_key())
+    return _created(call, owner, project)
+
+
+def _created(call: web.Call, owner: str, project: str, **other: Any) -> schemas.Created[schemas.BuildDetail]:
+    """`other` is the build that is made again; it is a part of the request that a key is remembered with."""
+    once, fields = call.idempotency_key(), {**call.fields(), **other}
+    created = builds.create(call.services, call.user, owner, project, fields, once=once, **other)
     return schemas.Created(serializers.build_detail(created.view, call.services), created.is_replay)
+
+
+@route(BUILD + "/rebuild", "POST", body=schemas.RebuildFields, **MADE_ONCE)
+def rebuild_build(call: web.Call, key: BuildKey) -> schemas.Created[schemas.BuildDetail]:
+    """A new build of the same specification and the same code."""
+    return _created(call, key.owner, key.project, rebuild_of=key.id)
 
 
 @route(PROJECT + "/dockerfile", "POST", body=schemas.BuildFields)
@@ -269,9 +282,17 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
 
 
 def act(
-    name: str, method: str, path: str, do: Callable[..., object], status: HTTPStatus = HTTPStatus.OK, **about: Any
+    name: str,
+    method: str,
+    path: str,
+    do: Callable[..., object],
+    status: HTTPStatus = HTTPStatus.OK,
+    *,
+    many: Callable[..., object] | None = None,
+    **about: Any,
 ) -> None:
-    """A route that calls `do` for what its path names, with the fields of the body if it takes one."""
+    """A route that calls `do` for what its path names, with the fields of the body if it takes one. With `many`, which
+    raises what refuses a caller any build of a project, another route does it for builds that its body names."""
 
     def view(call: web.Call, **named: Any) -> None:
         where = [named[each] for each in ("key", "owner", "project", "secret", "offer_id") if each in named]
@@ -279,6 +300,17 @@ def act(
 
     view.__name__ = name
     route(path, method, status=status, **about)(view)
+    if many is None:
+        return
+
+    def view_of_many(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Outcome]:
+        ids = call.build_ids()
+        many(call.services, call.user, owner, project)
+        found = [call.outcome(do, BuildKey(owner, project, each), status) for each in ids]
+        return schemas.Page(len(found), None, None, found)
+
+    view_of_many.__name__ = f"{name}s"
+    route(f"{BUILDS}/{name.partition('_')[0]}", "POST", body=schemas.BuildIds)(view_of_many)
 
 
 act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
@@ -293,12 +325,12 @@ act("invalidate_builds", "POST", BUILDS + "/invalidate", builds.invalidate_all)
 # What `polyaxon run` calls with a file of another kind: it prints the refusal.
 for other in ("experiment", "group", "job"):
     act(f"refuse_{other}", "POST", f"{PROJECT}/{other}s", builds.refuse_other_kinds, BAD_REQUEST)
-act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT)
-act("archive_build", "POST", BUILD + "/archive", builds.archive)
-act("restore_build", "POST", BUILD + "/restore", builds.restore)
-act("stop_build", "POST", BUILD + "/stop", builds.stop)
+act("delete_build", "DELETE", BUILD, partial(builds.archive, delete=True), NO_CONTENT, many=projects.writable)
+act("archive_build", "POST", BUILD + "/archive", builds.archive, many=projects.writable)
+act("restore_build", "POST", BUILD + "/restore", builds.restore, many=projects.writable)
+act("stop_build", "POST", BUILD + "/stop", builds.stop, many=projects.writable)
 act("invalidate_build", "POST", BUILD + "/invalidate", builds.invalidate)
-act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED)
+act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED, many=projects.open_project)
 act("unbookmark_build", "DELETE", BUILD + "/unbookmark", builds.unbookmark, NO_CONTENT)
 act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
 act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconciled, body=schemas.ReconciledFields)
@@ -422,7 +454,7 @@ def on_request(event: Any) -> dict[str, Any]:
     """Requests from the queue, see `usecases.automation`."""
 
     def handle(body: str, record: Mapping[str, Any]) -> None:
-        if key := automation.handle(wiring.services(), body, record["messageId"]):
+        if key := automation.handle(wiring.services(), body, record["messageId"], web.queued_request):
             telemetry.about(key)
 
     return web.each_message(event, handle)

@@ -62,6 +62,9 @@ class Conflict(SlipwayError):
 class KeyReused(SlipwayError):
     """An idempotency key came with another request before."""
 
+    def __init__(self, words: str = "This idempotency key came with another request before; use a new one.") -> None:
+        super().__init__(words)
+
 
 class AlreadyExists(SlipwayError):
     """The thing to be made is there already."""

@@ -10,7 +10,13 @@ from chalice.app import Response
 
 FOLDER = Path(__file__).with_name("ui")
 INDEX, OPENAPI = "index.html", "openapi"
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html",
+    ".json": "application/json",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' {}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

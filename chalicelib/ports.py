@@ -52,14 +52,6 @@ class IdempotencyKey:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The build that was made with an idempotency key, and the request it was made from."""
-
-    build: BuildKey
-    body_sha256: str  # empty for one that an older version has stored
-
-
 Answer = TypeVar("Answer")
 Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
@@ -102,8 +94,12 @@ class Builds(Protocol):
         was given. Raises Conflict when `once` was used already, or when others write the same at this moment.
         """
 
-    def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
-        """What was made with this idempotency key, until the key expires."""
+    def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
+        """The build that was made or changed with this key, until the key expires. Raises KeyReused when that
+        was another request."""
+
+    def note(self, once: IdempotencyKey, build: BuildKey) -> None:
+        """What `once` stands for was done to the build, which `replay` then answers. Idempotent."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not."""

@@ -27,6 +27,7 @@ MAX_OFFSET = 10_000  # offsets are reached by reading
 
 Body = TypeVar("Body")
 Id = Annotated[int, Meta(ge=1)]
+BuildId = Annotated[int, Meta(ge=1, lt=10**ID_DIGITS, examples=[1])]
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[datetime, Meta(tz=True)]  # with its format
 Amount = Annotated[float, Meta(ge=0)]
@@ -36,7 +37,11 @@ Description = Annotated[str, Meta(max_length=MAX_TEXT)]
 Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG)]
 Tags = Annotated[list[Tag], Meta(max_length=MAX_TAGS, examples=[["nightly"]])]
 Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"])]
+Key = Annotated[
+    str, Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request.")
+]
 QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
+Nocache = Annotated[bool | None, Meta(description="true: no cached layer is used.")]
 MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
 
@@ -139,6 +144,7 @@ class BuildDetail(Build):
     billed_minutes: Count | None
     estimated_cost: Amount | None  # in the currency of the configured price
     purge_at: Time | None  # of one that was archived or deleted: when it goes
+    rebuild_of: Id | None  # the build of the project whose specification and code it repeats
 
 
 class ArchivedBuild(Build):
@@ -235,6 +241,14 @@ class Offer(Struct):
     expires_at: Time
 
 
+class Outcome(Struct):
+    """What the route of the build itself would have answered: its status, and why it refused."""
+
+    id: Id
+    status: int
+    detail: str | None = None
+
+
 class Preview(Struct):
     """What a build would be made of; null where a git repository has the Dockerfile."""
 
@@ -297,7 +311,7 @@ class Parameters(Struct):
     owner: Name
     user: Name
     project: Name
-    build_id: Annotated[int, Meta(ge=1, lt=10**ID_DIGITS, examples=[1])]
+    build_id: BuildId
     status_uuid: Name
     offer_id: Name
     token_id: Name
@@ -311,9 +325,8 @@ class Parameters(Struct):
     cursor: Annotated[
         str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or what an answer gave.")
     ]
-    idempotency_key: Annotated[
-        str, Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request.")
-    ] = field(name="Idempotency-Key")
+    idempotency_key: Key = field(name="Idempotency-Key")
+    if_none_match: Annotated[str, Meta(description="The `ETag` of a former answer.")] = field(name="If-None-Match")
 
 
 # What may be sent. Other fields are ignored: clients send all of an answer back.
@@ -345,14 +358,23 @@ class NewProjectFields(ProjectFields, kw_only=True):
     name: Name
 
 
-class BuildFields(Described):
-    """`content` is the text of a specification, or `config` the older layout as an object."""
+class RebuildFields(Struct):
+    nocache: Nocache = None
 
-    content: Annotated[str, Meta(description="YAML or JSON.", examples=[SPECIFICATION])] | None = None
+
+class BuildFields(Described):
+    """`content` is a specification, as text or as an object; or `config` the older layout as an object."""
+
+    content: Annotated[str, Meta(description="YAML or JSON.", examples=[SPECIFICATION])] | Object | None = None
     config: Object | None = None
     backend: Backend | None = None
     is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
     ttl: Count | str | None = None
+    nocache: Nocache = None
+
+
+class BuildIds(Struct):
+    ids: Annotated[list[BuildId], Meta(min_length=1, max_length=100)]
 
 
 class BuildChanges(Described):
@@ -402,3 +424,28 @@ class GitFields(Struct):
 
 
 Lines = str | Annotated[list[str], Meta(min_length=1)]
+
+
+# Messages of the queue of requests. The schema that is published is made of these types, and they check what comes.
+
+
+class Request(Struct, kw_only=True):
+    """`user` acts himself if the service knows him, else he is only recorded."""
+
+    version: Literal[1]
+    owner: Name
+    project: Name
+    user: Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$")] | None = None
+    idempotency_key: Key | None = None
+
+
+class RequestForBuild(Request):
+    build: BuildId
+
+
+# By their actions: what messages must be, all of it.
+REQUESTS: dict[tuple[str, ...], tuple[type[Struct], ...]] = {
+    ("create",): (Request, BuildFields),
+    ("rebuild",): (RequestForBuild, RebuildFields),
+    ("stop", "archive", "restore", "delete"): (RequestForBuild,),
+}

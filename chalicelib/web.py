@@ -4,6 +4,7 @@ Views raise domain errors; `endpoint` maps them, because Chalice turns what a vi
 before any middleware could. `shape_errors_and_cors` reshapes what Chalice and the gateway refuse themselves.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
+from itertools import chain
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -19,7 +21,7 @@ from chalice.app import Chalice, CORSConfig, Request, Response
 
 from chalicelib import errors, schemas, telemetry, wiring
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes, fitting
-from chalicelib.domain.build import ID_DIGITS, BuildKey
+from chalicelib.domain.build import DONE, ID_DIGITS, BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
@@ -31,15 +33,17 @@ from chalicelib.usecases.projects import Page, Record
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row")
+Checked = TypeVar("Checked", bound=msgspec.Struct)
 
+JSON = "application/json"
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge"}  # of what may be sent
+FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge", "nocache"}  # of what may be sent
 NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
 # Any page may call, with a token of its own; Chalice answers what browsers ask first.
 CORS = CORSConfig(
     allow_origin="*",
-    allow_headers=["Content-Type", "Idempotency-Key"],
-    expose_headers=["Retry-After", "Idempotent-Replay", NEXT_CURSOR, LOG_COMPLETE],
+    allow_headers=["Content-Type", "Idempotency-Key", "If-None-Match"],
+    expose_headers=["Retry-After", "ETag", "Idempotent-Replay", NEXT_CURSOR, LOG_COMPLETE],
     max_age=600,
 )
 
@@ -117,29 +121,11 @@ class Call:
             return _form(parse_qsl(self._text(), keep_blank_values=True))
         if kind.lower().startswith("multipart/form-data"):
             return _form([(part.name, part.value) for part in _parts(self._text().encode(), kind)])
-        parsed = self.json()
-        if parsed is None:
-            return {}
-        if not isinstance(parsed, dict):
-            raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
-        return parsed
+        return _object(self._text())
 
     def json(self) -> Any:
         """What the body says; None for no body. Raises Malformed, TooLarge."""
-        body = self._text()
-        if not body.strip():
-            return None
-        try:
-            parsed = json.loads(body, parse_constant=_no_constant)
-            if "\\ud" in body or "\\uD" in body:
-                json.dumps(parsed, ensure_ascii=False).encode()
-            return parsed
-        except RecursionError as exc:
-            raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
-        except UnicodeEncodeError as exc:
-            raise errors.Malformed("The body has an escape for half a character (a lone surrogate).") from exc
-        except ValueError as exc:
-            raise errors.Malformed(f"JSON parse error - {exc}") from exc
+        return _parsed(self._text())
 
     def _text(self) -> str:
         raw, limit = _raw(self.request), self.services.settings.max_body_bytes
@@ -182,6 +168,22 @@ class Call:
         if part is None:
             raise errors.Invalid(["The form needs a part `repo` with a gzipped tar archive."])
         return bytes(part.raw)
+
+    def build_ids(self) -> list[int]:
+        """The builds of a project that the body names, each once. Raises Malformed, Invalid, TooLarge."""
+        return [*dict.fromkeys(_checked(self.fields(), schemas.BuildIds).ids)]
+
+    def outcome(self, do: Callable[..., object], key: BuildKey, status: HTTPStatus) -> schemas.Outcome:
+        """Does something to one of several builds, which counts as a request; an error is an outcome as well."""
+        try:
+            throttle.admit(self.services, self.user.name, self.services.settings.requests_per_minute)
+            do(self.services, self.user, key)
+            outcome = schemas.Outcome(key.id, status)
+        except Exception as error:
+            answer = _refusal(error, str(key))
+            outcome = schemas.Outcome(key.id, answer.status_code, msgspec.json.decode(answer.body)["detail"])
+        log.info("Build %s: %d", key, outcome.status, extra={"build": str(key), "outcome": outcome.status})
+        return outcome
 
     def query(self) -> dict[str, str]:
         """Query parameters; of repeated ones the last."""
@@ -270,12 +272,9 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
                 throttle.admit(services, user.name, services.settings.requests_per_minute)
             if "key" in parameters:
                 telemetry.about(parameters["key"])
-            return _response(_shown(view, Call(services, user, request), parameters), status)
-        except errors.SlipwayError as error:
-            return _refusal(error)
-        except Exception:
-            log.exception("unexpected error in %s", view.__name__)
-            return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _unless_known(request, _response(_shown(view, Call(services, user, request), parameters), status))
+        except Exception as error:
+            return _refusal(error, view.__name__)
 
     return handle
 
@@ -314,9 +313,23 @@ def _response(answer: Any, status: HTTPStatus) -> Response:
             return Response("", {**about, "Location": url}, HTTPStatus.FOUND.value)
         case schemas.Redirect(url):
             return Response("", {"Location": url}, HTTPStatus.FOUND.value)
+        case schemas.BuildDetail(last_status=now) if now not in DONE:
+            return reply(answer, status, {"Retry-After": str(RETRY_SECONDS)})
         case schemas.Created(body, is_replay):
             return reply(body, HTTPStatus.CREATED, {"Idempotent-Replay": "true"} if is_replay else None)
     return reply(answer, status)
+
+
+def _unless_known(request: Request, response: Response) -> Response:
+    """A GET's JSON with its ETag, or 304 for a caller who has the same already. The ETag is weak: what stands between
+    may compress."""
+    if request.method != "GET" or response.status_code != 200 or response.headers["Content-Type"] != JSON:
+        return response
+    digest = hashlib.sha256(response.body.encode()).hexdigest()[:32]
+    response.headers |= {"ETag": f'W/"{digest}"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    if digest in request.headers.get("if-none-match", ""):
+        response.body, response.status_code = "", HTTPStatus.NOT_MODIFIED.value
+    return response
 
 
 def _about_log(cursor: str, is_complete: bool, *, is_cut: bool = False) -> dict[str, str]:
@@ -327,7 +340,7 @@ def _about_log(cursor: str, is_complete: bool, *, is_cut: bool = False) -> dict[
 def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer; None is an empty body."""
     text = "" if body is None else msgspec.json.encode(body).decode()
-    return Response(text, {**(headers or {}), "Content-Type": "application/json"}, int(status))
+    return Response(text, {**(headers or {}), "Content-Type": JSON}, int(status))
 
 
 def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Response]) -> Response:
@@ -339,7 +352,7 @@ def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Re
         if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             detail = f'Method "{request.method}" not allowed.'
         response.body = msgspec.json.encode({"detail": detail}).decode()
-        response.headers["Content-Type"] = "application/json"
+        response.headers["Content-Type"] = JSON
     response.headers.update(CORS.get_access_control_headers())
     response.headers["X-Content-Type-Options"] = "nosniff"  # foreign text stays text
     return response
@@ -360,8 +373,31 @@ def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -
     return {"batchItemFailures": failed}
 
 
-def _refusal(error: errors.SlipwayError) -> Response:
-    """An error as the API's clients expect it; those that are not the caller's are logged."""
+def queued_request(body: str) -> dict[str, Any]:
+    """The fields of a message of the queue of requests, which are as `schemas` has them. Raises Malformed, Invalid."""
+    fields = _object(body)
+    kinds = [kinds for actions, kinds in schemas.REQUESTS.items() if fields.get("action") in actions]
+    if not kinds:
+        raise errors.Invalid([f"`action` must be one of {errors.quoted([*chain(*schemas.REQUESTS)])}."])
+    for kind in kinds[0]:
+        _checked(fields, kind)
+    return fields
+
+
+def _checked(fields: Mapping[str, Any], kind: type[Checked]) -> Checked:
+    """The fields as this type of `schemas`. Raises Invalid."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as exc:
+        why, _, where = str(exc).partition(" - at `$.")
+        raise errors.Invalid({where.rstrip("`").partition("[")[0] or "non_field_errors": [f"{why}."]}) from exc
+
+
+def _refusal(error: Exception, name: str) -> Response:
+    """An error as the API's clients expect it; those that are not the caller's are logged, with the view's name."""
+    if not isinstance(error, errors.SlipwayError):
+        log.error("unexpected error in %s", name, exc_info=error)
+        return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s: %s", type(error).__name__, error, exc_info=error)
@@ -406,6 +442,33 @@ def _path_parameters(captured: Mapping[str, str]) -> dict[str, Any]:
     if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
         raise errors.NotFound
     return {"key": BuildKey(decoded.pop("owner"), decoded.pop("project"), int(number)), **decoded}
+
+
+def _parsed(text: str) -> Any:
+    """What JSON says; None for no text. Raises Malformed."""
+    if not text.strip():
+        return None
+    try:
+        parsed = json.loads(text, parse_constant=_no_constant)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        return parsed
+    except RecursionError as exc:
+        raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
+    except UnicodeEncodeError as exc:
+        raise errors.Malformed("The body has an escape for half a character (a lone surrogate).") from exc
+    except ValueError as exc:
+        raise errors.Malformed(f"JSON parse error - {exc}") from exc
+
+
+def _object(text: str) -> dict[str, Any]:
+    """What JSON says, as a mapping; empty for no text. Raises Malformed, Invalid."""
+    parsed = _parsed(text)
+    if parsed is None:
+        return {}
+    if not isinstance(parsed, dict):
+        raise errors.Invalid({"non_field_errors": ["The body must be a JSON object."]})
+    return parsed
 
 
 def _raw(request: Request) -> bytes:

@@ -16,6 +16,7 @@ from chalicelib.web import Route
 from infra import cli
 
 Json = dict[str, Any]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFUSALS = {
     HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
     HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
@@ -33,11 +34,13 @@ _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVIC
 
 
 def publish() -> None:
-    """Writes the document where the service reads it, which puts its own address into it."""
+    """Writes the document where the service reads it, which puts its own address into it; and beside it the schema of
+    the messages of its queue."""
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the app wants one when it is imported
     from app import ROUTES
 
     cli.write(page.FOLDER / page.OPENAPI, json.dumps(document(ROUTES, "../v1", settings.version())))
+    cli.write(page.FOLDER / "requests-schema.json", json.dumps(requests_schema()))
 
 
 def document(routes: Sequence[Route], server: str, version: str) -> Json:
@@ -80,10 +83,22 @@ def _answers(route: Route) -> Iterator[tuple[HTTPStatus, Any]]:
             yield route.status, each
 
 
+def requests_schema() -> Json:
+    """The JSON Schema of the messages that the queue of requests takes."""
+    schema_of, components = _schemas({kind for kinds in schemas.REQUESTS.values() for kind in kinds}, "#/$defs/{name}")
+    messages = []
+    for actions, kinds in schemas.REQUESTS.items():
+        action = {"properties": {"action": {"enum": actions}}, "required": ["action"]}
+        messages.append({"allOf": [action, *(schema_of[kind] for kind in kinds)]})
+    return {"$schema": DIALECT, "title": "A request for Slipway", "anyOf": messages, "$defs": components}
+
+
 def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
     name = route.view.__name__
     captured = re.findall(r"{(\w+)}", route.path)
-    places = [("path", captured), ("query", route.query), ("header", route.headers)]
+    responses = _responses(route, method, schema_of)
+    headers = [*route.headers, *(["If-None-Match"] if "304" in responses else [])]
+    places = [("path", captured), ("query", route.query), ("header", headers)]
     operation: Json = {
         "operationId": name if method == route.methods[0] else f"{name}_{method.lower()}",
         "summary": name.replace("_", " ").capitalize(),
@@ -94,7 +109,7 @@ def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any,
             for place, names in places
             for each in names
         ],
-        "responses": _responses(route, method, schema_of),
+        "responses": responses,
     }
     if route.body is not None:
         content = _ARCHIVE if route.body is bytes else _json(schema_of[route.body])
@@ -126,6 +141,8 @@ def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
         elif kind not in (type(None), LogPage):
             same = [schema_of[other] for at, other in answers if at == status]
             found["content"] = _json(same[0] if len(same) == 1 else {"anyOf": same})
+    if method == "GET" and "content" in responses.get("200", {}):
+        responses["304"] = {"description": "What `If-None-Match` names is the answer still."}
     for status in _refused(route, method):
         responses[str(int(status))] = {"$ref": f"#/components/responses/{status.name}"}
     if any(kind is LogPage for _, kind in answers):  # a text where a log is missing
@@ -160,11 +177,11 @@ def _refusal(status: HTTPStatus, *others: Json) -> Json:
     return {"description": _REFUSALS[status], "content": content, "headers": headers}
 
 
-def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Json], Json]:
+def _schemas(kinds: Iterable[Any], template: str = "#/components/schemas/{name}") -> tuple[dict[Any, Json], Json]:
     """The schemas of types, and the components that they refer to. Without defaults: generators take a field
     that has one for a field that is always there."""
     ordered = sorted(kinds, key=str)
-    described, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    described, components = msgspec.json.schema_components(ordered, ref_template=template)
     for component in components.values():
         if "enum" in component:
             component["type"] = "string"

@@ -23,7 +23,7 @@ from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.repositories import Rights, cache_repository, rights
 from chalicelib.domain.user import Token, User
-from chalicelib.errors import AlreadyExists, Busy, Conflict, NoLog, NotFound, Unavailable
+from chalicelib.errors import AlreadyExists, Busy, Conflict, KeyReused, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
     MAX_READ_LINES,
     Answer,
@@ -37,7 +37,6 @@ from chalicelib.ports import (
     Offer,
     Question,
     RegistryLogin,
-    Replay,
     Services,
 )
 from chalicelib.settings import Settings
@@ -68,7 +67,7 @@ class FakeRecords:
         self.bodies: dict[BuildKey, BuildBody] = {}
         self.names: dict[tuple[str, str, str], int] = {}  # to how many `-<k>` were given of it
         self.bookmarks: dict[tuple[str, BuildKey | ProjectKey], datetime | None] = {}  # None: removed
-        self.once: dict[tuple[ProjectKey, str], tuple[Replay, datetime]] = {}
+        self.once: dict[tuple[ProjectKey, str], tuple[BuildKey, IdempotencyKey]] = {}
         self.noted: dict[tuple[str, ProjectKey], datetime] = {}  # code that a project is about to have
         self.dropping: dict[str, datetime] = {}
         self.miscounted: dict[ProjectKey, datetime] = {}
@@ -169,18 +168,25 @@ class FakeBuilds:
         records = self._records
         records.others_go_first()
         project = build.key.project_key
-        if build.key in records.builds or (once and self.replay(project, once.key, once.now)):
+        if build.key in records.builds or (once and self.replay(project, once)):
             raise Conflict
         build = replace(build, name=records.take_name(build.key, wanted_name))
         if once is not None:
-            records.once[project, once.key] = (Replay(build.key, once.body_sha256), once.expires_at)
+            records.once[project, once.key] = (build.key, once)
         records.builds[build.key] = build
         records.bodies[build.key] = body
         return build
 
-    def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
-        made, expires_at = self._records.once.get((project, once), (None, now))
-        return made if expires_at > now else None
+    def note(self, once: IdempotencyKey, build: BuildKey) -> None:
+        self._records.once[build.project_key, once.key] = (build, once)
+
+    def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
+        done, before = self._records.once.get((project, once.key), (None, once))
+        if done is None or before.expires_at <= once.now:
+            return None
+        if before.body_sha256 != once.body_sha256:
+            raise KeyReused
+        return done
 
     def get(self, key: BuildKey) -> Build | None:
         return self._records.builds.get(key)

@@ -3,12 +3,14 @@ with the code. `python -m tests.test_documents` prints the tables and the diagra
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
@@ -21,6 +23,7 @@ from chalicelib import settings
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import DONE, Status
 from chalicelib.domain.cleanup import RULES
+from chalicelib.web import queued_request
 from infra.bench import serving
 from infra.local import aws
 from infra.local.machine.machine import STATE, machine
@@ -50,6 +53,7 @@ NOT_RUN = [
         "infra/docs/polyaxon.md",
         "tests/stack/test_published_clients.py installs the same packages elsewhere.",
     ),
+    *[("infra/docs/automation.md", ACCOUNT)] * 2,
     ("infra/docs/polyaxon.md", ELSEWHERE),
     ("infra/docs/polyaxon.md", ACCOUNT),
     ("infra/aws/README.md", ACCOUNT),
@@ -182,6 +186,26 @@ def test_the_commands_of_the_pages_work(served: tuple[Running, str], tmp_path: P
         assert done.returncode == 0, f"{path}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         if path == "infra/docs/api.md" and base != BASE:
             assert '"last_status": "succeeded"' in done.stdout or '"last_status":"succeeded"' in done.stdout
+
+
+def test_what_the_aws_cli_of_a_page_sends_is_a_request(tmp_path: Path) -> None:
+    """The blocks that need an account, with a program in place of the CLI that only notes what it is given."""
+    sent, cli = tmp_path / "sent", tmp_path / "aws"
+    cli.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{sent}\necho arn:aws:sqs:us-east-1:1:requests\n')
+    cli.chmod(0o755)
+    commands = "\n".join(text for reason, text in blocks("infra/docs/automation.md") if reason == ACCOUNT)
+    given = {
+        "QUEUE": "https://sqs.test/1/requests",
+        "ROLE": "arn:aws:iam::1:role/r",
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+    }
+    subprocess.run(["bash", "-euo", "pipefail", "-c", commands], env={**os.environ, **given}, check=True)
+
+    words = sent.read_text().split("\0")
+    (target,) = [json.loads(word) for name, word in pairwise(words) if name == "--target"]
+    messages = [word for name, word in pairwise(words) if name == "--message-body"]
+    assert (target["Arn"], target["RoleArn"]) == ("arn:aws:sqs:us-east-1:1:requests", given["ROLE"])
+    assert [queued_request(message)["action"] for message in [*messages, target["Input"]]] == ["create"] * 2
 
 
 def test_the_live_tests_need_what_their_command_names() -> None:

@@ -34,13 +34,14 @@ class BuildRequest:
     tags: tuple[str, ...]
     backend: str
     is_managed: bool
+    nocache: bool
     spec: Spec | None
     content: str | None
 
 
 def parse_request(fields: dict[str, Any]) -> BuildRequest:
     """Parses the fields of a body. Raises Invalid."""
-    tags, is_managed = checked_fields(fields, (), "backend", "is_managed"), fields.get("is_managed")
+    tags, is_managed = checked_fields(fields, (), "backend", "is_managed", "nocache"), fields.get("is_managed")
     ttl = fields.get("ttl")
     if not isinstance(ttl, bool | None) and not re.fullmatch(r"[0-9]+", str(ttl)):
         raise Invalid(["ttl must be an integer."])
@@ -53,6 +54,7 @@ def parse_request(fields: dict[str, Any]) -> BuildRequest:
         tags=tags or (spec.tags if spec else ()),
         backend=(spec and spec.backend) or fields.get("backend") or "native",
         is_managed=is_managed is not False,
+        nocache=fields.get("nocache") is True or (spec is not None and spec.nocache),
         spec=spec,
         content=content,
     )
@@ -85,8 +87,10 @@ def checked_fields(fields: Mapping[str, Any], known_tags: tuple[str, ...], *name
 def _specification(fields: dict[str, Any]) -> tuple[Spec | None, str | None]:
     """The spec of a request and its text, from `content` or the older `config`. Raises Invalid."""
     content, config = fields.get("content"), fields.get("config")
+    if isinstance(content, dict):
+        content = json.dumps(content)
     if content is not None and not isinstance(content, str):
-        raise Invalid({"content": ["Must be the text of a specification, as YAML or JSON."]})
+        raise Invalid({"content": ["Must be a specification: an object, or its text as YAML or JSON."]})
     if content and content.strip():
         return parse_content(document.read(content)), content
     if config is None:
@@ -137,7 +141,7 @@ def _is_dockerfile(text: object) -> bool:
 _TEXT = (_is_text, f"Must be a text of at most {MAX_TEXT} characters.")
 _FLAG = (lambda flag: isinstance(flag, bool), "Must be true or false.")
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **{"description": _TEXT, "readme": _TEXT, "is_managed": _FLAG, "is_public": _FLAG},
+    **{"description": _TEXT, "readme": _TEXT, "is_managed": _FLAG, "is_public": _FLAG, "nocache": _FLAG},
     "backend": (_is_backend, f"Must be a string of at most {MAX_BACKEND} characters."),
     "node_scheduled": (
         lambda it: isinstance(it, str) and len(it) <= MAX_NODE,

@@ -4,95 +4,80 @@ A request runs as the user it names. One that names nobody whom the service know
 of automation, and the name is recorded.
 """
 
-import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from chalicelib.domain.build import BuildKey
+from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.build_request import checked_key
-from chalicelib.domain.spec import has_control_characters, is_slug
+from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
-from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable, require
+from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
 log = logging.getLogger(__name__)
+MAX_LOGGED = 1_000  # characters of the reasons for a refusal
 _HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however often it is tried
 _WORDS = {NotFound: "There is no such project or build.", Forbidden: "The user may not do this."}
+# What is done to a build by its name, and how it is seen that nothing is left to do.
+_CHANGES: dict[str, tuple[Callable[[Services, User, BuildKey], None], Callable[[Build], bool]]] = {
+    "stop": (builds.stop, lambda build: build.is_done or build.stop_requested_at is not None),
+    "archive": (builds.archive, lambda build: build.archived_at is not None),
+    "restore": (builds.restore, lambda build: build.archived_at is None),
+    "delete": (partial(builds.archive, delete=True), lambda build: build.deleted_at is not None),
+}
 
 
-def handle(services: Services, body: str, message_id: str) -> BuildKey | None:
-    """Does what a message asks for, once, however often it is delivered, and returns to which build. What can never
-    succeed goes to the dead letters with its reasons; that is None. Raises what may be better next time."""
+def handle(services: Services, body: str, message_id: str, read: Callable[[str], dict[str, Any]]) -> BuildKey | None:
+    """Does what a message asks for, once, however often it is delivered, and returns to which build. `read` makes
+    valid fields of the message, or raises Malformed, Invalid. What can never succeed is logged and goes to the dead
+    letters with its reasons; that is None. Raises what may be better next time."""
     name = services.settings.automation_user
     caller = services.accounts.user(name) if name else None
     if caller is None:
         raise Unavailable("Requests wait: the setting SLIPWAY_AUTOMATION_USER names no user.")
     fields: dict[str, Any] = {}
     try:
-        fields = _fields(body)
+        fields = read(body)
         done = _do(services, caller, fields, message_id)
         told = {"by": caller.name, "on_behalf_of": fields.get("user"), "build": str(done)}
         log.info("Request of the queue", extra={"action": f"queue_{fields['action']}", **told})
         return done
     except _HOPELESS as error:
-        if isinstance(error, NotFound) and (key := _done_before(services, fields, message_id)):
-            return key
         reasons = error.sentences() if isinstance(error, Invalid) else [_WORDS.get(type(error), str(error))]
         services.dead_letters.put(body, reasons)
+        said = "".join(each if each.isprintable() else " " for each in " ".join(reasons)[:MAX_LOGGED])
+        log.warning("Request %s of the queue was refused: %s", message_id, said)
         return None
-
-
-def _done_before(services: Services, fields: dict[str, Any], message_id: str) -> BuildKey | None:
-    """The build for which a request was done whose message came again after the build or its project was
-    archived or deleted. Both stay for an hour at least, which is longer than a message comes again."""
-    owner, name, number = str(fields.get("owner")), str(fields.get("project")), fields.get("build")
-    if fields.get("action") == "stop":
-        build = services.builds.get(BuildKey(owner, name, number)) if isinstance(number, int) else None
-        return build.key if build is not None and (build.is_done or build.stop_requested_at is not None) else None
-    project = services.projects.get(owner, name)
-    if project is None:
-        return None
-    once = f"{project.uuid}:{_once(fields, message_id)}"
-    replay = services.builds.replay(project.key, once, services.now())
-    return replay.build if replay is not None else None
 
 
 def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
-    require(fields.get("version") == 1 and not isinstance(fields["version"], bool), "`version` must be 1.")
-    owner, project = fields.get("owner", ""), fields.get("project", "")
-    require(is_slug(owner) and is_slug(project), "`owner` and `project` must name a project.")
-    named = fields.get("user")
-    if named is not None and (not isinstance(named, str) or len(named) > 128 or has_control_characters(named)):
-        raise Invalid(["`user` must be a name of at most 128 characters."])
+    """Does it, unless that was done before: then the build or its project may be archived or deleted by now, or the
+    user without rights. What is hidden stays for an hour at least, longer than a message comes again."""
+    owner, name, action, named = fields["owner"], fields["project"], fields["action"], fields.get("user")
+    project = services.projects.get(owner, name)
+    if project is None:
+        raise NotFound
+    # Keys of REST begin with a user's name and `:`.
+    once = f"queue/{checked_key(fields.get('idempotency_key') or message_id)}"
+    mark = builds.idempotency_key(services, project, once, fields)
+    if done := services.builds.replay(project.key, mark):
+        if build := services.builds.get(done):
+            builds.announce_again(services, build)
+        return done
     caller = (services.accounts.user(named) if is_slug(named) else None) or caller
-    match fields.get("action"):
-        case "create":
-            once, served = _once(fields, message_id), named if named not in ("", caller.name) else None
-            created = builds.create(services, caller, owner, project, fields, once=once, on_behalf_of=served)
-            return created.build.key
-        case "stop":
-            number = fields.get("build")
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**12:
-                raise Invalid(["`build` must be the id of a build."])
-            stopped = BuildKey(owner, project, number)
-            builds.stop(services, caller, stopped)
-            return stopped
-        case _:
-            raise Invalid(["`action` must be `create` or `stop`."])
-
-
-def _fields(body: str) -> dict[str, Any]:
+    if action in ("create", "rebuild"):
+        served = named if named not in ("", caller.name) else None
+        told: dict[str, Any] = {"on_behalf_of": served, "rebuild_of": fields["build"] if action == "rebuild" else None}
+        return builds.create(services, caller, owner, name, fields, once=once, **told).build.key
+    key, (change, is_done) = BuildKey(owner, name, fields["build"]), _CHANGES[action]
     try:
-        fields = json.loads(body)
-        json.dumps(fields, ensure_ascii=False).encode()  # half characters cannot be stored
-    except (ValueError, RecursionError) as exc:
-        raise Malformed(f"The message is not JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise Malformed("The message must be a JSON object.")
-    return fields
-
-
-def _once(fields: dict[str, Any], message_id: str) -> str:
-    """A request's key among those of the queue; REST's begin with a user's name and `:`. Raises Invalid."""
-    return f"queue/{checked_key(fields.get('idempotency_key') or message_id)}"
+        change(services, caller, key)
+    except NotFound:  # whoever did it may have ended before it was noted
+        build = services.builds.get(key)
+        if build is None or not is_done(build):
+            raise
+    services.builds.note(mark, key)
+    return key

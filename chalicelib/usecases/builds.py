@@ -19,8 +19,8 @@ from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
 from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
-from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
-from chalicelib.ports import BuildView, IdempotencyKey, Replay, Services
+from chalicelib.errors import Forbidden, Invalid, NotFound
+from chalicelib.ports import BuildView, IdempotencyKey, Services
 from chalicelib.usecases import projects, secrets
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.projects import Page, may_list, open_project
@@ -51,20 +51,26 @@ def create(
     *,
     once: str | None = None,
     on_behalf_of: str | None = None,
+    rebuild_of: int | None = None,
 ) -> Created:
-    """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then.
+    """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then. What is built
+    the fields say, or the build `rebuild_of` of the project: then they say no more than `nocache`.
 
     `once` is a key of the caller's for this request: asked again with it within `REMEMBERED`, the build that
     was made is answered as it is now, and announced again if it may not have been. Raises KeyReused when the
     key came with another request before.
     """
     project = projects.writable(services, caller, owner, project_name)
-    mark = _idempotency_key(services, project, once, fields)
-    if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
-        return _replayed(services, caller, mark, replay)
-    asked = parse_request(fields)
+    mark = None if once is None else idempotency_key(services, project, once, fields)
+    if again := _replayed(services, caller, project, mark):
+        return again
+    if rebuild_of is None:
+        asked = parse_request(fields)
+        source, commit, body = _made_of(services, project, asked)
+    else:
+        opened = writable(services, caller, BuildKey(owner, project_name, rebuild_of))
+        asked, source, commit, body = _made_again(services, opened, fields)
     spec = asked.spec
-    source, commit, body = _made_of(services, project, asked)
     executor, image_tags = _executor(services, asked), _image_tags(services, asked)
     placement = _placement(services, asked, executor)  # the last that may refuse: no refusal takes a number
     now = services.now()
@@ -85,18 +91,19 @@ def create(
         tags=asked.tags,
         is_managed=asked.is_managed,
         image_tags=image_tags,
-        nocache=(spec is not None and spec.nocache) or project.must_build_afresh,
+        nocache=asked.nocache or project.must_build_afresh,
         resources=spec.environment.resources if spec else None,
         placement=placement,
         commit=commit if asked.is_managed else None,
         source=source,
         on_behalf_of=on_behalf_of,
+        rebuild_of=rebuild_of,
         look_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
     )
 
     def add() -> Created:
-        if mark is not None and (replay := services.builds.replay(project.key, mark.key, mark.now)):
-            return _replayed(services, caller, mark, replay)
+        if again := _replayed(services, caller, project, mark):
+            return again
         added = services.builds.add(build, body, asked.name, mark)
         if added.is_managed:
             services.queue.announce(added.key)
@@ -125,34 +132,55 @@ def _made_of(services: Services, project: Project, asked: BuildRequest) -> tuple
     return source, commit, body
 
 
+def _made_again(
+    services: Services, opened: BuildView, fields: dict[str, Any]
+) -> tuple[BuildRequest, Source | None, str | None, BuildBody]:
+    """The request for a build with the specification of another, and what it is made of: the other's upload, or
+    its commit of the same repository, and never other code. Raises Invalid."""
+    build, body, source = opened.build, opened.body, opened.build.source
+    if not build.is_managed:
+        raise Invalid(["The build ran elsewhere, so it cannot be made again here."])
+    repeated = {"description": build.description, "tags": [*build.tags], "backend": build.backend}
+    asked = parse_request({"content": body.content, "nocache": fields.get("nocache"), **repeated})
+    if asked.spec is not None:
+        secrets.check(services, opened.project, asked.spec)
+    if source is not None and source.git_url is not None:
+        if source.git_url != opened.project.git_url:
+            raise Invalid([f"The build's code is of {source.git_url}, which the project does not use any more."])
+        source = replace(source, git_revision=build.commit or source.git_revision)
+    return asked, source, build.commit, replace(body, found_dockerfile=None, reported_dockerfile=None)
+
+
 def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:
     """What is asked for with a polyaxonfile of another kind. Raises NotFound, Forbidden, else Invalid."""
     projects.writable(services, caller, owner, project_name)
     raise Invalid([ONLY_BUILDS])
 
 
-def _idempotency_key(
-    services: Services, project: Project, once: str | None, fields: dict[str, Any]
-) -> IdempotencyKey | None:
-    if once is None:
-        return None
+def idempotency_key(services: Services, project: Project, once: str, fields: dict[str, Any]) -> IdempotencyKey:
+    """The mark of a request in a project, by the caller's key for it."""
     now = services.now()
     request = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     # A project of the same name, later, is another.
     return IdempotencyKey(f"{project.uuid}:{once}", request, now, now + REMEMBERED)
 
 
-def _replayed(services: Services, caller: User, mark: IdempotencyKey, replay: Replay) -> Created:
-    """What was made before, whatever became of it. Its maker may have ended before announcing it. Raises
-    KeyReused for another request, and NotFound when it was purged."""
-    if replay.body_sha256 not in ("", mark.body_sha256):
-        raise KeyReused("This idempotency key came with another request before; use a new one.")
-    view = services.builds.open(replay.build, caller.name)
+def _replayed(services: Services, caller: User, project: Project, mark: IdempotencyKey | None) -> Created | None:
+    """What was made before, if anything, whatever became of it. Raises KeyReused, and NotFound when it was purged."""
+    key = None if mark is None else services.builds.replay(project.key, mark)
+    if key is None:
+        return None
+    view = services.builds.open(key, caller.name)
     if view is None:
-        raise NotFound(f"Build {replay.build} was made with this idempotency key, and was purged since.")
-    if view.build.is_managed and view.build.attempt == 0 and not view.build.is_done:
-        services.queue.announce(replay.build)
+        raise NotFound(f"Build {key} was made with this idempotency key, and was purged since.")
+    announce_again(services, view.build)
     return Created(view, is_replay=True)
+
+
+def announce_again(services: Services, build: Build) -> None:
+    """Unless somebody has heard of it: its maker may have ended before announcing it."""
+    if build.is_managed and build.attempt == 0 and not build.is_done:
+        services.queue.announce(build.key)
 
 
 def page(

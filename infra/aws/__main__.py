@@ -1,4 +1,5 @@
-"""`python -m infra.aws package|clear|bootstrap|smoke|cleanup-preview|teardown`: what `make` runs for deployments."""
+"""`python -m infra.aws COMMAND`: what `make` runs for deployments: package, clear, bootstrap, smoke, cleanup-preview,
+redrive and teardown."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from chalicelib import settings
 from chalicelib.errors import SlipwayError
 from infra.aws import bootstrap, removal, smoke
 from infra.aws.package import MACHINES, PYTHON, NoPage, check_page, package
+from infra.aws.redrive import NotMoved, redrive
 
 say = partial(print, flush=True)
 
@@ -37,6 +39,9 @@ def main() -> None:
     showing.add_argument("stack")
     clearing = commands.add_parser("clear", help="remove a stack whose first deployment failed, nothing else")
     clearing.add_argument("stack")
+    moving = commands.add_parser("redrive", help="put refused requests back into their queue")
+    moving.add_argument("stack")
+    moving.add_argument("--yes", action="store_true", help="do not ask")
     removing = commands.add_parser("teardown", help="remove a deployment with its images, code, logs, records")
     removing.add_argument("stack")
     removing.add_argument("--yes", action="store_true", help="do not ask")
@@ -62,13 +67,15 @@ def main() -> None:
                 removal.teardown(arguments.stack, say)
         elif arguments.command == "cleanup-preview":
             show_cleanup(arguments.stack)
+        elif arguments.command == "redrive":
+            redrive(arguments.stack, say, lambda question: arguments.yes or input(question).lower() == "y")
         elif arguments.command == "clear":
             removal.clear(arguments.stack, say)
         elif arguments.yes or input(f"All of {arguments.stack} goes. Type its name: ") == arguments.stack:
             removal.teardown(arguments.stack, say)
         else:
             raise SystemExit("Nothing was removed.")
-    except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed, smoke.Broken) as error:
+    except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed, smoke.Broken, NotMoved) as error:
         raise SystemExit(f"{arguments.command} of {arguments.stack} ended: {error}") from error
 
 

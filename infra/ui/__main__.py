@@ -88,8 +88,9 @@ def _publish(node: str) -> None:
     with tempfile.TemporaryDirectory(dir=page.FOLDER.parent, prefix=".ui-") as new:
         bundle(node, Path(new))
         page.FOLDER.mkdir(exist_ok=True)
-        for old in page.FOLDER.glob("*.*"):  # not the command line, whose name has no dot: it is not made here
-            old.unlink()
+        for old in page.FOLDER.glob("*.*"):  # not what is made elsewhere: names without a dot, and schemas
+            if old.suffix != ".json":
+                old.unlink()
         for made in Path(new).iterdir():
             made.rename(page.FOLDER / made.name)
 

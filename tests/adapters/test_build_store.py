@@ -20,8 +20,8 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
 from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.project import Code, Project, ProjectKey
-from chalicelib.errors import AlreadyExists, Conflict, NotFound, Unavailable
-from chalicelib.ports import IdempotencyKey, Replay
+from chalicelib.errors import AlreadyExists, Conflict, KeyReused, NotFound, Unavailable
+from chalicelib.ports import IdempotencyKey
 from chalicelib.usecases import builds
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project, make_user
 from tests.fakes import Clock, FakeServices, as_listed
@@ -798,21 +798,37 @@ def test_a_drop_is_seen_while_it_lasts_and_is_no_reference(store: Store) -> None
     assert not store.code_references.is_being_dropped("ab", after(1))
 
 
+def mark(at: float = 0, *, key: str = "k", body: str = "ab12") -> IdempotencyKey:
+    """Of a request at so many seconds; it is good for a minute."""
+    return IdempotencyKey(key, body, after(at), after(at + 60))
+
+
 def test_what_is_done_once_is_remembered_until_it_expires(store: Store) -> None:
     store.projects.add(make_project())
     project = read_project(store)
-    build = store.builds.add(make_build(), make_body(), None, IdempotencyKey("k", "ab12", NOW, after(60)))
+    build = store.builds.add(make_build(), make_body(), None, mark())
     again = make_build(number=2)
 
-    assert store.builds.replay(project.key, "k", after(59)) == Replay(build.key, "ab12")
-    assert store.builds.replay(project.key, "other", NOW) is None
+    assert store.builds.replay(project.key, mark(59)) == build.key
+    assert store.builds.replay(project.key, mark(key="other")) is None
+    with pytest.raises(KeyReused):
+        store.builds.replay(project.key, mark(59, body="cd34"))
     with pytest.raises(Conflict):
-        store.builds.add(again, make_body(), None, IdempotencyKey("k", "ab12", after(59), after(90)))
+        store.builds.add(again, make_body(), None, mark(59))
     assert store.builds.get(again.key) is None
 
-    assert store.builds.replay(project.key, "k", after(60)) is None
-    store.builds.add(again, make_body(), None, IdempotencyKey("k", "ab12", after(60), after(120)))
-    assert store.builds.replay(project.key, "k", after(60)) == Replay(again.key, "ab12")
+    assert store.builds.replay(project.key, mark(60, body="cd34")) is None
+    store.builds.add(again, make_body(), None, mark(60))
+    assert store.builds.replay(project.key, mark(60)) == again.key
+
+
+def test_what_was_changed_once_is_remembered_as_well(store: Store) -> None:
+    store.projects.add(make_project())
+    build = store.builds.add(make_build(), make_body(), None)
+    for _ in range(2):
+        store.builds.note(mark(), build.key)
+    assert store.builds.replay(build.key.project_key, mark(59)) == build.key
+    assert store.builds.replay(build.key.project_key, mark(60)) is None
 
 
 # What only DynamoDB has: rows that nobody shows, and requests whose effect no emulator has
@@ -849,9 +865,17 @@ def test_no_row_stays_of_what_was_purged(dynamo: Records) -> None:
     assert [(row.pk, row.sk) for row in Item.scan()] == []
 
 
+def test_a_key_of_an_earlier_version_which_kept_no_hash_fits_every_request(dynamo: Records) -> None:
+    build = add(dynamo)
+    dynamo.builds.note(mark(), build.key)
+    (row,) = Item.scan(Item.pk.startswith("I#"))
+    row.update([Item.body_sha256.remove()])
+    assert dynamo.builds.replay(build.key.project_key, mark(body="cd34")) == build.key
+
+
 def test_rows_that_are_needed_for_a_time_say_when_they_may_go(dynamo: Records) -> None:
     dynamo.projects.add(make_project())
-    dynamo.builds.add(make_build(), make_body(), None, IdempotencyKey("k", "ab12", NOW, after(60)))
+    dynamo.builds.add(make_build(), make_body(), None, mark())
     dynamo.accounts.count_requests("ada", NOW, 1)
 
     ttls = {row.pk[:2]: row.ttl for row in Item.scan() if row.ttl is not None}
@@ -866,7 +890,7 @@ def test_what_is_decided_on_is_read_as_it_was_written_last(dynamo: Records) -> N
     dynamo.builds.get(KEY)
     dynamo.builds.body(KEY)
     dynamo.builds.open(KEY, "ada")
-    dynamo.builds.replay(build.key.project_key, "k", NOW)
+    dynamo.builds.replay(build.key.project_key, mark())
     list(dynamo.archive.builds_of(build.key.project_key))
     dynamo.code_references.is_referenced("ab", NOW)
     dynamo.accounts.token("ab")

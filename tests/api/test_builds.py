@@ -255,3 +255,24 @@ def test_a_build_says_why_it_waits_for_its_turn(api: Api) -> None:
 
     execution.attend(api.services, key)
     assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] is None
+
+
+def test_a_build_is_made_again_by_one_call(api: Api) -> None:
+    first = api.ok("POST", BUILDS, {"content": json.dumps(SPEC), "tags": ["nightly"]})
+    assert first["rebuild_of"] is None
+    for body in (None, {}, {"nocache": True}):
+        again = api("POST", f"{BUILDS}/1/rebuild", body)
+        assert (again.status, again.body["rebuild_of"]) == (201, 1)
+        assert [again.body[name] for name in ("content", "dockerfile", "tags")] == [
+            first[name] for name in ("content", "dockerfile", "tags")
+        ]
+    assert api.ok("GET", f"{BUILDS}/4")["rebuild_of"] == 1
+    assert api("POST", f"{BUILDS}/9/rebuild").status == 404
+
+
+def test_a_rebuild_with_a_key_is_done_once(api: Api) -> None:
+    for _ in range(2):
+        api.ok("POST", BUILDS, {"content": json.dumps(SPEC)})
+    first, again = (api("POST", f"{BUILDS}/1/rebuild", {}, Idempotency_Key="k") for _ in range(2))
+    assert (first.body["id"], again.body["id"], again.headers["Idempotent-Replay"]) == (3, 3, "true")
+    assert api("POST", f"{BUILDS}/2/rebuild", {}, Idempotency_Key="k").status == 422

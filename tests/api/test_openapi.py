@@ -64,6 +64,8 @@ def test_what_a_body_needs_is_marked_and_asked_for(api: Api) -> None:
     by_attempts = {f"/{{owner}}/{{project}}/builds/{{build_id}}/{name}" for name in ("_materials", "_login", "_report")}
     described = marked(api.ok("GET", "/openapi.json"))
     assert {described.pop(("POST", path)) for path in by_attempts} == {"attempt"}
+    of_many = [f"/{{owner}}/{{project}}/builds/{verb}" for verb in ("archive", "bookmark", "delete", "restore", "stop")]
+    assert {described.pop(("POST", path)) for path in of_many} == {"ids"}
     assert described == needed
     for (method, path), field in needed.items():
         place = path.format(owner="ada", project="vision", build_id=elsewhere, secret="x")

@@ -62,6 +62,8 @@ NEEDS = {
     "GET /{owner}/{project}/builds": "read",
     "POST /{owner}/{project}/builds": "write",
     "POST /{owner}/{project}/builds/invalidate": "write",
+    **{f"POST /{{owner}}/{{project}}/builds/{verb}": "write" for verb in ("archive", "delete", "restore", "stop")},
+    "POST /{owner}/{project}/builds/bookmark": "read",
     "GET /{owner}/{project}/builds/{build_id}": "read",
     "PATCH /{owner}/{project}/builds/{build_id}": "write",
     "PUT /{owner}/{project}/builds/{build_id}": "write",
@@ -69,6 +71,7 @@ NEEDS = {
     "POST /{owner}/{project}/builds/{build_id}/archive": "write",
     "POST /{owner}/{project}/builds/{build_id}/restore": "write",
     "POST /{owner}/{project}/builds/{build_id}/stop": "write",
+    "POST /{owner}/{project}/builds/{build_id}/rebuild": "write",
     "POST /{owner}/{project}/builds/{build_id}/invalidate": "write",
     "POST /{owner}/{project}/builds/{build_id}/bookmark": "read",
     "DELETE /{owner}/{project}/builds/{build_id}/unbookmark": "read",
@@ -91,6 +94,10 @@ ROUTES = sorted(f"{method} {path.removeprefix('/api/v1')}" for path in app.route
 BODIES: dict[str, Any] = {
     "POST /{owner}/{project}/builds": {"content": json.dumps(SPEC)},
     "POST /{owner}/{project}/builds/{build_id}/statuses": {"status": "building"},
+    **{
+        f"POST /{{owner}}/{{project}}/builds/{verb}": {"ids": [1]}
+        for verb in ("archive", "bookmark", "delete", "restore", "stop")
+    },
     "POST /{owner}/{project}/builds/{build_id}/_reconcile": {"status": "building"},
     "POST /{owner}/{project}/builds/{build_id}/logs": "a line",
     "POST /{owner}/{project}/repo/external": {"git_url": "https://git.test/x"},

@@ -509,6 +509,11 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     with_secret["Records"][0]["body"] = json.dumps({**body, "content": json.dumps(spec)})
     with_secret["Records"][0]["messageId"] = "with-secret"
     call("on_request", with_secret)
+    for action in ("archive", "restore", "rebuild"):
+        change = recorded("requests")
+        change["Records"][0]["messageId"] = action
+        change["Records"][0]["body"] = json.dumps({**body, "action": action, "build": 3 if action == "rebuild" else 2})
+        call("on_request", change)
     hopeless = recorded("requests")
     hopeless["Records"][0]["body"] = "{}"
     call("on_request", hopeless)

@@ -70,6 +70,16 @@ def test_ten_thousand_builds_are_paged_to_their_end(tab: Tab, client: Client, pr
     assert tab.page.locator("*").count() < 3_000
 
 
+def test_a_build_is_made_again(tab: Tab, client: Client, project: str) -> None:
+    path = client.build("true", project=project)
+    tab.open(place(path))
+    tab.click("Rebuild")
+    tab.see("#2")
+    tab.click("#1", "link")
+    tab.see("#1")
+    assert client.get(f"{project}/builds/2")["rebuild_of"] == 1
+
+
 def test_a_build_is_edited_bookmarked_archived_restored_and_deleted(tab: Tab, client: Client, project: str) -> None:
     path = elsewhere(client, project)
     tab.open(place(path))

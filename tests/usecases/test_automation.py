@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from chalicelib.domain.build import BuildKey, Status
+from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.user import Token, token_sha256
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import automation, builds, projects
+from chalicelib.web import queued_request
 from tests.factories import NOW, SPEC, after, make_project, make_user
-from tests.fakes import FakeServices
+from tests.fakes import Died, FakeServices
 
 CREATE = {"version": 1, "action": "create", "owner": "ada", "project": "vision", "content": json.dumps(SPEC)}
 
@@ -26,7 +28,7 @@ def automated(services: FakeServices) -> FakeServices:
 
 
 def send(services: FakeServices, message_id: str = "m-1", **fields: Any) -> None:
-    automation.handle(services, json.dumps({**CREATE, **fields}), message_id)
+    automation.handle(services, json.dumps({**CREATE, **fields}), message_id, queued_request)
 
 
 def test_a_build_is_created_as_the_automation_user(automated: FakeServices) -> None:
@@ -116,26 +118,32 @@ def test_a_build_is_stopped(automated: FakeServices) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("{", "The message is not JSON"),
-        ("[]", "The message must be a JSON object."),
-        ('"\\ud800"', "The message is not JSON"),
-        ({"version": 2}, "`version` must be 1."),
-        ({"version": True}, "`version` must be 1."),
-        ({"action": "explode"}, "`action` must be `create` or `stop`."),
-        ({"owner": "a/b"}, "`owner` and `project` must name a project."),
+        ("{", "JSON parse error"),
+        ("[]", "non_field_errors: The body must be a JSON object."),
+        ('{"action": "\\ud800"}', "The body has an escape for half a character"),
+        ("[" * 100_000, "JSON parse error"),
+        ("{}", "`action` must be one of `create`, `rebuild`, `stop`, `archive`, `restore`, `delete`."),
+        ({"action": ["create"]}, "`action` must be one of"),
+        ({"version": 2}, "version: Invalid"),
+        ({"version": True}, "version: Expected `int`, got `bool`"),
+        ({"action": "explode"}, "`action` must be one of"),
+        ({"owner": "a/b"}, "owner: Expected `str` matching regex"),
         ({"project": "none"}, "There is no such project or build."),
         ({"action": "stop", "build": 9}, "There is no such project or build."),
-        ({"action": "stop", "build": "1"}, "`build` must be the id of a build."),
+        ({"action": "stop", "build": "1"}, "build: Expected `int`, got `str`"),
         ({"content": "{version: 1, kind: build, image: a b}"}, "`image` must not contain spaces."),
         ({"content": None}, "non_field_errors: Build expects a `content`."),
-        ({"idempotency_key": "x" * 129}, "An idempotency key must be"),
-        ({"user": ["eve"]}, "`user` must be a name of at most 128 characters."),
+        ({"idempotency_key": "x" * 129}, "idempotency_key: Expected `str`"),
+        ({"user": ["eve"]}, "user: Expected `str"),
+        ({"user": "e\nve"}, "user: Expected `str"),
+        ({"action": "archive"}, "non_field_errors: Object missing required field `build`."),
+        ({"action": "rebuild", "build": 9}, "There is no such project or build."),
     ],
     ids=str,
 )
 def test_what_can_never_succeed_is_put_aside_with_its_reason(automated: FakeServices, body: Any, reason: str) -> None:
     text = body if isinstance(body, str) else json.dumps({**CREATE, **body})
-    automation.handle(automated, text, "m-1")
+    automation.handle(automated, text, "m-1", queued_request)
 
     ((letter, reasons),) = automated.dead_letters.letters
     assert letter == text
@@ -181,8 +189,114 @@ def test_a_message_that_comes_again_after_it_was_done_is_no_dead_letter(
     assert len(automated.records.builds) == 1
 
 
+def build_of(services: FakeServices, number: int = 1) -> Build:
+    return services.records.builds[BuildKey("ada", "vision", number)]
+
+
+def test_a_build_is_archived_restored_and_deleted(automated: FakeServices) -> None:
+    send(automated)
+    for message_id, action in enumerate(("archive", "restore", "delete")):
+        send(automated, f"change-{message_id}", action=action, build=1)
+        build = build_of(automated)
+        assert (build.archived_at is None, build.deleted_at is None) == (action == "restore", action != "delete")
+    assert automated.dead_letters.letters == []
+
+
+def test_a_build_is_made_again_once(automated: FakeServices) -> None:
+    send(automated)
+    for _ in range(2):
+        send(automated, "m-2", action="rebuild", build=1, nocache=True, user="eve")
+    again = build_of(automated, 2)
+    assert (again.rebuild_of, again.nocache, again.on_behalf_of) == (1, True, "eve")
+    assert len(automated.records.builds) == 2
+
+
+def test_a_specification_may_be_an_object(automated: FakeServices) -> None:
+    send(automated, content=SPEC)
+    body = automated.builds.body(BuildKey("ada", "vision", 1))
+    assert body is not None
+    assert json.loads(str(body.content)) == SPEC
+
+
+def test_a_late_repetition_does_not_undo_what_came_after_it(automated: FakeServices) -> None:
+    send(automated)
+    send(automated, "m-2", action="archive", build=1)
+    send(automated, "m-3", action="restore", build=1)
+    send(automated, "m-2", action="archive", build=1)
+    assert build_of(automated).archived_at is None
+
+
+@pytest.mark.parametrize("action", ["stop", "archive", "restore", "delete"])
+def test_a_change_whose_doer_ended_before_noting_it_is_done_again_and_no_dead_letter(
+    automated: FakeServices, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    def end(*_: Any) -> None:
+        raise Died
+
+    send(automated)
+    with monkeypatch.context() as ending:
+        ending.setattr(automated.builds, "note", end)
+        with pytest.raises(Died):
+            send(automated, "m-2", action=action, build=1)
+    if action in ("stop", "restore"):  # then its project goes
+        projects.archive(automated, make_user(), "ada", "vision")
+    send(automated, "m-2", action=action, build=1)
+    assert automated.dead_letters.letters == []
+
+
+def test_what_was_done_for_a_user_is_no_dead_letter_after_he_lost_his_rights(automated: FakeServices) -> None:
+    boss = make_user("boss", is_superuser=True)
+    automated.accounts.add_user(boss, Token(token_sha256("boss"), "boss", NOW, after(60)))
+    messages = [("m-1", {}), ("m-2", {"action": "rebuild", "build": 1}), ("m-3", {"action": "archive", "build": 1})]
+    for message_id, fields in messages:
+        send(automated, message_id, user="boss", **fields)
+    automated.accounts.save_user(replace(boss, is_superuser=False))
+
+    for message_id, fields in messages:
+        send(automated, message_id, user="boss", **fields)
+    assert automated.dead_letters.letters == []
+    assert len(automated.records.builds) == 2
+    send(automated, "m-4", user="boss", action="restore", build=1)
+    assert [reasons for _, reasons in automated.dead_letters.letters] == [["The user may not do this."]]
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [("stop", "There is no"), ("archive", "There is no"), ("restore", "There is no"), ("rebuild", "There is no")],
+)
+def test_what_cannot_be_done_to_a_deleted_build_is_a_dead_letter(
+    automated: FakeServices, action: str, reason: str
+) -> None:
+    """Unless nothing is left to do: a deleted build is stopped and hidden."""
+    send(automated)
+    send(automated, "m-2", action="delete", build=1)
+    send(automated, "m-3", action=action, build=1)
+    letters = [reasons[0] for _, reasons in automated.dead_letters.letters]
+    assert [each.startswith(reason) for each in letters] == ([True] if action in ("restore", "rebuild") else [])
+
+
+def test_a_refusal_is_logged_in_words_that_steer_no_terminal(
+    automated: FakeServices, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(automated, "m-7", action="explode")
+    send(automated, "m-8", content=f'{{version: 1, kind: build, image: x, "\\e[2J{"y" * 5_000}": 1}}')
+    first, second = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert first.startswith("Request m-7 of the queue was refused: `action` must be one of `create`")
+    assert second.isprintable()
+    assert len(second) < 1_100
+
+
 def test_a_key_with_another_request_is_a_dead_letter(automated: FakeServices) -> None:
     send(automated, idempotency_key="k")
     send(automated, message_id="m-2", idempotency_key="k", description="another")
     ((_, reasons),) = automated.dead_letters.letters
     assert reasons == ["This idempotency key came with another request before; use a new one."]
+
+
+def test_so_is_one_with_another_change(automated: FakeServices) -> None:
+    send(automated)
+    send(automated, "m-2", action="archive", build=1, idempotency_key="k")
+    send(automated, "m-3", action="restore", build=1, idempotency_key="k")
+    ((_, reasons),) = automated.dead_letters.letters
+    assert reasons == ["This idempotency key came with another request before; use a new one."]
+    assert build_of(automated).archived_at is not None

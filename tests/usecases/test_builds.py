@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
@@ -225,16 +223,6 @@ def test_a_key_with_another_request_is_refused(services: FakeServices) -> None:
     with pytest.raises(KeyReused):
         builds.create(services, ADA, "ada", "vision", {**REQUEST, "description": "another"}, once="k")
     assert len(services.records.builds) == 1
-
-
-def test_a_key_of_an_earlier_version_which_kept_no_hash_fits_every_request(services: FakeServices) -> None:
-    services.projects.add(make_project())
-    made = builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
-    services.records.once = {
-        place: (replace(replay, body_sha256=""), until) for place, (replay, until) in services.records.once.items()
-    }
-    again = builds.create(services, ADA, "ada", "vision", {**REQUEST, "description": "another"}, once="k")
-    assert (again.is_replay, again.build.key) == (True, made.build.key)
 
 
 @pytest.mark.parametrize("fate", ["it waits", "it is started", "it ended", "it runs elsewhere"])

@@ -24,8 +24,8 @@ from chalicelib.adapters.dynamodb.table import (
 )
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
-from chalicelib.errors import Conflict, NotFound
-from chalicelib.ports import BuildView, IdempotencyKey, Replay
+from chalicelib.errors import Conflict, KeyReused, NotFound
+from chalicelib.ports import BuildView, IdempotencyKey
 
 log = logging.getLogger(__name__)
 Reserve = Callable[[TransactWrite], None]  # adds a write to a transaction that fails if a name is taken
@@ -52,18 +52,23 @@ class DynamoBuilds:
                 write.save(records.encode_body(named.key, body), Item.pk.does_not_exist())
                 reserve(write)
                 if once is not None:
-                    key, ttl = keys.idempotency_key(named.key.project_key, once.key), int(once.expires_at.timestamp())
-                    made = Item(*key, data=str(named.key), body_sha256=once.body_sha256, ttl=ttl)
-                    write.save(made, Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp())))
+                    is_free = Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp()))
+                    write.save(records.encode_mark(once, named.key), is_free)
             return named
 
         return self._saw(_named(build, wanted_name, add_named))
 
-    def replay(self, project: ProjectKey, once: str, now: datetime) -> Replay | None:
-        item = get(keys.idempotency_key(project, once))
-        if item is None or int(item.ttl or 0) <= now.timestamp():
-            return None  # DynamoDB may delete it days later
-        return Replay(BuildKey.parse(item.data or ""), item.body_sha256 or "")
+    def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
+        item = get(keys.idempotency_key(project, once.key))
+        if item is None or int(item.ttl or 0) <= once.now.timestamp():
+            return None  # DynamoDB deletes up to days after the time
+        if item.body_sha256 and item.body_sha256 != once.body_sha256:  # an older version stored none
+            raise KeyReused
+        return BuildKey.parse(item.data or "")
+
+    def note(self, once: IdempotencyKey, build: BuildKey) -> None:
+        with answered():
+            records.encode_mark(once, build).save()
 
     def get(self, key: BuildKey) -> Build | None:
         item = get(keys.record_key(key))

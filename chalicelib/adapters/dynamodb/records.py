@@ -16,6 +16,7 @@ from chalicelib.domain.cleanup import EXPIRED_TOKEN_RETENTION
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
+from chalicelib.ports import IdempotencyKey
 
 Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
@@ -73,6 +74,11 @@ def encode_body(key: BuildKey, body: BuildBody) -> Item:
 def decode_body(item: Item) -> BuildBody:
     body = msgspec.json.decode(item.data or "", type=BuildBody)
     return replace(body, found_dockerfile=item.found_dockerfile, reported_dockerfile=item.reported_dockerfile)
+
+
+def encode_mark(once: IdempotencyKey, key: BuildKey) -> Item:
+    row, ttl = keys.idempotency_key(key.project_key, once.key), int(once.expires_at.timestamp())
+    return Item(*row, data=str(key), body_sha256=once.body_sha256, ttl=ttl)
 
 
 def encode_project(project: Project) -> Item:

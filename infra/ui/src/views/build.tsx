@@ -109,6 +109,11 @@ function Head({ opened, path, refresh }: { opened: Opened; path: Path; refresh: 
             <code title={build.commit}>{build.commit.slice(0, 12)}</code>
           </Fact>
         )}
+        {build.rebuild_of !== null && (
+          <Fact name="Rebuild of">
+            <a href={to.build(path.owner, path.project, build.rebuild_of)}>#{build.rebuild_of}</a>
+          </Fact>
+        )}
         <Fact name="Runs on">{build.is_managed ? build.backend : `${build.backend}, elsewhere`}</Fact>
         {build.tags && (
           <Fact name="Tags">
@@ -150,6 +155,22 @@ function Actions({ build, path, refresh }: { build: BuildDetail; path: Path; ref
             onClick={() => void run(() => api.POST("/{owner}/{project}/builds/{build_id}/stop", { params })).then(refresh)}
           >
             Stop
+          </button>
+        )}
+        {build.is_managed && (
+          <button
+            type="button"
+            disabled={isBusy}
+            title="A new build of the same specification and the same code"
+            onClick={() =>
+              void run(() =>
+                body(api.POST("/{owner}/{project}/builds/{build_id}/rebuild", { params, body: {} })).then((made) =>
+                  go(to.build(path.owner, path.project, made.id)),
+                ),
+              )
+            }
+          >
+            Rebuild
           </button>
         )}
         <button

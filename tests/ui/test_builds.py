@@ -65,7 +65,7 @@ def test_ten_thousand_builds_are_paged_to_their_end(tab: Tab, client: Client, pr
     tab.click("Older", "link")
     expect(tab.page.get_by_label("Pages")).to_contain_text("51 to 100 of 10,000")
     tab.open(f"projects{project}?offset=9950")
-    expect(tab.page.locator("tbody tr").last).to_contain_text("#1")
+    expect(tab.page.locator("tbody tr").last).to_contain_text(re.compile(r"#1\b"))
     expect(tab.page.get_by_role("link", name="Older")).to_have_count(0)
     assert tab.page.locator("*").count() < 3_000
 

@@ -81,4 +81,5 @@ def test_a_failed_build_says_why(tab: Tab, client: Client, project: str) -> None
     tab.open(place(path))
     expect(tab.page.get_by_test_id("status")).to_have_text(re.compile("failed"))
     expect(tab.page.get_by_test_id("reason")).to_have_text("Exit code 3: echo looking for it; exit 3")
+    tab.see("No image was made.")
     tab.picture("failed-build")

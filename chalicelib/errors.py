@@ -1,54 +1,54 @@
-"""What can go wrong, in the language of builds. HTTP numbers live in `web.py`, nowhere else."""
+"""Domain errors. Only `web.py` knows their HTTP statuses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 
 class SlipwayError(Exception):
-    """Something went wrong that we can say in a sentence."""
+    """Base of all errors that have a message for users or operators."""
 
 
 class Invalid(SlipwayError):
-    """The request says something that cannot be done. `reasons` is rendered as the API's clients expect it: a mapping
-    of field to sentences, or a bare list of sentences for what is wrong with the whole."""
+    """The request is not valid. `reasons` are sentences by field, or a list of sentences about the whole request; the
+    API renders them in this form."""
 
     def __init__(self, reasons: Mapping[str, Sequence[str]] | Sequence[str]) -> None:
         super().__init__(str(reasons))
         self.reasons = reasons
 
     def sentences(self) -> list[str]:
-        """Every reason as one line of its own, field names in front."""
+        """All reasons as lines, with the names of their fields in front."""
         if isinstance(self.reasons, Mapping):
             return [f"{field}: {text}" for field, texts in self.reasons.items() for text in texts]
         return list(self.reasons)
 
 
 class Malformed(SlipwayError):
-    """The request body cannot be read at all."""
+    """The request body cannot be parsed."""
 
 
 class Unauthenticated(SlipwayError):
-    """The caller did not say who it is, or not believably."""
+    """The request has no valid token."""
 
 
 class Forbidden(SlipwayError):
-    """The caller is known, and may not do this."""
+    """The caller may not do this."""
 
 
 class NotFound(SlipwayError):
-    """There is no such thing, or none that the caller may know of."""
+    """The resource does not exist, or the caller may not know of it."""
 
 
 class Gone(SlipwayError):
-    """It was there, and never will be again: asking again is in vain."""
+    """The resource existed, and never will again; do not repeat the request."""
 
 
 class TooLarge(SlipwayError):
-    """The body exceeds what this way in can carry."""
+    """The body is larger than this route accepts."""
 
 
 class NoLog(SlipwayError):
-    """Nothing was logged yet, or nothing will be if it `is_complete`. `cursor` is where lines will begin."""
+    """There is no log yet; if `is_complete`, there never will be. `cursor` is the position of its first line."""
 
     def __init__(self, words: str = "", cursor: str = "0", *, is_complete: bool = False) -> None:
         super().__init__(words)
@@ -56,26 +56,26 @@ class NoLog(SlipwayError):
 
 
 class Conflict(SlipwayError):
-    """Another handler changed the record first: read it again and decide again."""
+    """Another handler has changed the record: read it again and decide again."""
 
 
 class KeyReused(SlipwayError):
-    """An idempotency key came with another request before."""
+    """The idempotency key was used with another request before."""
 
     def __init__(self, words: str = "This idempotency key came with another request before; use a new one.") -> None:
         super().__init__(words)
 
 
 class AlreadyExists(SlipwayError):
-    """The thing to be made is there already."""
+    """The resource exists already."""
 
 
 class Busy(SlipwayError):
-    """A service we depend on asks us to come back later. Nothing was started."""
+    """A service asks to try again later. Nothing was started."""
 
 
 class Throttled(SlipwayError):
-    """The caller made too many requests; after `seconds` there is room again."""
+    """The caller made too many requests; try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"Request was throttled. Expected available in {seconds} seconds.")
@@ -83,15 +83,15 @@ class Throttled(SlipwayError):
 
 
 class ExecutorRefused(SlipwayError):
-    """The executor will never run this build as it stands; the message says why."""
+    """The executor will never run this build; the message says why."""
 
 
 class Unavailable(SlipwayError):
-    """A service we depend on did not answer; trying again may help."""
+    """A service did not answer; try again."""
 
 
 def refuse(sentence: str) -> NoReturn:
-    """Raises Invalid for this reason."""
+    """Raises Invalid with this sentence."""
     raise Invalid([sentence])
 
 
@@ -118,5 +118,5 @@ def checked(fields: Mapping[str, Any], rules: Mapping[str, Callable[[str, Any], 
 
 
 def quoted(names: Sequence[str]) -> str:
-    """Names in a sentence, cut where they are too long or too many."""
+    """Names for a sentence, cut if they are too long or too many."""
     return ", ".join(f"`{name[:64]}`" for name in names[:10])

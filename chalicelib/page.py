@@ -1,5 +1,5 @@
-"""The files of `ui/`, read when they are asked for: the page, which `make ui` builds, the command line, and the
-OpenAPI document, which are laid there before the service starts or is packaged."""
+"""Serves the files of `ui/`: the page, which `make ui` builds, the command line and the OpenAPI document, which are
+written before the service is packaged or started."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NOT_BUILT = "The page is not built here: `make ui` does that, with Node 20 or ne
 
 
 def answer(name: str, upload_url: Callable[[], str]) -> Response:
-    """The file of that name, or 404 with a sentence; the page may send archives to `upload_url`, nothing elsewhere.
-    A name with a hash, as `main.HASH.js`, is of one content; what other names have is asked for each time."""
-    found = {path.name: path for path in FOLDER.glob("*")}  # a name that is not among them leads nowhere
+    """The file of that name, or 404. The page may send requests only to this host and to `upload_url`. Browsers cache
+    files with a hash in their name, as `main.HASH.js`, for ever, and ask again for all others."""
+    found = {path.name: path for path in FOLDER.glob("*")}  # only these names, so that no name leads elsewhere
     headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
     if (file := found.get(name) or found.get(f"{name}.html")) is None:
         return Response("Not found.\n" if INDEX in found else NOT_BUILT, {**headers}, 404)

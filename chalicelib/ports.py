@@ -1,7 +1,7 @@
-"""Everything Slipway asks of the outside world. Each docstring is a promise that callers lean on.
+"""The interfaces to the outside world. Each docstring is a promise to callers.
 
-All of them may raise `Unavailable` when the service behind does not answer; nothing is half done then
-that a repetition would not complete.
+Every method may raise `Unavailable` when its service does not answer; if something was done half, a repetition
+completes it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ MAX_READ_LINES = 10_000  # of a log with one call (GetLogEvents)
 
 @dataclass(frozen=True, slots=True)
 class BuildView:
-    """A build with all that one request about it needs."""
+    """A build with everything that a request about it needs."""
 
     build: Build
     body: BuildBody
@@ -34,17 +34,17 @@ class BuildView:
 
 @dataclass(frozen=True, slots=True)
 class LogPart:
-    """A stretch of a log, in the order of time, and the position behind it."""
+    """A part of a log, in the order of time, and the position after it."""
 
     lines: Sequence[LogLine]
     next: Position
-    is_end: bool  # nothing more was there when it was read
+    is_end: bool  # there were no more lines when it was read
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A caller's key for a request: repeats before `expires_at` create nothing new. `body_sha256` is of the
-    request, so that a key with another request is found out."""
+    """A caller's key for a request: repeats before `expires_at` create nothing new. `body_sha256` is a hash of the
+    request, to detect another request with the same key."""
 
     key: str
     body_sha256: str
@@ -57,41 +57,41 @@ Bookmarkable = TypeVar("Bookmarkable", BuildKey, ProjectKey)
 
 
 class Projects(Protocol):
-    """Projects, without what is in them. Reads are consistent unless said otherwise."""
+    """Projects, without their builds. Reads are consistent unless the method says otherwise."""
 
     def get(self, owner: str, name: str) -> Project | None:
-        """The project, if there is one, archived or not."""
+        """The project, archived or not; None if there is none."""
 
     def add(self, project: Project) -> None:
-        """Raises AlreadyExists when the owner has a project of that name."""
+        """Stores a new project. Raises AlreadyExists when the owner has one of that name."""
 
     def save(self, project: Project) -> Project:
-        """Writes all but the counters, if the stored project has this uuid and still `project.version`, and
-        returns the project with its new version. Raises Conflict otherwise."""
+        """Writes the project except its counters, if the stored one has the same uuid and version, and returns it with
+        its new version. Raises Conflict otherwise."""
 
     def list_projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
-        """The owner's live projects, newest change first, after skipping `offset`, and how many there are in
-        all; the public ones alone if asked for. May lag about a second behind."""
+        """The owner's live projects, newest change first, after the first `offset`, and the number of all; with
+        `public`, only public ones. May be about a second behind."""
 
     def miscounted(self, now: datetime, limit: int) -> Sequence[ProjectKey]:
-        """Live projects whose number of live builds is to be counted again. May lag behind."""
+        """Live projects whose count of live builds may be wrong. May be about a second behind."""
 
     def recount(self, project: ProjectKey) -> None:
-        """Counts the live builds of a project. Raises Conflict when it gained or lost one meanwhile."""
+        """Counts the live builds of a project again. Raises Conflict when a build is added or removed meanwhile."""
 
 
 class Builds(Protocol):
-    """Builds with their names and texts. Reads are consistent unless said otherwise; writes carry a condition."""
+    """Builds with their names and texts. Reads are consistent unless noted; writes are conditional."""
 
     def next_id(self, project: Project, now: datetime) -> int:
-        """Takes the next id of a project's builds and counts one more live build. No id is given twice; an
-        `add` that fails afterwards leaves a gap. Raises NotFound for a deleted project, or another one."""
+        """Takes the next id of a project's builds and counts one more live build. No id is returned twice; if `add`
+        fails afterwards, there is a gap. Raises NotFound if the project was deleted or replaced."""
 
     def add(self, build: Build, body: BuildBody, wanted_name: str | None, once: IdempotencyKey | None = None) -> Build:
-        """Stores a new build whole or not at all.
+        """Stores a new build, completely or not at all, and returns it with its name.
 
-        A `wanted_name` that is taken gets the next free suffix `-<k>`; the build is returned with the name it
-        was given. Raises Conflict when `once` was used already, or when others write the same at this moment.
+        If `wanted_name` is taken, the name gets the next free suffix `-<k>`. Raises Conflict when `once` was used
+        already, or when others write the same rows at this moment.
         """
 
     def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
@@ -102,22 +102,22 @@ class Builds(Protocol):
         """What `once` stands for was done to the build, which `replay` then answers. Idempotent."""
 
     def get(self, key: BuildKey) -> Build | None:
-        """The build, archived or not."""
+        """The build, archived or not; None if there is none."""
 
     def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
         """The build with its texts, its project and whether `viewer` bookmarked it, in one call; archived or not.
         None when build or project is missing. With `may_lag`, at half the price, it may be that of a second ago."""
 
     def body(self, key: BuildKey) -> BuildBody | None:
-        """The build's texts alone."""
+        """Only the texts of the build."""
 
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
-        """Writes what can change, if the stored version is still `build.version`, and returns the build
-        with its new version. Of `body`, if it is given, the found and the reported Dockerfile are written
-        with it: all or nothing. Raises Conflict otherwise, also when the build is gone."""
+        """Writes the build if the stored version is still `build.version`, and returns it with its new version; in the
+        same transaction the found and the reported Dockerfile of `body`, if given. Raises Conflict otherwise, also when
+        the build is gone."""
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
-        """Like `save`, and takes a free name (None: none) as `add` does; `build.name` becomes free."""
+        """Like `save`, but also gives the build another name (None: none), as `add` does, and frees `build.name`."""
 
     def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Each has
@@ -129,8 +129,8 @@ class Builds(Protocol):
         and not found again for a day."""
 
     def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
-        """Builds that wait for their turn with this executor and are not leased, those first that have waited
-        longest, as a consistent read shows them."""
+        """Builds that wait for their turn with this executor and are not leased, in their current state, the longest
+        wait first."""
 
     def lease(self, build: Build, until: datetime) -> Build:
         """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
@@ -138,18 +138,18 @@ class Builds(Protocol):
 
 
 class Archive(Protocol):
-    """Builds that are archived or deleted, and the end of builds and projects."""
+    """Archived and deleted builds, and the purge of builds and projects."""
 
     def archive(self, build: Build) -> Build:
-        """Like `Builds.save`, and takes the build out of the project's list and then out of its count; it is
-        listed as archived by its creator then, unless it is deleted. Raises Conflict."""
+        """Like `Builds.save`, and removes the build from the project's list and then from its count. Unless it is
+        deleted, it is then in the creator's list of archived builds. Raises Conflict."""
 
     def restore(self, build: Build) -> Build:
         """The inverse of `archive`. Raises Conflict."""
 
     def list_archived(self, user: str, offset: int, limit: int) -> tuple[Sequence[Build], int]:
-        """Archived builds that `user` created, newest change first, and how many there are in all. Each has
-        what lists show, as in `Builds.list_builds`."""
+        """Archived builds that `user` created, newest change first, and the number of all. Each has only the fields of
+        `Builds.list_builds`."""
 
     def purgeable(
         self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
@@ -158,17 +158,17 @@ class Archive(Protocol):
         `limit` of the deleted and of the archived if that is given. May lag behind, so read again."""
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
-        """Any builds of a project, archived or not, oldest first, found as they are taken."""
+        """All builds of a project, archived or not, oldest first, read while the caller iterates."""
 
     def purge(self, record: Build | Project) -> None:
-        """Forgets a build with its texts, name and bookmarks, or a project that has no builds any more.
+        """Deletes a build with its texts, name and bookmarks, or a project that has no builds any more.
 
-        Raises Conflict unless the stored one has the uuid and version of `record`, for a project also when an
-        id was taken since. Ended half way, a repetition completes it."""
+        Raises Conflict unless the stored record has the same uuid and version; for a project, also if an id was taken
+        since. If it ends half way, a repetition completes it."""
 
 
 class Bookmarks(Protocol):
-    """Which builds and projects a user bookmarked."""
+    """The bookmarks of users on builds and projects."""
 
     def among(self, user: str, candidates: Sequence[Bookmarkable]) -> frozenset[Bookmarkable]:
         """Those of `candidates` that `user` bookmarked."""
@@ -177,7 +177,7 @@ class Bookmarks(Protocol):
         """Idempotent."""
 
     def remove(self, user: str, key: Bookmarkable) -> bool:
-        """False when it was never bookmarked. Idempotent otherwise."""
+        """Removes a bookmark. Idempotent; False if there never was one."""
 
     def list_builds(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Build], int]:
         """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
@@ -187,23 +187,23 @@ class Bookmarks(Protocol):
 
 
 class CodeReferences(Protocol):
-    """Which projects and builds have an archive of code."""
+    """Which projects and builds use an archive of code."""
 
     def has_code(self, project: ProjectKey, code_sha256: str) -> bool:
-        """Whether the project or one of its builds has this code; former code of the project may count."""
+        """Whether the project or one of its builds uses this code; the project's former code may count."""
 
     def is_referenced(self, code_sha256: str, now: datetime) -> bool:
-        """Whether any project or build has this code, or was noted to have it within the last hour."""
+        """Whether any project or build uses this code, or `note` was called within the last hour."""
 
     def note(self, code_sha256: str, project: ProjectKey, now: datetime) -> None:
-        """Says that a project is about to have this code."""
+        """Notes that a project is about to use this code."""
 
     def begin_drop(self, code_sha256: str, now: datetime) -> None:
-        """Marks an archive before it is checked for references and dropped: an upload that kept the same
-        content meanwhile sees the mark, and the check sees the note of an upload that does not."""
+        """Marks an archive before its references are checked and it is deleted. A concurrent upload of the same content
+        either sees the mark, or the check sees its `note`."""
 
     def end_drop(self, code_sha256: str) -> None:
-        """Removes the mark of an archive that is not dropped after all. Idempotent."""
+        """Removes the mark of an archive that is not deleted after all. Idempotent."""
 
     def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
         """Whether such a mark was made within the last ten minutes."""
@@ -214,7 +214,7 @@ Account = TypeVar("Account", User, Token)
 
 @dataclass(frozen=True, slots=True)
 class Fresh(Generic[Account]):
-    """A user or token as stored at this moment; `row` shows the adapter whether it has changed since."""
+    """A user or token as stored now; by `row` the adapter can see later whether it has changed."""
 
     record: Account
     row: tuple[str, ...]
@@ -226,8 +226,8 @@ Given = Sequence[Fresh[Any]]
 class Accounts(Protocol):
     """Users and their tokens.
 
-    `user` and `token` may answer from memory (a setting says for how long). What gives or takes rights reads
-    by `fresh_…` and names what it has read as `given`: if any of that has changed, its write raises Conflict.
+    `user` and `token` may answer from a cache (a setting says for how long). Changes of rights read by `fresh_…` and
+    pass what they have read as `given`: if any of that has changed, the write raises Conflict.
     """
 
     def user(self, name: str, opening: BuildKey | None = None) -> User | None:
@@ -235,54 +235,54 @@ class Accounts(Protocol):
         comes within a second: both are one call then."""
 
     def token(self, sha256: str) -> Token | None:
-        """What belongs to the hash of a token, expired or not."""
+        """The token with this hash, expired or not; None if there is none."""
 
     def fresh_user(self, name: str) -> Fresh[User] | None:
-        """The same as `user`, never from memory."""
+        """Like `user`, but never from the cache."""
 
     def fresh_token(self, sha256: str) -> Fresh[Token] | None:
-        """The same as `token`, never from memory."""
+        """Like `token`, but never from the cache."""
 
     def add_user(self, user: User, token: Token, given: Given = ()) -> None:
-        """Both or neither. Raises AlreadyExists when the name is taken, Conflict."""
+        """Stores a new user and a token, both or neither. Raises AlreadyExists when the name is taken, Conflict."""
 
     def add_token(self, token: Token, given: Given = ()) -> None:
-        """Replaces a token of the same hash. Raises Conflict."""
+        """Stores a token; replaces one with the same hash. Raises Conflict."""
 
     def tokens(self, user: str) -> Sequence[Token]:
-        """All tokens of a user, in no order, also such as have expired or were revoked with all others."""
+        """All tokens of a user, in any order, also expired ones and those that were revoked with all others."""
 
     def drop_token(self, token: Token, given: Given = ()) -> None:
         """Idempotent. Raises Conflict."""
 
     def note_use(self, token: Token, day: date) -> None:
-        """The token was used on that day. Nothing happens if it is gone."""
+        """Notes that the token was used on that day. Does nothing if it is gone."""
 
     def save_user(self, user: User, given: Given = ()) -> None:
         """Replaces the user. Raises Conflict."""
 
     def count_requests(self, name: str, minute: datetime, requests: int) -> int:
-        """Counts `requests` of a user in a minute, for all processes; returns how many there are with these."""
+        """Adds to the number of requests of a user in a minute, for all processes; returns the new number."""
 
 
 class BuildQueue(Protocol):
-    """Announces that a build needs attention. There are two such queues: one for builds to start, stop or
-    observe, one for builds that have ended and whose log is to be kept."""
+    """Queues builds. There are two such queues: for builds to start, stop or observe, and for builds that have ended
+    and whose log is to be stored."""
 
     def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
-        """At least once, in any order, soon or soon after so many seconds (at most 900)."""
+        """Queues a build's key: delivered at least once, in any order, at once or after some seconds (at most 900)."""
 
 
 class DeadLetters(Protocol):
-    """Where requests go that can never succeed."""
+    """The queue of requests that can never succeed."""
 
     def put(self, body: str, reasons: Sequence[str]) -> None:
-        """Keeps the request with the reasons why it was refused."""
+        """Stores the request with the reasons of its refusal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Leave to upload a file straight to storage: POST a form of `fields` and `file` to `url`."""
+    """A signed form to upload a file to storage: POST `fields` and `file` to `url`."""
 
     id: str
     url: str
@@ -291,79 +291,78 @@ class Offer:
 
 
 class Sources(Protocol):
-    """Code of projects."""
+    """Archives of projects' code, and uploads."""
 
     def keep(self, packed: IO[bytes], sha256: str, listing: Listing) -> None:
-        """Keeps an archive by its hash, with what is in it. Idempotent."""
+        """Stores an archive by its hash, with its listing. Idempotent."""
 
     def listing(self, sha256: str) -> Listing:
-        """What is in a kept archive. Raises NotFound."""
+        """The listing of a stored archive. Raises NotFound."""
 
     def open(self, sha256: str) -> IO[bytes]:
-        """A kept archive, at its start. Raises NotFound."""
+        """A stored archive, at its start. Raises NotFound."""
 
     def find_archive(self, commit: str) -> str | None:
-        """The hash of the kept archive that `commit`, the beginning of it, stands for."""
+        """The hash of the stored archive that begins with `commit`; None if there is none."""
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
-        """Leave for one upload into `project` of at most `max_bytes`."""
+        """A signed form for one upload to `project` of at most `max_bytes`."""
 
     def upload_url(self) -> str:
         """The `url` of every offer."""
 
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
-        """What was uploaded under an offer. Raises NotFound."""
+        """The file that was uploaded by an offer. Raises NotFound."""
 
     def discard(self, build: Build) -> None:
-        """Forgets the build's log. Idempotent."""
+        """Deletes the build's stored log. Idempotent."""
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
-        """Hashes that begin with `prefix`, of archives that were last kept before that time."""
+        """Hashes of archives that begin with `prefix` and were last stored before that time."""
 
     def url(self, sha256: str) -> str:
-        """Where a kept archive can be fetched from within the next minute, without credentials."""
+        """A link to a stored archive that is valid for a minute, without credentials."""
 
     def drop(self, sha256: str) -> None:
-        """Forgets an archive. Idempotent."""
+        """Deletes an archive. Idempotent."""
 
 
 class Secrets(Protocol):
-    """Values that a project's builds may mount. Those of a deleted project are not those of another with its name."""
+    """Secrets that a project's builds may mount. A later project of the same name does not have them."""
 
     def put(self, project: Project, name: str, value: str) -> None:
-        """Sets or replaces one. Raises Invalid when the store does not take the value or is full."""
+        """Sets or replaces a secret. Raises Invalid when the store refuses the value or is full."""
 
     def names(self, project: Project) -> Sequence[str]:
-        """Of all, in their order. Nothing is decrypted for that."""
+        """The names of all secrets, sorted. Decrypts nothing."""
 
     def delete(self, project: Project, name: str) -> None:
-        """Raises NotFound without it."""
+        """Deletes a secret. Raises NotFound."""
 
     def values(self, project: Project, names: Sequence[str]) -> Mapping[str, str]:
-        """By their names, those that it has."""
+        """The values of the secrets that exist, by name."""
 
 
 class LogArchive(Protocol):
-    """Logs of builds that have ended, as texts."""
+    """Stored logs of builds that have ended, as texts."""
 
     def store(self, build: Build, text: Iterable[bytes]) -> None:
-        """Replaces the build's log by this UTF-8 text, whole or not at all. Its pieces are taken as they are
-        needed: little of it is in memory."""
+        """Replaces the build's log by this UTF-8 text, completely or not at all. Reads the pieces one by one."""
 
     def store_found(self, build: Build, table: Sequence[Block], steps: Sequence[BuildStep]) -> None:
-        """Keeps beside the text where in it positions of the log are, and what the build did."""
+        """Stores the table of the log's positions and the steps of the build."""
 
     def table(self, build: Build) -> Sequence[Block]:
-        """The table that was kept; empty for a log that an older version has kept. So are the steps."""
+        """The stored table; like the steps, empty for a log that an older version has stored."""
 
     def steps(self, build: Build) -> Sequence[BuildStep]:
-        """The steps that were kept."""
+        """The stored steps."""
 
     def read(self, build: Build, start: int, size: int) -> bytes:
-        """At most `size` bytes from byte `start` on. Raises NoLog."""
+        """At most `size` bytes, from byte `start` on. Raises NoLog."""
 
     def url(self, build: Build) -> str:
-        """Where the whole log can be fetched from within the next minute, without credentials."""
+        """A link to the whole log that is valid for a minute, without credentials."""
 
 
 class Executor(Protocol):
@@ -379,34 +378,34 @@ class Executor(Protocol):
 
     @property
     def replay_seconds(self) -> int:
-        """How long after the claim a repeated `submit` may begin. With the longest a handler can live
-        (120 s) it is shorter than the executor remembers an attempt."""
+        """How long after the claim a repeated `submit` may begin. This and the longest life of a handler (120 s) are
+        together shorter than the executor remembers an attempt."""
 
     @property
     def emits_events(self) -> bool:
-        """Whether events tell of changes; else builds have to be watched."""
+        """Whether the executor sends events; if not, builds must be polled."""
 
     def find_handle(self, build: Build) -> str | None:
-        """The handle of the build's current attempt when it was started since `build.submitting_at`."""
+        """The handle of the build's current attempt, if it was started since `build.submitting_at`; else None."""
 
     def observe(self, handles: Sequence[str]) -> Mapping[str, Observation]:
-        """What became of the handles, without those that the executor does not know; in as few calls as it allows."""
+        """The observations of the handles that the executor knows, in as few calls as it allows."""
 
     def stop(self, handle: str) -> None:
-        """Ends it, wherever it is. Idempotent; an unknown handle counts as ended."""
+        """Stops the attempt, in every state. Idempotent; an unknown handle counts as stopped."""
 
 
 class Registry(Protocol):
-    """Where images go."""
+    """The image registry."""
 
     def prepare(self, image: str) -> None:
-        """Makes the repository of `image`, and the cache of its project, if they need making."""
+        """Makes the repository of `image` and the cache of its project, if they do not exist."""
 
     def forget_cache(self, image: str) -> None:
         """Deletes the cached layers of the project of `image`; its images stay. Idempotent."""
 
     def find(self, image: str) -> Image | None:
-        """What the registry itself answers for `image` (repository and tag), None without one."""
+        """The image in the registry for `image` (repository and tag); None if there is none."""
 
     def tag(self, image: str, tag: str) -> None:
         """Has the repository's `tag` name what `image` names, whatever it named before. Raises Unavailable also where
@@ -424,61 +423,61 @@ class RegistryLogin:
 
 
 class RegistryLogins(Protocol):
-    """Logins that builds push and pull with."""
+    """Logins to the registry for builds."""
 
     def mint(self, image: str) -> RegistryLogin:
-        """One more login for the build of `image`, with `domain.repositories.rights` alone, good until
-        `expires_at`, about an hour from now."""
+        """A new login for the build of `image` with the rights of `domain.repositories.rights`, valid until
+        `expires_at`, for about an hour."""
 
 
 class DeploymentSecrets(Protocol):
     """Secrets of the deployment itself."""
 
     def build_key(self) -> bytes:
-        """What the secrets of builds' attempts are made from; the same for the life of the deployment."""
+        """The key from which the secrets of attempts are made; it never changes."""
 
     def docker_hub_login(self) -> tuple[str, str] | None:
-        """User and token for Docker Hub, if the deployment has one."""
+        """User and token for Docker Hub; None if the deployment has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a build asks or reports, and the secret it shows for that."""
+    """A request or report of a build, with the secret of its attempt."""
 
     about: Literal["materials", "login", "report"]
     build: str  # the text of a BuildKey
     attempt: int
     secret: str = field(repr=False)
-    told: Mapping[str, str]  # fields of a report
+    reported: Mapping[str, str]  # fields of a report
 
 
 class Broker(Protocol):
-    """Answers builds; in AWS apart from the function that the Internet reaches, which holds nobody's logins."""
+    """Answers builds. On AWS a separate function, so that the function that is open to the Internet has no logins."""
 
     def ask(self, question: Question) -> str:
         """The answer as a text. Raises Forbidden, Gone, Throttled and Invalid."""
 
 
 class Logs(Protocol):
-    """Lines of builds; `log` is what the executor's observation named, or what `reported` names."""
+    """Logs of builds; `log` is a name from an executor's observation, or from `reported`."""
 
     def read(self, log: str, after: Position, limit: int = MAX_READ_LINES) -> LogPart:
-        """What is behind a position: about `limit` lines or 1 MB at most, nothing only at the end. What is
-        added later with an earlier time is never found from a position behind it. A process that asks for the
-        same within a second gets the same answer, without asking the log service."""
+        """The lines after a position: about `limit`, or 1 MB, at most; none only at the end. Lines that are added later
+        with an earlier time are not found from a later position. Within a second, a process gets the same answer again,
+        without a call of the log service."""
 
     def reported(self, build: Build) -> str:
-        """The log for lines of a build that runs elsewhere."""
+        """The name of the log for lines of a build that runs elsewhere."""
 
     def append(self, log: str, lines: Sequence[LogLine]) -> None:
-        """Adds lines to a log that `reported` named, after all others. At least once."""
+        """Adds lines to a log of `reported`, at its end, at least once."""
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
-        """The last `count` lines or pieces, oldest first; empty when there are none."""
+        """The last `count` lines or pieces, oldest first."""
 
 
 class Services(Protocol):
-    """What use cases may reach. Made when first touched, so that a function loads only what it uses."""
+    """All ports, for use cases. Each is made at its first use, so that a function loads only what it needs."""
 
     settings: Settings
     projects: Projects
@@ -501,10 +500,10 @@ class Services(Protocol):
     logs: Logs
 
     def executor(self, name: str) -> Executor:
-        """By the name that `Build.executor` has. Raises Unavailable for one that is not offered any more."""
+        """The executor with a name of `Build.executor`. Raises Unavailable if it is not offered any more."""
 
     def aside(self, read: Callable[[], Answer]) -> Callable[[], Answer]:
         """Begins to read beside what comes next; the answer, or the error, is got by a call of what is returned."""
 
     def now(self) -> datetime:
-        """Aware UTC, in milliseconds: what the API shows is what is stored."""
+        """The current time, aware and in UTC, in whole milliseconds: the API shows exactly what is stored."""

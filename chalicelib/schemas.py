@@ -1,6 +1,7 @@
-"""The JSON of the API, as types: what views answer and what may be sent to them. The OpenAPI document is made of them.
+"""The types of the API's JSON, of answers and of request bodies. The OpenAPI document is made from them.
 
-What is sent is described here, with its limits, and checked by the use cases: clients expect faults in words of theirs.
+Types of request bodies only document fields and limits. The use cases check them, because clients expect Polyaxon's
+error messages.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from chalicelib.usecases.sources import MAX_GIT_URL
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 500
-MAX_OFFSET = 10_000  # offsets are reached by reading
+MAX_OFFSET = 10_000  # all rows before the offset are read
 
 Body = TypeVar("Body")
 Id = Annotated[int, Meta(ge=1)]
@@ -58,13 +59,13 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Created(Generic[Body]):
-    """201, where a route also answers 200; or, with the header Idempotent-Replay, what an earlier request has made."""
+    """201, of a route that may also answer 200. With the header Idempotent-Replay if an earlier request made it."""
 
     body: Body
     is_replay: bool = False
 
 
-# What is answered
+# Answers
 
 
 class User(Struct):
@@ -74,14 +75,14 @@ class User(Struct):
 
 
 class NewUser(User):
-    """The token is shown this once."""
+    """The token is shown only once."""
 
     token: str
     token_expires_at: Time
 
 
 class Token(Struct):
-    """Its `id` names it, and opens nothing; `last_used` is a day, in UTC."""
+    """`id` identifies the token, but does not allow to log in; `last_used` is a day in UTC."""
 
     id: str
     name: str
@@ -91,7 +92,7 @@ class Token(Struct):
 
 
 class Build(Struct):
-    """A build in a list: everything but its texts and what takes its whole record."""
+    """A build in a list, without long texts and fields that need the whole record."""
 
     id: Id
     uuid: str
@@ -122,7 +123,7 @@ class Build(Struct):
 
 
 class Reported(Struct):
-    """What clients said of a build that runs here. It changes nothing of what the build itself shows."""
+    """Values that clients have reported for a build that runs here. They do not change the build's own fields."""
 
     dockerfile: str | None
     backend: str | None
@@ -137,7 +138,7 @@ class BuildDetail(Build):
     config: Object | None
     dockerfile: str | None
     reported: Reported | None
-    waiting_reason: str | None  # why the executor takes no build now; the build waits for its turn
+    waiting_reason: str | None  # why the executor accepts no builds; null if the build does not wait for its turn
     image_tags: list[str]
     image_bytes: Count | None  # compressed
     layer_bytes: list[Count] | None  # the base's first
@@ -153,7 +154,7 @@ class ArchivedBuild(Build):
 
 
 class Purge(Struct):
-    """A build (`owner/project/id`), or a project (`owner/name`) with all its builds; it goes then or later."""
+    """A build (`owner/project/id`), or a project (`owner/name`) with all its builds; purged at this time or later."""
 
     name: str
     because: Literal["archived", "deleted"]
@@ -161,14 +162,14 @@ class Purge(Struct):
 
 
 class Cleanup(Struct):
-    """`next` is in the order of the cleanup, a hundred at most."""
+    """`next` has at most a hundred entries, in the order of their purge."""
 
     rules: list[CleanupRule]
     next: list[Purge]
 
 
 class StatusEntry(Struct):
-    """One row of a build's history; `job` is the build's id."""
+    """One status of a build's history; `job` is the build's id."""
 
     id: Id
     uuid: str
@@ -181,7 +182,7 @@ class StatusEntry(Struct):
 
 
 class BuildStep(Struct):
-    """A step of the engine. Without `duration_seconds` it has not ended, or was cached."""
+    """A step of the engine. `duration_seconds` is null if it has not ended, or was cached."""
 
     name: str
     started_at: Time
@@ -221,7 +222,7 @@ class ProjectDetail(Project):
     readme: str | None
     git_url: str | None
     num_builds: Count
-    # What else Polyaxon runs in projects: clients expect the fields.
+    # clients expect these fields of Polyaxon
     tensorboard: None = None
     notebook: None = None
     has_tensorboard: bool = False
@@ -250,7 +251,7 @@ class Outcome(Struct):
 
 
 class Preview(Struct):
-    """What a build would be made of; null where a git repository has the Dockerfile."""
+    """The Dockerfile that would be built; null if it is in a git repository."""
 
     dockerfile: str | None
 
@@ -269,7 +270,7 @@ class Version(Struct):
 
 
 class LogHandler(Struct):
-    """Where clients shall report their own errors: nowhere."""
+    """Asks clients to report their own errors nowhere."""
 
     dsn: None = None
     environment: str = "production"
@@ -277,13 +278,13 @@ class LogHandler(Struct):
 
 
 class Detail(Struct):
-    """A refusal."""
+    """An error message."""
 
     detail: str
 
 
 class Page(Struct, Generic[Body]):
-    """Some entries of a list that has `count` in all; `next` and `previous` are addresses."""
+    """A page of a list with `count` entries; `next` and `previous` are URLs."""
 
     count: Count
     next: str | None
@@ -306,7 +307,7 @@ class BookmarkedProject(Struct):
 
 
 class Parameters(Struct):
-    """What paths, queries and headers may have, of all routes."""
+    """The parameters of all routes: in paths, queries and headers."""
 
     owner: Name
     user: Name
@@ -319,17 +320,17 @@ class Parameters(Struct):
     component: Literal["cli", "platform", "lib", "chart", "slipway"]
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
-    sort: Annotated[str, Meta(description="Fields, `-` reverses one.", examples=["-updated_at"])]
+    sort: Annotated[str, Meta(description="Fields; `-` in front reverses one.", examples=["-updated_at"])]
     query: Annotated[str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)]
-    commit: Annotated[str, Meta(description="Of an upload, as builds have it; the latest if not given.")]
+    commit: Annotated[str, Meta(description="The commit of an upload; the latest if not given.")]
     cursor: Annotated[
-        str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or what an answer gave.")
+        str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or the cursor of an answer.")
     ]
     idempotency_key: Key = field(name="Idempotency-Key")
     if_none_match: Annotated[str, Meta(description="The `ETag` of a former answer.")] = field(name="If-None-Match")
 
 
-# What may be sent. Other fields are ignored: clients send all of an answer back.
+# Request bodies. Other fields are ignored, because clients send whole answers back.
 
 
 class UserFields(Struct):
@@ -368,7 +369,7 @@ class BuildFields(Described):
     content: Annotated[str, Meta(description="YAML or JSON.", examples=[SPECIFICATION])] | Object | None = None
     config: Object | None = None
     backend: Backend | None = None
-    is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
+    is_managed: Annotated[bool | None, Meta(description="false: clients report its statuses.")] = None
     ttl: Count | str | None = None
     nocache: Nocache = None
 
@@ -402,7 +403,7 @@ class AttemptFields(Struct):
 
 class ReportFields(AttemptFields):
     fetched: Annotated[bool, Meta(description="The attempt has its code.")] = False
-    commit: Annotated[str, Meta(description="What git resolved the revision to.")] | None = None
+    commit: Annotated[str, Meta(description="The commit that git has resolved.")] | None = None
     dockerfile: Annotated[str, Meta(description="Base64 for URLs.")] | None = None
     digest: Annotated[str, Meta(description="Of the image that was pushed.")] | None = None
 

@@ -1,4 +1,4 @@
-"""The domain as the API's JSON. Times are ISO 8601 in UTC with `Z`."""
+"""Converts domain objects to the API's JSON. Times are ISO 8601 in UTC with `Z`."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ def build_summary(build: Build, bookmarked: bool) -> schemas.Build:
 
 
 def build_detail(opened: BuildView, services: Services) -> schemas.BuildDetail:
-    """A price of 0 is none."""
+    """A build with all fields; without an estimated cost if the price is 0."""
     build, body, price_per_minute = opened.build, opened.body, services.settings.price_per_minute
     minutes = build.billed_minutes
     return _build(
@@ -41,7 +41,7 @@ def build_detail(opened: BuildView, services: Services) -> schemas.BuildDetail:
 
 
 def _reported(opened: BuildView) -> schemas.Reported | None:
-    """None where nothing was reported, or where what was reported is what the build shows."""
+    """Reported values; None if there are none, or if the build itself shows them."""
     build = opened.build
     said = schemas.Reported(
         dockerfile=opened.body.reported_dockerfile,
@@ -72,12 +72,12 @@ def bookmarked_build(build: Build, bookmarked: bool) -> schemas.BookmarkedBuild:
 def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Shown:
     more |= {"id": build.key.id, "tags": list(build.tags) or None, "bookmarked": bookmarked}
     more |= {"project": f"{build.key.owner}.{build.key.project}"}
-    more |= {"num_jobs": 0, "num_experiments": 0}  # jobs and experiments that use the image live elsewhere
+    more |= {"num_jobs": 0, "num_experiments": 0}  # Slipway has neither jobs nor experiments
     return shown(kind, build, **more)
 
 
 def shown(kind: type[Shown], record: object, **given: Any) -> Shown:
-    """A type of `schemas`: its fields as they are `given`, else as attributes of the record are, else by default."""
+    """Makes a type of `schemas`. Fields come from `given`, else from attributes of the record, else from defaults."""
     names = [name for name in kind.__struct_fields__ if name not in given and hasattr(record, name)]
     return kind(**{name: getattr(record, name) for name in names}, **given)
 
@@ -87,7 +87,7 @@ def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
 
 
 def code_reference(build: Build) -> schemas.CodeReference:
-    """What is known of the code, or blanks; what a client said counts where the build runs elsewhere."""
+    """The code of a build; if the build runs elsewhere, as a client has reported it."""
     known = (not build.is_managed and build.code_reference) or {}
     source = build.source
     return schemas.CodeReference(
@@ -113,14 +113,14 @@ def bookmarked_project(found: Project, bookmarked: bool) -> schemas.BookmarkedPr
 
 
 def _project(kind: type[Shown], project: Project, bookmarked: bool, **more: Any) -> Shown:
-    number = int(project.uuid[:13], 16)  # clients want one; projects are found by name
+    number = int(project.uuid[:13], 16)  # clients expect a number; Slipway finds projects by name
     tags, has_code = list(project.tags) or None, project.code is not None or project.git_url is not None
     more |= {"id": number, "user": project.owner, "tags": tags, "has_code": has_code, "bookmarked": bookmarked}
     return shown(kind, project, **more)
 
 
 def version(component: str, slipway: str) -> schemas.Versions | schemas.Version:
-    """The versions of Polyaxon's clients that fit, or `slipway`, its own. Raises NotFound for another component."""
+    """The versions of Polyaxon's clients that work, or that of Slipway. Raises NotFound for other components."""
     if component in ("chart", "slipway"):
         return schemas.Version(CLIENT_VERSION if component == "chart" else slipway)
     if component not in ("cli", "platform", "lib"):
@@ -129,7 +129,7 @@ def version(component: str, slipway: str) -> schemas.Versions | schemas.Version:
 
 
 def offer(offer: Offer, url: str) -> schemas.Offer:
-    """`url` is the address that offers are asked for at."""
+    """`url` is that of the route that makes offers."""
     return shown(schemas.Offer, offer, complete=f"{url.rstrip('/')}/{offer.id}")
 
 

@@ -1,11 +1,11 @@
-"""What those who run Slipway see of it: log, metrics and traces; all three only in Lambda.
+"""Log, metrics and traces for operators; all three only in Lambda.
 
-Code logs as ever. In Lambda a record is a line of JSON with the request's id, and whatever is given as
-`extra` is a field of it. The numbers by name in a record's `measures` become metrics as well, by CloudWatch's
-embedded metric format: those whose name ends in `Seconds` are times, all others counts.
+Code uses the standard logging. In Lambda a record becomes a line of JSON with the request's id and the fields of
+`extra`. The numbers in `extra["measures"]` also become metrics, by CloudWatch's embedded metric format: names that end
+in `Seconds` are times, all others counts.
 
-A trace shows each `work` as a subsegment, and below it every call to AWS. The annotation `build` has the uuid
-of a build that the work read or wrote: one filter finds all of a build, whatever woke the functions.
+A trace shows each `work` as a subsegment, with every call to AWS below it. The annotation `build` has the uuid of a
+build that the work has read or written, so one filter finds all traces of a build.
 """
 
 import logging
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from aws_xray_sdk.core.async_recorder import AsyncAWSXRayRecorder
 
 NAMESPACE = "Slipway"
-_NOISY = ("botocore", "pynamodb", "aws_xray_sdk")  # they report at INFO how they start
+_NOISY = ("botocore", "pynamodb", "aws_xray_sdk")  # they log their start at INFO
 _about: ContextVar[Mapping[str, str]] = ContextVar("about")
 _seen: ContextVar[set[str]] = ContextVar("seen")
 
 
 def start() -> None:
-    """Makes the lines of this process's log what is said above. Elsewhere than in Lambda: nothing."""
+    """Configures the log of this process as described above. Does nothing outside of Lambda."""
     if not settings.in_lambda():
         return
     for name in _NOISY:
@@ -39,7 +39,7 @@ def start() -> None:
 
 @contextmanager
 def work(name: str) -> Iterator[None]:
-    """One piece of work: a subsegment of the trace, and what its lines in the log are about."""
+    """Traces the block as a subsegment; `about` adds fields to its log lines."""
     recorder = _recorder()
     tokens = _about.set({}), _seen.set(set())
     try:
@@ -51,13 +51,13 @@ def work(name: str) -> Iterator[None]:
 
 
 def about(key: BuildKey) -> None:
-    """Says which build the current work is about, in its lines from now on."""
+    """Adds the build to the following log lines of the current work."""
     _about.set({"owner": key.owner, "project": key.project, "build": str(key)})
 
 
 def saw(build: Build) -> Build:
-    """Annotates the trace of the current work with a build, and returns it. A subsegment takes one build:
-    each further one gets a subsegment of its own."""
+    """Annotates the trace of the current work with a build, and returns the build. A subsegment can have one annotation
+    `build`, so further builds get their own subsegments."""
     recorder = _recorder()
     if recorder is None or build.uuid in (seen := _seen.get(set())):
         return build
@@ -72,18 +72,18 @@ def saw(build: Build) -> Build:
 
 
 def add_fields(stack: str, record: logging.LogRecord) -> bool:
-    """Gives a record of the log the fields that it shall have, and lets it pass."""
+    """A logging filter that adds fields to a record."""
     fields = record.__dict__
     for name, value in _about.get({}).items():
         fields.setdefault(name, value)
     measures = {name: number for name, number in fields.pop("measures", {}).items() if number}
-    if measures:  # a metric costs by the month in which it was sent
+    if measures:  # a metric costs for each month in which it is sent
         fields.update(embedded(stack, measures, int(record.created * 1000)))
     return True
 
 
 def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str, Any]:
-    """The fields by which CloudWatch makes metrics of a line, at milliseconds since 1970."""
+    """The fields from which CloudWatch makes metrics; the time is in milliseconds since 1970."""
     metrics = {
         "Namespace": NAMESPACE,
         "Dimensions": [["Stack"]],
@@ -93,10 +93,10 @@ def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str,
 
 
 def _recorder() -> "AsyncAWSXRayRecorder | None":
-    """X-Ray's, where this invocation is traced; the first such one loads it, which costs others nothing."""
+    """X-Ray's recorder, if this invocation is traced. Loaded only then, because that is slow."""
     if not settings.is_traced():
         return None
     from aws_xray_sdk.core import patch, xray_recorder
 
-    patch(("botocore",))  # once; also what PynamoDB calls
+    patch(("botocore",))  # patches only once; includes the calls of PynamoDB
     return xray_recorder

@@ -1,7 +1,7 @@
-"""HTTP around the use cases: who is asking, what the body says, and which status an error becomes.
+"""HTTP around the use cases: authentication, request bodies, and statuses of errors.
 
-Views raise domain errors; `endpoint` maps them, because Chalice turns what a view raises into a response
-before any middleware could. `shape_errors_and_cors` reshapes what Chalice and the gateway refuse themselves.
+Views raise domain errors. `endpoint` maps them to responses: a middleware could not, because Chalice converts
+exceptions before. `shape_errors_and_cors` reformats the errors of Chalice itself.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ JSON = "application/json"
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge", "nocache"}  # of what may be sent
 NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
-# Any page may call, with a token of its own; Chalice answers what browsers ask first.
+# Pages of all origins may call, with a token of their own. Chalice answers preflight requests.
 CORS = CORSConfig(
     allow_origin="*",
     allow_headers=["Content-Type", "Idempotency-Key", "If-None-Match"],
@@ -47,7 +47,7 @@ CORS = CORSConfig(
     max_age=600,
 )
 
-# Of each error and what is derived from it: the nearest class decides.
+# Also for subclasses, unless they have their own entry.
 _STATUS: dict[type[errors.SlipwayError], HTTPStatus] = {
     errors.SlipwayError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.Invalid: HTTPStatus.BAD_REQUEST,
@@ -74,7 +74,7 @@ _DETAIL = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is known of one route where it is declared."""
+    """The declaration of a route."""
 
     view: Callable[..., Any]  # its annotation is the type of the answer
     methods: Sequence[str]
@@ -89,29 +89,29 @@ class Route:
 
 @dataclass(eq=False)
 class PageTooLarge(Exception):
-    """A page's rows exceed an answer; the first `rows` of them do not."""
+    """The page is too large for an answer; its first `rows` rows are not."""
 
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, as views see it."""
+    """One request, for a view."""
 
     services: Services
     caller: User | None
     request: Request
-    max_rows: int = MAX_LIMIT  # of a page; fewer when so many have turned out to be too large
+    max_rows: int = MAX_LIMIT  # of a page; fewer, if a page with so many was too large
 
     @property
     def user(self) -> User:
-        """Who calls; there is somebody wherever a route is not anonymous."""
+        """The caller; only for routes that are not anonymous."""
         assert self.caller is not None
         return self.caller
 
     @property
     def token(self) -> str:
-        """What the caller has shown, for what gives or takes rights."""
+        """The caller's token, for use cases that change rights."""
         return _token(self.request, anonymous=False) or ""
 
     def fields(self) -> dict[str, Any]:
@@ -137,22 +137,22 @@ class Call:
             raise errors.Malformed("The body is not valid UTF-8.") from exc
 
     def idempotency_key(self) -> str | None:
-        """The header Idempotency-Key; of this caller's alone. Raises Invalid."""
+        """The header Idempotency-Key, prefixed with the caller's name; None without one. Raises Invalid."""
         key = self.request.headers.get("idempotency-key")
         return f"{self.user.name}:{checked_key(key)}" if key is not None else None
 
     def question(self, about: Literal["materials", "login", "report"], key: BuildKey) -> Question:
-        """What a build asks: its secret is in the header, its attempt and what it reports in the body.
-        Raises Unauthenticated, Malformed, Invalid, TooLarge."""
+        """The question of a build: its secret is in the header, its attempt and the reported fields in the body. Raises
+        Unauthenticated, Malformed, Invalid, TooLarge."""
         words = self.request.headers.get("authorization", "").split()
         if len(words) != 2 or words[0].lower() != "build":
             raise errors.Unauthenticated("Only builds may ask this: `Authorization: Build <secret>`.")
-        told = {name: str(value) for name, value in self.fields().items() if value not in (None, False)}
-        attempt = _number(told.pop("attempt", None))
-        return Question(about, str(key), attempt, words[1], told)
+        reported = {name: str(value) for name, value in self.fields().items() if value not in (None, False)}
+        attempt = _number(reported.pop("attempt", None))
+        return Question(about, str(key), attempt, words[1], reported)
 
     def archive(self) -> bytes:
-        """The body of an upload: part `repo` of a form, or the whole. Raises Invalid, TooLarge."""
+        """The uploaded archive: part `repo` of a form, or the whole body. Raises Invalid, TooLarge."""
         limit = self.services.settings.max_inline_upload_bytes
         raw = _raw(self.request)
         if len(raw) > limit:
@@ -186,25 +186,24 @@ class Call:
         return outcome
 
     def query(self) -> dict[str, str]:
-        """Query parameters; of repeated ones the last."""
+        """Query parameters; of repeated ones, the last."""
         return dict(self.request.query_params or {})
 
     @property
     def limit(self) -> int:
-        """Rows of the page that is asked for; what is no sensible number is the default."""
+        """The number of rows of the requested page; the default if the parameter is not a valid number."""
         return min(_number(self.query().get("limit")) or DEFAULT_LIMIT, self.max_rows)
 
     @property
     def offset(self) -> int:
-        """Rows before that page. Raises Invalid for too many."""
+        """The number of rows before that page. Raises Invalid if it is too large."""
         offset = _number(self.query().get("offset"))
         if offset > MAX_OFFSET:
             raise errors.Invalid([f"`offset` can be at most {MAX_OFFSET}."])
         return offset
 
     def page(self, rows: Sequence[Row], count: int) -> schemas.Page[Row]:
-        """That page, with these rows of a list of `count`; `next` stays within the largest offset. Raises
-        PageTooLarge."""
+        """A page with these rows, of a list of `count`; `next` ends at the largest offset. Raises PageTooLarge."""
         encoded: Any = [msgspec.Raw(msgspec.json.encode(row)) for row in rows]
         texts = (f"{bytes(row).decode()}," for row in encoded)
         fit = max(fitting(texts, self.services.settings.max_answer_bytes), 1)
@@ -220,20 +219,20 @@ class Call:
         return schemas.Page(count, following, previous, results=encoded)
 
     def records(self, found: Page[Record], show: Callable[[Record, bool], Row]) -> schemas.Page[Row]:
-        """The page of a list of builds or projects, of which `show` makes the rows. Raises PageTooLarge."""
+        """A page of builds or projects; `show` makes its rows. Raises PageTooLarge."""
         return self.page([show(each, each.key in found.bookmarked) for each in found.records], found.count)
 
     def sorts_ascending(self) -> bool:
-        """Whether a list that is sorted by its one time is asked for in the other order."""
+        """Whether a list of bookmarks is requested in ascending order."""
         return self.query().get("sort") in ("created_at", "updated_at")
 
     def refuse_web_socket(self) -> None:
-        """Raises Invalid for a request to change to that protocol."""
+        """Raises Invalid for a request to upgrade to a WebSocket."""
         if self.request.headers.get("upgrade", "").lower() == "websocket":
             raise errors.Invalid(["There is no WebSocket here: `polyaxon build logs -p` prints the log so far."])
 
     def url(self) -> str:
-        """The absolute address of this request, without its query."""
+        """The absolute URL of this request, without its query."""
         context: Mapping[str, Any] = self.request.context
         headers = self.request.headers
         host = context.get("domainName") or headers.get("host", "localhost")
@@ -256,7 +255,7 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
             response = _bounded(answered(request, captured, who))
             duration_ms = round((time.perf_counter() - started_at) * 1000)
             fields: dict[str, Any] = {"status": response.status_code, "duration_ms": duration_ms}
-            if request.method != "GET":  # so that one line says who changed what
+            if request.method != "GET":  # one line for an audit: who changed what
                 fields |= {"action": view.__name__, "by": who[0] if who else None, **captured}
             log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
         return response
@@ -280,8 +279,8 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
 
 
 def _shown(view: Callable[..., Any], call: Call, parameters: Mapping[str, Any]) -> Any:
-    """What the view answers. A page that is too large is made again with fewer rows: the next one then begins
-    after its last row, also in lists that leave out rows which the caller may not see."""
+    """Calls the view. If a page is too large, calls it again with fewer rows; the next page then begins after the last
+    row, also in lists that omit rows which the caller may not see."""
     while True:
         try:
             return view(call, **parameters)
@@ -290,18 +289,18 @@ def _shown(view: Callable[..., Any], call: Call, parameters: Mapping[str, Any]) 
 
 
 def _bounded(response: Response) -> Response:
-    """The response, or an error for one that Lambda would refuse: it would say nothing at all."""
+    """The response, or an error instead of a response that is too large for Lambda."""
     size = len(response.body)
-    if size * 12 > MAX_ANSWER_BYTES:  # a character becomes twelve bytes at most
+    if size * 12 > MAX_ANSWER_BYTES:  # a character has at most twelve bytes when encoded
         size = encoded_bytes(response.to_dict())
     if size <= MAX_ANSWER_BYTES:
         return response
-    log.error("an answer of %d bytes was not sent", size)
+    log.error("An answer of %d bytes was too large to be sent", size)
     return reply({"detail": "The answer is too large to be sent."}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _response(answer: Any, status: HTTPStatus) -> Response:
-    """What a view returned, as HTTP."""
+    """The HTTP response for the result of a view."""
     match answer:
         case str():
             return Response(answer, {**PLAIN_TEXT})
@@ -344,7 +343,7 @@ def reply(body: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | N
 
 
 def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Response]) -> Response:
-    """HTTP middleware: Chalice's own refusals in this API's shape, and the CORS headers of all answers."""
+    """HTTP middleware: formats Chalice's own errors like those of the API, and adds CORS headers to all answers."""
     response = get_response(request)
     body = response.body
     if isinstance(body, dict) and set(body) == {"Code", "Message"}:
@@ -354,12 +353,12 @@ def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Re
         response.body = msgspec.json.encode({"detail": detail}).decode()
         response.headers["Content-Type"] = JSON
     response.headers.update(CORS.get_access_control_headers())
-    response.headers["X-Content-Type-Options"] = "nosniff"  # foreign text stays text
+    response.headers["X-Content-Type-Options"] = "nosniff"  # browsers must not guess another type for users' texts
     return response
 
 
 def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any]:
-    """Handles an SQS event's messages, body and record, one by one; answers which shall come again."""
+    """Calls `handle` with body and record of each message of an SQS event; returns the messages that failed."""
     failed = []
     for message in event:
         record = message.to_dict()
@@ -368,7 +367,7 @@ def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -
             try:
                 handle(message.body, record)
             except Exception:
-                log.exception("message %s failed", message_id)
+                log.exception("Message %s failed", message_id)
                 failed.append({"itemIdentifier": message_id})
     return {"batchItemFailures": failed}
 
@@ -418,7 +417,7 @@ def _refusal(error: Exception, name: str) -> Response:
 
 
 def _token(request: Request, anonymous: bool) -> str | None:
-    """The token of `Authorization: Token <key>` or `Bearer <key>`; None without either, where that is allowed."""
+    """The token of `Authorization: Token <key>` or `Bearer <key>`; None without one, if `anonymous`."""
     words = request.headers.get("authorization", "").split()
     if not words or words[0].lower() not in ("token", "bearer"):
         if anonymous:
@@ -432,7 +431,7 @@ def _token(request: Request, anonymous: bool) -> str | None:
 
 
 def _path_parameters(captured: Mapping[str, str]) -> dict[str, Any]:
-    """Path parameters, decoded; a build's three as a BuildKey. Raises NotFound for what can name nothing."""
+    """Decoded path parameters; those of a build as a BuildKey. Raises NotFound for names that cannot exist."""
     decoded = {name: unquote(value) for name, value in captured.items()}
     number = decoded.pop("build_id", None)
     if not all(is_slug(name) for name in decoded.values()):
@@ -477,7 +476,7 @@ def _raw(request: Request) -> bytes:
 
 
 def _form(given: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The fields of a form, which has only texts: a tag comes in a field of its own, and empty is none."""
+    """The fields of a form, which has only texts: each tag is a field, and an empty flag is null."""
     fields: dict[str, Any] = dict(given)
     if "tags" in fields:
         fields["tags"] = [text for name, text in given if name == "tags" and text]
@@ -486,7 +485,7 @@ def _form(given: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _parts(raw: bytes, content_type: str) -> Sequence[Any]:
-    """The parts of a multipart form, whose values can be decoded. Raises Invalid."""
+    """The parts of a multipart form. Raises Invalid."""
     from io import BytesIO
 
     from multipart import MultipartError, MultipartParser, parse_options_header
@@ -503,5 +502,5 @@ def _no_constant(name: str) -> Any:
 
 
 def _number(text: str | None) -> int:
-    """A positive number of sane length, or 0."""
+    """A positive number of at most `ID_DIGITS` digits, or 0."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= ID_DIGITS else 0

@@ -1,4 +1,4 @@
-"""The real adapters, each made once, when first touched: nothing loads that a request does not use."""
+"""Makes the real adapters, each once, at its first use, so that a request loads only what it needs."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,18 +17,18 @@ Of = TypeVar("Of", bound="AwsServices")
 
 
 def lazily(make: Callable[[Of], Made]) -> Made:
-    """An attribute that is made of its object when it is first touched; for mypy it has the type of what is made."""
+    """A cached property; mypy sees an attribute with the type of its value."""
     return cast("Made", cached_property(make))
 
 
 class AwsServices(ports.Services):
-    """On AWS, or on whatever AWS_ENDPOINT_URL and its kin name."""
+    """The services on AWS, or on the endpoints that AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE> name."""
 
     settings: Settings = lazily(lambda self: environment.read())
 
     @lazily
     def _records(self) -> "adapters.dynamodb.Records":
-        """All ports on the table, because they share it and its client."""
+        """All ports on the table; they share its client."""
         return adapters.dynamodb.Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
 
     projects: ports.Projects = lazily(lambda self: self._records.projects)
@@ -104,14 +104,14 @@ def services() -> ports.Services:
 
 
 def get_ready() -> None:
-    """Makes what every function uses while Lambda initializes it, before its first event waits. Elsewhere: nothing."""
+    """Makes DynamoDB's client during Lambda's init phase, not at the first event. Does nothing outside of Lambda."""
     if environment.in_lambda():
-        _ = services().builds  # names the table
+        _ = services().builds  # sets the table
         adapters.dynamodb.table.client()
 
 
 def install(replacement: ports.Services) -> ports.Services:
-    """Puts others in their place, for tests; returns those that were there."""
+    """Replaces the services of this process, and returns the former ones."""
     global _services
     previous, _services = _services, replacement
     return previous

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API, made of its routes and of the types in `schemas`, before anything is served."""
+"""Makes the OpenAPI document from the routes and the types in `schemas`, before the service is packaged or started."""
 
 import json
 import os
@@ -18,16 +18,16 @@ from infra import cli
 Json = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFUSALS = {
-    HTTPStatus.BAD_REQUEST: "The request says something that cannot be done; the body says what to change.",
+    HTTPStatus.BAD_REQUEST: "The request is not valid; the body says what to change.",
     HTTPStatus.UNAUTHORIZED: "There is no token, or it is unknown or has expired.",
     HTTPStatus.FORBIDDEN: "The caller may not do this.",
-    HTTPStatus.NOT_FOUND: "There is no such thing.",
-    HTTPStatus.CONFLICT: "Too many others are changing the same thing; try again.",
-    HTTPStatus.GONE: "It is over: asking again is in vain.",
+    HTTPStatus.NOT_FOUND: "The resource does not exist, or the caller may not know of it.",
+    HTTPStatus.CONFLICT: "Too many concurrent changes of the same resource; try again.",
+    HTTPStatus.GONE: "The build or its attempt has ended, or was deleted; do not repeat the request.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "The idempotency key came with another request before; use a new one.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests; `Retry-After` says when to come back.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "A service behind does not answer; try again.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "The idempotency key was used with another request before; use a new one.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests; `Retry-After` says when to try again.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "A service that Slipway needs does not answer; try again.",
 }
 _ANYWHERE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -44,7 +44,7 @@ def publish() -> None:
 
 
 def document(routes: Sequence[Route], server: str, version: str) -> Json:
-    """OpenAPI 3.1 for the routes; `server` is the address their paths are below, `version` that of Slipway."""
+    """OpenAPI 3.1 for the routes. `server` is the address of the API, `version` that of Slipway."""
     answered = {kind for route in routes for _, kind in _answers(route)} | {schemas.Detail}
     schema_of, components = _schemas(answered - {type(None), str, LogPage, schemas.Redirect})
     for component in components.values():
@@ -151,7 +151,7 @@ def _responses(route: Route, method: str, schema_of: dict[Any, Json]) -> Json:
 
 
 def _refused(route: Route, method: str) -> list[HTTPStatus]:
-    """What a route may refuse with, by what it takes and where it is."""
+    """The statuses of a route's errors, derived from its body, query, path and caller."""
     statuses = {*_ANYWHERE, *route.refusals}
     if route.body is not None:
         statuses |= {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
@@ -168,7 +168,7 @@ def _refused(route: Route, method: str) -> list[HTTPStatus]:
 
 
 def _refusal(status: HTTPStatus, *others: Json) -> Json:
-    """A response whose body is a Detail, or another of these schemas."""
+    """The response of an error, whose body is a Detail or another of these schemas."""
     if status == HTTPStatus.BAD_REQUEST:
         others = ({"type": "array", "items": {"type": "string"}}, {"$ref": "#/components/schemas/Faults"})
     detail = {"$ref": "#/components/schemas/Detail"}
@@ -187,7 +187,7 @@ def _schemas(kinds: Iterable[Any], template: str = "#/components/schemas/{name}"
             component["type"] = "string"
         for field in component.get("properties", {}).values():
             field.pop("default", None)
-            for option in field.get("anyOf", ()):  # what is said of `X | None` belongs to the field
+            for option in field.get("anyOf", ()):  # the annotations of `X | None` belong to the field
                 field.update((word, option.pop(word)) for word in ("description", "examples") if word in option)
     return dict(zip(ordered, described, strict=True)), components
 
@@ -204,7 +204,7 @@ def _json(schema: Json) -> Json:
 
 _KEY = {"type": "apiKey", "in": "header", "name": "Authorization"}
 _TOKEN = {**_KEY, "description": "The word `token` or `bearer`, and the key: `Authorization: token 0123abc…`."}
-_ATTEMPT = {**_KEY, "description": "The word `Build` and the secret that an attempt of a build was given."}
+_ATTEMPT = {**_KEY, "description": "The word `Build` and the secret of the build's attempt."}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"repo": _FILE}, "required": ["repo"]}
 _ARCHIVE = {"application/gzip": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}

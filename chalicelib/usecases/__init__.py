@@ -1,1 +1,1 @@
-"""One function per thing that can happen. First argument: the services it may use."""
+"""One function per operation. The first argument are the services that it may use."""

@@ -1,4 +1,4 @@
-"""Who is asking: users and their tokens."""
+"""Users, tokens and authentication."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ RESERVED_USERS = frozenset(
     {"users", "superusers", "versions", "log_handler", "projects", "bookmarks", "archives"}
     | {"activitylogs", "historylogs", "searches", "cluster", "nodes", "catalogs", "cleanup"}
 )
-# A token that another process has made just before a revocation may bear a later time, by its own clock.
+# A token that another process makes just before a revocation may have a later time, by that process's clock.
 CLOCKS_DIFFER = timedelta(seconds=2)
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}\.[^@\s.]{2,}")
 
@@ -32,7 +32,7 @@ _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}\.[^@\s.]{2,}")
 @dataclass(frozen=True, slots=True)
 class NewUser:
     user: User
-    token: str  # shown once; only its hash is kept
+    token: str  # shown once; only its hash is stored
     expires_at: datetime
 
 
@@ -46,12 +46,12 @@ def authenticate(services: Services, token: str, opening: BuildKey | None = None
         try:
             services.accounts.note_use(known, today)
         except Unavailable as error:
-            log.warning("The use of a token of %s was not noted: %s", user.name, error)
+            log.warning("Could not store the day of use of a token of %s: %s", user.name, error)
     return user
 
 
 def _authenticated_now(services: Services, token: str) -> tuple[User, Token, Given]:
-    """Who asks for a write, never from memory, with which token, and what that write must find unchanged."""
+    """The caller of a write and its token, never from the cache, and the records that must not change until then."""
     known = services.accounts.fresh_token(token_sha256(token))
     user = services.accounts.fresh_user(known.record.user) if known else None
     holder = _holder(services, known.record if known else None, user.record if user else None)
@@ -60,7 +60,7 @@ def _authenticated_now(services: Services, token: str) -> tuple[User, Token, Giv
 
 
 def _holder(services: Services, token: Token | None, user: User | None) -> User:
-    """The user, if the token is good. Raises Unauthenticated."""
+    """The user, if the token is valid. Raises Unauthenticated."""
     if token is None:
         raise Unauthenticated("Invalid token.")
     if token.expires_at <= services.now():
@@ -73,14 +73,14 @@ def _holder(services: Services, token: Token | None, user: User | None) -> User:
 
 
 def refuse_password_login() -> NoReturn:
-    """Password login is not supported. Raises Invalid, as clients expect it of a wrong password."""
+    """Password login is not supported. Raises Invalid, as clients expect it for a wrong password."""
     sentence = "Unable to log in with provided credentials: log in with a token, `polyaxon login --token=…`."
     raise Invalid({"non_field_errors": [sentence]})
 
 
 @retry_on_conflict
 def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUser:
-    """A user with a first token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a superuser's."""
+    """Creates a user and a token. Raises Unauthenticated, Invalid, Forbidden unless `token` is a superuser's."""
     caller, _, given = _authenticated_now(services, token)
     if not caller.is_superuser:
         raise Forbidden
@@ -101,52 +101,53 @@ def create_user(services: Services, token: str, fields: dict[str, Any]) -> NewUs
 
 
 def register(services: Services, user: User, *, token: str | None = None, given: Given = ()) -> NewUser:
-    """Stores a user with a token, by default a random one of 64 hexadecimal digits. Raises Invalid, and
-    Conflict when what is `given` has changed."""
-    text, kept = _new_token(services, user, token)
+    """Stores a user with a token, by default a random one of 64 hexadecimal digits. Raises Invalid, and Conflict when
+    records of `given` have changed."""
+    text, stored = _new_token(services, user, token)
     try:
-        services.accounts.add_user(user, kept, given)
+        services.accounts.add_user(user, stored, given)
     except AlreadyExists as exc:
         raise Invalid({"username": [RESERVED_FAULT]}) from exc
-    return NewUser(user, text, kept.expires_at)
+    return NewUser(user, text, stored.expires_at)
 
 
 def ensure_superuser(services: Services, name: str, *, token: str | None = None) -> str:
-    """A superuser of that name and a token of it: for who runs the service, not for its API."""
+    """For operators, not for the API: a new token of the superuser of that name, who is created if missing."""
     known = services.accounts.fresh_user(name)
     if known is None:
         return register(services, User(name, services.now(), is_superuser=True), token=token).token
     if not known.record.is_superuser:
-        raise Forbidden(f"There is a user {name}, who is no superuser.")
-    text, kept = _new_token(services, known.record, token)
-    services.accounts.add_token(kept, [known])
+        raise Forbidden(f"The user {name} exists, but is not a superuser.")
+    text, stored = _new_token(services, known.record, token)
+    services.accounts.add_token(stored, [known])
     return text
 
 
 def tokens(services: Services, token: str, name: str) -> Sequence[Token]:
-    """The tokens of a user that are good, oldest first. Raises as `issue_token`."""
+    """The valid tokens of a user, oldest first. Raises as `issue_token`."""
     user, _, _ = _manageable(services, token, name)
     return sorted(_good(services, user), key=lambda each: each.created_at)
 
 
 @retry_on_conflict
 def issue_token(services: Services, token: str, name: str, fields: dict[str, Any]) -> NewUser:
-    """One more token for a user; one that a user makes for himself ends with the right to renew of the token that he
-    shows. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's own or a superuser's."""
+    """Creates a token of a user. A token made with the user's own token expires at the latest when that one can no
+    longer be renewed. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's or a
+    superuser's."""
     label = fields.get("name") or ""
     if not isinstance(label, str) or len(label) > MAX_TOKEN_NAME or has_control_characters(label):
         raise Invalid({"name": [f"Enter at most {MAX_TOKEN_NAME} characters, without control characters."]})
     user, own, given = _manageable(services, token, name)
     if len(_good(services, user)) >= MAX_TOKENS:
         raise Invalid([f"A user has at most {MAX_TOKENS} tokens; revoke one: DELETE …/tokens/<id>."])
-    text, kept = _new_token(services, user, name=label, renewed=own)
-    services.accounts.add_token(kept, given)
-    return NewUser(user, text, kept.expires_at)
+    text, stored = _new_token(services, user, name=label, renewed=own)
+    services.accounts.add_token(stored, given)
+    return NewUser(user, text, stored.expires_at)
 
 
 def revoke_tokens(services: Services, token: str, name: str) -> None:
-    """Makes all tokens that a user has until now void. Processes that have just seen one may take it for
-    `account_memory_seconds` longer, except to give or take rights. Raises as `issue_token`."""
+    """Revokes all tokens of a user that exist now. Processes that have one in their cache may accept it for
+    `account_memory_seconds` longer, except to change rights. Raises as `issue_token`."""
 
     def write() -> datetime:
         user, _, given = _manageable(services, token, name)
@@ -155,7 +156,7 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
         return until
 
     until = retry_on_conflict(write)()
-    with isolated(f"user {name}"):  # they are void; else their rows would pile up until they expire
+    with isolated(f"user {name}"):  # they are revoked already; this only deletes their rows early
         for each in services.accounts.tokens(name):
             if each.created_at <= until:
                 services.accounts.drop_token(each)
@@ -163,7 +164,7 @@ def revoke_tokens(services: Services, token: str, name: str) -> None:
 
 @retry_on_conflict
 def revoke_token(services: Services, token: str, name: str, token_id: str) -> None:
-    """Makes one token void, as `revoke_tokens` does with all. Raises NotFound for an unknown id."""
+    """Revokes one token, as `revoke_tokens` does with all. Raises NotFound for an unknown id."""
     user, _, given = _manageable(services, token, name)
     found = [each for each in services.accounts.tokens(user.name) if each.id == token_id]
     if not found:
@@ -182,7 +183,7 @@ def _good(services: Services, user: User) -> list[Token]:
 
 
 def _manageable(services: Services, token: str, name: str) -> tuple[User, Token | None, Given]:
-    """A user whose tokens the caller may change, the token shown if it is the user's, and what is given to a write."""
+    """The user, if the caller may change its tokens; the caller's own token, if it is the user; and `given`."""
     caller, own, given = _authenticated_now(services, token)
     if caller.name == name:
         return caller, own, given
@@ -197,7 +198,7 @@ def _manageable(services: Services, token: str, name: str) -> tuple[User, Token 
 def _new_token(
     services: Services, user: User, text: str | None = None, *, name: str = "", renewed: Token | None = None
 ) -> tuple[str, Token]:
-    """A token's text, by default random, and what is kept of it: it is younger than what was revoked."""
+    """A token's text, by default random, and its record, whose time is later than the last revocation."""
     text = text or secrets.token_hex(32)
     now = services.now()
     if user.tokens_revoked_at is not None:

@@ -1,7 +1,7 @@
-"""Requests of automation, from a queue: the same use cases as over REST.
+"""Requests from a queue, for automation; they call the same use cases as REST.
 
-A request runs as the user it names. One that names nobody whom the service knows runs as the configured user
-of automation, and the name is recorded.
+A request runs as the user that it names. If there is no such user, it runs as the configured automation user, and the
+name is recorded.
 """
 
 import logging
@@ -42,8 +42,8 @@ def handle(services: Services, body: str, message_id: str, read: Callable[[str],
     try:
         fields = read(body)
         done = _do(services, caller, fields, message_id)
-        told = {"by": caller.name, "on_behalf_of": fields.get("user"), "build": str(done)}
-        log.info("Request of the queue", extra={"action": f"queue_{fields['action']}", **told})
+        about = {"by": caller.name, "on_behalf_of": fields.get("user"), "build": str(done)}
+        log.info("Request of the queue", extra={"action": f"queue_{fields['action']}", **about})
         return done
     except _HOPELESS as error:
         reasons = error.sentences() if isinstance(error, Invalid) else [_WORDS.get(type(error), str(error))]

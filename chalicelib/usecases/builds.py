@@ -1,4 +1,4 @@
-"""What people do with builds."""
+"""Operations of users on builds."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ READ_AHEAD = 500  # builds that are read before it is known whether the caller m
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A build that was made by this request, or by an earlier one with the same idempotency key."""
+    """A build, made by this request or by an earlier one with the same idempotency key."""
 
     view: BuildView
     is_replay: bool = False
@@ -56,9 +56,9 @@ def create(
     """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then. What is built
     the fields say, or the build `rebuild_of` of the project: then they say no more than `nocache`.
 
-    `once` is a key of the caller's for this request: asked again with it within `REMEMBERED`, the build that
-    was made is answered as it is now, and announced again if it may not have been. Raises KeyReused when the
-    key came with another request before.
+    `once` is the caller's idempotency key. A repetition with it within `REMEMBERED` returns the build in its current
+    state, and announces it again if the first request may not have. Raises KeyReused if the key was used with another
+    request.
     """
     project = projects.writable(services, caller, owner, project_name)
     mark = None if once is None else idempotency_key(services, project, once, fields)
@@ -72,7 +72,7 @@ def create(
         asked, source, commit, body = _made_again(services, opened, fields)
     spec = asked.spec
     executor, image_tags = _executor(services, asked), _image_tags(services, asked)
-    placement = _placement(services, asked, executor)  # the last that may refuse: no refusal takes a number
+    placement = _placement(services, asked, executor)  # the last check: a refused request takes no id
     now = services.now()
     number = services.builds.next_id(project, now)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
@@ -113,14 +113,14 @@ def create(
 
 
 def preview(services: Services, caller: User, owner: str, project_name: str, fields: dict[str, Any]) -> str | None:
-    """The Dockerfile of the build that `create` would make of these fields; None where git has it, or another service,
-    for which the fields alone are checked. Raises what `create` raises for what is built; nothing is stored."""
+    """The Dockerfile of the build that `create` would make; None if it is in a git repository, or if the build runs
+    elsewhere: then only the fields are checked. Raises as `create`; nothing is stored."""
     project, asked = projects.writable(services, caller, owner, project_name), parse_request(fields)
     return _made_of(services, project, asked)[2].dockerfile if asked.is_managed else None
 
 
 def _made_of(services: Services, project: Project, asked: BuildRequest) -> tuple[Source | None, str | None, BuildBody]:
-    """What the build is made of: its code with the commit, and its texts. Raises Invalid."""
+    """The inputs of a build: its code, the commit, and its texts. Raises Invalid."""
     spec, body, source, commit = asked.spec, BuildBody(asked.content), None, None
     if spec is not None:
         source, commit, dockerfile = source_of(services, project, spec)
@@ -152,7 +152,7 @@ def _made_again(
 
 
 def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:
-    """What is asked for with a polyaxonfile of another kind. Raises NotFound, Forbidden, else Invalid."""
+    """Refuses polyaxonfiles of other kinds. Raises NotFound, Forbidden, else Invalid."""
     projects.writable(services, caller, owner, project_name)
     raise Invalid([ONLY_BUILDS])
 
@@ -161,7 +161,7 @@ def idempotency_key(services: Services, project: Project, once: str, fields: dic
     """The mark of a request in a project, by the caller's key for it."""
     now = services.now()
     request = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-    # A project of the same name, later, is another.
+    # with the uuid, because a later project may have the same name
     return IdempotencyKey(f"{project.uuid}:{once}", request, now, now + REMEMBERED)
 
 
@@ -239,8 +239,8 @@ def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[
 def update(
     services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
 ) -> BuildView:
-    """Changes what may be changed of a build; fields that may not are ignored, as clients send them all. `whole` (PUT)
-    takes a missing name for none. Raises NotFound, Forbidden, Invalid."""
+    """Changes a build. Other fields are ignored, because clients send whole answers back. With `whole` (PUT), a missing
+    name removes the name. Raises NotFound, Forbidden, Invalid."""
     if whole:
         fields = {"name": None, **fields}
     opened = writable(services, caller, key)
@@ -259,13 +259,13 @@ def update(
 
 
 def stop(services: Services, caller: User, key: BuildKey) -> None:
-    """Has the build stopped, at once or soon; nothing if it has ended. Raises NotFound, Forbidden."""
+    """Requests the stop of a build; does nothing if it has ended. Raises NotFound, Forbidden."""
     request_stop(services, key, lambda: writable(services, caller, key).build)
 
 
 def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = False) -> None:
-    """Hides the build and has it stopped, in one write; `delete` also has it purged, else it can be restored
-    until the cleanup comes. Idempotent. Raises NotFound, Forbidden."""
+    """Hides the build and requests its stop, in one write. With `delete` it will be purged soon; otherwise it can be
+    restored until the cleanup purges it. Idempotent. Raises NotFound, Forbidden."""
 
     def write() -> bool:
         build = writable(services, caller, key, archived=not delete).build
@@ -282,14 +282,14 @@ def archive(services: Services, caller: User, key: BuildKey, *, delete: bool = F
 
 @retry_on_conflict
 def restore(services: Services, caller: User, key: BuildKey) -> None:
-    """The inverse of archiving; idempotent. Raises NotFound, Forbidden."""
+    """Restores an archived build; idempotent. Raises NotFound, Forbidden."""
     build = writable(services, caller, key, archived=True).build
     if build.archived_at is not None:
         services.archive.restore(replace(build, archived_at=None, updated_at=services.now()))
 
 
 def archived(services: Services, caller: User, user: str, offset: int, limit: int) -> Page[Build]:
-    """A user's archived builds, newest change first; none for callers who may not know. Raises NotFound."""
+    """A user's archived builds, newest change first; none if the caller may not see them. Raises NotFound."""
     if not may_list(services, caller, user):
         return Page()
     builds, count = services.archive.list_archived(user, offset, limit)
@@ -298,7 +298,7 @@ def archived(services: Services, caller: User, user: str, offset: int, limit: in
 
 
 def bookmarked(services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool) -> Page[Build]:
-    """Builds a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
+    """A user's bookmarked builds, latest first; none if the caller may not see them. Raises NotFound."""
     if not may_list(services, caller, user):
         return Page()
     builds, count = services.bookmarks.list_builds(user, offset, limit, ascending=ascending)
@@ -307,7 +307,7 @@ def bookmarked(services: Services, caller: User, user: str, offset: int, limit: 
 
 
 def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:
-    """Those of several projects' builds that the caller may see: a project may be private or deleted by now."""
+    """The builds that the caller may see: a project may have become private, or was deleted."""
     places = {build.key.project_key for build in builds}
     found = {place: services.projects.get(place.owner, place.name) for place in places}
     return [
@@ -320,8 +320,8 @@ def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequ
 
 
 def invalidate(services: Services, caller: User, key: BuildKey) -> None:
-    """Marks the build's layers as not to be used: the project's builds are made without cached layers until
-    one of them has succeeded. Raises NotFound, Forbidden."""
+    """Invalidates the cached layers of the project: its builds use no cached layers until one of them has succeeded.
+    Raises NotFound, Forbidden."""
     _invalidate(services, writable(services, caller, key).project, key.id)
 
 
@@ -349,8 +349,8 @@ def _invalidate(services: Services, project: Project, last: int) -> None:
 
 
 def request_stop(services: Services, key: BuildKey, read: Callable[[], Build | None] | None = None) -> None:
-    """Marks the build to be stopped and announces it; nothing if it has ended. `read` returns it, again after each
-    Conflict, where it is not just taken from the records."""
+    """Marks a build as to be stopped and announces it; does nothing if it has ended. `read` returns the build, and is
+    called again after each Conflict; by default it reads the record."""
 
     def write() -> bool:
         build = read() if read else services.builds.get(key)
@@ -364,7 +364,7 @@ def request_stop(services: Services, key: BuildKey, read: Callable[[], Build | N
 
 
 def writable(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
-    """As `get`, and the caller may change it."""
+    """Like `get`, but the caller must have the right to change the build."""
     opened = get(services, caller, key, archived=archived)
     if not may_write(caller, key.owner):
         raise Forbidden
@@ -372,8 +372,8 @@ def writable(services: Services, caller: User, key: BuildKey, *, archived: bool 
 
 
 def _executor(services: Services, request: BuildRequest) -> str:
-    """Where a build will run: where its backend says, else where this deployment's builds do, or where its platform
-    is. Raises Invalid when the backend is one of ours that is not offered here, or the platform is not."""
+    """The executor of a build: that of its backend, else the default one, else one with its platform. Raises Invalid
+    when this deployment does not offer the backend or the platform."""
     default, offered = services.settings.backend, services.settings.platforms
     if not request.is_managed:
         return default
@@ -391,7 +391,7 @@ def _executor(services: Services, request: BuildRequest) -> str:
 
 
 def _image_tags(services: Services, request: BuildRequest) -> tuple[str, ...]:
-    """What the build's image is to be called as well, if it is made here. Raises Invalid."""
+    """The further tags of the image, if the build runs here. Raises Invalid."""
     if request.spec is None or not request.is_managed:
         return ()
     patterns = services.settings.tag_patterns
@@ -401,7 +401,7 @@ def _image_tags(services: Services, request: BuildRequest) -> tuple[str, ...]:
 
 
 def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
-    """What the environment asks of the pod, if there is one. Raises Invalid for what the build cannot get."""
+    """The placement of the build's pod, if it has one. Raises Invalid for what the build cannot get."""
     if request.spec is None or not request.is_managed:
         return None
     settings = services.settings

@@ -1,4 +1,4 @@
-"""What concurrent handlers share: retries on conflicts, the log of changes, isolation of single builds."""
+"""Retries on conflicts, the log of changes, and isolation of single builds."""
 
 import logging
 import random
@@ -19,8 +19,8 @@ SLOT_SECONDS = 0.005  # the longest pause is 0.64 s
 
 
 def retry_on_conflict(write: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Makes of `write`, which reads, decides and saves, what does so again on a Conflict: at once, then after
-    pauses that grow. Raises Conflict after `ATTEMPTS`, and whatever else `write` raises."""
+    """Repeats `write`, which reads, decides and saves, on a Conflict: first at once, then after growing pauses. Raises
+    Conflict after `ATTEMPTS`, and every other error of `write`."""
 
     @wraps(write)
     def repeat(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -32,7 +32,7 @@ def retry_on_conflict(write: Callable[Arguments, Result]) -> Callable[Arguments,
             except Conflict as exc:
                 conflict = exc
                 log.info("Another handler wrote first; deciding again.", extra={"measures": {"Conflicts": 1}})
-        raise Conflict("Others are changing the same thing at this moment; try again.") from conflict
+        raise Conflict("Too many concurrent changes; try again.") from conflict
 
     return repeat
 
@@ -54,7 +54,7 @@ def log_change(before: Build, after: Build) -> Build:
 
 
 def measures_of(before: Build, after: Build) -> dict[str, float]:
-    """Metrics by name: `…Seconds` are times, others counts; none for what is no step in a build's life."""
+    """Metrics by name: `…Seconds` are times, others counts; none if nothing relevant has changed."""
     measures: dict[str, float] = {}
     if after.handle is not None and before.handle is None:
         measures["Submissions"] = 1
@@ -63,7 +63,7 @@ def measures_of(before: Build, after: Build) -> dict[str, float]:
     if after.is_done and not before.is_done:
         assert after.finished_at is not None
         measures[after.last_status.value.title().replace("_", "")] = 1
-        if after.worked_since is not None:  # where waiting ends; a build that never was at work has neither time
+        if after.worked_since is not None:  # the end of waiting; a build that never ran has neither time
             measures["QueuedSeconds"] = (after.worked_since - after.created_at).total_seconds()
             measures["BuildingSeconds"] = (after.finished_at - after.worked_since).total_seconds()
         if after.stop_requested_at is not None:
@@ -73,11 +73,11 @@ def measures_of(before: Build, after: Build) -> dict[str, float]:
 
 @contextmanager
 def isolated(one: Build | str) -> Iterator[None]:
-    """Logs what goes wrong with one build, or one executor, so that the others go on; the next look tries again."""
+    """Logs errors in the block, which is about one build or executor, so that the others are not affected."""
     try:
         yield
     except Conflict:
-        pass  # another handler is at it
+        pass  # another handler works on it
     except Exception as error:
         name = one if isinstance(one, str) else f"build {one.key}"
         fields = {} if isinstance(one, str) else {"build": str(one.key)}

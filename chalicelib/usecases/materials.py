@@ -1,7 +1,7 @@
-"""What a build gets from us and tells us, when it shows the secret of its attempt.
+"""Answers builds, which authenticate with the secret of their attempt.
 
-The secret opens the materials until the attempt has its code. From then on steps of the user run, and it
-opens registry logins and reports alone. Once the build has ended it opens nothing.
+Until the attempt has its code, the secret gives the materials. After that, when the user's steps run, it only gives
+registry logins and accepts reports. After the end of the build it gives nothing.
 """
 
 import json
@@ -17,7 +17,7 @@ from chalicelib.ports import Question, Services
 from chalicelib.usecases import secrets, throttle
 from chalicelib.usecases.conflicts import retry_on_conflict
 
-REQUESTS_PER_MINUTE = 120  # of one build: its engine may ask for a login for each image
+REQUESTS_PER_MINUTE = 120  # of one build; its engine may ask for a login for each image
 MAX_DIGESTS = 8  # of one build: each attempt reports one
 HELPER = "slipway"  # engines call docker-credential-<this> for a login
 DOCKER_HUB = "https://index.docker.io/v1/"
@@ -44,9 +44,9 @@ class OwnBroker:
 
 
 def _asking(services: Services, question: Question) -> Build:
-    """The build that asks. Whether there is one of this name is told to those alone who have its secret."""
+    """The build that asks. Raises Forbidden for a wrong secret, also if there is no such build."""
     build = services.builds.get(BuildKey.parse(question.build))
-    key, shown = services.deployment_secrets.build_key(), question.secret.encode()  # of texts, it takes ASCII alone
+    key, shown = services.deployment_secrets.build_key(), question.secret.encode()  # for texts, it accepts only ASCII
     if build is None or not compare_digest(attempt_secret(key, build.uuid, question.attempt).encode(), shown):
         raise Forbidden("This secret is not one of this build's attempt.")
     throttle.admit(services, f"build/{build.uuid}", REQUESTS_PER_MINUTE)
@@ -79,7 +79,7 @@ def _materials(services: Services, build: Build, attempt: int) -> str:
 
 
 def _docker_configuration(services: Services, build: Build) -> str:
-    """Docker's config.json: our registry's logins are asked for when they are needed, because they expire."""
+    """Docker's config.json. A credential helper gets logins for our registry when they are needed: they expire."""
     host = build.image.partition("/")[0]
     logins = {}
     if (login := services.deployment_secrets.docker_hub_login()) is not None:
@@ -88,7 +88,7 @@ def _docker_configuration(services: Services, build: Build) -> str:
 
 
 def _login(services: Services, build: Build, attempt: int) -> str:
-    """As engines expect it from a credential helper."""
+    """A registry login, in the format of credential helpers."""
     _expect_current(build, attempt)
     login = services.registry_logins.mint(build.image)
     return json.dumps({"ServerURL": login.host, "Username": login.username, "Secret": login.password})
@@ -96,9 +96,9 @@ def _login(services: Services, build: Build, attempt: int) -> str:
 
 @retry_on_conflict
 def _report(services: Services, key: BuildKey, question: Question) -> None:
-    """A report may come twice, and that of a push late: from an attempt after which another began."""
-    told = question.told
-    digest, commit, dockerfile = told.get("digest"), told.get("commit"), told.get("dockerfile")
+    """Records a report. It may come twice; that of a push may be late, after another attempt has begun."""
+    reported = question.reported
+    digest, commit, dockerfile = reported.get("digest"), reported.get("commit"), reported.get("dockerfile")
     if digest is not None and not _DIGEST.fullmatch(digest):
         raise Invalid({"digest": ["Must be sha256: and 64 hexadecimal digits."]})
     if commit is not None and not _COMMIT.fullmatch(commit):
@@ -108,7 +108,7 @@ def _report(services: Services, key: BuildKey, question: Question) -> None:
     if build is None or build.is_done:
         raise Gone("The build has ended.")
     new, body = build, None
-    if "fetched" in told and build.fetched_attempt != question.attempt:
+    if "fetched" in reported and build.fetched_attempt != question.attempt:
         _expect_current(build, question.attempt)
         new = replace(new, fetched_attempt=question.attempt, commit=commit or build.commit)
         body = services.builds.body(key) if text is not None else None
@@ -122,7 +122,7 @@ def _report(services: Services, key: BuildKey, question: Question) -> None:
 
 
 def _expect_current(build: Build, attempt: int) -> None:
-    """Raises Gone unless this attempt runs and shall go on. Its handle need not be noted."""
+    """Raises Gone unless this attempt runs and no stop was requested. Its handle may not be stored yet."""
     if build.is_done:
         raise Gone("The build has ended.")
     if build.stop_requested_at is not None:

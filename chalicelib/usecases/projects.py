@@ -1,4 +1,4 @@
-"""What people do with projects."""
+"""Operations of users on projects."""
 
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Page(Generic[Record]):
 
 
 def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
-    """A project of the caller's. Raises Invalid."""
+    """Creates a project of the caller. Raises Invalid."""
     name = fields.get("name")
     if not name:
         raise Invalid({"name": ["This field is required."]})
@@ -44,7 +44,7 @@ def create(services: Services, caller: User, fields: dict[str, Any]) -> Project:
 
 
 def open_project(services: Services, caller: User, owner: str, name: str, *, archived: bool = False) -> Project:
-    """A project the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
+    """A project that the caller may see; an archived one only with `archived`. Raises NotFound, Forbidden."""
     project = services.projects.get(owner, name)
     if project is None or project.deleted_at or (project.archived_at and not archived):
         raise NotFound
@@ -54,7 +54,7 @@ def open_project(services: Services, caller: User, owner: str, name: str, *, arc
 
 
 def writable(services: Services, caller: User, owner: str, name: str, *, archived: bool = False) -> Project:
-    """As `open_project`, and the caller may change it."""
+    """Like `open_project`, but the caller must have the right to change the project."""
     project = open_project(services, caller, owner, name, archived=archived)
     if not may_write(caller, owner):
         raise Forbidden
@@ -74,7 +74,7 @@ def is_bookmarked(services: Services, caller: User, project: Project) -> bool:
 
 
 def update(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> Project:
-    """Changes what may be changed of a project, ignoring the rest. Raises NotFound, Forbidden, Invalid."""
+    """Changes a project; ignores other fields. Raises NotFound, Forbidden, Invalid."""
     if fields.get("name") not in (None, name):
         raise Invalid({"name": ["A project keeps its name: its builds and images are found by it."]})
     project = writable(services, caller, owner, name)
@@ -83,7 +83,7 @@ def update(services: Services, caller: User, owner: str, name: str, fields: dict
 
 
 def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:
-    """Hides a project and its builds and has them stopped, or purged (`delete`). Raises NotFound, Forbidden."""
+    """Hides a project and its builds and has them stopped; with `delete`, also purged. Raises NotFound, Forbidden."""
     now = services.now()
     project = writable(services, caller, owner, name, archived=not delete)
 
@@ -94,11 +94,11 @@ def archive(services: Services, caller: User, owner: str, name: str, *, delete: 
     save(services, project, hide)
     for build in services.builds.list_builds(project.key, 0, STOPPED_AT_ONCE):
         if not build.is_done:
-            services.queue.announce(build.key)  # it will find the project archived
+            services.queue.announce(build.key)  # its handler sees that the project is archived, and stops it
 
 
 def restore(services: Services, caller: User, owner: str, name: str) -> None:
-    """The inverse of archiving; builds that were stopped stay so. Raises NotFound, Forbidden."""
+    """Restores an archived project; its builds stay stopped. Raises NotFound, Forbidden."""
     project = writable(services, caller, owner, name, archived=True)
     save(services, project, lambda project: replace(project, archived_at=None))
 
@@ -117,7 +117,7 @@ def unbookmark(services: Services, caller: User, owner: str, name: str) -> None:
 def bookmarked(
     services: Services, caller: User, user: str, offset: int, limit: int, *, ascending: bool
 ) -> Page[Project]:
-    """Projects a user bookmarked, latest first; none if that is not the caller's to know. Raises NotFound."""
+    """A user's bookmarked projects, latest first; none if the caller may not see them. Raises NotFound."""
     if not may_list(services, caller, user):
         return Page()
     projects, count = services.bookmarks.list_projects(user, offset, limit, ascending=ascending)
@@ -126,7 +126,7 @@ def bookmarked(
 
 
 def may_list(services: Services, caller: User, user: str) -> bool:
-    """Whether the caller may see what belongs to a user alone. Raises NotFound without such a user."""
+    """Whether the caller may see the private lists of a user. Raises NotFound if there is no such user."""
     if services.accounts.user(user) is None:
         raise NotFound
     return caller.is_superuser or caller.name == user
@@ -134,7 +134,7 @@ def may_list(services: Services, caller: User, user: str) -> bool:
 
 @retry_on_conflict
 def save(services: Services, project: Project, change: Callable[[Project], Project]) -> Project:
-    """Writes a change on top of other changes. Raises NotFound, Conflict, and what `change` raises."""
+    """Applies `change` to the stored project. Raises NotFound, Conflict, and the errors of `change`."""
     stored = services.projects.get(project.owner, project.name)
     if stored is None:
         raise NotFound

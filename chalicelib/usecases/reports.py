@@ -1,4 +1,4 @@
-"""What clients report: statuses, lines, heartbeats of builds elsewhere (`is_managed: false`); of any, code."""
+"""Reports of clients: statuses, log lines and heartbeats of builds that run elsewhere; the code of all builds."""
 
 import json
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from chalicelib.usecases import builds
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.logs import LOOK_AGAIN
 
-LINE_OVERHEAD_BYTES = 28  # of a kept line: its time
+LINE_OVERHEAD_BYTES = 28  # the time of a stored line
 REFERENCE_FIELDS = {"branch": 124, "commit": 40, "head": 40, "git_url": 256}  # characters
 
 
 def report_status(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
-    """Adds a status, which the table must allow. Raises NotFound, Forbidden, Invalid."""
+    """Adds a status. Raises NotFound, Forbidden, Invalid, also if the table of statuses does not allow it."""
     status = _status(fields.get("status") or "created")
     message, traceback, details = fields.get("message"), fields.get("traceback"), fields.get("details")
     faults: dict[str, list[str]] = {}
@@ -45,7 +45,7 @@ def report_status(services: Services, caller: User, key: BuildKey, fields: dict[
 
 
 def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
-    """A sign of life, for half an hour; managed builds need none. Raises NotFound, Forbidden."""
+    """Extends the life of a build by half an hour; ignored for managed builds. Raises NotFound, Forbidden."""
     if builds.writable(services, caller, key).build.is_managed:
         return
     _change(
@@ -54,7 +54,7 @@ def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
 
 
 def report_reconciled(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> None:
-    """Adds a status if the table allows it (`_reconcile`). Raises NotFound, Forbidden, Invalid."""
+    """Adds a status, unless the table of statuses does not allow it. Raises NotFound, Forbidden, Invalid."""
     status = _status(fields.get("status"))
 
     def add(build: Build, now: datetime) -> Build:
@@ -66,8 +66,8 @@ def report_reconciled(services: Services, caller: User, key: BuildKey, fields: d
 
 
 def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) -> None:
-    """Adds lines, a text or a list of texts, to the log until that is kept; of one build as many as a kept
-    log can have. Raises NotFound, Forbidden, Invalid."""
+    """Adds lines, a text or a list of texts, to a log that is not stored yet, and at most as many as a stored log can
+    have. Raises NotFound, Forbidden, Invalid."""
     texts = [lines] if isinstance(lines, str) else lines
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise Invalid(["Send lines of the log: a JSON text, or a list of texts."])
@@ -77,12 +77,12 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
 
     def point(build: Build, now: datetime) -> Build:
         if build.stored_log_bytes is not None:
-            raise Invalid(["The build has ended and its log is kept: it takes no more lines."])
+            raise Invalid(["The build has ended and its log is stored: it accepts no more lines."])
         reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_stored_log_bytes
         if reported > most:
             raise Invalid([f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included."])
         log[:] = [build.log or services.logs.reported(build)]
-        # After the end, keeping waits for the lines that are added now.
+        # After the end, the log is stored only after these lines have arrived.
         look_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
         return replace(build, log=log[0], look_at=look_at, reported_log_bytes=reported)
 
@@ -93,7 +93,7 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
 
 @retry_on_conflict
 def reference(services: Services, caller: User, key: BuildKey, fields: dict[str, Any]) -> Build:
-    """Replaces the reported code; elsewhere it is the commit. Raises NotFound, Forbidden, Invalid."""
+    """Replaces the reported code; also the commit, if the build runs elsewhere. Raises NotFound, Forbidden, Invalid."""
     faults = {
         name: [f"Must be a line of at most {limit} characters."]
         for name, limit in REFERENCE_FIELDS.items()
@@ -104,15 +104,15 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
         faults["is_dirty"] = ["Must be true or false."]
     if faults:
         raise Invalid(faults)
-    kept = {name: fields[name] for name in (*REFERENCE_FIELDS, "is_dirty") if fields.get(name) is not None}
+    given = {name: fields[name] for name in (*REFERENCE_FIELDS, "is_dirty") if fields.get(name) is not None}
     build = builds.writable(services, caller, key).build
-    commit = build.commit if build.is_managed else kept.get("commit")
-    return services.builds.save(replace(build, code_reference={"branch": "master", **kept}, commit=commit))
+    commit = build.commit if build.is_managed else given.get("commit")
+    return services.builds.save(replace(build, code_reference={"branch": "master", **given}, commit=commit))
 
 
 @retry_on_conflict
 def _change(services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]) -> Build:
-    """Writes a change of a build that runs elsewhere. Raises Invalid for one that runs here."""
+    """Writes a change of a build that runs elsewhere. Raises Invalid for a managed one."""
     build = builds.writable(services, caller, key).build
     if build.is_managed:
         raise Invalid(["This build is run here, and only what happens to it changes its status and log."])

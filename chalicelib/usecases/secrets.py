@@ -1,4 +1,4 @@
-"""A project's secrets: written by its owner, listed by name, and read for its builds alone."""
+"""A project's secrets: its owner sets and lists them, and only builds get their values."""
 
 from collections.abc import Sequence
 
@@ -28,12 +28,12 @@ def names(services: Services, caller: User, owner: str, name: str) -> Sequence[s
 
 
 def delete(services: Services, caller: User, owner: str, name: str, secret: str) -> None:
-    """Raises NotFound, Forbidden."""
+    """Deletes a secret. Raises NotFound, Forbidden."""
     services.secrets.delete(projects.writable(services, caller, owner, name), secret)
 
 
 def check(services: Services, project: Project, spec: Spec) -> None:
-    """Raises Invalid when the spec wants secrets that the project does not have."""
+    """Raises Invalid when the spec names secrets that the project does not have."""
     if not spec.secrets:
         return
     known = services.secrets.names(project)

@@ -1,4 +1,4 @@
-"""The code of projects: uploaded, or kept in a git repository."""
+"""The code of projects: an upload, or a git repository."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, 
 from chalicelib.ports import Offer, Services
 from chalicelib.usecases import projects
 
-SPOOLED_BYTES = 32 * 1024**2  # larger archives are worked on in a temporary file
+SPOOLED_BYTES = 32 * 1024**2  # larger archives are in a temporary file
 MAX_GIT_URL = 512
 _GIT_URL = re.compile(r"(?=[!-~]*\Z)https://(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::[1-9]\d{0,4})?/+[^/?# ][^?# ]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")  # of an upload
 
 
 def upload(services: Services, caller: User, owner: str, name: str, packed: bytes) -> Project:
-    """Makes a gzipped tar the project's code. Raises NotFound, Forbidden, Invalid; nothing is kept then."""
+    """Makes a gzipped tar the project's code. Raises NotFound, Forbidden, Invalid; nothing is stored then."""
     project = projects.writable(services, caller, owner, name)
     require(packed, "The upload is empty: send a gzipped tar archive.")
     return _take(services, project, io.BytesIO(packed))
 
 
 def offer(services: Services, caller: User, owner: str, name: str) -> Offer:
-    """Leave to upload an archive that exceeds what a request can carry. Raises NotFound, Forbidden."""
+    """A signed form to upload an archive that is too large for a request. Raises NotFound, Forbidden."""
     project = projects.writable(services, caller, owner, name)
     _refuse_git(project)
     return services.sources.offer(project, services.settings.max_upload_bytes, services.now())
 
 
 def complete(services: Services, caller: User, owner: str, name: str, offer_id: str) -> Project:
-    """Makes an offer's upload the project's code. Raises NotFound without an upload; else as `upload`."""
+    """Makes the upload of an offer the project's code. Raises NotFound without an upload; else as `upload`."""
     project = projects.writable(services, caller, owner, name)
     if not is_slug(offer_id):
         raise NotFound
@@ -56,8 +56,8 @@ def complete(services: Services, caller: User, owner: str, name: str, offer_id: 
 
 
 def use_git(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> tuple[Project, bool]:
-    """Names the git repository with the project's code; also whether that is new. Raises NotFound, Forbidden,
-    Invalid. Whether it can be reached, the first build tells: until then another address may be named."""
+    """Sets the git repository of a project; also returns whether that is a change. The repository is not contacted
+    here; until the first build, another address can be set. Raises NotFound, Forbidden, Invalid."""
     project = projects.writable(services, caller, owner, name)
     url = fields.get("git_url")
     if not isinstance(url, str) or len(url) > MAX_GIT_URL or not _GIT_URL.fullmatch(url):
@@ -72,14 +72,14 @@ def use_git(services: Services, caller: User, owner: str, name: str, fields: dic
 
 
 def forget_git(services: Services, caller: User, owner: str, name: str) -> None:
-    """Takes the repository away from the project; builds keep theirs. Idempotent. Raises NotFound, Forbidden."""
+    """Removes the repository of a project; existing builds keep it. Idempotent. Raises NotFound, Forbidden."""
     project = projects.writable(services, caller, owner, name)
     if project.git_url is not None:
         projects.save(services, project, lambda known: replace(known, git_url=None, updated_at=services.now()))
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:
-    """Where the project's uploaded code, or that of one of its builds, can be fetched. Raises NotFound."""
+    """A link to the project's uploaded code, or to that of one of its builds. Raises NotFound."""
     project = projects.open_project(services, caller, owner, name)
     if not commit:
         if project.code is None:
@@ -92,8 +92,8 @@ def download_url(services: Services, caller: User, owner: str, name: str, commit
 
 
 def source_of(services: Services, project: Project, spec: Spec) -> tuple[Source | None, str | None, str | None]:
-    """What a build of `spec` takes from the project: its source, the commit that stands for it, and the
-    Dockerfile as far as it is known. Raises Invalid when the project's code cannot give what is asked for."""
+    """The source of a build of `spec`, its commit, and the Dockerfile, if it is known. Raises Invalid when the
+    project's code does not have what `spec` names."""
     if project.git_url is not None:
         revision = spec.commit or (spec.branch and f"origin/{spec.branch}") or "origin/HEAD"
         source = Source(
@@ -129,7 +129,7 @@ def _take(services: Services, project: Project, packed: IO[bytes]) -> Project:
     if services.code_references.is_being_dropped(sha256, services.now()):
         raise Conflict("The same code, unused for long, is being removed just now; upload it again in ten minutes.")
 
-    def changed(project: Project) -> Project:  # the same code keeps its time, which is that of the images
+    def changed(project: Project) -> Project:  # the same code keeps its time, which is in its images
         is_same = project.code is not None and project.code.sha256 == sha256
         return replace(project, code=project.code if is_same else Code(sha256, size, now), updated_at=now)
 

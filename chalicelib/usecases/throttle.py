@@ -1,7 +1,7 @@
-"""How many requests a user or a build may make in a minute, roughly: processes take them from a shared count by tens.
+"""Limits the requests of a user or a build per minute. Processes add to a shared count in batches of ten.
 
-So up to nine more per process may pass, or be refused although nobody used them. The gateway's own throttling
-is the hard limit.
+So up to nine requests more per process may pass, or be refused although the limit is not reached. The gateway's own
+throttling is the hard limit.
 """
 
 from datetime import datetime
@@ -10,15 +10,15 @@ from chalicelib.errors import Throttled
 from chalicelib.ports import Services
 
 TAKEN_AT_ONCE = 10
-MAX_NAMES = 1_000  # that a process keeps in mind
+MAX_NAMES = 1_000  # in the memory of a process
 
 
-# The minute in which a process took requests of a name last, and how many of them are left; None: there are no more.
+# For each name: the minute of the last batch, and how many of its requests are left; None: the limit is reached.
 _taken: dict[str, tuple[datetime, int | None]] = {}
 
 
 def admit(services: Services, name: str, limit: int) -> None:
-    """Lets a request of this name pass, `limit` in a minute. Raises Throttled; without a limit (0), never."""
+    """Counts a request of this name. Raises Throttled beyond `limit` per minute; 0 is no limit."""
     if limit <= 0:
         return
     now = services.now()

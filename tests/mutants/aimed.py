@@ -124,7 +124,7 @@ BREAKAGES = [
     *of(
         "chalicelib/usecases/conflicts.py",
         CORE,
-        ("one conflict ends a whole cleanup", "pass  # another handler is at it", "raise"),
+        ("one conflict ends a whole cleanup", "pass  # another handler works on it", "raise"),
     ),
     *of(
         "chalicelib/usecases/builds.py",

@@ -324,5 +324,5 @@ def test_the_first_superuser_is_made_once_and_given_a_token_each_time(services: 
 
 def test_nobody_becomes_superuser_by_being_there_already(services: FakeServices) -> None:
     register(services, "ada")
-    with pytest.raises(Forbidden, match="no superuser"):
+    with pytest.raises(Forbidden, match="not a superuser"):
         accounts.ensure_superuser(services, "ada")

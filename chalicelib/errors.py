@@ -102,7 +102,7 @@ def require(holds: object, sentence: str) -> None:
 
 
 def checked(fields: Mapping[str, Any], rules: Mapping[str, Callable[[str, Any], Any]], of: str = "") -> dict[str, Any]:
-    """What rules make of the fields that have a value; each is told the field's name, after `of`. Raises Invalid with
+    """What rules make of the fields that have a value; each gets the field's name, after `of`. Raises Invalid with
     the faults of all."""
     made: dict[str, Any] = {}
     faults: list[str] = []

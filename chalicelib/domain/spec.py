@@ -155,8 +155,8 @@ def _parse(document: Mapping[str, Any]) -> Spec:
     require(document["kind"] == "build", "`kind` of a `build` section must be `build`, if it is there.")
     found = checked(document, _RULES)
     require(("image" in found) != ("dockerfile" in found), "Exactly one of `image` and `dockerfile` is needed.")
-    kept = {name: value for name, value in found.items() if name in Spec.__slots__}
-    return Spec(dict(document), platform=found.get("platforms"), **kept)
+    fields = {name: value for name, value in found.items() if name in Spec.__slots__}
+    return Spec(dict(document), platform=found.get("platforms"), **fields)
 
 
 # Rules of single fields: each returns the value as the Spec holds it, or raises Invalid.

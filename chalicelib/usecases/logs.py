@@ -1,4 +1,4 @@
-"""A build's log: as the API shows it, and kept once the build has ended."""
+"""A build's log: as the API shows it, and stored after the end of the build."""
 
 import codecs
 import logging
@@ -20,48 +20,48 @@ from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
 log = logging.getLogger(__name__)
-QUIET = timedelta(minutes=2)  # after which a log without an end mark is taken for complete
+QUIET = timedelta(minutes=2)  # without new lines, a log without an end mark counts as complete
 LOOK_AGAIN = timedelta(minutes=1)
-KEEPS_FOR = timedelta(minutes=6)  # one function, which lives for five; then another may begin anew
+KEEPS_FOR = timedelta(minutes=6)  # the lease of one function, which lives for five; then another may start again
 TAIL_LINES = 20  # of which one is the end mark, if the log has it
-TRIES = 3  # to keep a log; the queue's dead letters begin after more
+TRIES = 3  # to store a log; after more, the message goes to the dead letters
 MAX_READS = 100  # of the log service for one answer
-MAX_READS_FOR_STEPS = 5  # about 50,000 lines: followers ask again and again
-FEW_LINES = 1_000  # a read that finds fewer has come to what is just being written
-RAW_FACTOR = 4  # of what is kept may be read for it: a progress bar's earlier states are not kept
-RETRY_SECONDS = 2  # until a follower should ask again
+MAX_READS_FOR_STEPS = 5  # about 50,000 lines; clients that follow a build ask often
+FEW_LINES = 1_000  # a read that finds fewer has reached the end of a growing log
+RAW_FACTOR = 4  # how much more may be read than is stored: earlier states of progress bars are not stored
+RETRY_SECONDS = 2  # after which a client that follows a log should ask again
 START = "0"  # the cursor before the first line
 CURSOR = re.compile(r"0|b(\d{1,12})|(\d{1,14})\.(\d{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A part of a log that ends with a line, or where the whole can be fetched, and the cursor behind it."""
+    """A part of a log, whole lines, or a link to the whole log; and the cursor after it."""
 
     next_cursor: str
     is_complete: bool  # nothing follows
     text: str = ""
     url: str | None = None
-    is_cut: bool = False  # more is there already
+    is_cut: bool = False  # there are more lines already
 
 
 def read(services: Services, caller: User, key: BuildKey, cursor: str | None = None) -> LogPage:
-    """The log from a cursor on, one line each as `YYYY-MM-DD HH:MM:SS UTC -- message`.
+    """The log from a cursor on, with lines like `YYYY-MM-DD HH:MM:SS UTC -- message`.
 
-    Without a cursor it is the whole: a kept log that exceeds one answer by its address, one that still grows
-    cut with a last line that says how to go on. A cursor is a position in the log until that is kept, then a
-    byte of the text. Raises NotFound, Forbidden, NoLog, Invalid for a cursor that no answer gave.
+    Without a cursor, the whole log: as a link, if it is stored and too large for an answer; if it still grows and is
+    too large, it is cut, with a last line that says how to continue. A cursor is a position in the log, or, once the
+    log is stored, a byte of the text. Raises NotFound, Forbidden, NoLog, and Invalid for an invalid cursor.
     """
     build = builds.look(services, caller, key).build
     limit = services.settings.max_answer_bytes  # no text has fewer bytes encoded than before
     at = _parsed(START if cursor is None else cursor)
     if build.stored_log_bytes is not None:
-        page = _kept_page(services, build, at, build.stored_log_bytes, limit)
+        page = _stored_page(services, build, at, build.stored_log_bytes, limit)
         if cursor is None and page.is_cut:
             return LogPage(f"b{build.stored_log_bytes}", is_complete=True, url=services.log_archive.url(build))
         return page
     if build.log is None or isinstance(at, int):
-        page = LogPage(cursor or START, is_complete=_never_kept(build))
+        page = LogPage(cursor or START, is_complete=_never_stored(build))
     else:
         page = _growing_page(services, build, build.log, at, limit)
     if cursor is None and not page.text:
@@ -87,7 +87,7 @@ def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep
 
 
 def _pieces(services: Services, name: str, reads: int = sys.maxsize) -> Iterator[LogLine]:
-    """Those of a log from its beginning, as far as so many reads come."""
+    """The pieces of a log from its beginning, with at most so many reads."""
     after = Position()
     for _ in range(reads):
         part = services.logs.read(name, after)
@@ -98,7 +98,7 @@ def _pieces(services: Services, name: str, reads: int = sys.maxsize) -> Iterator
 
 
 def _parsed(cursor: str) -> Position | int:
-    """A position in the log, or a byte of the kept text."""
+    """The cursor as a position in the log, or as a byte of the stored text. Raises Invalid."""
     match = CURSOR.fullmatch(cursor)
     if match is None or not cursor.isascii():
         raise Invalid(["`cursor` must be one that an answer gave, or 0."])
@@ -117,19 +117,19 @@ def _growing_page(services: Services, build: Build, name: str, after: Position, 
             if size > limit and texts:
                 return LogPage(_cursor(end), is_complete=False, text="".join(texts), is_cut=True)
             texts += rows
-            if lines.has_ended:  # the cursor stays before the mark, so that its owner hears of the end again
+            if lines.has_ended:  # the cursor stays before the mark, so that the next request sees the end again
                 return LogPage(_cursor(end), build.is_done, "".join(texts))
             if lines.between_lines:
                 end = after
         if part.is_end or (texts and len(part.lines) < FEW_LINES):
             break
         after = part.next
-    is_complete = part.is_end and _never_kept(build)
+    is_complete = part.is_end and _never_stored(build)
     return LogPage(_cursor(end), is_complete, "".join(texts))
 
 
-def _never_kept(build: Build) -> bool:
-    """Whether it has ended and its log, if any, stays with the log service."""
+def _never_stored(build: Build) -> bool:
+    """Whether it has ended and its log, if any, will not be stored."""
     return build.is_done and (build.look_at is None or build.log is None)
 
 
@@ -141,8 +141,8 @@ def _rows(piece: LogLine, lines: Iterable[str]) -> list[str]:
     return [f"{piece.at:%Y-%m-%d %H:%M:%S} UTC -- {line}\n" for line in lines]
 
 
-def _kept_page(services: Services, build: Build, at: Position | int, size: int, limit: int) -> LogPage:
-    """As much of the text as fits one answer; it ends with a line, if it has the end of one."""
+def _stored_page(services: Services, build: Build, at: Position | int, size: int, limit: int) -> LogPage:
+    """As much of the stored text as fits into one answer; whole lines, if possible."""
     start, skip = (at, 0) if isinstance(at, int) else (0, 0)
     if isinstance(at, Position) and at.count:
         start, skip = find(services.log_archive.table(build), at)
@@ -157,7 +157,7 @@ def _kept_page(services: Services, build: Build, at: Position | int, size: int, 
     count = fitting((line.decode(errors="replace") for line in lines), limit)
     if count == 0 and len(lines[0]) < 2 * MAX_LINE_BYTES:
         count = 1
-    # Only older texts have longer lines. A byte becomes six at most: \u0001.
+    # Only older texts have longer lines. A byte has at most six when encoded: \u0001.
     part = b"".join(lines[:count]) or part[: limit // 6]
     goes_on = start + len(part) < size
     if goes_on:
@@ -169,8 +169,8 @@ def _kept_page(services: Services, build: Build, at: Position | int, size: int, 
 
 
 def ask_to_keep(services: Services, build: Build, after_seconds: int = 0) -> bool:
-    """Has the log of a build that has ended kept, by a function of its own: that may take long. False: it has none, or
-    it is kept already."""
+    """Queues a build that has ended, so that a separate function stores its log. False if it has none, or it is stored
+    already."""
     if build.log is None or build.deleted_at is not None or build.stored_log_bytes is not None:
         return False
     services.log_queue.announce(build.key, after_seconds)
@@ -178,11 +178,11 @@ def ask_to_keep(services: Services, build: Build, after_seconds: int = 0) -> boo
 
 
 def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> None:
-    """Keeps the log of a build that has ended, if it is complete; else has it looked at again. Raises Unavailable.
+    """Stores the log of a build that has ended, if it is complete; else schedules another check. Raises Unavailable.
 
-    Whatever the log's size, little of it is in memory. If the function ends in between, the next begins anew:
-    as much as is kept is read within a minute or two. The last try keeps what can be read, with a mark where
-    it is cut: a log that cannot be kept must not be tried for ever.
+    Only a small part of the log is in memory. If the function dies, the next one starts again, which takes a minute or
+    two. The last try stores what can be read, with a mark where it is cut, because a log that cannot be stored must not
+    be tried for ever.
     """
     build, now = services.builds.get(key), services.now()
     if build is None or not build.is_done or build.look_at is None or build.stored_log_bytes is not None:
@@ -199,11 +199,11 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
             leased = services.builds.save(replace(build, keeping_log_until=now + KEEPS_FOR))
             text = _Text(services, leased, build.log, is_last_try=is_last_try)
             try:
-                kept = _kept(services, leased, text, is_last_try=is_last_try)
+                stored = _store(services, leased, text, is_last_try=is_last_try)
             except Unavailable:  # the next try need not wait
                 services.builds.save(replace(leased, keeping_log_until=None))
                 raise
-            services.builds.save(kept)
+            services.builds.save(stored)
 
 
 def _is_complete(services: Services, build: Build, log: str) -> bool:
@@ -215,8 +215,8 @@ def _is_complete(services: Services, build: Build, log: str) -> bool:
     return lines.has_ended or services.now() - quiet_since >= QUIET
 
 
-def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool) -> Build:
-    """The build's record once its log was stored."""
+def _store(services: Services, build: Build, text: "_Text", *, is_last_try: bool) -> Build:
+    """Stores the text; returns the build's next record."""
     look_at = build.look_at if build.has_tags_to_move(services.now()) else None
     done = replace(build, look_at=look_at, keeping_log_until=None)
     pieces = iter(text)
@@ -228,14 +228,14 @@ def _kept(services: Services, build: Build, text: "_Text", *, is_last_try: bool)
     except Unavailable:
         if not is_last_try:
             raise
-        log.exception("The log of build %s was not kept.", build.key, extra={"build": str(build.key)})
+        log.exception("The log of build %s could not be stored.", build.key, extra={"build": str(build.key)})
         return done
     return replace(done, stored_log_bytes=text.size)
 
 
 class _Text:
-    """A log on its way into storage, and what is known of it at its end. Of one that cannot be read further,
-    the last try keeps the beginning, and at most a tenth of what is kept else."""
+    """The text of a log, made while it is stored; at its end, also its size, table and steps. If the log cannot be read
+    further, the last try stores the beginning, and at most a tenth of the usual limit."""
 
     def __init__(self, services: Services, build: Build, name: str, *, is_last_try: bool) -> None:
         self._services, self._name, self._nonce, self._is_last_try = services, name, build.nonce, is_last_try
@@ -253,7 +253,7 @@ class _Text:
                 rows = _rows(last, shown)
                 encoded = "".join(rows).encode() if rows else b""
                 if self.size + len(encoded) > room or raw > RAW_FACTOR * room:
-                    why = f"the log goes on, and at most {room} bytes are kept"
+                    why = f"the log goes on, and at most {room} bytes are stored"
                     break
                 if rows:
                     yield self._counted(encoded)

@@ -19,7 +19,7 @@ from infra.bench.runtime import FunctionFailed, Lambda
 from infra.bench.serving import served
 
 RUNS = 5
-ENVIRONMENT = {  # enough to be loaded and to answer whoever has no token
+ENVIRONMENT = {  # enough to load the function and to answer a request without a token
     "AWS_ACCESS_KEY_ID": "none",
     "AWS_SECRET_ACCESS_KEY": "none",
     "AWS_DEFAULT_REGION": "us-east-1",

@@ -250,4 +250,4 @@ def test_an_empty_cluster_lacks_everything_and_is_told_what_to_do() -> None:
     assert len(missing) == 8
     assert any("kubectl apply -f access.yaml" in sentence for sentence in missing)
     assert any("rootless" in sentence for mark, sentence in told if mark == "!")
-    assert any("No node is kept for builds" in sentence for _, sentence in told)
+    assert any("No node is reserved for builds" in sentence for _, sentence in told)

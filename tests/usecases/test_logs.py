@@ -353,7 +353,7 @@ def test_a_log_beyond_what_is_kept_is_cut_with_a_mark(services: FakeServices, cr
     tick(services)
 
     (text,) = services.log_archive.texts.values()
-    assert text.endswith("… cut here: the log goes on, and at most 100 bytes are kept.\n")
+    assert text.endswith("… cut here: the log goes on, and at most 100 bytes are stored.\n")
 
 
 def test_earlier_states_of_progress_bars_are_bounded_as_well(services: FakeServices, create: Create) -> None:
@@ -365,7 +365,7 @@ def test_earlier_states_of_progress_bars_are_bounded_as_well(services: FakeServi
 
     (text,) = services.log_archive.texts.values()
     assert text.count("20 %") == 4
-    assert text.endswith("… cut here: the log goes on, and at most 1000 bytes are kept.\n")
+    assert text.endswith("… cut here: the log goes on, and at most 1000 bytes are stored.\n")
 
 
 def test_what_a_log_holds_in_memory_does_not_grow_with_it(services: FakeServices, create: Create) -> None:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Says what a cluster lacks to run Slipway's builds: `python infra/aws/kubernetes/check.py [--context NAME]`.
+"""Prints what a cluster lacks to run Slipway's builds: `python infra/aws/kubernetes/check.py [--context NAME]`.
 
-Asks with kubectl, as whoever its configuration names, and has the cluster try a pod without creating it; changes
-nothing. Exit status: 0 nothing is missing, 1 something is, 2 the cluster cannot be asked. `!` marks what cannot
-be seen from here and wants a look.
+Uses kubectl with its current user, and lets the cluster validate a pod without creating it; changes nothing. Exit
+status: 0 if nothing is missing, 1 if something is, 2 if the cluster cannot be asked. `!` marks what you have to check
+yourself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESOURCES = {
     "requests": {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "10Gi"},
     "limits": {"memory": "4Gi", "ephemeral-storage": "20Gi"},
 }
-POD = {  # of a build, as far as a cluster may refuse it
+POD = {  # a build's pod, with all that a cluster may refuse
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {"name": "slipway-check", "namespace": NAMESPACE},
@@ -45,7 +45,7 @@ POD = {  # of a build, as far as a cluster may refuse it
         ],
     },
 }
-# What one build takes of a quota.
+# What one build uses of a quota.
 TAKES = {"pods": "1", "count/jobs.batch": "1", "count/secrets": "1"} | {
     name: amount
     for which, amounts in RESOURCES.items()
@@ -56,7 +56,7 @@ UNITS = {"": 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10
 
 
 class CannotAsk(Exception):
-    """kubectl gave no answer; the message is its own."""
+    """kubectl failed; the message is its own."""
 
 
 class Kubectl:
@@ -64,14 +64,15 @@ class Kubectl:
         self._options = options
 
     def get(self, *what: str) -> Any:
-        """The parsed answer of `kubectl get`, None when there is no such thing. Raises CannotAsk."""
+        """The parsed answer of `kubectl get`; None if there is no such object. Raises CannotAsk."""
         done = self._run("get", *what, "--ignore-not-found")
         if done.returncode:
             raise CannotAsk(done.stderr.strip() or f"kubectl ended with {done.returncode}")
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def try_out(self, thing: Any) -> tuple[str, Any]:
-        """Why the cluster would not take it, in its words, and the thing as the cluster would make it."""
+        """A server-side dry run: the cluster's error message, and the object as it would be created. Raises
+        CannotAsk."""
         done = self._run("create", "--dry-run=server", "--filename", "-", given=json.dumps(thing))
         return (done.stderr.strip(), None) if done.returncode else ("", json.loads(done.stdout))
 
@@ -135,7 +136,7 @@ def findings(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
 
 
 def _private(policy: Any) -> list[str]:
-    """The ranges of addresses that a policy opens although they hold private ones. DNS may be anywhere."""
+    """The address ranges of a policy that include private addresses; DNS is allowed everywhere."""
     opened = []
     for rule in (policy.get("spec") or {}).get("egress") or ():
         if {port.get("port") for port in rule.get("ports") or ()} == {DNS_PORT}:
@@ -160,7 +161,7 @@ def _spares_private(block: Any) -> bool:
 
 
 def _enforcement(kubectl: Kubectl, daemons: list[Any], nodes: list[Any]) -> Iterator[tuple[str, str]]:
-    """Whether policies are enforced, on all nodes, and from a pod's first second on."""
+    """Whether policies are enforced on all nodes, and from a pod's first second on."""
     by_name = {each["metadata"]["name"]: each for each in daemons}
     found = [each for name in ("cilium", "calico-node") if (each := by_name.get(name))]
     containers = by_name.get("aws-node", {}).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
@@ -193,7 +194,7 @@ def _labels(thing: Any) -> Any:
 
 
 def _admission(kubectl: Kubectl, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Whether webhooks, policies and quotas let a build's pod in as it is."""
+    """Whether webhooks, policies and quotas accept a build's pod unchanged."""
     words, made = kubectl.try_out(POD)
     if "does not support dry run" in words or "forbidden: User" in words:
         yield "!", f"A pod of a build could not be tried: {words}"
@@ -231,7 +232,7 @@ def _selects(selector: Any, labels: Mapping[str, str]) -> bool:
 
 
 def _quotas(quotas: list[Any]) -> Iterator[tuple[str, str]]:
-    """How many more builds of the usual size fit, by the quotas of the namespace."""
+    """How many more builds of the default size fit into the quotas of the namespace."""
     for quota in quotas:
         name, used = quota["metadata"]["name"], (quota.get("status") or {}).get("used") or {}
         for what, hard in (quota["spec"].get("hard") or {}).items():
@@ -277,7 +278,7 @@ def _nodes(nodes: list[Any]) -> Iterator[tuple[str, str]]:
         yield "missing", "No node can run builds in user namespaces; Fargate cannot either."
     tainted = [n for n in nodes if any(t["key"] == TAINT for t in n["spec"].get("taints") or ())]
     if not tainted:
-        yield "!", f"No node is kept for builds: taint a pool with {TAINT}=:NoSchedule."
+        yield "!", f"No node is reserved for builds: taint a pool with {TAINT}=:NoSchedule."
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ export type ProjectDetail = Schemas["ProjectDetail"];
 export type StatusEntry = Schemas["StatusEntry"];
 export type StatusName = Schemas["Status"];
 
-/** Beside the page, whatever stands before both. */
+/** The API is beside the page, below the same path. */
 export const API = new URL("../v1", location.href).href;
 
 /** What the API refused, in its own sentences. */
@@ -26,7 +26,7 @@ export class Refused extends Error {
   }
 }
 
-/** No answer came, or one that only says to try again. It says nothing about what was asked for. */
+/** There was no answer, or one that says to try again. The request may have had an effect. */
 export class NoAnswer extends Error {
   constructor(
     sentence: string,
@@ -36,7 +36,7 @@ export class NoAnswer extends Error {
   }
 }
 
-/** Since when, and with what words, the service does not answer; undefined while it does. */
+/** Since when the service does not answer, and the message; undefined while it answers. */
 export const outage = signal<{ since: Date; sentence: string } | undefined>(undefined);
 
 const LOST = "There is no connection to Slipway.";
@@ -65,7 +65,7 @@ export function sentencesOf(body: string): string[] {
   });
 }
 
-/** What an answer that is no success means, as an error. */
+/** The error for an answer that is not a success. */
 export function failure(status: number, body: string, retryAfter: string | null): Error {
   const sentences = sentencesOf(body);
   if (status === 429 || status >= 500) {
@@ -99,12 +99,12 @@ const errors: Middleware = {
 export const api = createClient<paths>({ baseUrl: API });
 api.use(errors);
 
-/** The body of an answer; what is no success has been thrown. */
+/** The body of an answer; errors were thrown before. */
 export async function body<T>(answer: Promise<{ data?: T }>): Promise<T> {
   return (await answer).data as T;
 }
 
-/** Sends a file, and tells which part of it has gone. */
+/** Sends a file, and reports its progress. */
 export function send(
   method: string,
   url: string,

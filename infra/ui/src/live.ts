@@ -1,4 +1,4 @@
-/** What is asked for again and again, for as long as somebody looks. */
+/** Polls a value while its view is visible. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { NoAnswer, Refused } from "./api";
 

@@ -1,7 +1,7 @@
 /** A log as it was answered: texts of whole lines, and where in them each line begins. A line is cut out of its
  * text when it is shown, so that 200,000 of them take little more memory than the text. */
 
-/** At most these are kept and shown: browsers do not scroll through more. */
+/** At most so many lines are held and shown: browsers cannot scroll through more. */
 export const MAX_LINES = 800_000;
 
 /** The line where a step of the Dockerfile begins. */

@@ -28,7 +28,7 @@ const reference = SwaggerUI({
   plugins: [layout],
   layout: "Reference",
   filter: true,
-  validatorUrl: null, // a third party would be told of the document
+  validatorUrl: null, // the document must not be sent to a third party
   // who has signed in can try an operation
   onComplete: () => token.value && reference.preauthorizeApiKey("token", `token ${token.value}`),
 });

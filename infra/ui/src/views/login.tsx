@@ -28,7 +28,7 @@ export function Login() {
         </p>
         {!(why instanceof NoAnswer) && (
           <p class="hint">
-            <code>make up</code> and <code>make bootstrap</code> print the first token. Whoever has one makes more on the page
+            <code>make up</code> and <code>make bootstrap</code> print the first token. With one you can make more on the page
             “Tokens”, or with <code>POST users/USER/tokens</code>.
           </p>
         )}

@@ -15,7 +15,7 @@ export function Tokens({ user }: { user: string }) {
   return (
     <>
       <h1>Your tokens</h1>
-      <p class="muted">Whoever has one acts as you. Make one for each program, and revoke it when that program is gone.</p>
+      <p class="muted">Everyone who has a token of yours can act as you. Make one for each program, and revoke it when you do not use that program any more.</p>
       <Answer value={value} refused={refused} />
       {value && (
         <table>

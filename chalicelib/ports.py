@@ -120,8 +120,8 @@ class Builds(Protocol):
         """Like `save`, but also gives the build another name (None: none), as `add` does, and frees `build.name`."""
 
     def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
-        """Live builds, newest change first, after skipping `offset`; may lag about a second behind. Each has
-        what lists show: the fields `domain.build.LISTED` and its newest status, without texts."""
+        """Live builds, newest change first, after the first `offset`; may be about a second behind. Each has only the
+        fields `domain.build.LISTED` and its newest status, without texts."""
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:
         """Builds whose `look_at` has come, longest overdue first, as a consistent read shows them. A build

@@ -39,7 +39,7 @@ Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG)]
 Tags = Annotated[list[Tag], Meta(max_length=MAX_TAGS, examples=[["nightly"]])]
 Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"])]
 Key = Annotated[
-    str, Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="Repeated, it gets the build of the first request.")
+    str, Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="A repeated request gets the build of the first one.")
 ]
 QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 Nocache = Annotated[bool | None, Meta(description="true: no cached layer is used.")]
@@ -144,7 +144,7 @@ class BuildDetail(Build):
     layer_bytes: list[Count] | None  # the base's first
     billed_minutes: Count | None
     estimated_cost: Amount | None  # in the currency of the configured price
-    purge_at: Time | None  # of one that was archived or deleted: when it goes
+    purge_at: Time | None  # the earliest purge, if it was archived or deleted
     rebuild_of: Id | None  # the build of the project whose specification and code it repeats
 
 

@@ -124,7 +124,7 @@ class Call:
         return _object(self._text())
 
     def json(self) -> Any:
-        """What the body says; None for no body. Raises Malformed, TooLarge."""
+        """The JSON value of the body; None for an empty body. Raises Malformed, TooLarge."""
         return _parsed(self._text())
 
     def _text(self) -> str:

@@ -178,8 +178,8 @@ def _refusal(status: HTTPStatus, *others: Json) -> Json:
 
 
 def _schemas(kinds: Iterable[Any], template: str = "#/components/schemas/{name}") -> tuple[dict[Any, Json], Json]:
-    """The schemas of types, and the components that they refer to. Without defaults: generators take a field
-    that has one for a field that is always there."""
+    """The schemas of types, and the components that they refer to. Defaults are removed: generators assume that a field
+    with a default is always present."""
     ordered = sorted(kinds, key=str)
     described, components = msgspec.json.schema_components(ordered, ref_template=template)
     for component in components.values():

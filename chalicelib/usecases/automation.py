@@ -19,7 +19,7 @@ from chalicelib.usecases import builds
 
 log = logging.getLogger(__name__)
 MAX_LOGGED = 1_000  # characters of the reasons for a refusal
-_HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # however often it is tried
+_HOPELESS = (Invalid, Malformed, NotFound, Forbidden, KeyReused)  # a repetition cannot succeed
 _WORDS = {NotFound: "There is no such project or build.", Forbidden: "The user may not do this."}
 # What is done to a build by its name, and how it is seen that nothing is left to do.
 _CHANGES: dict[str, tuple[Callable[[Services, User, BuildKey], None], Callable[[Build], bool]]] = {

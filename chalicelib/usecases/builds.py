@@ -26,7 +26,7 @@ from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.projects import Page, may_list, open_project
 from chalicelib.usecases.sources import source_of
 
-MAX_EXAMINED = 5_000  # builds that one query looks at: about 5 MB of index
+MAX_EXAMINED = 5_000  # builds that a query reads: about 5 MB of index
 READ_AHEAD = 500  # builds that are read before it is known whether the caller may see them
 
 
@@ -186,8 +186,8 @@ def announce_again(services: Services, build: Build) -> None:
 def page(
     services: Services, caller: User, owner: str, name: str, offset: int, limit: int, *, query: str = "", sort: str = ""
 ) -> Page[Build]:
-    """The live builds of a project, newest change first. Raises NotFound, Forbidden, Invalid. With a query or another
-    order, the page and its count are of those that match among the `MAX_EXAMINED` builds that changed last."""
+    """The live builds of a project, newest change first. With a query or another order, page and count only consider
+    the `MAX_EXAMINED` builds that changed last. Raises NotFound, Forbidden, Invalid."""
     matches, of = parse_query(query), ProjectKey(owner, name)
     is_whole = matches is None and is_default_order(sort)
     first, most = (offset, limit) if is_whole else (0, MAX_EXAMINED)
@@ -205,7 +205,7 @@ def page(
 
 
 def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
-    """A build the caller may see, an archived one only if asked for. Raises NotFound, Forbidden."""
+    """A build that the caller may see; an archived one only with `archived`. Raises NotFound, Forbidden."""
     return _visible(services.builds.open(key, caller.name), caller, archived=archived)
 
 
@@ -227,7 +227,7 @@ def _visible(opened: BuildView | None, caller: User, *, archived: bool = False) 
 
 
 def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[Build, StatusEntry]:
-    """One row of a build's history. Raises NotFound, Forbidden."""
+    """One status of a build's history. Raises NotFound, Forbidden."""
     build = look(services, caller, key).build
     for entry in build.history:
         if entry.uuid == uuid:

@@ -53,7 +53,7 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
     log is stored, a byte of the text. Raises NotFound, Forbidden, NoLog, and Invalid for an invalid cursor.
     """
     build = builds.look(services, caller, key).build
-    limit = services.settings.max_answer_bytes  # no text has fewer bytes encoded than before
+    limit = services.settings.max_answer_bytes  # encoding never makes a text shorter
     at = _parsed(START if cursor is None else cursor)
     if build.stored_log_bytes is not None:
         page = _stored_page(services, build, at, build.stored_log_bytes, limit)
@@ -74,8 +74,8 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
 
 
 def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep]:
-    """What the build did, in the order in which it began. They are kept with the log; until then the log's first
-    lines are read, `MAX_READS_FOR_STEPS` times. Raises NotFound, Forbidden."""
+    """The steps of the build, in the order of their starts. They are stored with the log; before, they are read from
+    the log's first lines, with `MAX_READS_FOR_STEPS` reads. Raises NotFound, Forbidden."""
     build = builds.look(services, caller, key).build
     if build.stored_log_bytes is not None:
         return services.log_archive.steps(build)
@@ -190,9 +190,9 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     if build.log is None or build.deleted_at is not None:
         return
     if build.keeping_log_until is not None and now < build.keeping_log_until:
-        # What two write is not what either has recorded. This message is not done: it comes again.
-        raise Unavailable(f"Another function keeps the log of build {key}.")
-    with suppress(Conflict):  # the build was changed meanwhile: the schedule sends it again
+        # Two writers could store another text than either records. The message is delivered again.
+        raise Unavailable(f"Another function is storing the log of build {key}.")
+    with suppress(Conflict):  # the build was changed meanwhile: the schedule queues it again
         if not is_last_try and not _is_complete(services, build, build.log):
             services.builds.save(replace(build, look_at=now + LOOK_AGAIN))
         else:

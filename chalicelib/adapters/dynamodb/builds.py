@@ -61,7 +61,7 @@ class DynamoBuilds:
     def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
         item = get(keys.idempotency_key(project, once.key))
         if item is None or int(item.ttl or 0) <= once.now.timestamp():
-            return None  # DynamoDB deletes up to days after the time
+            return None  # DynamoDB may delete it days later
         if item.body_sha256 and item.body_sha256 != once.body_sha256:  # an older version stored none
             raise KeyReused
         return BuildKey.parse(item.data or "")

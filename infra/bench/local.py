@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
+import boto3
 import urllib3
 from chalice.app import Chalice, Response
 
+from app import app
 from chalicelib import settings, wiring
 from infra.bench import requests
 from infra.local import aws
@@ -67,11 +69,11 @@ def serving(records: int) -> Iterator[tuple[str, str]]:
         del os.environ["AWS_LAMBDA_FUNCTION_NAME"]  # for logs and traces this is no function
         wiring.install(requests.WarmServices())
         for queue in ("dispatch", "logs"):
-            aws.boto3.client("sqs").create_queue(QueueName=queue)
+            boto3.client("sqs").create_queue(QueueName=queue)
         requests.seed({"few": records})
         bare = Chalice("bare")
         bare.route("/bare")(lambda: Response("{}"))
-        gateways = [Gateway(bare, 0, {}), Gateway(requests.app, 0, {})]
+        gateways = [Gateway(bare, 0, {}), Gateway(app, 0, {})]
         for gateway in gateways:
             gateway.start()
         yield gateways[0].url, gateways[1].url + settings.api_prefix()

@@ -129,6 +129,9 @@ bench-cold: .venv/ready ## compare cold starts of the prepared and the plain pac
 bench-requests: .venv/ready ## count the calls, capacity and, with valgrind, instructions of requests
 	@$(BIN)/python -m infra.bench.requests
 
+bench-local: .venv/ready ## compare requests of the one-machine stack with a bare Chalice route
+	@$(BIN)/python -m infra.bench.local
+
 lock: .venv/ready ## write the locks (requirements.txt) from the lists (requirements.in); UPGRADE=--upgrade: newest versions
 	@sh infra/lock.sh $(UPGRADE)
 

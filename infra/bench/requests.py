@@ -55,6 +55,7 @@ CONTENT = {
     "env_vars": [["APP_MODE", "prod"], ["RETRIES", 3]],
     "tags": ["nightly", "gpu"],
 }
+Item.Meta.read_timeout_seconds = 60  # however slow the machine is
 TOKEN = "ada"  # noqa: S105 - of an emulator
 Thing = Callable[[], None]
 
@@ -201,6 +202,7 @@ def seed(rows: Mapping[str, int]) -> None:
         _set_counters(opened.view.project, number_of_builds or BUILDS)
 
 
+@cache
 def million(number: int) -> dict[str, Any]:
     """A row of the index of lists: the build of that number in the project of a million."""
     (key, build), names = _million(), ("data", "last", "version", "recent", "updated_at")

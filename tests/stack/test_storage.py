@@ -73,7 +73,12 @@ class Up:
             raise Ended from error
 
     def get(self, path: str) -> Any:
+        """Asks again where the service is too busy to answer, as it says itself."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         status, body = self.call("GET", path)
+        while status == 503 and time.monotonic() < deadline:
+            time.sleep(1)
+            status, body = self.call("GET", path)
         assert status == 200, (path, status, body)
         return body
 

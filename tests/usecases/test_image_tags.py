@@ -167,9 +167,10 @@ def test_a_registry_that_refuses_a_tag_does_not_keep_the_log_waiting(services: F
     tick(services)
 
     assert stored(services, key).stored_log_bytes is not None
-    services.registry.refuses_tags = False
-    services.clock.forward(minutes=16)
-    tick(services)
+    for refuses in (True, False):
+        services.registry.refuses_tags = refuses
+        services.clock.forward(minutes=16)
+        tick(services)
     assert holder(services, key, "latest") == stored(services, key).image_digest
     assert stored(services, key).look_at is None
 

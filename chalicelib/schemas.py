@@ -42,6 +42,7 @@ Key = Annotated[
 ]
 QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 Nocache = Annotated[bool | None, Meta(description="true: no cached layer is used.")]
+REUSE = Meta(description="true: take the image of an equal build, if there is one.")
 MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
 
@@ -137,6 +138,7 @@ class BuildDetail(Build):
     config: Object | None
     dockerfile: str | None
     reported: Reported | None
+    reused_from: Id | None  # the build whose image it has
     waiting_reason: str | None  # why the executor takes no build now; the build waits for its turn
     image_tags: list[str]
     image_bytes: Count | None  # compressed
@@ -220,6 +222,7 @@ class Project(Struct):
 class ProjectDetail(Project):
     readme: str | None
     git_url: str | None
+    reuse: bool
     num_builds: Count
     # What else Polyaxon runs in projects: clients expect the fields.
     tensorboard: None = None
@@ -352,6 +355,7 @@ class ProjectFields(Described):
     readme: Description | None = None
     merge: Annotated[bool | None, MERGE] = None
     is_public: bool | None = None
+    reuse: Annotated[bool | None, REUSE] = None
 
 
 class NewProjectFields(ProjectFields, kw_only=True):
@@ -371,6 +375,7 @@ class BuildFields(Described):
     is_managed: Annotated[bool | None, Meta(description="false: statuses are posted.")] = None
     ttl: Count | str | None = None
     nocache: Nocache = None
+    reuse: Annotated[bool | None, REUSE] = None
 
 
 class BuildIds(Struct):

@@ -111,6 +111,9 @@ class Builds(Protocol):
     def body(self, key: BuildKey) -> BuildBody | None:
         """Only the texts of the build."""
 
+    def equal(self, build: Build, limit: int) -> Sequence[Build]:
+        """Builds of its project that were added with the recipe of `build`, newest first."""
+
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
         """Writes the build if the stored version is still `build.version`, and returns it with its new version; in the
         same transaction the found and the reported Dockerfile of `body`, if given. Raises Conflict otherwise, also when
@@ -406,6 +409,11 @@ class Registry(Protocol):
 
     def find(self, image: str) -> Image | None:
         """The image in the registry for `image` (repository and tag); None if there is none."""
+
+    def base_digest(self, reference: str, image: str) -> str | None:
+        """The digest of a base image for the build of `image`, as its registry answers it to anybody or, if it is the
+        registry of images, to us. None without one, for another project's image, and of other registries than are set.
+        """
 
     def tag(self, image: str, tag: str) -> None:
         """Has the repository's `tag` name what `image` names, whatever it named before. Raises Unavailable also where

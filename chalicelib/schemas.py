@@ -43,6 +43,7 @@ Key = Annotated[
 ]
 QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 Nocache = Annotated[bool | None, Meta(description="true: no cached layer is used.")]
+REUSE = Meta(description="true: take the image of an equal build, if there is one.")
 MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
 
@@ -138,6 +139,7 @@ class BuildDetail(Build):
     config: Object | None
     dockerfile: str | None
     reported: Reported | None
+    reused_from: Id | None  # the build whose image it has
     waiting_reason: str | None  # why the executor accepts no builds; null if the build does not wait for its turn
     image_tags: list[str]
     image_bytes: Count | None  # compressed
@@ -221,6 +223,7 @@ class Project(Struct):
 class ProjectDetail(Project):
     readme: str | None
     git_url: str | None
+    reuse: bool
     num_builds: Count
     # clients expect these fields of Polyaxon
     tensorboard: None = None
@@ -353,6 +356,7 @@ class ProjectFields(Described):
     readme: Description | None = None
     merge: Annotated[bool | None, MERGE] = None
     is_public: bool | None = None
+    reuse: Annotated[bool | None, REUSE] = None
 
 
 class NewProjectFields(ProjectFields, kw_only=True):
@@ -372,6 +376,7 @@ class BuildFields(Described):
     is_managed: Annotated[bool | None, Meta(description="false: clients report its statuses.")] = None
     ttl: Count | str | None = None
     nocache: Nocache = None
+    reuse: Annotated[bool | None, REUSE] = None
 
 
 class BuildIds(Struct):

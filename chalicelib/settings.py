@@ -73,6 +73,9 @@ class Settings:
     movable_tags: Annotated[
         str, about("`image_tags` that builds may name: at most five patterns, none for a number")
     ] = "latest,v*,main,dev*,release-*"
+    public_registries: Annotated[
+        str, about("hosts of registries that are asked, without a login, for digests of base images: `host host …`")
+    ] = "docker.io ghcr.io quay.io public.ecr.aws mcr.microsoft.com"
     private_git_hosts: Annotated[str, about("git hosts that may have private addresses: `host host …`")] = ""
     backend: Annotated[Literal["codebuild", "eks"], about("where builds run that do not name a backend")] = "codebuild"
     build_architecture: Annotated[Literal["x86_64", "arm64"], about("of CodeBuild's machines and images")] = "x86_64"

@@ -37,7 +37,7 @@ Checked = TypeVar("Checked", bound=msgspec.Struct)
 
 JSON = "application/json"
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge", "nocache"}  # of what may be sent
+FLAGS = {"is_managed", "is_public", "is_superuser", "is_dirty", "merge", "nocache", "reuse"}  # of what may be sent
 NEXT_CURSOR, LOG_COMPLETE = "X-Slipway-Next-Cursor", "X-Slipway-Log-Complete"
 # Pages of all origins may call, with a token of their own. Chalice answers preflight requests.
 CORS = CORSConfig(

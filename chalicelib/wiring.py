@@ -59,9 +59,9 @@ class AwsServices(ports.Services):
     def registry(self) -> ports.Registry:
         of, registry = self.settings, adapters.registry
         if of.plain_http:
-            return registry.HttpRegistry(of.registry_login)
+            return registry.HttpRegistry(of.registry_login, of.public_registries.split())
         lifecycle = registry.image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
-        return registry.EcrRegistry(of.tag_patterns, lifecycle=lifecycle)
+        return registry.EcrRegistry(of.tag_patterns, lifecycle=lifecycle, bases=of.public_registries.split())
 
     @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:

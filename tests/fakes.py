@@ -21,7 +21,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
-from chalicelib.domain.repositories import Rights, cache_repository, rights
+from chalicelib.domain.repositories import Rights, base_parts, cache_repository, rights
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, KeyReused, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
@@ -200,6 +200,14 @@ class FakeBuilds:
 
     def body(self, key: BuildKey) -> BuildBody | None:
         return self._records.bodies.get(key)
+
+    def equal(self, build: Build, limit: int) -> Sequence[Build]:
+        found = [
+            each
+            for key, each in self._records.builds.items()
+            if key.project_key == build.key.project_key and each.recipe == build.recipe
+        ]
+        return sorted(found, key=lambda each: each.key, reverse=True)[:limit]
 
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
         saved = self._records.save(build)
@@ -700,6 +708,7 @@ def _attempt(build: Build) -> tuple[str, int]:
 class FakeRegistry:
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
+        self.bases: dict[str, str] = {}  # digests that other registries answer
         self.refuses_tags = False
         self.layer_bytes: tuple[int, ...] | None = None  # of all images
         self.prepared: set[str] = set()
@@ -722,6 +731,13 @@ class FakeRegistry:
         if image not in self.images or self.refuses_tags:
             raise Unavailable("The image registry answered 400.")
         self.images[f"{image.rpartition(':')[0]}:{tag}"] = self.images[image]
+
+    def base_digest(self, reference: str, image: str) -> str | None:
+        self._answer()
+        host, repository, tag = base_parts(reference)
+        if host == image.partition("/")[0]:
+            return self.images.get(f"{host}/{repository}:{tag}") if rights(image).reach(repository) else None
+        return self.bases.get(reference)
 
     def push(self, image: str, digest: str = DIGEST) -> None:
         """What the executor's build does at its end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,13 +16,16 @@ import urllib3
 from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import Image
 from chalicelib.domain.cleanup import CACHED_DAYS, UNTAGGED_DAYS
-from chalicelib.domain.repositories import rights
+from chalicelib.domain.repositories import base_parts, rights
 from chalicelib.errors import Unavailable
 from chalicelib.ports import RegistryLogin
 
 _OCI, _DOCKER = "application/vnd.oci.image", "application/vnd.docker.distribution.manifest"
 _MANIFESTS = f"{_OCI}.index.v1+json, {_OCI}.manifest.v1+json, {_DOCKER}.list.v2+json, {_DOCKER}.v2+json"
 _TIMEOUT = urllib3.Timeout(connect=2, read=10)
+BASE_SECONDS = 1.5  # for one of up to three answers about each of `domain.reuse.MAX_BASES`
+_API_HOSTS = {"docker.io": "registry-1.docker.io"}
+_CHALLENGE = re.compile(r'(realm|service|scope)="([^"]*)"')
 LOGIN_SECONDS = 3600  # the longest session when a role assumes another role
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")
@@ -43,9 +47,11 @@ class HttpRegistry:
 
     scheme = "http"
 
-    def __init__(self, login: str = "") -> None:
+    def __init__(self, login: str = "", bases: Sequence[str] = ()) -> None:
+        """`bases` are the hosts of registries that may be asked for base images."""
         encoded = base64.b64encode(login.encode()).decode()
         self._login = {"Authorization": f"Basic {encoded}"} if login else {}
+        self._bases = bases
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
@@ -66,6 +72,24 @@ class HttpRegistry:
             return Image(digest, tuple(layer.size for layer in layers))
         return Image(digest)
 
+    def base_digest(self, reference: str, image: str) -> str | None:
+        host, repository, tag = base_parts(reference)
+        if host == image.partition("/")[0]:
+            found = self.find(f"{host}/{repository}:{tag}") if rights(image).reach(repository) else None
+            return found.digest if found else None
+        if host not in self._bases:
+            return None
+        url = f"https://{_API_HOSTS.get(host, host)}/v2/{repository}/manifests/{tag}"
+        once: dict[str, Any] = {"retries": False, "timeout": BASE_SECONDS}  # somebody waits for the answer
+        answer = self._request("HEAD", url, {"Accept": _MANIFESTS}, **once)
+        if answer.status == 401:  # anybody gets a token
+            asked = dict(_CHALLENGE.findall(answer.headers.get("WWW-Authenticate", "")))
+            given = self._request("GET", asked.pop("realm", "https://"), {}, fields=asked, **once)
+            with suppress(msgspec.MsgspecError):
+                token = msgspec.json.decode(given.data, type=dict[str, Any]).get("token", "")
+                answer = self._request("HEAD", url, {"Accept": _MANIFESTS, "Authorization": f"Bearer {token}"}, **once)
+        return answer.headers.get("Docker-Content-Digest") if answer.status == 200 else None
+
     def tag(self, image: str, tag: str) -> None:
         found = self._ask("GET", image, {"Accept": _MANIFESTS})
         if found.status == 200:  # the same manifest has the same digest
@@ -77,8 +101,11 @@ class HttpRegistry:
     def _ask(self, method: str, image: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
         host, repository, tag = _parts(image)
         url = f"{self.scheme}://{host}/v2/{repository}/manifests/{tag}"
+        return self._request(method, url, {**headers, **self._authorization()}, body=body)
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         try:
-            return self._http.request(method, url, body=body, headers={**headers, **self._authorization()})
+            return self._http.request(method, url, headers=headers, **more)
         except urllib3.exceptions.HTTPError as exc:
             raise Unavailable("The image registry did not answer.") from exc
 
@@ -92,11 +119,13 @@ class EcrRegistry(HttpRegistry):
 
     scheme = "https"
 
-    def __init__(self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None) -> None:
+    def __init__(
+        self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None, bases: Sequence[str] = ()
+    ) -> None:
         """`lifecycle` is the lifecycle policy of images, see `image_lifecycle`."""
         import boto3
 
-        super().__init__()
+        super().__init__(bases=bases)
         self._ecr: Any = client or boto3.client("ecr")
         self._lifecycle = lifecycle
         self._tags = {

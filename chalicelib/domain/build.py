@@ -138,6 +138,8 @@ class Build:
     resources: dict[str, Any] | None = None
     placement: Placement | None = None  # further fields for its pod, on EKS
     commit: str | None = None
+    recipe: str | None = None  # what it is made of: `domain.reuse.recipe_of`; None if that was not asked for
+    reused_from: int | None = None  # the build whose image it has
     source: Source | None = None  # the code of the image; None without code
     executor: str = CODEBUILD  # where it runs; chosen at creation
     attempt: int = 0  # the number of attempts that were claimed

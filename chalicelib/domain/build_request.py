@@ -35,13 +35,14 @@ class BuildRequest:
     backend: str
     is_managed: bool
     nocache: bool
+    reuse: bool | None
     spec: Spec | None
     content: str | None
 
 
 def parse_request(fields: dict[str, Any]) -> BuildRequest:
     """Parses the fields of a body. Raises Invalid."""
-    tags, is_managed = checked_fields(fields, (), "backend", "is_managed", "nocache"), fields.get("is_managed")
+    tags, is_managed = checked_fields(fields, (), "backend", "is_managed", "nocache", "reuse"), fields.get("is_managed")
     ttl = fields.get("ttl")
     if not isinstance(ttl, bool | None) and not re.fullmatch(r"[0-9]+", str(ttl)):
         raise Invalid(["ttl must be an integer."])
@@ -55,6 +56,7 @@ def parse_request(fields: dict[str, Any]) -> BuildRequest:
         backend=(spec and spec.backend) or fields.get("backend") or "native",
         is_managed=is_managed is not False,
         nocache=fields.get("nocache") is True or (spec is not None and spec.nocache),
+        reuse=fields.get("reuse"),
         spec=spec,
         content=content,
     )
@@ -141,7 +143,14 @@ def _is_dockerfile(text: object) -> bool:
 _TEXT = (_is_text, f"Must be a text of at most {MAX_TEXT} characters.")
 _FLAG = (lambda flag: isinstance(flag, bool), "Must be true or false.")
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **{"description": _TEXT, "readme": _TEXT, "is_managed": _FLAG, "is_public": _FLAG, "nocache": _FLAG},
+    **{
+        "description": _TEXT,
+        "readme": _TEXT,
+        "is_managed": _FLAG,
+        "is_public": _FLAG,
+        "nocache": _FLAG,
+        "reuse": _FLAG,
+    },
     "backend": (_is_backend, f"Must be a string of at most {MAX_BACKEND} characters."),
     "node_scheduled": (
         lambda it: isinstance(it, str) and len(it) <= MAX_NODE,

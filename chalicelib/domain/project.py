@@ -43,6 +43,7 @@ class Project:
     is_public: bool = True
     archived_at: datetime | None = None  # hidden since then, with all its builds
     deleted_at: datetime | None = None  # to be purged; implies archived_at
+    reuse: bool = False  # builds take the image of an equal one, unless they say otherwise
     code: Code | None = None  # the newest upload
     git_url: str | None = None  # or the repository with the code; never both
     valid_after_build: int = 0  # cached layers of this build and of earlier ones must not be used

@@ -1,6 +1,7 @@
 """Which repositories of the registry a build's login may use, and for what."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,10 @@ class Rights:
 
     own: tuple[str, str]
     closed: tuple[str, ...]
+
+    def reach(self, repository: str) -> bool:
+        """Whether they are of use for a repository, if it is there."""
+        return repository in self.own or not any(fnmatchcase(repository, pattern) for pattern in self.closed)
 
 
 def rights(image: str) -> Rights:
@@ -27,6 +32,16 @@ def cache_repository(image: str) -> str:
     image repository can have this name; its tags can be moved."""
     host, _, caches, name = _parts(image)
     return f"{host}/{caches}{name}"
+
+
+def base_parts(reference: str) -> tuple[str, str, str]:
+    """Host, repository, and tag or digest of an image as people name it."""
+    name, _, digest = reference.partition("@")
+    host, slash, path = name.partition("/")
+    if not slash or (host != "localhost" and not {".", ":"} & {*host}):
+        host, path = "docker.io", name if slash else f"library/{name}"
+    repository, _, tag = path.partition(":")
+    return host, repository, digest or tag or "latest"
 
 
 def _parts(image: str) -> tuple[str, str, str, str]:

@@ -17,15 +17,17 @@ from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
+from chalicelib.domain.reuse import bases_of, not_reusing, recipe_of, reusing
 from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
-from chalicelib.errors import Forbidden, Invalid, NotFound
+from chalicelib.errors import Forbidden, Invalid, NotFound, NotReusable, Unavailable
 from chalicelib.ports import BuildView, IdempotencyKey, Services
 from chalicelib.usecases import projects, secrets
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.projects import Page, may_list, open_project
 from chalicelib.usecases.sources import source_of
 
+MAX_EQUAL = 3  # builds with the same recipe whose image is searched, the newest ones
 MAX_EXAMINED = 5_000  # builds that a query reads: about 5 MB of index
 READ_AHEAD = 500  # builds that are read before it is known whether the caller may see them
 
@@ -101,11 +103,14 @@ def create(
         look_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
     )
 
+    if asked.is_managed and (project.reuse if asked.reuse is None else asked.reuse):
+        build = _reusing(services, project, build, body)
+
     def add() -> Created:
         if again := _replayed(services, caller, project, mark):
             return again
         added = services.builds.add(build, body, asked.name, mark)
-        if added.is_managed:
+        if added.is_managed and not added.is_done:
             services.queue.announce(added.key)
         return Created(BuildView(added, body, project, bookmarked=False))
 
@@ -140,7 +145,7 @@ def _made_again(
     build, body, source = opened.build, opened.body, opened.build.source
     if not build.is_managed:
         raise Invalid(["The build ran elsewhere, so it cannot be made again here."])
-    repeated = {"description": build.description, "tags": [*build.tags], "backend": build.backend}
+    repeated = {"description": build.description, "tags": [*build.tags], "backend": build.backend, "reuse": False}
     asked = parse_request({"content": body.content, "nocache": fields.get("nocache"), **repeated})
     if asked.spec is not None:
         secrets.check(services, opened.project, asked.spec)
@@ -149,6 +154,31 @@ def _made_again(
             raise Invalid([f"The build's code is of {source.git_url}, which the project does not use any more."])
         source = replace(source, git_revision=build.commit or source.git_revision)
     return asked, source, build.commit, replace(body, found_dockerfile=None, reported_dockerfile=None)
+
+
+def _reusing(services: Services, project: Project, build: Build, body: BuildBody) -> Build:
+    """The build, ended with the image of an equal one; without such, as it was, with the reason in its first status."""
+    try:
+        names = bases_of(build, body)
+        digests = {name: name.partition("@")[2] or services.registry.base_digest(name, build.image) for name in names}
+        if None in digests.values():
+            raise NotReusable(f"no registry says what `{[*digests][[*digests.values()].index(None)][:100]}` is.")
+        build = replace(build, recipe=recipe_of(build, body, services.settings.platforms[build.executor], digests))
+        if build.nocache:
+            raise NotReusable("it is to be built without cached layers.")
+        return reusing(build, _equal(services, project, build))
+    except (NotReusable, Unavailable) as why:
+        return not_reusing(build, str(why))
+
+
+def _equal(services: Services, project: Project, build: Build) -> Build:
+    """A build with the same recipe, whose image is there. Raises NotReusable without one."""
+    for other in services.builds.equal(build, MAX_EQUAL):
+        is_valid = other.key.id > project.valid_after_build and other.archived_at is None
+        image = services.registry.find(other.image) if is_valid and other.image_digest else None
+        if image is not None and image.digest == other.image_digest and other.recipe == build.recipe:
+            return other
+    raise NotReusable("no valid build of the project is equal to it and has its image.")
 
 
 def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:

@@ -142,11 +142,12 @@ def save(services: Services, project: Project, change: Callable[[Project], Proje
 
 
 def _changed(project: Project, fields: dict[str, Any]) -> Project:
-    is_public = fields.get("is_public")
+    is_public, reuse = fields.get("is_public"), fields.get("reuse")
     return replace(
         project,
-        tags=checked_fields(fields, project.tags, "readme", "is_public"),
+        tags=checked_fields(fields, project.tags, "readme", "is_public", "reuse"),
         description=fields.get("description", project.description),
         readme=fields.get("readme", project.readme),
         is_public=project.is_public if is_public is None else is_public,
+        reuse=project.reuse if reuse is None else reuse,
     )

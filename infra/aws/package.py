@@ -102,7 +102,6 @@ def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: boo
     """Writes sam.yaml and deployment.zip for functions with that version of Python, and returns whether the
     code is compiled, for which that version has to be here. Raises NotAsLocked."""
     cli.publish()
-    openapi.publish()
     # No parameters of Chalice say so:
     LockedPip.python = python
     deployer.SubprocessPip = LockedPip  # type: ignore[attr-defined]
@@ -110,6 +109,8 @@ def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: boo
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice wants one; the template has none
     factory = CLIFactory(str(ROOT), environ=os.environ)
     config = factory.create_config_obj(CHALICE_STAGE, user_provided_params={"lambda_architecture": architecture})
+    assert config.chalice_app, "loaded here, with the stage's prefix of routes, before anything else imports it"
+    openapi.publish()
     packager = factory.create_app_packager(
         config, factory.create_package_options(), "cloudformation", "yaml", str(TEMPLATE)
     )

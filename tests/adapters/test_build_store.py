@@ -435,6 +435,24 @@ def test_opening_reads_all_that_belongs_to_a_build(store: Store) -> None:
 # Archiving and lists
 
 
+def test_builds_with_one_recipe_are_found_newest_first(store: Store) -> None:
+    first, second, third = (add(store, recipe="a" * 64) for _ in range(3))
+    add(store, recipe="b" * 64)
+    add(store)
+    saved = store.builds.save(replace(third, image_digest="sha256:1"))
+
+    assert store.builds.equal(make_build(recipe="a" * 64), 2) == [saved, second]
+    assert store.builds.equal(make_build(recipe="c" * 64), 2) == []
+    store.archive.purge(saved)
+    assert store.builds.equal(make_build(recipe="a" * 64), 5) == [second, first]
+
+
+def test_builds_of_another_project_are_not_equal(store: Store) -> None:
+    build = add(store, recipe="a" * 64)
+    elsewhere = replace(build, key=replace(build.key, project="other"))
+    assert store.builds.equal(elsewhere, 5) == []
+
+
 def test_an_archived_build_is_in_no_list_and_still_there(store: Store) -> None:
     kept, gone = add(store), add(store)
 
@@ -851,13 +869,13 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_no_row_stays_of_what_was_purged(dynamo: Records) -> None:
-    build = add(dynamo, "it")
+    build = add(dynamo, "it", recipe="a" * 64)
     for user in ("ada", "bob"):
         dynamo.bookmarks.add(user, build.key, NOW)
         dynamo.bookmarks.add(user, build.key.project_key, NOW)
     dynamo.bookmarks.remove("bob", build.key)
     build = dynamo.builds.save(build, make_body(reported_dockerfile="FROM a\n"))
-    assert len(list(Item.scan())) == 12
+    assert len(list(Item.scan())) == 13
 
     dynamo.archive.purge(dynamo.builds.rename(build, "other"))
     dynamo.archive.purge(read_project(dynamo))

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from chalicelib.adapters.registry import (
 )
 from chalicelib.domain.build import Image
 from chalicelib.domain.project import image_reference
-from chalicelib.domain.repositories import cache_repository
+from chalicelib.domain.repositories import base_parts, cache_repository
 from chalicelib.errors import Unavailable
 from chalicelib.ports import Registry, RegistryLogins
 from chalicelib.settings import read
@@ -110,6 +111,70 @@ def test_an_image_gets_a_tag_more_as_often_as_it_is_asked_for(registry: tuple[Re
     with pytest.raises(Unavailable):
         answers.tag(f"{repository}:2", "latest")
     assert answers.find(f"{repository}:latest") == Image(DIGEST)
+
+
+def test_a_base_in_the_registry_of_images_has_a_digest_if_it_is_the_projects_own(
+    registry: tuple[Registry, str],
+) -> None:
+    answers, repository = registry
+
+    assert answers.base_digest(f"{repository}:1", f"{repository}:2") == DIGEST
+    assert answers.base_digest(f"{repository}:3", f"{repository}:2") is None
+    assert answers.base_digest(f"{repository}:1", f"{repository}-other:2") is None
+    assert answers.base_digest("example.com/python:3", f"{repository}:2") is None, "it is not among those to ask"
+
+
+class _Hub:
+    """A public registry that wants a token, in the place of urllib3's pool: what it was asked, and what it says."""
+
+    def __init__(self, **said: Any) -> None:
+        self.asked: list[str] = []
+        self.challenge = 'Bearer realm="https://auth.test/token",service="hub",scope="repository:library/python:pull"'
+        self.token, self.status = b'{"token": "open"}', 200
+        vars(self).update(said)
+
+    def request(self, method: str, url: str, *, headers: dict[str, str], retries: object, **more: Any) -> Any:
+        assert (retries, more.pop("timeout") < 2) == (False, True)
+        self.asked.append(f"{method} {url}")
+        if url == "https://auth.test/token":
+            assert more == {"fields": {"service": "hub", "scope": "repository:library/python:pull"}}
+            return SimpleNamespace(status=200, data=self.token)
+        if headers.get("Authorization") != "Bearer open":
+            return SimpleNamespace(status=401, headers={"WWW-Authenticate": self.challenge})
+        return SimpleNamespace(status=self.status, headers={"Docker-Content-Digest": DIGEST})
+
+
+def asked(hub: _Hub, reference: str = "python") -> str | None:
+    registry = HttpRegistry("AWS:secret", ["docker.io"])
+    registry._http = hub  # type: ignore[assignment]
+    return registry.base_digest(reference, f"{HOST}/ada/vision-0000:1")
+
+
+def test_a_public_base_is_asked_for_with_a_token_that_anybody_gets() -> None:
+    hub = _Hub()
+    manifest = "HEAD https://registry-1.docker.io/v2/library/python/manifests/latest"
+
+    assert asked(hub) == DIGEST
+    assert hub.asked == [manifest, "GET https://auth.test/token", manifest]
+
+
+@pytest.mark.parametrize("said", [{"status": 404}, {"token": b"<html>"}, {"token": b"{}"}], ids=str)
+def test_a_base_whose_registry_says_no_has_no_digest(said: dict[str, Any]) -> None:
+    assert asked(_Hub(**said)) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("python", ("docker.io", "library/python", "latest")),
+        ("team/tool:2", ("docker.io", "team/tool", "2")),
+        ("localhost/a", ("localhost", "a", "latest")),
+        ("host:5000/a/b:1", ("host:5000", "a/b", "1")),
+        (f"ghcr.io/a/b:1@{DIGEST}", ("ghcr.io", "a/b", DIGEST)),
+    ],
+)
+def test_images_are_named_as_engines_read_them(reference: str, parts: tuple[str, str, str]) -> None:
+    assert base_parts(reference) == parts
 
 
 def test_preparing_and_forgetting_repeat(registry: tuple[Registry, str]) -> None:

@@ -550,6 +550,16 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     story.wait_for_a_turn(create())
     story.ring(succeeded)
     assert deployed.build(succeeded).image_digest == DIGEST
+    # builds on that image, by both ways in, ask which one it is by now
+    content = json.dumps({"version": 1, "kind": "build", "image": deployed.build(succeeded).image})
+    made = api("POST", all_builds, {"content": content, "reuse": True}, 201)["id"]
+    wanted = recorded("requests")
+    body = json.loads(wanted["Records"][0]["body"]) | {"content": content, "reuse": True, "idempotency_key": "reuse"}
+    wanted["Records"][0]["body"] = json.dumps(body)
+    call("on_request", wanted)
+    for number in (made, made + 1):
+        assert deployed.build(number).recipe is not None
+        api("POST", f"{all_builds}/{number}/stop")
     # the same, seen first by a message and by the schedule, of builds that must be made afresh
     for look in (dispatch, tick):
         api("POST", f"{all_builds}/invalidate")

@@ -141,6 +141,23 @@ def test_instructions_of_dockers_format_stay_in_the_image(client: Client) -> Non
     assert config["config"]["Healthcheck"] == {"Test": ["CMD-SHELL", "true"]}
 
 
+def test_an_equal_build_gets_the_same_image_and_nothing_runs(client: Client) -> None:
+    assert client.call("POST", "/projects", {"name": "equal", "reuse": True})[0] == 201
+    base = built(client, client.build("true", project="/root/equal"))
+    assert base["reused_from"] is None  # nobody tells the digest of what the engine has in its own store
+
+    def build() -> Any:
+        return built(client, client.build("echo made > /it", project="/root/equal", image=base["image"], nocache=False))
+
+    first, second = build(), build()
+
+    assert (first["reused_from"], second["reused_from"]) == (None, first["id"])
+    assert (second["image"], second["image_digest"]) == (first["image"], first["image_digest"])
+    assert has_digest(client, second["image"], second["image_digest"])
+    statuses = client.get(f"/root/equal/builds/{second['id']}/statuses")["results"]
+    assert [each["status"] for each in statuses] == ["created", "succeeded"]
+
+
 def test_a_build_that_failed_says_in_which_step(client: Client) -> None:
     path = client.build("sleep 0.2", "exit 7", project=PROJECT)
     assert client.until_done(path)["last_status"] == "failed"

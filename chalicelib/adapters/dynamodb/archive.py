@@ -59,6 +59,8 @@ class DynamoArchive:
         with transaction() as write:
             write.delete(item, stored)
             write.delete(Item(*keys.body_key(record.key)))
+            if record.recipe is not None:
+                write.delete(Item(*keys.recipe_key(record.key, record.recipe)))
 
 
 def _save_and_count(build: Build, live: int) -> Build:

@@ -51,6 +51,8 @@ class DynamoBuilds:
                 write.save(records.encode_build(named), Item.pk.does_not_exist())
                 write.save(records.encode_body(named.key, body), Item.pk.does_not_exist())
                 reserve(write)
+                if named.recipe is not None:
+                    write.save(Item(*keys.recipe_key(named.key, named.recipe)))
                 if once is not None:
                     is_free = Item.pk.does_not_exist() | (Item.ttl <= int(once.now.timestamp()))
                     write.save(records.encode_mark(once, named.key), is_free)
@@ -90,6 +92,14 @@ class DynamoBuilds:
     def body(self, key: BuildKey) -> BuildBody | None:
         item = get(keys.body_key(key))
         return records.decode_body(item) if item else None
+
+    def equal(self, build: Build, limit: int) -> Sequence[Build]:
+        partition, _ = keys.recipe_key(build.key, build.recipe or "")
+        with answered():
+            rows = Item.query(partition, consistent_read=True, limit=limit, scan_index_forward=False)
+            pairs = [keys.record_key(replace(build.key, id=int(row.sk))) for row in rows]
+        stored = get_all(pairs)
+        return [records.decode_build(stored[pair]) for pair in pairs if pair in stored]
 
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
         if body is not None:  # a transaction costs twice as much

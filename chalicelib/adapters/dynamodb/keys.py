@@ -51,6 +51,11 @@ def held_token_key(user: str, sha256: str) -> Key:
     return f"U#{user}", f"T#{sha256}"
 
 
+def recipe_key(build: BuildKey, recipe: str) -> Key:
+    """Of the row that says which build has this recipe: those of one stand together."""
+    return f"E#{build.project_key}#{recipe}", f"{build.id:0{ID_DIGITS}}"
+
+
 def idempotency_key(project: ProjectKey, key: str) -> Key:
     return f"I#{project}#{key}", "I"
 

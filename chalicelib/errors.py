@@ -82,10 +82,6 @@ class Throttled(SlipwayError):
         self.seconds = seconds
 
 
-class NotReusable(SlipwayError):
-    """No other build's image can stand for this one's; the message says why, without its subject."""
-
-
 class ExecutorRefused(SlipwayError):
     """The executor will never run this build; the message says why."""
 

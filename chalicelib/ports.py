@@ -71,10 +71,10 @@ class Projects(Protocol):
 
     def list_projects(self, owner: str, offset: int, limit: int, *, public: bool) -> tuple[Sequence[Project], int]:
         """The owner's live projects, newest change first, after the first `offset`, and the number of all; with
-        `public`, only public ones. May be about a second behind."""
+        `public`, only public ones. May lag about a second."""
 
     def miscounted(self, now: datetime, limit: int) -> Sequence[ProjectKey]:
-        """Live projects whose count of live builds may be wrong. May be about a second behind."""
+        """Live projects whose count of live builds may be wrong. May lag about a second."""
 
     def recount(self, project: ProjectKey) -> None:
         """Counts the live builds of a project again. Raises Conflict when a build is added or removed meanwhile."""
@@ -123,7 +123,7 @@ class Builds(Protocol):
         """Like `save`, but also gives the build another name (None: none), as `add` does, and frees `build.name`."""
 
     def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
-        """Live builds, newest change first, after the first `offset`; may be about a second behind. Each has only the
+        """Live builds, newest change first, after the first `offset`; may lag about a second. Each has only the
         fields `domain.build.LISTED` and its newest status, without texts."""
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:

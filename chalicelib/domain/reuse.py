@@ -9,13 +9,16 @@ from dataclasses import asdict, replace
 from chalicelib.domain.build import Build, BuildBody, Status
 from chalicelib.domain.lifecycle import MAX_MESSAGE, advance
 from chalicelib.domain.materials import labels_of
-from chalicelib.errors import NotReusable
 
 MAX_BASES = 5  # of one build; each is asked for
 # An image, in FROM with a name for its stage, or in a flag of COPY or RUN.
 _IMAGE = re.compile(r"^FROM +(?:--platform=\S+ +)?(\S+)(?: +AS +(\S+))?$|\bfrom=([^\s,]+)", re.I)
 # What may be read in another way than here, or brings what is no base.
 _STRANGE = re.compile(r"<<|^#\s*(?:syntax|escape)\s*=|^\s*ADD\s.*(?:://|git@)", re.I | re.M)
+
+
+class NotReusable(Exception):
+    """No other build's image can be the image of this one; the message says why, without a subject."""
 
 
 def bases_of(build: Build, body: BuildBody) -> list[str]:

@@ -17,10 +17,10 @@ from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
-from chalicelib.domain.reuse import bases_of, not_reusing, recipe_of, reusing
+from chalicelib.domain.reuse import NotReusable, bases_of, not_reusing, recipe_of, reusing
 from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
-from chalicelib.errors import Forbidden, Invalid, NotFound, NotReusable, Unavailable
+from chalicelib.errors import Forbidden, Invalid, NotFound, Unavailable
 from chalicelib.ports import BuildView, IdempotencyKey, Services
 from chalicelib.usecases import projects, secrets
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict

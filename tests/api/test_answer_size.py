@@ -204,4 +204,4 @@ def test_what_cannot_be_sent_is_an_error_that_says_so(api: Api, get: Get, caplog
         500,
         {"detail": "The answer is too large to be sent."},
     )
-    assert [record.levelname for record in caplog.records if "was not sent" in record.message] == ["ERROR"]
+    assert [record.levelname for record in caplog.records if "too large to be sent" in record.message] == ["ERROR"]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from chalicelib.domain.build import Source
-from chalicelib.domain.reuse import bases_of, recipe_of
-from chalicelib.errors import NotReusable
+from chalicelib.domain.reuse import NotReusable, bases_of, recipe_of
 from tests.factories import NOW, make_body, make_build
 
 UPLOAD = Source(code_sha256="a" * 64, uploaded_at=NOW)

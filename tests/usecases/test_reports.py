@@ -117,7 +117,7 @@ def test_a_kept_log_takes_no_more_lines(services: FakeServices, elsewhere: Build
         services.clock.forward(minutes=1)
         tick(services)
     before = logs.read(services, ADA, elsewhere)
-    with pytest.raises(Invalid, match="takes no more lines"):
+    with pytest.raises(Invalid, match="accepts no more lines"):
         reports.report_lines(services, ADA, elsewhere, "too late")
     assert logs.read(services, ADA, elsewhere) == before
 

@@ -13,8 +13,8 @@ class Invalid(SlipwayError):
     API renders them in this form."""
 
     def __init__(self, reasons: Mapping[str, Sequence[str]] | Sequence[str]) -> None:
-        super().__init__(str(reasons))
         self.reasons = reasons
+        super().__init__(" ".join(self.sentences()))
 
     def sentences(self) -> list[str]:
         """All reasons as lines, with the names of their fields in front."""
@@ -80,10 +80,6 @@ class Throttled(SlipwayError):
     def __init__(self, seconds: int) -> None:
         super().__init__(f"Request was throttled. Expected available in {seconds} seconds.")
         self.seconds = seconds
-
-
-class NotReusable(SlipwayError):
-    """No other build's image can stand for this one's; the message says why, without its subject."""
 
 
 class ExecutorRefused(SlipwayError):

@@ -42,11 +42,12 @@ UPLOAD = PROJECT + "/repo/upload"
 PAGE = settings.api_prefix().removesuffix("/v1") + "/ui"
 PAGING = ("limit", "offset")
 SORTING = (*PAGING, "sort")
-CREATED, NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
+OK, CREATED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 BAD_REQUEST, TOO_LARGE = HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 MADE_ONCE: dict[str, Any] = {"status": CREATED, "headers": ("Idempotency-Key",)}
 MADE_ONCE["refusals"] = (HTTPStatus.UNPROCESSABLE_ENTITY,)
 ROUTES: list[web.Route] = []
+Does = Callable[..., object]  # a use case that is called with services and caller first
 
 
 def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
@@ -175,8 +176,7 @@ def update_project(call: web.Call, owner: str, project: str) -> schemas.ProjectD
 
 @route("/bookmarks/{user}/projects", "GET", query=SORTING)
 def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedProject]:
-    ascending = call.sorts_ascending()
-    found = projects.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=ascending)
+    found = projects.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=call.is_ascending)
     return call.records(found, serializers.bookmarked_project)
 
 
@@ -256,8 +256,7 @@ def preview_dockerfile(call: web.Call, owner: str, project: str) -> schemas.Prev
 
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
 def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
-    ascending = call.sorts_ascending()
-    found = builds.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=ascending)
+    found = builds.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=call.is_ascending)
     return call.records(found, serializers.bookmarked_build)
 
 
@@ -282,14 +281,7 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
 
 
 def act(
-    name: str,
-    method: str,
-    path: str,
-    do: Callable[..., object],
-    status: HTTPStatus = HTTPStatus.OK,
-    *,
-    many: Callable[..., object] | None = None,
-    **about: Any,
+    name: str, method: str, path: str, do: Does, status: HTTPStatus = OK, *, many: Does | None = None, **about: Any
 ) -> None:
     """A route that calls `do` for what its path names, with the fields of the body if it takes one. With `many`, which
     raises what refuses a caller any build of a project, another route does it for builds that its body names."""

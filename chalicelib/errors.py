@@ -13,8 +13,8 @@ class Invalid(SlipwayError):
     API renders them in this form."""
 
     def __init__(self, reasons: Mapping[str, Sequence[str]] | Sequence[str]) -> None:
-        super().__init__(str(reasons))
         self.reasons = reasons
+        super().__init__(" ".join(self.sentences()))
 
     def sentences(self) -> list[str]:
         """All reasons as lines, with the names of their fields in front."""

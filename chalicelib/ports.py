@@ -4,7 +4,7 @@ Every method may raise `Unavailable` when its service does not answer; if someth
 completes it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, Protocol, TypeVar
@@ -410,10 +410,9 @@ class Registry(Protocol):
     def find(self, image: str) -> Image | None:
         """The image in the registry for `image` (repository and tag); None if there is none."""
 
-    def base_digest(self, reference: str, image: str) -> str | None:
-        """The digest of a base image for the build of `image`, as its registry answers it to anybody or, if it is the
-        registry of images, to us. None without one, for another project's image, and of other registries than are set.
-        """
+    def base_digest(self, reference: str, image: str, hosts: Collection[str]) -> str | None:
+        """The digest of a base image for the build of `image`, as its registry answers it to us or, if it is one of
+        `hosts`, to anybody. None without one, for an image of another project, and of all other registries."""
 
     def tag(self, image: str, tag: str) -> None:
         """Has the repository's `tag` name what `image` names, whatever it named before. Raises Unavailable also where

@@ -5,7 +5,6 @@ exceptions before. `shape_errors_and_cors` reformats the errors of Chalice itsel
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -222,7 +221,8 @@ class Call:
         """A page of builds or projects; `show` makes its rows. Raises PageTooLarge."""
         return self.page([show(each, each.key in found.bookmarked) for each in found.records], found.count)
 
-    def sorts_ascending(self) -> bool:
+    @property
+    def is_ascending(self) -> bool:
         """Whether a list of bookmarks is requested in ascending order."""
         return self.query().get("sort") in ("created_at", "updated_at")
 
@@ -448,16 +448,10 @@ def _parsed(text: str) -> Any:
     if not text.strip():
         return None
     try:
-        parsed = json.loads(text, parse_constant=_no_constant)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(parsed, ensure_ascii=False).encode()
-        return parsed
-    except RecursionError as exc:
-        raise errors.Malformed("JSON parse error - it is nested too deeply.") from exc
-    except UnicodeEncodeError as exc:
-        raise errors.Malformed("The body has an escape for half a character (a lone surrogate).") from exc
-    except ValueError as exc:
-        raise errors.Malformed(f"JSON parse error - {exc}") from exc
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:  # half a character is no better explained
+        is_half = "\\ud" in text.lower()
+        raise errors.Malformed(f"JSON parse error - {'a lone surrogate, or ' if is_half else ''}{exc}") from exc
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -495,10 +489,6 @@ def _parts(raw: bytes, content_type: str) -> Sequence[Any]:
         return [*MultipartParser(BytesIO(raw), boundary, len(raw), memory_limit=len(raw))]
     except (MultipartError, ValueError) as exc:
         raise errors.Invalid(["The form cannot be read; is its boundary right, and is it complete?"]) from exc
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _number(text: str | None) -> int:

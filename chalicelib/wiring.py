@@ -24,44 +24,38 @@ def lazily(make: Callable[[Of], Made]) -> Made:
 class AwsServices(ports.Services):
     """The services on AWS, or on the endpoints that AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE> name."""
 
-    settings: Settings = lazily(lambda self: environment.read())
+    settings: Settings = lazily(lambda of: environment.read())
 
     @lazily
     def _records(self) -> "adapters.dynamodb.Records":
         """All ports on the table; they share its client."""
         return adapters.dynamodb.Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
 
-    projects: ports.Projects = lazily(lambda self: self._records.projects)
-    builds: ports.Builds = lazily(lambda self: self._records.builds)
-    archive: ports.Archive = lazily(lambda self: self._records.archive)
-    bookmarks: ports.Bookmarks = lazily(lambda self: self._records.bookmarks)
-    code_references: ports.CodeReferences = lazily(lambda self: self._records.code_references)
-    accounts: ports.Accounts = lazily(lambda self: self._records.accounts)
-    queue: ports.BuildQueue = lazily(lambda self: adapters.sqs.SqsBuildQueue(self.settings.dispatch_queue_url))
-    log_queue: ports.BuildQueue = lazily(lambda self: adapters.sqs.SqsBuildQueue(self.settings.log_queue_url))
-    dead_letters: ports.DeadLetters = lazily(
-        lambda self: adapters.sqs.SqsDeadLetters(self.settings.dead_letter_queue_url)
-    )
-    log_archive: ports.LogArchive = lazily(lambda self: adapters.s3.S3LogArchive(self.settings.bucket))
-    sources: ports.Sources = lazily(lambda self: adapters.s3.S3Sources(self.settings.bucket))
-    registry_logins: ports.RegistryLogins = lazily(
-        lambda self: adapters.registry.EcrLogins(self.settings.registry_role)
-    )
-    secrets: ports.Secrets = lazily(lambda self: adapters.secrets.SsmSecrets(self.settings.secret_prefix))
-    scripts: Mapping[str, str] = lazily(lambda self: adapters.steps.texts())
-    broker: ports.Broker = lazily(lambda self: adapters.broker.LambdaBroker(self.settings.broker_function))
-    logs: ports.Logs = lazily(lambda self: adapters.cloudwatch.CloudWatchLogs(self.settings.reported_log_group))
-    _codebuild: ports.Executor = lazily(
-        lambda self: adapters.codebuild.CodeBuildExecutor(self.settings, self._secret_of)
-    )
+    projects: ports.Projects = lazily(lambda of: of._records.projects)
+    builds: ports.Builds = lazily(lambda of: of._records.builds)
+    archive: ports.Archive = lazily(lambda of: of._records.archive)
+    bookmarks: ports.Bookmarks = lazily(lambda of: of._records.bookmarks)
+    code_references: ports.CodeReferences = lazily(lambda of: of._records.code_references)
+    accounts: ports.Accounts = lazily(lambda of: of._records.accounts)
+    queue: ports.BuildQueue = lazily(lambda of: adapters.sqs.SqsBuildQueue(of.settings.dispatch_queue_url))
+    log_queue: ports.BuildQueue = lazily(lambda of: adapters.sqs.SqsBuildQueue(of.settings.log_queue_url))
+    dead_letters: ports.DeadLetters = lazily(lambda of: adapters.sqs.SqsDeadLetters(of.settings.dead_letter_queue_url))
+    log_archive: ports.LogArchive = lazily(lambda of: adapters.s3.S3LogArchive(of.settings.bucket))
+    sources: ports.Sources = lazily(lambda of: adapters.s3.S3Sources(of.settings.bucket))
+    registry_logins: ports.RegistryLogins = lazily(lambda of: adapters.registry.EcrLogins(of.settings.registry_role))
+    secrets: ports.Secrets = lazily(lambda of: adapters.secrets.SsmSecrets(of.settings.secret_prefix))
+    scripts: Mapping[str, str] = lazily(lambda of: adapters.steps.texts())
+    broker: ports.Broker = lazily(lambda of: adapters.broker.LambdaBroker(of.settings.broker_function))
+    logs: ports.Logs = lazily(lambda of: adapters.cloudwatch.CloudWatchLogs(of.settings.reported_log_group))
+    _codebuild: ports.Executor = lazily(lambda of: adapters.codebuild.CodeBuildExecutor(of.settings, of._secret_of))
 
     @lazily
     def registry(self) -> ports.Registry:
         of, registry = self.settings, adapters.registry
         if of.plain_http:
-            return registry.HttpRegistry(of.registry_login, of.public_registries.split())
+            return registry.HttpRegistry(of.registry_login)
         lifecycle = registry.image_lifecycle(of.keep_images, of.keep_image_days, of.keep_image_tags.split())
-        return registry.EcrRegistry(of.tag_patterns, lifecycle=lifecycle, bases=of.public_registries.split())
+        return registry.EcrRegistry(of.tag_patterns, lifecycle=lifecycle)
 
     @lazily
     def deployment_secrets(self) -> ports.DeploymentSecrets:

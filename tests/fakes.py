@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -732,12 +732,12 @@ class FakeRegistry:
             raise Unavailable("The image registry answered 400.")
         self.images[f"{image.rpartition(':')[0]}:{tag}"] = self.images[image]
 
-    def base_digest(self, reference: str, image: str) -> str | None:
+    def base_digest(self, reference: str, image: str, hosts: Collection[str]) -> str | None:
         self._answer()
         host, repository, tag = base_parts(reference)
         if host == image.partition("/")[0]:
             return self.images.get(f"{host}/{repository}:{tag}") if rights(image).reach(repository) else None
-        return self.bases.get(reference)
+        return self.bases.get(reference) if host in hosts else None
 
     def push(self, image: str, digest: str = DIGEST) -> None:
         """What the executor's build does at its end."""

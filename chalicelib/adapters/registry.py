@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -47,11 +47,9 @@ class HttpRegistry:
 
     scheme = "http"
 
-    def __init__(self, login: str = "", bases: Sequence[str] = ()) -> None:
-        """`bases` are the hosts of registries that may be asked for base images."""
+    def __init__(self, login: str = "") -> None:
         encoded = base64.b64encode(login.encode()).decode()
         self._login = {"Authorization": f"Basic {encoded}"} if login else {}
-        self._bases = bases
         self._http = urllib3.PoolManager(retries=urllib3.Retry(2, backoff_factor=0.2), timeout=_TIMEOUT)
 
     def prepare(self, image: str) -> None:
@@ -72,12 +70,12 @@ class HttpRegistry:
             return Image(digest, tuple(layer.size for layer in layers))
         return Image(digest)
 
-    def base_digest(self, reference: str, image: str) -> str | None:
+    def base_digest(self, reference: str, image: str, hosts: Collection[str]) -> str | None:
         host, repository, tag = base_parts(reference)
         if host == image.partition("/")[0]:
             found = self.find(f"{host}/{repository}:{tag}") if rights(image).reach(repository) else None
             return found.digest if found else None
-        if host not in self._bases:
+        if host not in hosts:
             return None
         url = f"https://{_API_HOSTS.get(host, host)}/v2/{repository}/manifests/{tag}"
         once: dict[str, Any] = {"retries": False, "timeout": BASE_SECONDS}  # somebody waits for the answer
@@ -119,13 +117,11 @@ class EcrRegistry(HttpRegistry):
 
     scheme = "https"
 
-    def __init__(
-        self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None, bases: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None) -> None:
         """`lifecycle` is the lifecycle policy of images, see `image_lifecycle`."""
         import boto3
 
-        super().__init__(bases=bases)
+        super().__init__()
         self._ecr: Any = client or boto3.client("ecr")
         self._lifecycle = lifecycle
         self._tags = {

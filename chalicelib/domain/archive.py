@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import IO, NoReturn
 
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, require
 
 MAX_MEMBERS = 50_000
 MAX_UNPACKED_BYTES = 2 * 1024**3
@@ -50,8 +50,7 @@ class Listing:
         """Names of the files directly in `context` (default: the root). Raises Invalid if there is no such
         directory."""
         folder = self.real(context) if context else ""
-        if folder and folder not in self.directories:
-            raise Invalid([f"The code has no directory `{context}`."])
+        require(folder == "" or folder in self.directories, f"The code has no directory `{context}`.")
         return frozenset(posixpath.basename(name) for name in self.files if posixpath.dirname(name) == folder)
 
 
@@ -139,8 +138,7 @@ def read_text(packed: IO[bytes], packed_bytes: int, listing: Listing, path: str)
                     break
     if raw is None:
         raise Invalid([f"The code has no file `{path}`."])
-    if len(raw) > MAX_DOCKERFILE_BYTES:
-        raise Invalid([f"`{path}` has more than {MAX_DOCKERFILE_BYTES} bytes."])
+    require(len(raw) <= MAX_DOCKERFILE_BYTES, f"`{path}` has more than {MAX_DOCKERFILE_BYTES} bytes.")
     try:
         return raw.decode()
     except UnicodeDecodeError as exc:

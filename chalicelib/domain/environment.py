@@ -138,17 +138,16 @@ def _wanted(resources: Mapping[str, Any] | None) -> list[float]:
 
 def _labels(name: str, value: Any) -> dict[str, str]:
     texts = _texts(name, value)
-    for text in texts.values():
-        if text and not _NAME.fullmatch(text):
-            refuse(f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
-    return {PREFIX + key: text for key, text in texts.items()}
+    are_short = all(map(_NAME.fullmatch, filter(None, texts.values())))
+    require(are_short, f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
+    return texts
 
 
 def _annotations(name: str, value: Any) -> dict[str, str]:
     texts = _texts(name, value)
     longest = max(map(len, texts.values()), default=0)
     require(longest <= MAX_ANNOTATION, f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
-    return {PREFIX + key: text for key, text in texts.items()}
+    return texts
 
 
 def _texts(name: str, value: Any) -> dict[str, str]:
@@ -158,7 +157,7 @@ def _texts(name: str, value: Any) -> dict[str, str]:
         if not isinstance(key, str) or not _NAME.fullmatch(key):
             refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
         require(isinstance(text, str), f"`{name}.{key}` must be a text.")
-    return dict(value)
+    return {PREFIX + key: text for key, text in value.items()}
 
 
 def _selector(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:

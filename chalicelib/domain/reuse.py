@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from chalicelib.domain.build import Build, BuildBody, Status
-from chalicelib.domain.lifecycle import MAX_MESSAGE, advance
+from chalicelib.domain.lifecycle import advance
 from chalicelib.domain.materials import labels_of
+from chalicelib.errors import refuse, require
 
 MAX_BASES = 5  # of one build; each is asked for
 # An image, in FROM with a name for its stage, or in a flag of COPY or RUN.
@@ -17,29 +18,24 @@ _IMAGE = re.compile(r"^FROM +(?:--platform=\S+ +)?(\S+)(?: +AS +(\S+))?$|\bfrom=
 _STRANGE = re.compile(r"<<|^#\s*(?:syntax|escape)\s*=|^\s*ADD\s.*(?:://|git@)", re.I | re.M)
 
 
-class NotReusable(Exception):
-    """No other build's image can be the image of this one; the message says why, without a subject."""
-
-
 def bases_of(build: Build, body: BuildBody) -> list[str]:
-    """The images that a build begins with or copies from, as its Dockerfile names them. Raises NotReusable for a build
-    that may make another image when it is repeated."""
+    """The images that a build begins with or copies from, as its Dockerfile names them. Raises Invalid, with the
+    reason, for a build that may make another image when it is repeated."""
     if body.dockerfile is None:
-        raise NotReusable("its Dockerfile is only known where its code is fetched.")
+        refuse("Its Dockerfile is only known where its code is fetched.")
     if build.source and build.source.git_url and not re.fullmatch(r"[0-9a-f]{40}", build.source.git_revision or ""):
-        raise NotReusable("its code is named by a branch or tag; give the whole hash of a commit.")
+        refuse("Its code is named by a branch or tag; give the whole hash of a commit.")
     if strange := _STRANGE.search(body.dockerfile):
-        raise NotReusable(f"its Dockerfile has `{strange[0].strip()[:50]}`.")
+        refuse(f"Its Dockerfile has `{strange[0].strip()[:50]}`.")
     stages, bases = {"scratch"}, list[str]()
     for line in re.sub(r"\\[ \t]*\r?\n|[\t\v\f\r]", " ", body.dockerfile).split("\n"):
         found = list(_IMAGE.finditer(line.strip()))
         if "$" in "".join(each[0] for each in found) or (line.strip().upper().startswith("FROM ") and not found):
-            raise NotReusable(f"`{line.strip()[:100]}` names no image literally.")
+            refuse(f"`{line.strip()[:100]}` names no image literally.")
         names = [each[1] or each[3] for each in found]
         bases += [name for name in names if name.lower() not in stages and not name.isdigit()]
         stages |= {(each[2] or "").lower() for each in found}
-    if len({*bases}) > MAX_BASES:
-        raise NotReusable(f"it begins with more than {MAX_BASES} images.")
+    require(len({*bases}) <= MAX_BASES, f"It begins with more than {MAX_BASES} images.")
     return bases
 
 
@@ -52,13 +48,6 @@ def recipe_of(build: Build, body: BuildBody, platform: str, digests: Mapping[str
 
 def reusing(build: Build, other: Build) -> Build:
     """A build at its creation, ended with the image of another that is made of the same."""
+    same = replace(build, image=other.image, image_digest=other.image_digest, layer_bytes=other.layer_bytes)
     message = f"It has the image of build {other.key.id}, which is made of the same."
-    done = advance(build, Status.SUCCEEDED, build.created_at, message=message)
-    done = replace(done, image=other.image, image_digest=other.image_digest, layer_bytes=other.layer_bytes)
-    return replace(done, reused_from=other.key.id)
-
-
-def not_reusing(build: Build, why: str) -> Build:
-    """A build at its creation, whose first status says why it runs."""
-    first = replace(build.history[0], message=f"No image was reused: {why}"[:MAX_MESSAGE])
-    return replace(build, history=(first,))
+    return advance(replace(same, reused_from=other.key.id), Status.SUCCEEDED, build.created_at, message=message)

@@ -17,10 +17,10 @@ from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
-from chalicelib.domain.reuse import NotReusable, bases_of, not_reusing, recipe_of, reusing
+from chalicelib.domain.reuse import bases_of, recipe_of, reusing
 from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
-from chalicelib.errors import Forbidden, Invalid, NotFound, Unavailable
+from chalicelib.errors import Forbidden, Invalid, NotFound, Unavailable, refuse, require
 from chalicelib.ports import BuildView, IdempotencyKey, Services
 from chalicelib.usecases import projects, secrets
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
@@ -132,8 +132,7 @@ def _made_of(services: Services, project: Project, asked: BuildRequest) -> tuple
         secrets.check(services, project, spec)
         build_args, mounts = dict(spec.build_args) or None, dict(spec.secrets) or None
         body = BuildBody(asked.content, spec.config, dockerfile, build_args, mounts)
-    if body.is_too_large:
-        raise Invalid([f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes."])
+    require(not body.is_too_large, f"The specification and its Dockerfile exceed {MAX_TEXTS_BYTES} bytes.")
     return source, commit, body
 
 
@@ -143,8 +142,7 @@ def _made_again(
     """The request for a build with the specification of another, and what it is made of: the other's upload, or
     its commit of the same repository, and never other code. Raises Invalid."""
     build, body, source = opened.build, opened.body, opened.build.source
-    if not build.is_managed:
-        raise Invalid(["The build ran elsewhere, so it cannot be made again here."])
+    require(build.is_managed, "The build ran elsewhere, so it cannot be made again here.")
     repeated = {"description": build.description, "tags": [*build.tags], "backend": build.backend, "reuse": False}
     asked = parse_request({"content": body.content, "nocache": fields.get("nocache"), **repeated})
     if asked.spec is not None:
@@ -158,33 +156,29 @@ def _made_again(
 
 def _reusing(services: Services, project: Project, build: Build, body: BuildBody) -> Build:
     """The build, ended with the image of an equal one; without such, as it was, with the reason in its first status."""
+    hosts, registry = services.settings.public_registries.split(), services.registry
     try:
-        names = bases_of(build, body)
-        digests = {name: name.partition("@")[2] or services.registry.base_digest(name, build.image) for name in names}
-        if None in digests.values():
-            raise NotReusable(f"no registry says what `{[*digests][[*digests.values()].index(None)][:100]}` is.")
+        digests = dict.fromkeys(bases_of(build, body), "")
+        for name in digests:
+            digests[name] = name.partition("@")[2] or registry.base_digest(name, build.image, hosts) or ""
+            require(digests[name], f"No registry says what `{name[:100]}` is.")
         build = replace(build, recipe=recipe_of(build, body, services.settings.platforms[build.executor], digests))
-        if build.nocache:
-            raise NotReusable("it is to be built without cached layers.")
-        return reusing(build, _equal(services, project, build))
-    except (NotReusable, Unavailable) as why:
-        return not_reusing(build, str(why))
-
-
-def _equal(services: Services, project: Project, build: Build) -> Build:
-    """A build with the same recipe, whose image is there. Raises NotReusable without one."""
-    for other in services.builds.equal(build, MAX_EQUAL):
-        is_valid = other.key.id > project.valid_after_build and other.archived_at is None
-        image = services.registry.find(other.image) if is_valid and other.image_digest else None
-        if image is not None and image.digest == other.image_digest and other.recipe == build.recipe:
-            return other
-    raise NotReusable("no valid build of the project is equal to it and has its image.")
+        require(not build.nocache, "It is to be built without cached layers.")
+        for other in services.builds.equal(build, MAX_EQUAL):
+            is_valid = other.key.id > project.valid_after_build and other.archived_at is None and other.image_digest
+            image = registry.find(other.image) if is_valid and other.recipe == build.recipe else None
+            if image is not None and image.digest == other.image_digest:
+                return reusing(build, other)
+        refuse("No valid build of the project is equal to it and has its image.")
+    except (Invalid, Unavailable) as error:
+        first = replace(build.history[0], message=f"No image was reused. {error}"[: lifecycle.MAX_MESSAGE])
+        return replace(build, history=(first,))
 
 
 def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:
     """Refuses polyaxonfiles of other kinds. Raises NotFound, Forbidden, else Invalid."""
     projects.writable(services, caller, owner, project_name)
-    raise Invalid([ONLY_BUILDS])
+    refuse(ONLY_BUILDS)
 
 
 def idempotency_key(services: Services, project: Project, once: str, fields: dict[str, Any]) -> IdempotencyKey:
@@ -357,14 +351,12 @@ def invalidate(services: Services, caller: User, key: BuildKey) -> None:
 
 def bookmark(services: Services, caller: User, key: BuildKey) -> None:
     """Idempotent. Raises NotFound, Forbidden."""
-    get(services, caller, key)
-    services.bookmarks.add(caller.name, key, services.now())
+    services.bookmarks.add(caller.name, get(services, caller, key).build.key, services.now())
 
 
 def unbookmark(services: Services, caller: User, key: BuildKey) -> None:
     """Idempotent. Raises NotFound, also when the caller never bookmarked it; Forbidden."""
-    get(services, caller, key)
-    if not services.bookmarks.remove(caller.name, key):
+    if not services.bookmarks.remove(caller.name, get(services, caller, key).build.key):
         raise NotFound
 
 

@@ -12,7 +12,7 @@ from chalicelib.domain.lifecycle import HEARTBEAT, MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.spec import has_control_characters
 from chalicelib.domain.user import User
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, require
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
@@ -76,11 +76,9 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
     log: list[str] = []
 
     def point(build: Build, now: datetime) -> Build:
-        if build.stored_log_bytes is not None:
-            raise Invalid(["The build has ended and its log is stored: it accepts no more lines."])
+        require(build.stored_log_bytes is None, "The build has ended and its log is stored: it accepts no more lines.")
         reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_stored_log_bytes
-        if reported > most:
-            raise Invalid([f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included."])
+        require(reported <= most, f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included.")
         log[:] = [build.log or services.logs.reported(build)]
         # After the end, the log is stored only after these lines have arrived.
         look_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
@@ -114,8 +112,7 @@ def reference(services: Services, caller: User, key: BuildKey, fields: dict[str,
 def _change(services: Services, caller: User, key: BuildKey, change: Callable[[Build, datetime], Build]) -> Build:
     """Writes a change of a build that runs elsewhere. Raises Invalid for a managed one."""
     build = builds.writable(services, caller, key).build
-    if build.is_managed:
-        raise Invalid(["This build is run here, and only what happens to it changes its status and log."])
+    require(not build.is_managed, "This build is run here, and only what happens to it changes its status and log.")
     changed = change(build, services.now())
     return build if changed == build else log_change(build, services.builds.save(changed))
 

@@ -118,10 +118,12 @@ def test_a_base_in_the_registry_of_images_has_a_digest_if_it_is_the_projects_own
 ) -> None:
     answers, repository = registry
 
-    assert answers.base_digest(f"{repository}:1", f"{repository}:2") == DIGEST
-    assert answers.base_digest(f"{repository}:3", f"{repository}:2") is None
-    assert answers.base_digest(f"{repository}:1", f"{repository}-other:2") is None
-    assert answers.base_digest("example.com/python:3", f"{repository}:2") is None, "it is not among those to ask"
+    assert answers.base_digest(f"{repository}:1", f"{repository}:2", ()) == DIGEST
+    assert answers.base_digest(f"{repository}:3", f"{repository}:2", ()) is None
+    assert answers.base_digest(f"{repository}:1", f"{repository}-other:2", ()) is None
+    assert answers.base_digest("example.com/python:3", f"{repository}:2", ["docker.io"]) is None, (
+        "it is not among those to ask"
+    )
 
 
 class _Hub:
@@ -145,9 +147,9 @@ class _Hub:
 
 
 def asked(hub: _Hub, reference: str = "python") -> str | None:
-    registry = HttpRegistry("AWS:secret", ["docker.io"])
+    registry = HttpRegistry("AWS:secret")
     registry._http = hub  # type: ignore[assignment]
-    return registry.base_digest(reference, f"{HOST}/ada/vision-0000:1")
+    return registry.base_digest(reference, f"{HOST}/ada/vision-0000:1", ["docker.io"])
 
 
 def test_a_public_base_is_asked_for_with_a_token_that_anybody_gets() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from chalicelib.domain.build import Source
-from chalicelib.domain.reuse import NotReusable, bases_of, recipe_of
+from chalicelib.domain.reuse import bases_of, recipe_of
+from chalicelib.errors import Invalid
 from tests.factories import NOW, make_body, make_build
 
 UPLOAD = Source(code_sha256="a" * 64, uploaded_at=NOW)
@@ -43,22 +44,22 @@ def test_bases_are_what_the_dockerfile_names_but_its_own_stages() -> None:
         ("FROM --platform=$BUILDPLATFORM python:3", "names no image literally"),
         ("FROM python:3 AS", "names no image literally"),
         ("FROM python:3\nCOPY --from=$X /a /b", "names no image literally"),
-        ("# syntax=docker/dockerfile:1\nFROM a", "its Dockerfile has `# syntax=`"),
-        ("# escape=`\nFROM a", "its Dockerfile has `# escape=`"),
-        ("FROM a\nRUN <<END\nFROM b\nEND", "its Dockerfile has `<<`"),
-        ("FROM a\nADD https://example.com/x /x", "its Dockerfile has `ADD https://`"),
+        ("# syntax=docker/dockerfile:1\nFROM a", "Its Dockerfile has `# syntax=`"),
+        ("# escape=`\nFROM a", "Its Dockerfile has `# escape=`"),
+        ("FROM a\nRUN <<END\nFROM b\nEND", "Its Dockerfile has `<<`"),
+        ("FROM a\nADD https://example.com/x /x", "Its Dockerfile has `ADD https://`"),
         ("\n".join(f"FROM a{number}" for number in range(6)), "more than 5 images"),
     ],
 )
 def test_what_may_differ_when_it_is_repeated_says_why(dockerfile: str | None, why: str) -> None:
-    with pytest.raises(NotReusable, match=why):
+    with pytest.raises(Invalid, match=why):
         bases(dockerfile)
 
 
 @pytest.mark.parametrize("revision", ["origin/HEAD", "origin/main", "v1", "a" * 39])
 def test_code_of_git_is_fixed_by_a_whole_hash_alone(revision: str) -> None:
     source = Source(git_url="https://example.com/code", git_revision=revision)
-    with pytest.raises(NotReusable, match="branch or tag"):
+    with pytest.raises(Invalid, match="branch or tag"):
         bases("FROM a", source)
     assert bases("FROM a", replace(source, git_revision="a" * 40)) == ["a"]
 

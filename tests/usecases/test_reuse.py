@@ -42,7 +42,7 @@ def test_an_equal_build_succeeds_at_once_with_the_same_image(
     services: FakeServices, create: Create, made: Build
 ) -> None:
     assert made.history[0].message == (
-        "No image was reused: no valid build of the project is equal to it and has its image."
+        "No image was reused. No valid build of the project is equal to it and has its image."
     )
     build = stored(services, create(reuse=True))
 
@@ -102,13 +102,13 @@ def test_what_makes_another_image_or_took_the_first_away_prevents_it(
             del services.registry.images[made.image]
         case "other image":
             services.registry.images[made.image] = "sha256:other"
-    assert "no valid build of the project is equal" in why(services, create(reuse=True))
+    assert "No valid build of the project is equal" in why(services, create(reuse=True))
 
 
 def test_a_build_that_failed_or_runs_is_not_reused(services: FakeServices, create: Create) -> None:
     services.registry.bases[BASE] = "sha256:base"
     create(reuse=True)
-    assert "no valid build" in why(services, create(reuse=True))
+    assert "No valid build" in why(services, create(reuse=True))
 
 
 def test_a_build_without_cached_layers_runs_and_may_be_reused(services: FakeServices, create: Create) -> None:
@@ -120,7 +120,7 @@ def test_a_build_without_cached_layers_runs_and_may_be_reused(services: FakeServ
 
 
 def test_a_base_that_nobody_knows_is_named(services: FakeServices, create: Create) -> None:
-    assert why(services, create(reuse=True)) == f"No image was reused: no registry says what `{BASE}` is."
+    assert why(services, create(reuse=True)) == f"No image was reused. No registry says what `{BASE}` is."
     services.registry.is_down = True
     assert "did not answer" in why(services, create(reuse=True))
 
@@ -139,11 +139,11 @@ def test_images_of_other_projects_are_out_of_reach(services: FakeServices, creat
     from_another = {**NESTED, "build": {"image": made.image}}
     services.queue.take()
     private = builds.create(services, ADA, "ada", "other", {"config": from_another}).build
-    assert f"no registry says what `{made.image}` is." in str(private.history[0].message)
+    assert f"No registry says what `{made.image}` is." in str(private.history[0].message)
 
 
 def test_the_newest_equal_builds_alone_are_asked_for(services: FakeServices, create: Create, made: Build) -> None:
     for _ in range(builds.MAX_EQUAL):
         newer = stored(services, create(reuse=True))
         services.builds.save(replace(newer, image_digest="sha256:lost"))
-    assert "no valid build" in why(services, create(reuse=True))
+    assert "No valid build" in why(services, create(reuse=True))

@@ -1,8 +1,8 @@
 """Reads the state of a build from its Job and its pod, as Kubernetes describes them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from chalicelib.adapters.eks.job import ATTEMPT, BUILD, HAS_SECRET, UUID, Json
 from chalicelib.domain.build import Status
@@ -51,8 +51,7 @@ def _stages(metadata: Json, pod: Json | None) -> Iterator[tuple[Status, datetime
         yield Status.RUNNING, _time(started)
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     outcome: Outcome | None = None
     reason: str | None = None
     at: datetime | None = None

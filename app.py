@@ -420,12 +420,12 @@ def broker(event: Any, context: Any) -> dict[str, Any]:
 def dispatch(event: Any) -> dict[str, Any]:
     """Builds that need to be started, stopped or observed. Returns the messages that failed; only those come again."""
 
-    def attend(body: str, _: object) -> None:
+    def process(body: str, _: object) -> None:
         key = BuildKey.parse(body)
         telemetry.about(key)
-        execution.attend(wiring.services(), key)
+        execution.process(wiring.services(), key)
 
-    return web.each_message(event, attend)
+    return web.each_message(event, process)
 
 
 @app.on_sqs_message(queue="slipway-logs", batch_size=1)

@@ -127,7 +127,7 @@ class Builds(Protocol):
         fields `domain.build.LISTED` and its newest status, without texts."""
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:
-        """Builds whose `look_at` has come, longest overdue first, as a consistent read shows them. A build
+        """Builds whose `check_at` has come, longest overdue first, as a consistent read shows them. A build
         that became due in the last second may be missing. A record that cannot be read is left out, logged,
         and not found again for a day."""
 
@@ -136,8 +136,8 @@ class Builds(Protocol):
         wait first."""
 
     def lease(self, build: Build, until: datetime) -> Build:
-        """Moves `look_at` to `until` and writes nothing else, not even the version, if the stored `look_at`
-        is still `build.look_at`. Raises Conflict otherwise, also when the build is gone."""
+        """Moves `check_at` to `until` and writes nothing else, not even the version, if the stored `check_at`
+        is still `build.check_at`. Raises Conflict otherwise, also when the build is gone."""
 
 
 class Archive(Protocol):
@@ -157,7 +157,7 @@ class Archive(Protocol):
     def purgeable(
         self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
     ) -> Iterator[Hidden]:
-        """What may be purged, first what was deleted, longest due first; no build with a `look_at`. At most
+        """What may be purged, first what was deleted, longest due first; no build with a `check_at`. At most
         `limit` of the deleted and of the archived if that is given. May lag behind, so read again."""
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:

@@ -296,7 +296,7 @@ class Page(Struct, Generic[Body]):
 
 
 class FoundBuilds(Page[Build]):
-    """Builds of a project. `count_is_minimum`: not all were looked at, so that more may match."""
+    """Builds of a project. `count_is_minimum`: not all were read, so more may match."""
 
     count_is_minimum: bool
 

@@ -245,27 +245,27 @@ class FakeBuilds:
 
     def due(self, now: datetime, limit: int) -> Sequence[Build]:
         waiting = [
-            (build.look_at, key)
+            (build.check_at, key)
             for key, build in self._records.builds.items()
-            if build.look_at and build.look_at <= now and not build.is_waiting
+            if build.check_at and build.check_at <= now and not build.is_waiting
         ]
         return [self._records.builds[key] for _, key in sorted(waiting)][:limit]
 
     def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
         line = [
-            (build.look_at, key)
+            (build.check_at, key)
             for key, build in self._records.builds.items()
-            if build.is_waiting and build.executor == executor and build.look_at and build.look_at <= now
+            if build.is_waiting and build.executor == executor and build.check_at and build.check_at <= now
         ]
         return [self._records.builds[key] for _, key in sorted(line)][:limit]
 
     def lease(self, build: Build, until: datetime) -> Build:
         self._records.others_go_first()
         stored = self._records.builds.get(build.key)
-        if stored is None or stored.look_at != build.look_at:
+        if stored is None or stored.check_at != build.check_at:
             raise Conflict
-        self._records.builds[build.key] = replace(stored, look_at=until)
-        return replace(build, look_at=until)
+        self._records.builds[build.key] = replace(stored, check_at=until)
+        return replace(build, check_at=until)
 
 
 class FakeArchive:
@@ -298,7 +298,7 @@ class FakeArchive:
         self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
     ) -> Iterator[Hidden]:
         records: list[Build | Project] = [*self._records.builds.values(), *self._records.projects.values()]
-        idle = [each for each in records if not (isinstance(each, Build) and each.look_at)]
+        idle = [each for each in records if not (isinstance(each, Build) and each.check_at)]
         deleted = [(each.deleted_at, each) for each in idle if each.deleted_at]
         archived = [(each.archived_at, each) for each in idle if each.archived_at and not each.deleted_at]
         for due, before in ((deleted, deleted_before), (archived, archived_before)):

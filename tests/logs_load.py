@@ -94,7 +94,7 @@ def run(lines: int) -> float:
     os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # else bodies come in chunks of their own
     services: Any = FakeServices(replace(SETTINGS, max_stored_log_bytes=10**10))
     services.projects.add(make_project())
-    build = make_build(Status.FAILED, log="group:stream", look_at=NOW, finished_at=NOW)
+    build = make_build(Status.FAILED, log="group:stream", check_at=NOW, finished_at=NOW)
     services.builds.next_id(services.projects.get("ada", "vision"), NOW)
     services.builds.add(build, BuildBody(), None)
     services.clock.forward(minutes=5)

@@ -155,7 +155,7 @@ class Build:
     waiting_reason: str | None = None  # why the executor accepts no builds, in its words
     unsure_attempts: tuple[int, ...] = ()  # earlier attempts that may have made the image
     stop_requested_at: datetime | None = None
-    look_at: datetime | None = None  # when the schedule checks it next; None if nothing is left to do
+    check_at: datetime | None = None  # when the schedule checks it next; None if nothing is left to do
     archived_at: datetime | None = None  # hidden since then
     deleted_at: datetime | None = None  # it will be purged and cannot be restored; implies archived_at
     stored_log_bytes: int | None = None  # size of the log in storage; None while it is not stored

@@ -1,6 +1,6 @@
 """Which statuses may follow which, and what an executor's view of a build means for its record.
 
-Everything that is late, repeated or out of order is answered here, from one table.
+Late, repeated and disordered observations are handled here, by one table.
 """
 
 import json
@@ -27,7 +27,7 @@ _LAST_TEXTS_BYTES = MAX_MESSAGE * 6 + MAX_TEXT_BYTES
 _CUT, _DETAILS_CUT = "… (cut)", {"cut": True}
 GRACE = timedelta(minutes=10)
 LOG_SETTLES = timedelta(seconds=5)  # a log's last lines arrive after the last event
-WORDS_WITHIN = timedelta(seconds=60)  # of its end, a build's log says why it failed, or its executor does
+WORDS_WITHIN = timedelta(seconds=60)  # after a failure, the log has time to say why; then the executor's words count
 HEARTBEAT = timedelta(minutes=30)  # without one for so long, a build that runs elsewhere is given up
 MAX_FAULTS = 1  # of an executor that a build gets another attempt for
 ZOMBIE = "BuildJob is in zombie state (no heartbeat was reported)."
@@ -52,7 +52,7 @@ _RESERVED_FOR_STEPS = 10  # places of the history that no status of trouble take
 
 
 class Outcome(StrEnum):
-    """How an attempt ended, as the executor tells it."""
+    """How an attempt ended, according to the executor."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -72,7 +72,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What keeps an attempt from going on and may yet pass: unschedulable, warning or unknown."""
+    """A problem that delays an attempt and may pass: unschedulable, warning or unknown."""
 
     status: Status
     message: str
@@ -80,8 +80,8 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an executor says of one attempt: everything since its start, so that one is enough. `key` is the text of a
-    BuildKey; `outcome` is None while the attempt goes on."""
+    """What an executor shows of one attempt: everything since its start, so that earlier ones may be lost. `key` is the
+    text of a BuildKey; `outcome` is None while the attempt goes on."""
 
     key: str
     uuid: str  # of the build, whose key may be given again; empty where the executor was not given it
@@ -92,7 +92,7 @@ class Observation:
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None  # the executor's own words about the end
-    has_own_reason: bool = False  # they say it better than the log could
+    has_own_reason: bool = False  # and it says more than the log
     trouble: Trouble | None = None  # at the time of asking
 
 
@@ -117,7 +117,7 @@ def advance(
 ) -> Build:
     """The build with one more row of history. Raises Invalid when the table does not allow it.
 
-    Its texts are cut where the history would exceed `MAX_HISTORY_BYTES`. `at` is when it happened where the build runs
+    Its texts are cut where the history would exceed `MAX_HISTORY_BYTES`. `at` is when the executor says it happened
     (default: `now`); rows stay in the order of time. started_at is set by the first of building, scheduled, running and
     never overwritten, finished_at by the first final status; a build that never started takes its creation as start.
     """
@@ -142,7 +142,7 @@ def advance(
         updated_at=max(now, build.updated_at),
         started_at=started_at,
         finished_at=finished_at,
-        look_at=_end_of(build, now) if status in DONE else build.look_at,
+        check_at=_end_of(build, now) if status in DONE else build.check_at,
     )
 
 
@@ -179,16 +179,16 @@ def _json_bytes(value: object) -> int:
 
 
 def _end_of(build: Build, now: datetime) -> datetime | None:
-    """When to look at a build after its end: once more if its log has to be kept, or tags to be moved. Who ends one
-    that runs here asks for that, so its next look stays: to move it costs two write units."""
+    """When to check a build after its end: once more if its log must be stored or its tags moved. For a managed build a
+    message asks for that as well, so its `check_at` stays as it is: a change costs two write units."""
     if build.deleted_at is not None or not (build.log or build.image_tags):
         return None
-    return (build.is_managed and build.look_at) or now + LOG_SETTLES
+    return (build.is_managed and build.check_at) or now + LOG_SETTLES
 
 
 def claim(build: Build, now: datetime) -> Build:
-    """A new attempt to have the build started; saved before the executor hears of it. The log of the attempt
-    before stays until the new one has a log."""
+    """The build with a new attempt to start it, to be saved before the executor is asked. The log of the last
+    attempt stays until the new one has a log."""
     unsure = (build.attempt,) if build.submitting_at is not None else ()
     return replace(
         build,
@@ -202,30 +202,30 @@ def claim(build: Build, now: datetime) -> Build:
 
 
 def release(build: Build, reason: str) -> Build:
-    """The executor said that it has started nothing: the build waits for its turn, for this reason. Its place
-    in the line is the time since when it waits."""
+    """The build after the executor said that it has not started it: it waits for its turn, for this reason. Its
+    place in the line follows from the time since when it waits."""
     reason = _cut(reason, MAX_MESSAGE)
-    return replace(build, submitting_at=None, look_at=build.waits_since, waiting_reason=reason)
+    return replace(build, submitting_at=None, check_at=build.waits_since, waiting_reason=reason)
 
 
-def submitted(build: Build, handle: str, now: datetime, look_at: datetime) -> Build:
-    """The executor has the build and calls it `handle`."""
-    build = replace(build, handle=handle, look_at=look_at)
+def submitted(build: Build, handle: str, now: datetime, check_at: datetime) -> Build:
+    """The build after its executor took it and named it `handle`."""
+    build = replace(build, handle=handle, check_at=check_at)
     if build.last_status in _RANK:  # an event was faster than this note
         return build
     return advance(build, Status.SCHEDULED, now)
 
 
 def request_stop(build: Build, now: datetime) -> Build | None:
-    """The build as somebody wants it stopped; None when there is nothing (more) to do. Before an executor was asked to
-    start it the build is stopped at once: it will never start."""
+    """The build with the request to stop it; None when there is nothing (more) to do. If no executor was asked to start
+    it, it is stopped at once and never starts."""
     if build.is_done:
         return None
     if build.submitting_at is None:  # as always of builds that run elsewhere
         return advance(replace(build, stop_requested_at=now), Status.STOPPED, now, message=_why_stopped(build))
     if build.stop_requested_at is not None:
         return None
-    return replace(build, stop_requested_at=now, look_at=now)
+    return replace(build, stop_requested_at=now, check_at=now)
 
 
 def _why_stopped(build: Build) -> str:
@@ -233,7 +233,7 @@ def _why_stopped(build: Build) -> str:
 
 
 def as_it_ended(build: Build, outcome: Outcome) -> Observation:
-    """The end of the build's attempt as its executor would say it, by what the record knows."""
+    """The end of the build's attempt as an observation, made from its record."""
     key, ended_at = str(build.key), build.finished_at
     handle = build.handle or ""
     return Observation(key, build.uuid, build.attempt, handle, build.log, (), outcome, ended_at, build.end_reason)
@@ -242,16 +242,16 @@ def as_it_ended(build: Build, outcome: Outcome) -> Observation:
 def follow(
     build: Build, seen: Observation, now: datetime, *, image: Image | None, reason: str | None, may_change: bool = False
 ) -> Build | None:
-    """What the record becomes in the light of an observation; None when it tells nothing new.
+    """The build after an observation; None when that says nothing new.
 
     `image` is the build's (`image_of`): with one, every end but a stop is success, without one
-    none is. `reason` says in words why the attempt failed. If it `may_change`, because lines of the log are
-    yet to come, the build ends now and its last status later.
+    none is. `reason` says in words why the attempt failed. If it `may_change`, because lines of the log have
+    not arrived yet, the build has ended now, but gets its last status later.
     """
     if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
         return None  # without a claim, the attempt is over: the next one counts
     if seen.uuid not in ("", build.uuid):
-        return None  # of a build that was purged, whose project was made anew
+        return None  # of a purged build of an earlier project of this name
     new = replace(build, handle=build.handle or seen.handle, log=seen.log or build.log)
     for step in seen.steps:
         if _RANK[step.status] > _reached(new, build.handle is not None):
@@ -259,7 +259,7 @@ def follow(
     if may_change and now - (new.finished_at or now) < WORDS_WITHIN:
         if new.finished_at is None:
             why = seen.reason and _cut(seen.reason, MAX_MESSAGE)
-            new = replace(new, finished_at=now, end_reason=why, look_at=now + WORDS_WITHIN)
+            new = replace(new, finished_at=now, end_reason=why, check_at=now + WORDS_WITHIN)
     elif seen.outcome is not None:
         new = _end(new, seen, now, image, reason)
     elif seen.trouble is not None:
@@ -268,8 +268,8 @@ def follow(
 
 
 def _reached(build: Build, is_noted: bool) -> int:
-    """How far the attempt has come; trouble on its way does not lead back. Before its handle is noted,
-    a warning belongs to the attempt before."""
+    """How far the attempt has come; a status for trouble does not set it back. Before its handle is stored,
+    a warning belongs to the earlier attempt."""
     if not is_noted:
         return _RANK.get(build.last_status, 0)
     before = [entry.status for entry in build.history if entry.status not in _TROUBLES]
@@ -277,7 +277,7 @@ def _reached(build: Build, is_noted: bool) -> int:
 
 
 def _troubled(build: Build, trouble: Trouble, now: datetime) -> Build:
-    """Append a status for trouble only when it starts or its kind changes, not for new words alone."""
+    """Appends a status for trouble only when it starts or its kind changes, not when only its message does."""
     room = len(build.history) < MAX_HISTORY - LAST_ENTRY_RESERVED - _RESERVED_FOR_STEPS
     if build.last_status is trouble.status or not room:
         return build
@@ -294,7 +294,7 @@ def _end(build: Build, seen: Observation, now: datetime, image: Image | None, re
             return replace(done, image_digest=image.digest, layer_bytes=image.layer_bytes)
         case Outcome.SUCCEEDED:
             return end(Status.FAILED, "The build ended without an error, but the registry has no image of it.")
-        case Outcome.FAILED | Outcome.STOPPED | Outcome.GONE if build.stop_requested_at:  # it was told to stop
+        case Outcome.FAILED | Outcome.STOPPED | Outcome.GONE if build.stop_requested_at:  # on request
             return end(Status.STOPPED, _why_stopped(build))
         case Outcome.STOPPED:
             return end(Status.STOPPED, "Stopped from outside.")
@@ -311,7 +311,7 @@ def _end(build: Build, seen: Observation, now: datetime, image: Image | None, re
                 faults=build.faults + 1,
                 unsure_attempts=(*build.unsure_attempts, build.attempt),
                 queued_at=now,
-                look_at=now,
+                check_at=now,
             )
         case _:
             return end(Status.FAILED, reason or seen.reason or "The build failed; its log may tell why.")
@@ -320,8 +320,8 @@ def _end(build: Build, seen: Observation, now: datetime, image: Image | None, re
 def image_of(build: Build, answered: Image | None) -> Image | None:
     """The build's image: what the registry answers for its tag, if an attempt reported its digest.
 
-    Whoever may push to the project's repository can take a tag before the build does. Builds that an older
-    version has started report nothing: for them, any answer counts.
+    Everyone who may push to the project's repository can use the tag before the build does. Builds that an
+    older version started report nothing; for them, any answer counts.
     """
     if answered is None:
         return None
@@ -332,10 +332,10 @@ def image_of(build: Build, answered: Image | None) -> Image | None:
 def overdue(
     build: Build, now: datetime, *, wait_minutes: int, queue_minutes: int, run_minutes: int, grace: timedelta = GRACE
 ) -> str | None:
-    """Why a managed build that has not ended should be given up by now, in words; None while it may go on.
+    """Why a managed build that has not ended must be given up, in words; None while it may go on.
 
-    It may wait for its turn, then for the executor to start it, then it may work. The executor has the last
-    two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
+    It waits for its turn, then for the executor to start it, then it works; each has a limit. The executor has
+    the last two limits as well and acts first; `grace` is its time to do so. A second attempt has its own time.
     """
     if build.is_waiting:
         since, grace, minutes = build.waits_since, timedelta(), wait_minutes

@@ -70,12 +70,15 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     caller = (services.accounts.user(named) if is_slug(named) else None) or caller
     if action in ("create", "rebuild"):
         served = named if named not in ("", caller.name) else None
-        told: dict[str, Any] = {"on_behalf_of": served, "rebuild_of": fields["build"] if action == "rebuild" else None}
-        return builds.create(services, caller, owner, name, fields, once=once, **told).build.key
+        origin: dict[str, Any] = {
+            "on_behalf_of": served,
+            "rebuild_of": fields["build"] if action == "rebuild" else None,
+        }
+        return builds.create(services, caller, owner, name, fields, once=once, **origin).build.key
     key, (change, is_done) = BuildKey(owner, name, fields["build"]), _CHANGES[action]
     try:
         change(services, caller, key)
-    except NotFound:  # whoever did it may have ended before it was noted
+    except NotFound:  # an earlier run may have done it and ended before the note
         build = services.builds.get(key)
         if build is None or not is_done(build):
             raise

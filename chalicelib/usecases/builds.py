@@ -100,7 +100,7 @@ def create(
         source=source,
         on_behalf_of=on_behalf_of,
         rebuild_of=rebuild_of,
-        look_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
+        check_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
     )
 
     if asked.is_managed and (project.reuse if asked.reuse is None else asked.reuse):
@@ -202,7 +202,7 @@ def _replayed(services: Services, caller: User, project: Project, mark: Idempote
 
 
 def announce_again(services: Services, build: Build) -> None:
-    """Unless somebody has heard of it: its maker may have ended before announcing it."""
+    """Announces the build unless a handler has it already: the first announcement may have been lost."""
     if build.is_managed and build.attempt == 0 and not build.is_done:
         services.queue.announce(build.key)
 

@@ -1,7 +1,7 @@
-"""The scheduled cleanup: what was archived long enough or deleted is purged, unused uploads are dropped.
-`domain.cleanup` says what others forget.
+"""The scheduled cleanup: purges what was deleted, or archived long enough ago, and drops unused uploads.
+`domain.cleanup` lists what other services delete.
 
-Each step finds its work anew, so that a cleanup that ended anywhere is continued by the next.
+Each step searches for its work, so that the next cleanup continues one that ended anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_SECONDS = 200  # of one cleanup; the function has 240, and the next one cont
 MAX_UPLOADS = 200  # of one cleanup
 MAX_RECOUNTS = 100
 MAX_SHOWN = 100  # of what goes next
-SWEEP_SECONDS = 300  # a tick looks at the uploads whose hash begins with its number: 256 ticks see them all
+SWEEP_SECONDS = 300  # a tick checks the uploads whose hash begins with its number: 256 ticks check all
 
 
 @dataclass(slots=True)
@@ -40,8 +40,8 @@ class Cleaned:
 
 
 def preview(services: Services, caller: User) -> tuple[Sequence[CleanupRule], Sequence[Hidden]]:
-    """The rules as this deployment has set them, and what goes next, in that order: `MAX_SHOWN` at most. Reads two
-    pages of an index and nothing else. Raises Forbidden unless the caller is a superuser."""
+    """The rules with this deployment's settings, and at most `MAX_SHOWN` of what is purged next, in that order. Reads
+    only two pages of an index. Raises Forbidden unless the caller is a superuser."""
     if not caller.is_superuser:
         raise Forbidden
     settings, now = services.settings, services.now()
@@ -54,15 +54,15 @@ def preview(services: Services, caller: User) -> tuple[Sequence[CleanupRule], Se
 
 
 def cleanup(services: Services) -> Cleaned:
-    """Purges archived builds and projects `purge_after_days` after they were archived, and deleted ones an
-    hour after that, once they have stopped; drops uploads that no project and no build has. It works until
-    `MAX_SECONDS` have passed. Images stay in the registry; cached layers go with their project."""
+    """Purges builds and projects: archived ones `purge_after_days` after that, deleted ones an hour after that, once
+    they have stopped. Drops uploads that no project and no build uses. Works for at most about `MAX_SECONDS`.
+    Images stay in the registry; cached layers are deleted with their project."""
     done = Cleaned()
     now, days = services.now(), services.settings.purge_after_days
     until = now + timedelta(seconds=MAX_SECONDS)
 
     def is_due(record: Build | Project) -> bool:
-        """The index may be behind, and the record restored meanwhile."""
+        """Whether the record itself is due: it may have been restored since the index was written."""
         at = purge_at(record, days)
         return at is not None and at <= now
 
@@ -90,12 +90,12 @@ def cleanup(services: Services) -> Cleaned:
 
 
 def _purge_build(services: Services, build: Build) -> bool:
-    """Whether it was purged: what has not ended is stopped first, and a log is awaited until it is stored.
+    """Purges the build if it has ended and its log is stored; else stops it. Returns whether it was purged.
     Raises Conflict when it was changed meanwhile."""
-    if not build.is_done or build.look_at is not None:
+    if not build.is_done or build.check_at is not None:
         request_stop(services, build.key)
         return False
-    if build.deleted_at is None:  # it is marked first, so that nobody restores half of it
+    if build.deleted_at is None:  # marked first, so that no user restores half of it
         build = services.builds.save(replace(build, deleted_at=services.now()))
     services.sources.discard(build)  # before the record, by which the next cleanup finds the files
     services.archive.purge(build)
@@ -105,7 +105,7 @@ def _purge_build(services: Services, build: Build) -> bool:
 def _purge_project(services: Services, project: Project, until: datetime, done: Cleaned) -> None:
     """Purges the project's builds and, once there are none, the project."""
     if project.deleted_at is None:
-        # It is marked first, so that nobody restores half of it, and purged an hour later.
+        # It is marked first, so that no user restores half of it, and purged an hour later.
         services.projects.save(replace(project, deleted_at=services.now()))
         return
     is_empty = True
@@ -128,7 +128,7 @@ def _purge_project(services: Services, project: Project, until: datetime, done: 
 
 
 def _sweep(services: Services) -> int:
-    """Drops unused uploads; how many."""
+    """Drops unused uploads and returns how many."""
     now = services.now()
     prefix = f"{int(now.timestamp()) // SWEEP_SECONDS % 256:02x}"
     count = 0
@@ -139,5 +139,5 @@ def _sweep(services: Services) -> int:
                 services.code_references.end_drop(sha256)
                 continue
             count += 1
-            services.sources.drop(sha256)  # the mark stays: an upload may not have looked for it yet
+            services.sources.drop(sha256)  # the mark stays: an upload in progress may not have checked it yet
     return count

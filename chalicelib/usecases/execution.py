@@ -1,7 +1,7 @@
-"""From a recorded build to a running one, and back from what the executor shows to the record.
+"""Starts recorded builds with their executor, and records what the executor shows of them.
 
-A message or an event only names a build; the record says what it needs. So every function here may run
-twice, late, or end between any two calls, and the next call completes its work.
+A message or an event only names a build; its record says what must be done. So every function here may run
+twice, late, or stop between any two calls, and the next call completes its work.
 """
 
 import logging
@@ -22,40 +22,40 @@ from chalicelib.usecases.builds import request_stop
 from chalicelib.usecases.conflicts import isolated, log_change, retry_on_conflict
 
 log = logging.getLogger(__name__)
-WAIT_WHEN_BUSY = timedelta(seconds=30)  # until a schedule asks the executor again
-MAX_SERVED = 10  # waiting builds that one message has started, within its function's time
+WAIT_WHEN_BUSY = timedelta(seconds=30)  # until the schedule asks the executor again
+MAX_SERVED = 10  # waiting builds that one message starts, so that its function has the time
 GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
-MAX_NEWER = 50  # builds that may have got a tag meanwhile
-UNTIL_TOLD_SECONDS = (5, 15, 30, 60)  # from a failure, until its log says why; then the schedule looks
-UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # from a start until the next tick, which then watches
+MAX_NEWER = 50  # newer builds that are searched for one with the same tag
+UNTIL_REASON_SECONDS = (5, 15, 30, 60)  # after a failure the log is read then, for its reason; later by the schedule
+UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # after a start the build is checked then; later by the schedule
 
 
-def attend(services: Services, key: BuildKey) -> None:
-    """Does what the build needs now: has it started, or stopped, or asks its executor about it. If it waited
-    for its turn and does not any more, those behind it get theirs."""
+def process(services: Services, key: BuildKey) -> None:
+    """Does what the build needs now: starts it, stops it, or asks its executor about it. If it waited for its
+    turn and does not any more, the next waiting builds are started."""
     build = services.builds.get(key)
     if build is not None:
-        attended = _attended(services, build)
-        if build.is_waiting and attended is not None and not attended.is_waiting:
+        processed = _processed(services, build)
+        if build.is_waiting and processed is not None and not processed.is_waiting:
             serve_waiting(services, build.executor, MAX_SERVED)
 
 
 def serve_waiting(services: Services, executor: str, limit: int) -> int:
-    """Has waiting builds started, those first that waited longest, until the executor takes no more, and returns how
-    many it looked at. Each is leased first: one that ends this function does not stay at the head of the line."""
+    """Starts waiting builds, the longest waiting first, until the executor takes no more. Returns how many it tried.
+    Each is leased first, so that a build which crashes this function does not stay at the head of the line."""
     served = 0
     for build in services.builds.waiting(executor, services.now(), limit):
         with isolated(build):
             served += 1
             leased = services.builds.lease(build, services.now() + WAIT_WHEN_BUSY)
-            attended = _attended(services, leased)
-            if attended is not None and attended.is_waiting:
+            processed = _processed(services, leased)
+            if processed is not None and processed.is_waiting:
                 break
     return served
 
 
-def _attended(services: Services, known: Build) -> Build | None:
-    """The build after it got what it needs."""
+def _processed(services: Services, known: Build) -> Build | None:
+    """The build after everything was done that it needs now."""
     key = known.key
     if known.is_done or not known.is_managed:
         return known
@@ -78,7 +78,7 @@ def _attended(services: Services, known: Build) -> Build | None:
 
 
 def is_hidden(services: Services, key: ProjectKey) -> bool:
-    """Whether a project was archived or is gone: then its builds shall stop."""
+    """Whether a project was archived or is gone. Then its builds are stopped."""
     project = services.projects.get(key.owner, key.name)
     return project is None or project.archived_at is not None
 
@@ -89,8 +89,8 @@ def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequen
 
 
 def record(services: Services, seen: Observation, known: Build | None = None) -> BuildKey:
-    """Brings the record of a build up to an observation. Idempotent; late ones change nothing. `known` is the record
-    where the caller has just read it."""
+    """Updates the record of a build by an observation. Repeated and late observations change nothing. `known` is the
+    record if the caller has just read it."""
     key = BuildKey.parse(seen.key)
 
     def write() -> Build | None:
@@ -100,13 +100,13 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
             return None
         image = reason = None
         may_change = False
-        told = seen if build.finished_at is None else lifecycle.as_it_ended(build, Outcome.FAILED)
-        is_unclear = told.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
-        if is_unclear or (told.outcome is not None and build.pushes):
+        effective = seen if build.finished_at is None else lifecycle.as_it_ended(build, Outcome.FAILED)
+        is_unclear = effective.outcome in (Outcome.SUCCEEDED, Outcome.GONE, Outcome.FAULT)
+        if is_unclear or (effective.outcome is not None and build.pushes):
             image = _image(services, build)
-        if told.outcome is Outcome.FAILED and image is None and not told.has_own_reason:
-            reason, may_change = _reason(services, told, build.nonce)
-        new = lifecycle.follow(build, told, services.now(), image=image, reason=reason, may_change=may_change)
+        if effective.outcome is Outcome.FAILED and image is None and not effective.has_own_reason:
+            reason, may_change = _reason(services, effective, build.nonce)
+        new = lifecycle.follow(build, effective, services.now(), image=image, reason=reason, may_change=may_change)
         return new and _saved(services, build, new)
 
     new = retry_on_conflict(write)()
@@ -115,7 +115,7 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
     if new.handle is None:  # a fault: one more attempt
         services.queue.announce(key)
     if new.finished_at is not None:
-        for seconds in () if new.is_done else UNTIL_TOLD_SECONDS:
+        for seconds in () if new.is_done else UNTIL_REASON_SECONDS:
             services.queue.announce(key, after_seconds=seconds)
         _announce_next(services, new.executor)
     if new.has_tags_to_move(services.now()):
@@ -127,17 +127,17 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
 
 
 def _image(services: Services, build: Build) -> Image | None:
-    """The build's image, if it has one. Before one is reported, nobody need be asked."""
+    """The build's image, if it has one. The registry is not asked before the build has reported a push."""
     if build.tag_was_free and not build.pushes:
         return None
     return lifecycle.image_of(build, services.registry.find(build.image))
 
 
 def move_tags(services: Services, build: Build) -> Build:
-    """Gives the tags that a build asked for to the newest build that asked for them and has succeeded, and notes that.
+    """Moves the tags that a build asked for to the newest successful build that asked for them, and records that.
 
-    Which that is does not depend on who comes when: whoever moves a tag looks for a newer build afterwards, too.
-    Raises Unavailable, and Conflict."""
+    The result does not depend on the order in which handlers move tags: each searches for a newer build afterwards,
+    too. Raises Unavailable, and Conflict."""
     moved: dict[str, str] = {}
     while (wanted := _newest_by_tag(services, build)) != moved:
         for tag, image in wanted.items():
@@ -147,7 +147,7 @@ def move_tags(services: Services, build: Build) -> Build:
 
 
 def _newest_by_tag(services: Services, build: Build) -> dict[str, str]:
-    """The images, by their tags, of the newest builds: this one, or one of the `MAX_NEWER` that were made last."""
+    """For each tag of the build, the image of the newest build with it: this one, or one of the last `MAX_NEWER`."""
     newest = dict.fromkeys(build.image_tags, build.image)
     project = services.projects.get(build.key.owner, build.key.project)
     for number in range(build.key.id + 1, (project.last_build_id if project else 0) + 1)[-MAX_NEWER:]:
@@ -158,7 +158,7 @@ def _newest_by_tag(services: Services, build: Build) -> dict[str, str]:
 
 
 def _note_fresh(services: Services, build: Build) -> None:
-    """The build has replaced the project's cached layers. If this is lost, the next build does it again."""
+    """Records that the build has replaced the project's cached layers. If that fails, the next build replaces them."""
 
     def write() -> None:
         project = services.projects.get(build.key.owner, build.key.project)
@@ -170,15 +170,15 @@ def _note_fresh(services: Services, build: Build) -> None:
 
 
 def _announce_next(services: Services, executor: str) -> None:
-    """A slot is free: the build that waited longest gets its turn. If this is lost, the schedule does it."""
+    """After a slot became free, announces the build that waited longest. If that fails, the schedule starts it."""
     with isolated(f"the next build for {executor}"):
         for build in services.builds.waiting(executor, services.now(), 1):
             services.queue.announce(build.key)
 
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
-    """Ends a build whose deadline has passed, after its executor was asked once more. An executor that does not answer
-    gets another hour. Raises Busy or Unavailable until then, and Conflict."""
+    """Ends a build whose deadline has passed, after asking its executor once more. While the executor does not answer,
+    this raises Busy or Unavailable, for an hour at most. Raises Conflict."""
     if _why_overdue(services, known) is None:
         return
     key, build = known.key, services.builds.get(known.key)
@@ -200,15 +200,15 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         _finished_before(services, build, image)
         return
     if build.handle is not None:
-        with isolated(build):  # where it runs has its own deadline; the record must not wait for an answer
+        with isolated(build):  # the executor has its own deadline; the record does not wait for its answer
             services.executor(build.executor).stop(build.handle)
     end(services, build, Status.FAILED if build.stop_requested_at is None else Status.STOPPED, reason)
     given_up = {"build": str(key), "measures": {"GivenUp": 1}}  # an alarm counts them
     log.warning("Build %s was given up: %s", key, reason, extra=given_up)
 
 
-def next_look(services: Services, build: Build) -> datetime:
-    """When a schedule must look at a running build again: soon where its executor sends no events."""
+def next_check(services: Services, build: Build) -> datetime:
+    """When the schedule must check a running build again: soon if its executor sends no events."""
     settings = services.settings
     is_watched = build.executor in settings.executors and not services.executor(build.executor).emits_events
     seconds = settings.watch_every_seconds if is_watched else settings.look_again_seconds
@@ -235,15 +235,16 @@ def _asked_once_more(services: Services, build: Build) -> Build | None:
 
 
 def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, Observation]:
-    """What the one executor of these builds, which have handles, says of each; what it does not know is gone."""
+    """What the executor of all these builds, which have handles, shows of each. Builds that it does not know are
+    gone."""
     executor = services.executor(builds[0].executor)
     seen = executor.observe([build.handle for build in builds if build.handle])
     return {build.key: seen.get(build.handle or "") or lifecycle.as_it_ended(build, Outcome.GONE) for build in builds}
 
 
 def _submitted(services: Services, key: BuildKey) -> Build | None:
-    """The build once its executor was asked to start it. Whoever asks claims the build first; a claim that
-    was not completed is completed by the next caller."""
+    """The build after its executor was asked to start it. A handler claims the build before it asks; if it ends before
+    the claim is completed, the next handler completes it."""
 
     def write() -> Build | None:
         build = services.builds.get(key)
@@ -256,18 +257,18 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
                     return end(services, build, Status.FAILED, words)
                 build = replace(build, tag_was_free=True)
             return _start(services, _claimed(services, build), is_repeat=False)
-        return _complete(services, build, build.submitting_at)
+        return _complete(services, build)
 
     return retry_on_conflict(write)()
 
 
 def end(services: Services, build: Build, status: Status, message: str | None = None) -> Build:
-    """The build with its last status, saved. Raises Conflict."""
+    """Saves the build with its last status. Raises Conflict."""
     return _saved(services, build, lifecycle.advance(build, status, services.now(), message=message))
 
 
 def _saved(services: Services, before: Build, new: Build) -> Build:
-    """The build, saved; of one that has ended the log is kept once its last lines are there."""
+    """Saves the build. If it has ended, its log is to be stored once the last lines have arrived."""
     saved = log_change(before, services.builds.save(new))
     if saved.is_done:
         with isolated(saved):  # else the schedule does it
@@ -275,19 +276,19 @@ def _saved(services: Services, before: Build, new: Build) -> Build:
     return saved
 
 
-def _complete(services: Services, build: Build, claimed_at: datetime) -> Build | None:
-    """Continues where the claimer may have ended: before, in or after the executor's start."""
+def _complete(services: Services, build: Build) -> Build | None:
+    """Completes a claim whose handler may have ended before, during or after the call that starts the build."""
     executor = services.executor(build.executor)
     is_wanted = build.stop_requested_at is None
     if is_wanted and _may_repeat(services, build):
-        # This write makes the claimer's own decisions about a failed start conflict.
-        leased = services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))
+        # After this write, what the claim's handler decides about a failed start is a conflict.
+        leased = services.builds.save(replace(build, check_at=services.now() + WAIT_WHEN_BUSY))
         return _start(services, leased, is_repeat=True)
     if handle := executor.find_handle(build):
         return _note(services, build, handle)
     if is_wanted:
         return _start(services, _claimed(services, build), is_repeat=False)
-    if _may_repeat(services, build):  # the claimer may still start it, and will see that it shall stop
+    if _may_repeat(services, build):  # the claim's handler may still start it, and will see the stop request
         return _wait_for_replay(services, build)
     return end(services, build, Status.STOPPED)
 
@@ -297,8 +298,8 @@ def _may_repeat(services: Services, build: Build) -> bool:
 
 
 def _wait_for_replay(services: Services, build: Build) -> Build:
-    """Has the build looked at when no repetition of its attempt can start it any more."""
-    return services.builds.save(replace(build, look_at=_repeated_until(services, build)))
+    """Has the build checked again when no repetition of its attempt can start it any more."""
+    return services.builds.save(replace(build, check_at=_repeated_until(services, build)))
 
 
 def _repeated_until(services: Services, build: Build) -> datetime:
@@ -307,13 +308,13 @@ def _repeated_until(services: Services, build: Build) -> datetime:
 
 
 def _claimed(services: Services, build: Build) -> Build:
-    """The build, its next attempt claimed. Raises Conflict when another handler was faster."""
+    """Claims the build's next attempt. Raises Conflict when another handler was faster."""
     return log_change(build, services.builds.save(lifecycle.claim(build, services.now())))
 
 
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
-    """Has the claimed attempt started and stores the handle. Raises Conflict. What the executor answers to a repeated
-    start says nothing about the first one: the claim stays then."""
+    """Starts the claimed attempt and stores the handle. Raises Conflict. If the executor refuses a repeated start, the
+    first one may have succeeded all the same, so the claim stays."""
     if build.attempt > 1 and (image := _image(services, build)):
         return _finished_before(services, build, image)
     executor = services.executor(build.executor)
@@ -335,7 +336,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
 
 
 def _finished_before(services: Services, build: Build, image: Image) -> Build | None:
-    """Records the success of an attempt whose image is in the registry: tags cannot be overwritten, nor need they be.
+    """Records the success of an earlier attempt whose image is in the registry, where another could not overwrite it.
     Its handle, log and times are recorded if the executor still knows it; attempts that still run are stopped."""
     executor = services.executor(build.executor)
     makers = [push.attempt for push in build.pushes if push.digest == image.digest]
@@ -358,7 +359,7 @@ def _finished_before(services: Services, build: Build, image: Image) -> Build | 
 
 
 def _note(services: Services, claimed: Build, handle: str) -> Build | None:
-    """Stores the handle, on top of whatever was written since the claim: it must not get lost."""
+    """Stores the handle in the record as it is now, whatever was written since the claim: it must not get lost."""
     is_new = False
 
     def write() -> Build | None:
@@ -367,10 +368,10 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
         is_claimed = build is not None and build.submitting_at is not None and not build.is_done
         is_unwanted = build is None or not is_claimed or build.attempt != claimed.attempt
         if is_unwanted and (build is None or build.handle != handle):
-            services.executor(claimed.executor).stop(handle)  # nobody else knows of it
+            services.executor(claimed.executor).stop(handle)  # no record names it
         if build is None or is_unwanted or build.handle is not None:
             return build
-        submitted = lifecycle.submitted(build, handle, services.now(), next_look(services, build))
+        submitted = lifecycle.submitted(build, handle, services.now(), next_check(services, build))
         saved = log_change(build, services.builds.save(submitted))
         is_new = True
         return saved
@@ -383,7 +384,7 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
 
 
 def _reason(services: Services, seen: Observation, nonce: str) -> tuple[str | None, bool]:
-    """Why a build failed, as its log says by now, and whether lines that say more may be on their way."""
+    """Why a build failed, according to its log so far, and whether lines that say more may still arrive."""
     if seen.log is None:
         return None, False
     lines = Lines(nonce)

@@ -130,7 +130,7 @@ def _growing_page(services: Services, build: Build, name: str, after: Position, 
 
 def _never_stored(build: Build) -> bool:
     """Whether it has ended and its log, if any, will not be stored."""
-    return build.is_done and (build.look_at is None or build.log is None)
+    return build.is_done and (build.check_at is None or build.log is None)
 
 
 def _cursor(position: Position) -> str:
@@ -185,7 +185,7 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
     be tried for ever.
     """
     build, now = services.builds.get(key), services.now()
-    if build is None or not build.is_done or build.look_at is None or build.stored_log_bytes is not None:
+    if build is None or not build.is_done or build.check_at is None or build.stored_log_bytes is not None:
         return
     if build.log is None or build.deleted_at is not None:
         return
@@ -194,7 +194,7 @@ def keep(services: Services, key: BuildKey, *, is_last_try: bool = False) -> Non
         raise Unavailable(f"Another function is storing the log of build {key}.")
     with suppress(Conflict):  # the build was changed meanwhile: the schedule queues it again
         if not is_last_try and not _is_complete(services, build, build.log):
-            services.builds.save(replace(build, look_at=now + LOOK_AGAIN))
+            services.builds.save(replace(build, check_at=now + LOOK_AGAIN))
         else:
             leased = services.builds.save(replace(build, keeping_log_until=now + KEEPS_FOR))
             text = _Text(services, leased, build.log, is_last_try=is_last_try)
@@ -217,8 +217,8 @@ def _is_complete(services: Services, build: Build, log: str) -> bool:
 
 def _store(services: Services, build: Build, text: "_Text", *, is_last_try: bool) -> Build:
     """Stores the text; returns the build's next record."""
-    look_at = build.look_at if build.has_tags_to_move(services.now()) else None
-    done = replace(build, look_at=look_at, keeping_log_until=None)
+    check_at = build.check_at if build.has_tags_to_move(services.now()) else None
+    done = replace(build, check_at=check_at, keeping_log_until=None)
     pieces = iter(text)
     if (first := next(pieces, None)) is None:
         return done

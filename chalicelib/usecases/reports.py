@@ -39,7 +39,7 @@ def report_status(services: Services, caller: User, key: BuildKey, fields: dict[
 
     def add(build: Build, now: datetime) -> Build:
         new = lifecycle.advance(build, status, now, at=at, message=message, traceback=traceback, details=details)
-        return new if new.is_done else replace(new, look_at=now + HEARTBEAT)
+        return new if new.is_done else replace(new, check_at=now + HEARTBEAT)
 
     return _change(services, caller, key, add)
 
@@ -49,7 +49,7 @@ def heartbeat(services: Services, caller: User, key: BuildKey) -> None:
     if builds.writable(services, caller, key).build.is_managed:
         return
     _change(
-        services, caller, key, lambda build, now: build if build.is_done else replace(build, look_at=now + HEARTBEAT)
+        services, caller, key, lambda build, now: build if build.is_done else replace(build, check_at=now + HEARTBEAT)
     )
 
 
@@ -81,8 +81,8 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
         require(reported <= most, f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included.")
         log[:] = [build.log or services.logs.reported(build)]
         # After the end, the log is stored only after these lines have arrived.
-        look_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
-        return replace(build, log=log[0], look_at=look_at, reported_log_bytes=reported)
+        check_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
+        return replace(build, log=log[0], check_at=check_at, reported_log_bytes=reported)
 
     _change(services, caller, key, point)
     now = services.now()

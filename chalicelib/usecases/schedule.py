@@ -1,4 +1,4 @@
-"""What the schedule does: repairs what lost messages and events left undone."""
+"""The schedule: does what was left undone because a message or an event was lost."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,33 +15,33 @@ from chalicelib.usecases import execution, logs
 from chalicelib.usecases.conflicts import isolated
 
 log = logging.getLogger(__name__)
-MAX_BUILDS = 500  # of one tick; the next one continues
-MAX_WAITING = 50  # builds that one tick has started when their executor takes builds again
-CHUNK = 100  # builds that one call to an executor asks about: BatchGetBuilds takes no more
-LOG_KEPT_WITHIN = timedelta(minutes=15)  # a log that is not kept by then is sent to be kept again
+MAX_BUILDS = 500  # that one tick checks; the next one continues
+MAX_WAITING = 50  # builds that one tick starts when their executor takes builds again
+CHUNK = 100  # builds in one question to an executor: BatchGetBuilds takes no more
+LOG_STORED_WITHIN = timedelta(minutes=15)  # a log that is not stored by then is announced again
 
 
 def tick(services: Services, sleep: Callable[[float], None]) -> None:
-    """Runs `reconcile`; where a cluster is configured, again every few seconds until the next tick begins
-    or nothing is due soon, because Jobs send no events."""
+    """Runs `reconcile`. Where a cluster is configured, whose Jobs send no events, runs it again every few seconds
+    until the next tick begins or no build is due before it."""
     every = timedelta(seconds=services.settings.watch_every_seconds)
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
-    looked_at = reconcile(services)
+    checked = reconcile(services)
     while services.settings.eks and (now := services.now()) + every <= until:
         if not services.builds.due(now + every, limit=1):
             break
         sleep(every.total_seconds())
-        looked_at += reconcile(services)
-    log.info("Looked at %d builds.", looked_at, extra={"measures": {"Reconciled": looked_at}})
+        checked += reconcile(services)
+    log.info("Checked %d builds.", checked, extra={"measures": {"Reconciled": checked}})
 
 
 def reconcile(services: Services) -> int:
-    """Looks at every build that is due, and returns how many there were.
+    """Checks every build that is due, and returns how many there were.
 
-    A build that was never started is started, one that runs is compared with its executor, one past its
-    deadline is given up, and the log of one that has ended is sent to be kept. The next look is moved forward
-    before anything is done, so that a tick which ends half way is followed by one that begins with other
-    builds. What goes wrong with one build stays with it.
+    A build that was never started is started, a running one is compared with its executor, one past its deadline
+    is given up, and the log of one that has ended is announced, to be stored. The time of the next check is
+    moved forward first, so that after a tick which ends half way the next one begins with other builds. An
+    error with one build does not affect the others.
     """
     due = services.builds.due(services.now(), MAX_BUILDS)
     is_hidden = cache(partial(execution.is_hidden, services))
@@ -49,7 +49,7 @@ def reconcile(services: Services) -> int:
         running: list[Build] = []
         for build in due[start : start + CHUNK]:
             with isolated(build):
-                until = services.now() + LOG_KEPT_WITHIN if build.is_done else execution.next_look(services, build)
+                until = services.now() + LOG_STORED_WITHIN if build.is_done else execution.next_check(services, build)
                 leased = services.builds.lease(build, until)
                 if not _did_all(services, leased, is_hidden):
                     running.append(leased)
@@ -64,38 +64,38 @@ def reconcile(services: Services) -> int:
 
 
 def _did_all(services: Services, build: Build, is_hidden: Callable[[ProjectKey], bool]) -> bool:
-    """Does what a due build needs. False: it must still be compared with its executor."""
+    """Does what a due build needs. Returns False if it must still be compared with its executor."""
     if build.is_done:
         if build.has_tags_to_move(services.now()):
-            with isolated(build):  # a registry that refuses them does not keep the log waiting
+            with isolated(build):  # the log is stored even if the registry refuses them
                 build = execution.move_tags(services, build)
         if not logs.ask_to_keep(services, build) and not build.has_tags_to_move(services.now()):
-            services.builds.save(replace(build, look_at=None))
+            services.builds.save(replace(build, check_at=None))
     elif not build.is_managed:  # it is due because no heartbeat came
         execution.end(services, build, Status.FAILED, lifecycle.ZOMBIE)
     elif build.handle is None or build.finished_at is not None:
-        execution.attend(services, build.key)
+        execution.process(services, build.key)
     elif build.stop_requested_at is None and is_hidden(build.key.project_key):
-        execution.attend(services, build.key)  # which stops it
+        execution.process(services, build.key)  # which stops it
     else:
         if build.stop_requested_at is not None:
-            with isolated(build):  # one that cannot be stopped is still given up at its deadline
+            with isolated(build):  # if it cannot be stopped, it is given up at its deadline
                 services.executor(build.executor).stop(build.handle)
         return False
     return True
 
 
 def _compare(services: Services, builds: Sequence[Build]) -> None:
-    """Records what the executor of all these builds says of each, and gives up those past their deadline."""
+    """Records what the executor of all these builds shows of each, and gives up those past their deadline."""
     try:
         seen = execution.observed(services, builds)
     except SlipwayError:
-        seen = {}  # only deadlines count then
+        seen = {}  # then only the deadlines are checked
         log.warning("%s did not answer about %d builds.", builds[0].executor, len(builds), exc_info=True)
     except Exception:
         if len(builds) == 1:
             raise
-        for build in builds:  # one of them cannot be understood: each alone
+        for build in builds:  # one of the answers cannot be read: ask about each alone
             with isolated(build):
                 _compare(services, [build])
         return

@@ -44,10 +44,10 @@ def in_front_of(dynamodb: str, row: Row) -> Iterator[str]:
         headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         url = f"{dynamodb}{request.full_path.rstrip('?')}"
         got = http.request(request.method, url, body=request.data, headers=headers, retries=False)
-        kept = {
+        passed = {
             name: value for name, value in got.headers.items() if name.lower().startswith(("content-type", "x-amz"))
         }
-        return Response(got.data, got.status, kept)
+        return Response(got.data, got.status, passed)
 
     with served(answer) as address:
         yield f"http://{address}"

@@ -147,7 +147,7 @@ def test_a_build_is_read_as_it_was_added(store: Store) -> None:
         resources={"cpu": {"requests": 0.5, "limits": 2}},
         commit="ab" * 20,
         source=Source(code_sha256="ab" * 32, context="src"),
-        look_at=after(300),
+        check_at=after(300),
         history=lifecycle.advance(
             make_build(), Status.SCHEDULED, after(1), message="waiting", details={"a": [1]}
         ).history,
@@ -318,13 +318,13 @@ def test_a_saved_build_has_its_next_version(store: Store) -> None:
 
 
 def test_what_became_none_is_none_after_reading(store: Store) -> None:
-    build = add(store, handle="run-1", look_at=after(1), submitting_at=NOW)
+    build = add(store, handle="run-1", check_at=after(1), submitting_at=NOW)
 
-    store.builds.save(replace(build, handle=None, look_at=None, submitting_at=None))
+    store.builds.save(replace(build, handle=None, check_at=None, submitting_at=None))
 
     stored = store.builds.get(KEY)
     assert stored is not None
-    assert (stored.handle, stored.look_at, stored.submitting_at) == (None, None, None)
+    assert (stored.handle, stored.check_at, stored.submitting_at) == (None, None, None)
 
 
 def test_of_two_writers_one_meets_a_conflict(store: Store) -> None:
@@ -518,8 +518,8 @@ def test_pages_hold_builds_of_one_project(store: Store) -> None:
 
 
 def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: Store) -> None:
-    for look_at in (after(3), after(1), None, after(2), after(4)):
-        add(store, look_at=look_at)
+    for check_at in (after(3), after(1), None, after(2), after(4)):
+        add(store, check_at=check_at)
 
     assert [build.key.id for build in store.builds.due(after(3), 10)] == [2, 4, 1]
     assert [build.key.id for build in store.builds.due(after(3), 2)] == [2, 4]
@@ -527,7 +527,7 @@ def test_due_are_builds_whose_time_has_come_longest_overdue_first(store: Store) 
 
 
 def test_a_build_is_due_until_nothing_can_happen_any_more(store: Store) -> None:
-    build = add(store, look_at=after(1))
+    build = add(store, check_at=after(1))
     build = store.archive.archive(replace(build, archived_at=after(1)))
     assert store.builds.due(after(1), 10) == [build], "an archived build may still have to be stopped"
 
@@ -538,9 +538,9 @@ def test_a_build_is_due_until_nothing_can_happen_any_more(store: Store) -> None:
 
 def test_builds_that_wait_for_their_turn_stand_in_a_line_of_their_executor(store: Store) -> None:
     """Longest waiting first, apart from what is due; a lease takes one out of the line for a while."""
-    for look_at, executor in ((after(2), "codebuild"), (after(1), "codebuild"), (after(1), "eks")):
-        add(store, look_at=look_at, executor=executor, waiting_reason="no slot is free")
-    add(store, look_at=after(1))
+    for check_at, executor in ((after(2), "codebuild"), (after(1), "codebuild"), (after(1), "eks")):
+        add(store, check_at=check_at, executor=executor, waiting_reason="no slot is free")
+    add(store, check_at=after(1))
 
     assert [build.key.id for build in store.builds.due(after(9), 10)] == [4]
     line = store.builds.waiting("codebuild", after(9), 10)
@@ -555,48 +555,48 @@ def test_builds_that_wait_for_their_turn_stand_in_a_line_of_their_executor(store
 
 
 def test_a_lease_moves_the_next_look_and_nothing_else(store: Store) -> None:
-    build = add(store, look_at=after(1))
+    build = add(store, check_at=after(1))
 
     leased = store.builds.lease(build, after(60))
 
-    assert leased == replace(build, look_at=after(60)) == store.builds.get(KEY)
+    assert leased == replace(build, check_at=after(60)) == store.builds.get(KEY)
     assert store.builds.due(after(59), 10) == []
     assert store.builds.save(build).version == build.version + 1, "the version is as it was"
 
 
 def test_one_of_two_leases_of_the_same_look_is_refused(store: Store) -> None:
-    build = add(store, look_at=after(1))
+    build = add(store, check_at=after(1))
     store.builds.lease(build, after(60))
 
     with pytest.raises(Conflict):
         store.builds.lease(build, after(61))
 
-    assert store.builds.due(after(60), 10) == [replace(build, look_at=after(60))]
+    assert store.builds.due(after(60), 10) == [replace(build, check_at=after(60))]
 
 
 def test_a_build_that_nobody_has_to_look_at_cannot_be_leased(store: Store) -> None:
-    build = add(store, look_at=after(1))
-    store.builds.save(replace(build, look_at=None, deleted_at=after(1), archived_at=after(1)))
+    build = add(store, check_at=after(1))
+    store.builds.save(replace(build, check_at=None, deleted_at=after(1), archived_at=after(1)))
 
     with pytest.raises(Conflict):
         store.builds.lease(build, after(60))
 
     stored = store.builds.get(KEY)
     assert stored is not None
-    assert stored.look_at is None
+    assert stored.check_at is None
     assert purgeable(store, after(1)) == [KEY]
 
 
 def test_a_deleted_build_is_due_while_it_may_still_run_and_purgeable_only_then(store: Store) -> None:
     """Else nothing would stop what it computes."""
-    build = add(store, look_at=after(1))
+    build = add(store, check_at=after(1))
     build = store.archive.archive(replace(build, archived_at=after(2), deleted_at=after(2)))
     assert (store.builds.due(after(1), 10), purgeable(store, after(9))) == ([build], [])
 
-    build = store.builds.save(replace(build, look_at=after(3)))
+    build = store.builds.save(replace(build, check_at=after(3)))
     assert (store.builds.due(after(3), 10), purgeable(store, after(9))) == ([build], [])
 
-    store.builds.save(replace(build, look_at=None))
+    store.builds.save(replace(build, check_at=None))
     assert (store.builds.due(after(9), 10), purgeable(store, after(9))) == ([], [KEY])
 
 
@@ -692,12 +692,12 @@ def test_archived_builds_are_listed_by_their_creator_until_restored(store: Store
 
 
 def test_what_is_purgeable_is_deleted_or_archived_long_enough(store: Store) -> None:
-    waiting = {"look_at": None}
+    waiting = {"check_at": None}
     long, lately, deleted, running = (add(store, **waiting) for _ in range(4))
     store.archive.archive(replace(long, archived_at=after(1)))
     store.archive.archive(replace(lately, archived_at=after(100)))
     store.archive.archive(replace(deleted, archived_at=after(100), deleted_at=after(100)))
-    store.archive.archive(replace(running, archived_at=after(1), look_at=after(1)))
+    store.archive.archive(replace(running, archived_at=after(1), check_at=after(1)))
     other = make_project(name="other")
     store.projects.add(other)
     store.projects.save(replace(other, archived_at=after(2), deleted_at=after(2)))
@@ -712,7 +712,7 @@ def test_what_is_purgeable_is_deleted_or_archived_long_enough(store: Store) -> N
 def test_a_purged_build_leaves_nothing(store: Store) -> None:
     build = add(store, "it")
     store.bookmarks.add("bob", build.key, NOW)
-    build = store.archive.archive(replace(build, archived_at=NOW, deleted_at=NOW, look_at=None))
+    build = store.archive.archive(replace(build, archived_at=NOW, deleted_at=NOW, check_at=None))
     store.archive.purge(build)
     with pytest.raises(Conflict):
         store.archive.purge(build)

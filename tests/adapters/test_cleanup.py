@@ -138,7 +138,7 @@ class World:
             projects.create(self.services, ADA, {"name": project})
         made = builds.create(self.services, ADA, "ada", project, {"is_managed": False}, once=once).build
         ended = reports.report_status(self.services, ADA, made.key, {"status": "succeeded"})
-        self.services.builds.save(replace(ended, look_at=None))
+        self.services.builds.save(replace(ended, check_at=None))
 
     def keep_a_log(self, number: int) -> None:
         build = self.services.builds.get(BuildKey("ada", "vision", number))

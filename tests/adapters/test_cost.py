@@ -148,7 +148,7 @@ def test_creating_is_one_read_one_update_and_one_transaction(services: FakeServi
 
 def test_a_status_change_is_one_read_and_one_update(services: FakeServices) -> None:
     created = builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
-    execution.attend(services, created.key)
+    execution.process(services, created.key)
     run = services.codebuild.run_of(created.key)
     services.codebuild.enter(run, Status.SCHEDULED, Status.BUILDING)
     with Meter() as meter:
@@ -196,7 +196,7 @@ def large_build(executor: str) -> Build:
             name="nightly-classifier",
             description="the nightly training image of the classifier",
             tags=("nightly", "gpu", "pytorch"),
-            look_at=after(300),
+            check_at=after(300),
             commit="8d3f0e29a1c94d7bb8f0c6d2e4f1a7b3c9d5e6f0",
             source=Source(code_sha256="ab" * 32),
             resources={"cpu": {"requests": 1, "limits": 2}, "memory": {"requests": 1024, "limits": 2048}},
@@ -244,7 +244,7 @@ def test_statuses_of_an_ordinary_build_cost_less(executor: str, table_in_emulato
 
 def test_what_is_not_news_is_one_read(services: FakeServices) -> None:
     created = builds.create(services, ADA, "ada", "vision", {"content": json.dumps(SPEC)}).build
-    execution.attend(services, created.key)
+    execution.process(services, created.key)
     run = services.codebuild.run_of(created.key)
     execution.observe(services, created.executor, [run.handle])
     with Meter() as meter:

@@ -115,7 +115,7 @@ def test_whatever_hinders_the_secret_of_a_job_it_stays_the_only_one(
 
     cluster.refusal_of_secrets = refusal
     for _ in range(75):
-        execution.attend(services, key)
+        execution.process(services, key)
         schedule.reconcile(services)
         services.clock.forward(minutes=1)
     assert list(cluster.jobs) == [job_name(services.records.builds[key])]

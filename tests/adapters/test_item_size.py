@@ -137,7 +137,7 @@ def test_a_change_makes_room_in_a_record_that_is_full() -> None:
 def stored_before_the_bound(number: int, services: FakeServices) -> Build:
     """The emulator counts what a change replaces, so that a full record could never be changed there."""
     small = largest_build()
-    small = replace(small, key=replace(small.key, id=number), look_at=after(60))
+    small = replace(small, key=replace(small.key, id=number), check_at=after(60))
     services.builds.add(small, make_body(), None)
     build = grown(small, 300_000)
     encode_build(build).save()

@@ -26,7 +26,7 @@ def build(api: Api) -> Build:
     """One that its executor has started."""
     api.ok("POST", "/ada/vision/builds", {"content": str(SPEC)})
     key = BuildKey("ada", "vision", 1)
-    execution.attend(api.services, key)
+    execution.process(api.services, key)
     return api.services.records.builds[key]
 
 

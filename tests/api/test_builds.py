@@ -213,7 +213,7 @@ def test_what_a_build_took_and_cost(api: Api) -> None:
     api.ok("POST", BUILDS, {"content": CONTENT})
     (key,) = api.services.queue.take()
     assert api.ok("GET", f"{BUILDS}/1")["billed_minutes"] is None
-    execution.attend(api.services, key)
+    execution.process(api.services, key)
     run = api.services.codebuild.run_of(key)
     api.services.clock.forward(minutes=10)  # in the queue
     api.services.codebuild.enter(run, Status.BUILDING)
@@ -230,9 +230,9 @@ def test_how_large_an_image_is(api: Api) -> None:
     created = api.ok("POST", BUILDS, {"content": CONTENT})
     assert (created["image_bytes"], created["layer_bytes"]) == (None, None)
     (key,) = api.services.queue.take()
-    execution.attend(api.services, key)
+    execution.process(api.services, key)
     end_with_an_image(api.services, key)
-    execution.attend(api.services, key)
+    execution.process(api.services, key)
 
     built = api.ok("GET", f"{BUILDS}/1")
     assert (built["image_bytes"], built["layer_bytes"]) == (35, [30, 5])
@@ -250,10 +250,10 @@ def test_a_build_says_why_it_waits_for_its_turn(api: Api) -> None:
     (key,) = api.services.queue.take()
     assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] is None
     api.services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait: no slot is free."))
-    execution.attend(api.services, key)
+    execution.process(api.services, key)
     assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] == "CodeBuild asks us to wait: no slot is free."
 
-    execution.attend(api.services, key)
+    execution.process(api.services, key)
     assert api.ok("GET", f"{BUILDS}/1")["waiting_reason"] is None
 
 

@@ -59,8 +59,8 @@ def test_a_build_says_when_to_ask_again_until_it_has_ended(made: Api) -> None:
     first = made("GET", PATHS[0])
     assert first.headers["Retry-After"] == "2"
     assert made("GET", PATHS[0], If_None_Match=first.headers["ETag"]).headers["Retry-After"] == "2"
-    execution.attend(made.services, KEY)
+    execution.process(made.services, KEY)
     end_with_an_image(made.services, KEY)
-    execution.attend(made.services, KEY)
+    execution.process(made.services, KEY)
     ended = made("GET", PATHS[0])
     assert (ended.body["last_status"], "Retry-After" in ended.headers) == ("succeeded", False)

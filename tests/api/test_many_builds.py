@@ -56,7 +56,7 @@ def test_each_result_is_what_its_own_route_answers(made: Api, verb: str) -> None
 
 def test_one_that_fails_keeps_no_other_from_it(made: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in [*made.services.records.builds]:  # to stop one that was started takes a message
-        execution.attend(made.services, key)
+        execution.process(made.services, key)
     announce = made.services.queue.announce
 
     def announce_but_two(key: Any, after_seconds: int = 0) -> None:

@@ -43,7 +43,7 @@ def run(api: Api) -> None:
     """The first build runs and succeeds."""
     services = api.services
     (key,) = services.queue.take()
-    execution.attend(services, key)
+    execution.process(services, key)
     now = services.codebuild.run_of(key)
     for status in (Status.SCHEDULED, Status.BUILDING, Status.RUNNING):
         services.clock.forward(seconds=1)

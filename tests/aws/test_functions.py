@@ -80,7 +80,7 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     assert ada is not None
     content = {"content": "{version: 1, kind: build, image: 'python:3.12-slim', build_steps: ['true']}"}
     lost = builds.create(services, ada, "ada", "vision", content).build
-    services.builds.save(replace(lost, look_at=services.now() - timedelta(seconds=1)))
+    services.builds.save(replace(lost, check_at=services.now() - timedelta(seconds=1)))
     deployed.call("Reconcile", "reconcile", recorded("schedule"))
     assert deployed.build(2).handle is not None
 
@@ -150,12 +150,12 @@ def test_one_filter_finds_the_traces_of_all_functions_that_had_to_do_with_a_buil
             deployed.until_ended(deployed.build().handle)
         if resource == "KeepLog":  # so that the schedules find something to do
             services, build = deployed.services, deployed.build()
-            services.builds.save(replace(build, look_at=services.now() - timedelta(seconds=1)))
+            services.builds.save(replace(build, check_at=services.now() - timedelta(seconds=1)))
         if resource == "Reconcile":
             ada = deployed.services.accounts.user("ada")
             assert ada is not None
             build = deployed.build()
-            deployed.services.builds.save(replace(build, look_at=None))
+            deployed.services.builds.save(replace(build, check_at=None))
             builds.archive(deployed.services, ada, build.key, delete=True)
             build = deployed.build()
             hours_ago = deployed.services.now() - timedelta(hours=2)

@@ -344,7 +344,7 @@ class Story:
         """The schedule looks at a build now, which was changed behind its back."""
         services = self.deployed.services
         due = services.now() - timedelta(seconds=1)
-        services.builds.save(replace(self.deployed.build(number), look_at=due, **changes))
+        services.builds.save(replace(self.deployed.build(number), check_at=due, **changes))
         self.call("reconcile", recorded("schedule"))
 
     def succeed(self, registry: set[str]) -> int:
@@ -376,7 +376,7 @@ class Story:
 
     def wait_for_a_turn(self, build: Build) -> None:
         """CodeBuild takes no more builds at this moment."""
-        waiting = replace(build, waiting_reason="no slot is free", look_at=build.created_at)
+        waiting = replace(build, waiting_reason="no slot is free", check_at=build.created_at)
         self.deployed.services.builds.save(waiting)
 
     def keep(self, number: int) -> None:

@@ -93,24 +93,24 @@ def test_a_final_status_finishes_a_build(status: Status) -> None:
     assert build.history[-1].created_at == after(50)
     assert build.finished_at == after(60), "our time, not the event's"
     assert build.started_at == after(5)
-    assert build.look_at is None
+    assert build.check_at is None
 
 
 def test_after_its_end_a_build_is_looked_at_once_more_if_its_log_has_to_be_kept_or_its_tags_moved() -> None:
     """Who ends one that runs here asks for that at once, so its look need not be soon."""
-    for build, look_at in (
+    for build, check_at in (
         (make_build(log="logs:1"), after(10)),
-        (make_build(log="logs:1", look_at=after(300)), after(300)),
-        (make_build(log="logs:1", look_at=after(300), is_managed=False), after(10)),
+        (make_build(log="logs:1", check_at=after(300)), after(300)),
+        (make_build(log="logs:1", check_at=after(300), is_managed=False), after(10)),
         (make_build(image_tags=("latest",)), after(10)),
         (make_build(log="logs:1", deleted_at=NOW), None),
         (make_build(), None),
     ):
-        assert lifecycle.advance(build, Status.FAILED, after(5)).look_at == look_at
+        assert lifecycle.advance(build, Status.FAILED, after(5)).check_at == check_at
 
 
 def test_a_status_on_the_way_does_not_change_when_a_build_is_looked_at() -> None:
-    assert lifecycle.advance(make_build(look_at=after(300)), RUNNING, after(5)).look_at == after(300)
+    assert lifecycle.advance(make_build(check_at=after(300)), RUNNING, after(5)).check_at == after(300)
 
 
 def test_a_build_that_never_started_takes_its_creation_as_start() -> None:
@@ -315,7 +315,7 @@ def test_a_released_build_waits_unclaimed() -> None:
     released = lifecycle.release(make_claimed(created_at=after(-9)), "no slot is free")
 
     assert released.is_waiting
-    assert (released.submitting_at, released.look_at) == (None, after(-9)), "its place in the line"
+    assert (released.submitting_at, released.check_at) == (None, after(-9)), "its place in the line"
     assert released.waiting_reason == "no slot is free"
     assert lifecycle.release(make_claimed(), "x" * 1000).waiting_reason == "x" * 255 + "…"
 
@@ -331,7 +331,7 @@ def test_a_claim_ends_the_wait_and_notes_whose_turn_had_come() -> None:
 def test_a_submitted_build_is_scheduled() -> None:
     build = lifecycle.submitted(make_claimed(), "run-1", after(1), after(300))
 
-    assert (build.handle, build.look_at, build.last_status) == ("run-1", after(300), SCHEDULED)
+    assert (build.handle, build.check_at, build.last_status) == ("run-1", after(300), SCHEDULED)
 
 
 @pytest.mark.parametrize("status", [SCHEDULED, BUILDING, RUNNING])
@@ -358,7 +358,7 @@ def test_a_claimed_build_is_stopped_by_its_executor() -> None:
     stopping = lifecycle.request_stop(make_claimed(), after(1))
 
     assert stopping is not None
-    assert (stopping.last_status, stopping.stop_requested_at, stopping.look_at) == (
+    assert (stopping.last_status, stopping.stop_requested_at, stopping.check_at) == (
         CREATED,
         after(1),
         after(1),
@@ -496,7 +496,7 @@ def test_how_an_attempt_ends(
 def test_a_fault_leaves_the_build_to_be_claimed_once_more() -> None:
     warned = followed(make_claimed(), make_observation(RUNNING, outcome=Outcome.FAULT), digest=None)
 
-    assert (warned.submitting_at, warned.handle, warned.look_at) == (None, None, after(200))
+    assert (warned.submitting_at, warned.handle, warned.check_at) == (None, None, after(200))
     assert (warned.queued_at, warned.unsure_attempts) == (after(200), (1,))
 
 

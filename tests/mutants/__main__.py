@@ -5,7 +5,7 @@
 Two kinds of breakages: mutants, which mutmut makes everywhere in the files of `[tool.mutmut]`, and those of
 `aimed`, by hand. All is done in a copy of the project, `out/mutants`. Exits with 1 when a mutant survives
 that `accepted.toml` does not list, when one that it lists is killed or not there, and when no test finds an
-aimed breakage. With patterns of mutants' names (`*.x_attend__*`) only these are tested again, in the copy of
+aimed breakage. With patterns of mutants' names (`*.x_process__*`) only these are tested again, in the copy of
 the last complete run, with the tests as they are now.
 """
 

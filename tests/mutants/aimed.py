@@ -55,12 +55,12 @@ BREAKAGES = [
         ),
         (
             "the log overrules the executor's own words",
-            " and not told.has_own_reason:",
+            " and not effective.has_own_reason:",
             ":",
         ),
         (
             "a stop does not wait for whoever may repeat the start",
-            "if _may_repeat(services, build):  # the claimer",
+            "if _may_repeat(services, build):  # the claim's handler",
             "if False:  # the claimer",
         ),
         (
@@ -81,7 +81,7 @@ BREAKAGES = [
         ),
         (
             "a repeated start leaves the first one its decisions",
-            "leased = services.builds.save(replace(build, look_at=services.now() + WAIT_WHEN_BUSY))",
+            "leased = services.builds.save(replace(build, check_at=services.now() + WAIT_WHEN_BUSY))",
             "leased = build",
         ),
         (
@@ -222,8 +222,8 @@ BREAKAGES = [
         TABLE,
         (
             "nobody looks at a deleted build that still runs",
-            "(unfinished, look_at), (keys.DELETED, record.deleted_at),",
-            "(keys.DELETED, record.deleted_at), (unfinished, look_at),",
+            "(unfinished, check_at), (keys.DELETED, record.deleted_at),",
+            "(keys.DELETED, record.deleted_at), (unfinished, check_at),",
         ),
     ),
     *of(

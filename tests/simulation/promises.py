@@ -58,8 +58,8 @@ def cleaned(world: World) -> Iterator[Broken]:
     for build in store.builds.values():
         if build.archived_at is not None and not world.is_fatal(build):
             yield Broken("what was deleted is purged", f"{build.key} is still there")
-        if build.look_at is not None and not world.is_fatal(build):
-            yield Broken("nothing is looked at for ever", f"{build.key} at {build.look_at}")
+        if build.check_at is not None and not world.is_fatal(build):
+            yield Broken("nothing is looked at for ever", f"{build.key} at {build.check_at}")
         if (build.key.owner, build.key.project) not in store.projects:
             yield Broken("a project's builds go with it", f"{build.key} is left")
     for project in store.projects.values():
@@ -129,8 +129,8 @@ def _ended(world: World, known: Known) -> Iterator[Broken]:
         created = (build.created_at - world.scheduler.start).total_seconds()
         if known.final_at > max(created + DEADLINE_SECONDS, world.healed_at + SLACK_SECONDS) + SLACK_SECONDS:
             yield Broken("every build ends by its deadline", f"{build.key} at {known.final_at:.0f}")
-    if build.look_at is not None and not build.has_tags_to_move(world.services.now()):
-        yield Broken("nothing is looked at for ever", f"{build.key} at {build.look_at}")
+    if build.check_at is not None and not build.has_tags_to_move(world.services.now()):
+        yield Broken("nothing is looked at for ever", f"{build.key} at {build.check_at}")
 
 
 def _runs(world: World, known: Known) -> Iterator[Broken]:

@@ -156,13 +156,13 @@ def reconcile_without_lease(services: Any) -> int:
             if build.is_done:
                 logs.keep(services, build.key)
             else:
-                execution.attend(services, build.key)
+                execution.process(services, build.key)
                 execution.give_up_if_overdue(services, services.builds.get(build.key))
     for build in due:
         with isolated(build):
             now = services.builds.get(build.key)
-            if now is not None and now.look_at is not None and now.look_at <= services.now():
-                services.builds.lease(now, execution.next_look(services, now))
+            if now is not None and now.check_at is not None and now.check_at <= services.now():
+                services.builds.lease(now, execution.next_check(services, now))
     return len(due)
 
 

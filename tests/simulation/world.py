@@ -497,7 +497,7 @@ class World:
         if self.scheduler.seconds - self._changed_at < 2 * MAX_LAG_SECONDS:
             return False
         if function == "reconcile":
-            return not any(build.look_at and build.look_at <= now + MINUTE for build in store.builds.values())
+            return not any(build.check_at and build.check_at <= now + MINUTE for build in store.builds.values())
         everything: list[Build | Project] = [*store.builds.values(), *store.projects.values()]
         return not self.services.sources.archives and not any(each.archived_at for each in everything)
 
@@ -603,7 +603,7 @@ class World:
 
     def is_quiet(self) -> bool:
         """Whether nothing will happen any more."""
-        return self.scheduler.is_empty and not any(build.look_at for build in self.services.records.builds.values())
+        return self.scheduler.is_empty and not any(build.check_at for build in self.services.records.builds.values())
 
     def runs(self, uuid: str) -> list[Run]:
         """The runs of a build, oldest first."""

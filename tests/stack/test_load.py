@@ -121,7 +121,7 @@ class Load:
         if len(results) < len(self.planned) or any(build["last_status"] not in DONE for build in results):
             return False
         stored = [wiring.services().builds.get(BuildKey("root", "quick-start", b["id"])) for b in results]
-        return all(build is not None and build.look_at is None for build in stored)
+        return all(build is not None and build.check_at is None for build in stored)
 
 
 def run(machine: Machine, folder: Path, *, builds: int, clients: int, seed: int, **options: Any) -> None:

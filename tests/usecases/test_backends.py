@@ -104,7 +104,7 @@ def test_changing_the_backend_later_moves_nothing() -> None:
     services = serving()
     key = create(services, "eks")
     builds.update(services, make_user(), key, {"backend": "codebuild"})
-    execution.attend(services, key)
+    execution.process(services, key)
     assert (len(services.eks.runs), len(services.codebuild.runs)) == (1, 0)
 
 
@@ -112,7 +112,7 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
     services = serving()
     keys = [create(services, backend) for backend in ("eks", "codebuild", "eks")]
     for key in keys:
-        execution.attend(services, key)
+        execution.process(services, key)
     for run in [*services.eks.runs.values(), *services.codebuild.runs.values()]:
         (services.codebuild if run.build.executor == "codebuild" else services.eks).end(run, Outcome.FAILED)
     services.clock.forward(minutes=6)
@@ -125,10 +125,10 @@ def test_the_schedule_asks_each_executor_about_its_own_builds() -> None:
 def test_a_tick_counts_what_is_due_and_what_waits_for_each_executor() -> None:
     services = serving()
     running, *waiting = (create(services, backend) for backend in ("codebuild", "codebuild", "eks"))
-    execution.attend(services, running)
+    execution.process(services, running)
     services.codebuild.slots = services.eks.slots = 0
     for key in waiting:
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(minutes=6)
     assert schedule.reconcile(services) == 3
 
@@ -173,7 +173,7 @@ class Minute:
 
 def started(services: FakeServices, backend: str) -> BuildKey:
     key = create(services, backend)
-    execution.attend(services, key)
+    execution.process(services, key)
     services.clock.forward(seconds=10)
     return key
 
@@ -235,13 +235,13 @@ def test_a_build_that_starts_between_two_ticks_is_looked_at_by_messages_until_th
 
     def two_at_once() -> None:
         services.eks.after_start = lambda: None
-        execution.attend(services, key)
+        execution.process(services, key)
 
     if another == "claims it":
         services.records.before_write.append(two_at_once)
     else:
         services.eks.after_start = two_at_once
-    execution.attend(services, key)
+    execution.process(services, key)
     assert services.queue.later == [key] * 5
 
 
@@ -249,15 +249,15 @@ def test_a_build_that_starts_between_two_ticks_is_looked_at_by_messages_until_th
 def test_a_running_build_is_looked_at_soon_where_no_events_tell_of_it(backend: str, seconds: int) -> None:
     services = serving(watch_every_seconds=20, look_again_seconds=300)
     key = create(services, backend)
-    execution.attend(services, key)
-    assert services.records.builds[key].look_at == services.now() + timedelta(seconds=seconds)
+    execution.process(services, key)
+    assert services.records.builds[key].check_at == services.now() + timedelta(seconds=seconds)
 
 
 def test_a_stopped_build_is_stopped_once_its_executor_does_not_know_it_any_more() -> None:
     services = serving()
     key = started(services, "eks")
     builds.stop(services, make_user(), key)
-    execution.attend(services, key)
+    execution.process(services, key)
     services.eks.forget(services.eks.run_of(key))
 
     schedule.reconcile(services)
@@ -280,7 +280,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     services = serving()
     silent, other = create(services, "eks"), create(services, "codebuild")
     for key in (silent, other):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.eks.is_down = True
     services.codebuild.end(services.codebuild.run_of(other), Outcome.FAILED)
     services.clock.forward(minutes=6)
@@ -302,7 +302,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
 def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_and_end() -> None:
     services = serving()
     orphan, other = create(services, "eks"), create(services, "codebuild")
-    execution.attend(services, orphan)
+    execution.process(services, orphan)
     services.settings = replace(services.settings, eks=None)
     del services.executors["eks"]
     services.clock.forward(minutes=6)

@@ -56,7 +56,7 @@ def test_the_same_request_again_is_the_same_build(services: FakeServices, create
 
 def test_a_change_and_a_status_at_once_are_both_kept(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     run = services.codebuild.run_of(key)
     services.codebuild.enter(run, Status.SCHEDULED, Status.BUILDING)
     services.records.before_write.append(lambda: execution.observe(services, CODEBUILD, [run.handle]))
@@ -82,7 +82,7 @@ def test_a_change_beside_others_that_never_end_is_given_up(services: FakeService
 
 def test_a_stop_and_an_end_at_once_keep_the_end(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     run = services.codebuild.run_of(key)
     services.codebuild.end(run, Outcome.FAILED, "no")
     services.queue.take()
@@ -96,7 +96,7 @@ def test_a_stop_and_an_end_at_once_keep_the_end(services: FakeServices, create: 
 def test_a_claim_and_a_stop_at_once_start_nothing(services: FakeServices, create: Create) -> None:
     key = create()
     services.records.before_write.append(lambda: builds.stop(services, ADA, key))
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert services.codebuild.runs == {}
     assert services.records.builds[key].last_status is Status.STOPPED
@@ -105,7 +105,7 @@ def test_a_claim_and_a_stop_at_once_start_nothing(services: FakeServices, create
 def test_a_build_deleted_before_it_was_started_never_starts(services: FakeServices, create: Create) -> None:
     key = create()
     builds.archive(services, ADA, key, delete=True)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert services.codebuild.runs == {}
     with pytest.raises(NotFound):
@@ -233,7 +233,7 @@ def test_a_repeated_request_announces_a_build_that_nobody_may_have_heard_of(serv
     request = {**REQUEST, "is_managed": fate != "it runs elsewhere"}
     key = builds.create(services, ADA, "ada", "vision", request, once="k").build.key
     if fate == "it is started":
-        execution.attend(services, key)
+        execution.process(services, key)
     if fate == "it ended":
         builds.stop(services, ADA, key)
     services.queue.take()
@@ -262,16 +262,16 @@ def test_after_an_invalidation_builds_are_made_afresh_until_one_has_succeeded(
 ) -> None:
     first = create()
     builds.invalidate(services, ADA, first)
-    execution.attend(services, first)
+    execution.process(services, first)
     end_with_an_image(services, first)  # with the layers of others
-    execution.attend(services, first)
+    execution.process(services, first)
     failing, fresh = create(), create()
-    execution.attend(services, failing)
+    execution.process(services, failing)
     services.codebuild.end(services.codebuild.run_of(failing), Outcome.FAILED, "no")
     execution.observe(services, CODEBUILD, [services.codebuild.run_of(failing).handle])
     assert services.records.builds[create()].nocache
 
-    execution.attend(services, fresh)
+    execution.process(services, fresh)
     services.push(services.records.builds[fresh])
     services.codebuild.end(services.codebuild.run_of(fresh), Outcome.SUCCEEDED)
     execution.observe(services, CODEBUILD, [services.codebuild.run_of(fresh).handle])
@@ -285,9 +285,9 @@ def test_a_build_that_was_made_afresh_by_its_own_wish_changes_nothing_of_the_pro
 ) -> None:
     key = create(config={**NESTED, "build": {"image": "python:3.7-slim", "nocache": True}})
     project = services.records.projects["ada", "vision"]
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key).nocache
     assert services.records.projects["ada", "vision"] == project
 
@@ -298,9 +298,9 @@ def test_an_older_build_invalidated_later_makes_no_newer_layers_valid(services: 
     fresh, _ = create(), create()
     builds.invalidate_all(services, ADA, "ada", "vision")
     builds.invalidate(services, ADA, first)
-    execution.attend(services, fresh)
+    execution.process(services, fresh)
     end_with_an_image(services, fresh)
-    execution.attend(services, fresh)
+    execution.process(services, fresh)
 
     assert stored(services, fresh).last_status is Status.SUCCEEDED
     assert stored(services, create()).nocache, "the third build is newer than the fresh one"

@@ -112,7 +112,7 @@ def test_a_project_whose_builds_are_gone_in_part_is_purged_after_the_others(
 ) -> None:
     """Another cleanup has purged the first of them since they were listed."""
     gone, other = create(), create()
-    execution.attend(services, other)
+    execution.process(services, other)
     projects.archive(services, ADA, "ada", "vision", delete=True)
     services.clock.forward(minutes=120)
     del services.records.builds[gone]
@@ -125,11 +125,11 @@ def test_a_project_whose_builds_are_gone_in_part_is_purged_after_the_others(
 
 def test_a_deleted_build_is_purged_once_it_has_stopped(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     archive(services, key, delete=True)
     assert cleanup.cleanup(services) == Cleaned()
 
-    execution.attend(services, key)
+    execution.process(services, key)
     services.clock.forward(minutes=60, seconds=-1)
     assert cleanup.cleanup(services) == Cleaned(), "whatever handled it just now may still write"
     services.clock.forward(seconds=1)
@@ -142,7 +142,7 @@ def test_a_hidden_build_is_stopped_though_who_hid_it_died(
     services: FakeServices, create: Create, after: int, delete: bool
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.queue.is_down = True
     interrupted([services.archive, services.builds], after)
     with suppress(Died, Unavailable):
@@ -255,7 +255,7 @@ def test_only_superusers_see_what_goes(services: FakeServices) -> None:
 
 def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServices, create: Create) -> None:
     running = create()
-    execution.attend(services, running)
+    execution.process(services, running)
     archive(services, create())
     services.queue.take()
     projects.archive(services, ADA, "ada", "vision", delete=True)
@@ -264,7 +264,7 @@ def test_a_deleted_project_goes_after_its_builds_have_stopped(services: FakeServ
 
     assert cleanup.cleanup(services).projects == 0
     for key in services.queue.take():
-        execution.attend(services, key)
+        execution.process(services, key)
     assert cleanup.cleanup(services).projects == 0  # its log is being kept, and a deletion settles for an hour
     services.clock.forward(minutes=61)
     tick(services)
@@ -282,7 +282,7 @@ def test_an_archived_project_is_purged_in_two_steps_so_that_nobody_restores_half
     create()
     projects.archive(services, ADA, "ada", "vision")
     for key in services.queue.take():
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(days=8)
     assert cleanup.cleanup(services) == Cleaned()
     assert services.records.projects["ada", "vision"].deleted_at == services.now()
@@ -304,13 +304,13 @@ def deleted_project(services: FakeServices, name: str = "vision") -> None:
 @pytest.mark.parametrize("state", ["it runs", "it runs, and nobody looks", "its log is not kept", "deleted so"])
 def test_a_project_stays_as_long_as_a_build_of_it_has_to(services: FakeServices, create: Create, state: str) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     if state == "it runs, and nobody looks":
-        services.builds.save(replace(stored(services, key), look_at=None))
+        services.builds.save(replace(stored(services, key), check_at=None))
     elif state != "it runs":
         end_with_an_image(services, key)
-        execution.attend(services, key)
-        assert stored(services, key).look_at is not None
+        execution.process(services, key)
+        assert stored(services, key).check_at is not None
         if state == "deleted so":
             archive(services, key, delete=True)
     deleted_project(services)
@@ -421,7 +421,7 @@ def test_the_schedule_stops_builds_of_an_archived_project_that_nobody_announced(
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     projects.archive(services, ADA, "ada", "vision")
     services.queue.take()
 
@@ -528,7 +528,7 @@ def test_a_cleanup_that_ends_anywhere_is_continued(
     archive(services, create(), delete=True)
     projects.archive(services, ADA, "ada", "vision")
     for key in services.queue.take():
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.now += timedelta(days=8)
 
     interrupted([getattr(services, name) for name in where], after)

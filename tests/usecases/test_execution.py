@@ -40,7 +40,7 @@ def run_to_the_end(services: FakeServices, key: BuildKey) -> None:
 def started(services: FakeServices, create: Create) -> tuple[BuildKey, Run]:
     """A build that runs on CodeBuild, and its run."""
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     return key, services.codebuild.run_of(key)
 
 
@@ -54,7 +54,7 @@ def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> Non
     key = create()
     assert services.queue.take() == [key]
 
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
     services.codebuild.enter(services.codebuild.run_of(key), Status.SCHEDULED)
     execution.observe(services, CODEBUILD, [services.codebuild.run_of(key).handle])
@@ -63,14 +63,14 @@ def test_a_build_goes_all_the_way(services: FakeServices, create: Create) -> Non
     build = stored(services, key)
     assert statuses(services, key) == ["created", "scheduled", "building", "running", "succeeded"]
     assert build.image_digest == DIGEST
-    assert build.look_at is not None  # its log has to be kept
+    assert build.check_at is not None  # its log has to be kept
     assert services.queue.take() + services.queue.later == [], "nobody needs to hear of it again"
 
 
 def test_a_message_delivered_twice_starts_one_build(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
-    execution.attend(services, key)
+    execution.process(services, key)
+    execution.process(services, key)
 
     assert len(services.codebuild.runs) == 1
     assert stored(services, key).attempt == 1
@@ -78,9 +78,9 @@ def test_a_message_delivered_twice_starts_one_build(services: FakeServices, crea
 
 def test_two_handlers_at_once_start_one_build(services: FakeServices, create: Create) -> None:
     key = create()
-    services.records.before_write.append(lambda: execution.attend(services, key))
+    services.records.before_write.append(lambda: execution.process(services, key))
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert len(services.codebuild.runs) == 1
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
@@ -94,11 +94,11 @@ def test_a_handler_that_dies_after_the_start_leaves_one_build(
     key = create()
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     assert stored(services, key).handle is None
 
     services.clock.forward(seconds=later_seconds)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert len(services.codebuild.runs) == 1
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
@@ -111,10 +111,10 @@ def test_a_handler_that_dies_before_the_start_is_continued(
     key = create()
     services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
 
     services.clock.forward(seconds=later_seconds)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert len(services.codebuild.runs) == 1
     # Only a new claim, a conditional write, keeps two late handlers apart.
@@ -128,7 +128,7 @@ def test_a_handler_that_dies_before_the_start_is_continued(
 
 def test_a_build_that_runs_elsewhere_is_never_started(services: FakeServices, create: Create) -> None:
     key = create(is_managed=False)
-    execution.attend(services, key)
+    execution.process(services, key)
     assert services.codebuild.runs == {}
     assert stored(services, key).attempt == 0
 
@@ -136,7 +136,7 @@ def test_a_build_that_runs_elsewhere_is_never_started(services: FakeServices, cr
 def test_a_build_whose_project_is_gone_is_stopped_and_never_started(services: FakeServices, create: Create) -> None:
     key = create()
     services.archive.purge(services.records.projects["ada", "vision"])
-    execution.attend(services, key)
+    execution.process(services, key)
     assert services.codebuild.runs == {}
     assert stored(services, key).last_status is Status.STOPPED
 
@@ -150,7 +150,7 @@ def test_an_event_that_overtakes_the_handle_brings_it_along(services: FakeServic
         execution.observe(services, CODEBUILD, [run.handle])
 
     services.codebuild.after_start = event
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert statuses(services, key) == ["created", "scheduled", "building", "running"]
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
@@ -165,7 +165,7 @@ def test_an_end_that_overtakes_the_handle_leaves_nothing_to_ask(services: FakeSe
         services.codebuild.is_down = True
 
     services.codebuild.after_start = end
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
@@ -173,10 +173,10 @@ def test_a_build_that_was_started_is_not_started_again_though_its_executor_has_f
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert services.codebuild.runs == {}
     assert stored(services, key).attempt == 1
@@ -185,13 +185,13 @@ def test_a_build_that_was_started_is_not_started_again_though_its_executor_has_f
 def test_a_busy_executor_makes_the_build_wait_and_not_fail(services: FakeServices, create: Create) -> None:
     key = create()
     services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait."))
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.submitting_at, build.handle) == (Status.CREATED, None, None)
     assert (build.is_waiting, build.waiting_reason) == (True, "CodeBuild asks us to wait.")
 
-    execution.attend(services, key)
+    execution.process(services, key)
     assert len(services.codebuild.runs) == 1
 
 
@@ -202,8 +202,8 @@ def test_a_repeat_that_is_not_heard_of_either_is_followed_by_another_soon(
     services.clock.forward(seconds=10)
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
-    assert stored(services, key).look_at == services.now() + timedelta(seconds=30)
+        execution.process(services, key)
+    assert stored(services, key).check_at == services.now() + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
@@ -213,9 +213,9 @@ def test_what_is_answered_to_a_start_that_was_claimed_anew_counts(
     key = create()
     services.codebuild.fail_next += [Died(), answer]
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(seconds=services.codebuild.replay_seconds)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     if isinstance(answer, Busy):
@@ -227,7 +227,7 @@ def test_what_is_answered_to_a_start_that_was_claimed_anew_counts(
 def test_a_refused_repeat_notes_what_the_first_start_made(services: FakeServices, create: Create) -> None:
     key = started_unheard(services, create)
     services.codebuild.fail_next.append(ExecutorRefused("mismatch"))
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
 
@@ -239,7 +239,7 @@ def started_unheard(services: FakeServices, create: Create) -> BuildKey:
     key = create()
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     return key
 
 
@@ -251,11 +251,11 @@ def test_what_is_answered_to_a_repeated_start_does_not_give_the_claim_away(
     services.clock.forward(seconds=10)
     services.codebuild.fail_next.append(answer)
     with suppress(Unavailable):
-        execution.attend(services, key)
+        execution.process(services, key)
 
     for _ in range(3):  # later handlers, some of them after the executor forgot the attempt
         services.clock.forward(seconds=150)
-        execution.attend(services, key)
+        execution.process(services, key)
     run_to_the_end(services, key)
 
     assert len(services.codebuild.runs) == 1
@@ -270,7 +270,7 @@ def test_a_first_start_that_is_told_to_wait_gives_no_claim_away_that_another_rep
 
     def another_starts_it() -> None:
         services.codebuild.fail_next.clear()
-        execution.attend(services, key)
+        execution.process(services, key)
         services.codebuild.fail_next.append(Busy("wait"))
 
     submit = services.codebuild.submit
@@ -281,7 +281,7 @@ def test_a_first_start_that_is_told_to_wait_gives_no_claim_away_that_another_rep
         return submit(build)
 
     services.codebuild.submit = slow_submit  # type: ignore[method-assign]
-    execution.attend(services, key)
+    execution.process(services, key)
 
     run_to_the_end(services, key)
     assert len(services.codebuild.runs) == 1
@@ -300,15 +300,15 @@ def test_a_first_start_that_is_refused_gives_no_claim_away_whose_repeat_was_not_
         services.codebuild.submit = submit  # type: ignore[method-assign]
         services.codebuild.dies_after_start = True
         with suppress(Died):
-            execution.attend(services, key)
+            execution.process(services, key)
         services.codebuild.fail_next.append(answer)
         return submit(build)
 
     services.codebuild.submit = slow_submit  # type: ignore[method-assign]
-    execution.attend(services, key)
+    execution.process(services, key)
 
     services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
-    execution.attend(services, key)
+    execution.process(services, key)
     assert len(services.codebuild.runs) == 1
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
 
@@ -322,13 +322,13 @@ def test_a_build_whose_repeated_start_was_refused_is_looked_at_again_soon(
     claimed_at = services.now()
     services.clock.forward(seconds=10)
     services.codebuild.fail_next.append(answer)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.submitting_at, build.attempt, build.is_waiting) == (claimed_at, 1, False)
     replay = timedelta(seconds=services.codebuild.replay_seconds)
     soon = services.now() + timedelta(seconds=30)
-    assert build.look_at == (soon if isinstance(answer, Busy) else claimed_at + replay)
+    assert build.check_at == (soon if isinstance(answer, Busy) else claimed_at + replay)
 
 
 def test_a_build_is_not_given_up_while_its_start_is_under_way(services: FakeServices, create: Create) -> None:
@@ -343,7 +343,7 @@ def test_a_build_is_not_given_up_while_its_start_is_under_way(services: FakeServ
 
     services.codebuild.submit = slow_submit  # type: ignore[method-assign]
     services.clock.forward(minutes=69)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert stored(services, key).last_status is Status.SCHEDULED
     assert services.codebuild.stopped == []
@@ -357,11 +357,11 @@ def test_a_build_whose_start_may_be_repeated_is_given_up_when_that_is_over(
     claimed_at = services.now()
     services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(minutes=2)
     schedule.reconcile(services)
     over = claimed_at + timedelta(seconds=services.codebuild.replay_seconds)
-    assert (stored(services, key).last_status, stored(services, key).look_at) == (Status.CREATED, over)
+    assert (stored(services, key).last_status, stored(services, key).check_at) == (Status.CREATED, over)
 
     services.clock.now = over
     schedule.reconcile(services)
@@ -378,7 +378,7 @@ def test_a_build_whose_start_was_never_noted_and_that_goes_on_is_not_given_up(
     build = stored(services, key)
     assert (build.last_status, build.handle) == (Status.SCHEDULED, services.codebuild.run_of(key).handle)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
-    assert build.look_at == services.now() + look_again
+    assert build.check_at == services.now() + look_again
 
 
 @pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch")], ids=repr)
@@ -387,10 +387,10 @@ def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
 ) -> None:
     key = started_unheard(services, create)
     services.codebuild.fail_next.append(answer)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     stop(services, key)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
     assert stored(services, key).last_status is Status.STOPPED
@@ -407,8 +407,8 @@ def test_the_age_of_a_claim_is_checked_directly_before_the_start(services: FakeS
 
     services.registry.prepare = slow_prepare  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="in time"):
-        execution.attend(services, key)
-    execution.attend(services, key)
+        execution.process(services, key)
+    execution.process(services, key)
 
     assert len(services.codebuild.runs) == 1
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
@@ -426,7 +426,7 @@ def test_a_repeated_start_ends_before_the_executor_forgets_the_attempt(executor:
 def test_what_the_executor_refuses_fails_with_its_words(services: FakeServices, create: Create) -> None:
     key = create()
     services.codebuild.fail_next.append(ExecutorRefused("CodeBuild refused the build: no such project"))
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert build.last_status is Status.FAILED
@@ -481,7 +481,7 @@ def test_a_failure_waits_for_the_last_lines_and_all_else_is_fixed_at_once(
 ) -> None:
     waiting = create()
     services.codebuild.slots = 0
-    execution.attend(services, waiting)
+    execution.process(services, waiting)
     services.codebuild.slots = 1
     key, run = failed(services, create, "#7 0.1 installing")
     ended_at = services.now()
@@ -492,13 +492,13 @@ def test_a_failure_waits_for_the_last_lines_and_all_else_is_fixed_at_once(
     services.clock.forward(seconds=15)
     services.logs.write(f"logs:{run.handle}", STEP_FAILED, f"slipway-end {build.nonce}")
     services.codebuild.forget(run)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.history[-1].message) == (Status.FAILED, "Exit code 1: pip install nope")
     assert (build.finished_at, build.history[-1].created_at) == (ended_at, ended_at)
     services.logs.write(f"logs:{run.handle}", "ERROR: too late")
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key) == build
 
 
@@ -513,7 +513,7 @@ def test_a_log_without_its_end_is_waited_for_one_minute(
         assert not stored(services, key).is_done
         services.clock.forward(seconds=30)
         if by == "message":
-            execution.attend(services, key)
+            execution.process(services, key)
         else:
             services.codebuild.is_down = True  # nobody asks it any more
             schedule.reconcile(services)
@@ -561,7 +561,7 @@ def test_a_handle_that_comes_late_is_not_noted_on_what_came_after(
         after.append(stored(services, key))
 
     services.codebuild.after_start = meanwhile
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert stored(services, key).history == after[0].history
     assert stored(services, key).attempt == after[0].attempt
@@ -574,7 +574,7 @@ def test_a_fault_is_tried_once_more(services: FakeServices, create: Create) -> N
     key = create()
     services.queue.take()
     for expected in (Status.WARNING, Status.FAILED):
-        execution.attend(services, key)
+        execution.process(services, key)
         run = services.codebuild.run_of(key)
         end(services, run, Outcome.FAULT)
         assert stored(services, key).last_status is expected
@@ -608,7 +608,7 @@ def test_an_image_that_appears_after_a_fault_is_a_success_of_that_attempt(
     end(services, first, Outcome.FAULT)
     services.push(stored(services, key))
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert len(services.codebuild.runs) == 1
@@ -625,7 +625,7 @@ def test_a_late_event_of_a_purged_build_says_nothing_about_the_new_one_of_its_ke
     services.archive.purge(services.records.projects["ada", "vision"])
     services.projects.add(make_project(uuid="f" * 32))
     assert create() == key
-    execution.attend(services, key)
+    execution.process(services, key)
 
     end(services, former, Outcome.STOPPED)
 
@@ -635,7 +635,7 @@ def test_a_late_event_of_a_purged_build_says_nothing_about_the_new_one_of_its_ke
 def test_late_news_of_a_former_attempt_ask_and_change_nothing(services: FakeServices, create: Create) -> None:
     key, former = started(services, create)
     end(services, former, Outcome.FAULT)
-    execution.attend(services, key)
+    execution.process(services, key)
     before = stored(services, key)
     services.registry.is_down = True
     services.logs.tail = lambda *_: pytest.fail("asked in vain")  # type: ignore[method-assign]
@@ -655,10 +655,10 @@ def test_a_handle_whose_fault_was_recorded_meanwhile_is_not_noted(services: Fake
         end(services, run, Outcome.FAULT)
 
     services.codebuild.after_start = fault
-    execution.attend(services, key)
+    execution.process(services, key)
     assert (stored(services, key).handle, stored(services, key).faults) == (None, 1)
 
-    execution.attend(services, key)
+    execution.process(services, key)
     run_to_the_end(services, key)
     assert (stored(services, key).last_status, stored(services, key).attempt) == (Status.SUCCEEDED, 2)
 
@@ -671,7 +671,7 @@ def test_an_image_of_which_the_executor_knows_nothing_any_more_is_a_success(
     services.push(stored(services, key))
     services.codebuild.forget(run)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.image_digest, build.attempt) == (Status.SUCCEEDED, DIGEST, 2)
@@ -686,14 +686,14 @@ def test_of_several_attempts_the_last_one_that_was_started_made_the_image(
     services.builds.save(lifecycle.claim(stored(services, key), services.now()))
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     second = services.codebuild.run_of(key)
     assert len(services.codebuild.runs) == 2
     services.push(stored(services, key))
     services.clock.forward(seconds=60)
     services.builds.save(lifecycle.claim(stored(services, key), services.now()))
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert build.submitting_at == services.now()
@@ -733,11 +733,11 @@ def test_a_second_attempt_is_stopped_when_the_first_reports_its_push_late(
     end(services, first, Outcome.FAULT)
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     (second,) = [run for run in services.codebuild.runs.values() if run.handle != first.handle]
     services.push(replace(stored(services, key), attempt=1))
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.attempt, build.handle) == (Status.SUCCEEDED, 1, first.handle)
@@ -753,7 +753,7 @@ def test_a_run_that_nobody_can_note_any_more_is_stopped(services: FakeServices, 
         services.builds.save(failed)
 
     services.codebuild.after_start = give_up
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
     assert stored(services, key).last_status is Status.FAILED
@@ -770,7 +770,7 @@ def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
     services.builds.save(lifecycle.claim(stored(services, key), services.now()))
     services.clock.forward(seconds=60)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.handle, build.log) == (
@@ -787,14 +787,14 @@ def test_a_success_of_an_attempt_that_was_never_noted_has_its_log_and_times(
 
 def test_when_a_build_ends_the_one_that_waited_longest_is_announced(services: FakeServices, create: Create) -> None:
     running = create()
-    execution.attend(services, running)
+    execution.process(services, running)
     waiting = []
     for _ in range(3):
         services.clock.forward(seconds=1)
         waiting.append(create())
     for key in reversed(waiting):
         services.codebuild.fail_next.append(Busy("no slot is free"))
-        execution.attend(services, key)
+        execution.process(services, key)
     services.codebuild.enter(services.codebuild.run_of(running), Status.SCHEDULED, Status.BUILDING)
     services.queue.take()
     execution.observe(services, CODEBUILD, [services.codebuild.run_of(running).handle])
@@ -810,10 +810,10 @@ def test_a_build_whose_turn_has_come_brings_those_behind_it_along(services: Fake
     keys = [create() for _ in range(4)]
     for key in keys:
         services.codebuild.fail_next.append(Busy("no slot is free"))
-        execution.attend(services, key)
+        execution.process(services, key)
     services.codebuild.slots = 2
 
-    execution.attend(services, keys[0])
+    execution.process(services, keys[0])
 
     started = [not stored(services, key).is_waiting for key in keys]
     assert started == [True, True, False, False]
@@ -823,7 +823,7 @@ def test_a_build_that_still_waits_brings_no_other_along(services: FakeServices, 
     services.codebuild.slots = 0
     first, second = create(), create()
     for key in (first, second):
-        execution.attend(services, key)
+        execution.process(services, key)
     asked: list[BuildKey] = []
     submit = services.codebuild.submit
 
@@ -832,7 +832,7 @@ def test_a_build_that_still_waits_brings_no_other_along(services: FakeServices, 
         return submit(build)
 
     services.codebuild.submit = noted  # type: ignore[method-assign]
-    execution.attend(services, first)
+    execution.process(services, first)
     assert asked == [first]
 
 
@@ -841,12 +841,12 @@ def test_a_build_that_is_given_up_when_its_turn_comes_leaves_it_to_the_next(
 ) -> None:
     services.codebuild.slots = 0
     late = create()
-    execution.attend(services, late)
+    execution.process(services, late)
     services.clock.forward(minutes=services.settings.wait_timeout_minutes + 1)
     following = create()
-    execution.attend(services, following)
+    execution.process(services, following)
     services.codebuild.slots = 1
-    execution.attend(services, late)
+    execution.process(services, late)
 
     assert stored(services, late).last_status is Status.FAILED
     assert stored(services, following).last_status is Status.SCHEDULED
@@ -855,9 +855,9 @@ def test_a_build_that_is_given_up_when_its_turn_comes_leaves_it_to_the_next(
 def test_a_build_that_did_not_wait_brings_no_other_along(services: FakeServices, create: Create) -> None:
     services.codebuild.slots = 0
     waiting, newcomer = create(), create()
-    execution.attend(services, waiting)
+    execution.process(services, waiting)
     services.codebuild.slots = 2
-    execution.attend(services, newcomer)
+    execution.process(services, newcomer)
     assert stored(services, newcomer).handle is not None
     assert stored(services, waiting).is_waiting
 
@@ -866,7 +866,7 @@ def test_those_that_wait_are_looked_at_until_the_executor_takes_no_more(services
     services.codebuild.slots = 0
     keys = [create() for _ in range(5)]
     for key in keys:
-        execution.attend(services, key)
+        execution.process(services, key)
     services.codebuild.slots = 2
     assert execution.serve_waiting(services, CODEBUILD, 10) == 3, "two were started, and the third still waits"
     assert [stored(services, key).is_waiting for key in keys] == [False, False, True, True, True]
@@ -876,9 +876,9 @@ def test_an_end_is_recorded_though_the_next_in_the_line_cannot_be_told(
     services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
     running, waiting = create(), create()
-    execution.attend(services, running)
+    execution.process(services, running)
     services.codebuild.fail_next.append(Busy("no slot is free"))
-    execution.attend(services, waiting)
+    execution.process(services, waiting)
     services.queue.is_down = True
     run_to_the_end(services, running)
 
@@ -890,11 +890,11 @@ def test_a_build_whose_turn_came_late_has_its_time_to_be_started(services: FakeS
     """It waited longer than a start may take, and then its start is interrupted."""
     key = create()
     services.codebuild.fail_next.append(Busy("no slot is free"))
-    execution.attend(services, key)
+    execution.process(services, key)
     services.clock.forward(minutes=200)
     services.registry.is_down = True
     with suppress(Unavailable):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.registry.is_down = False
     services.clock.forward(minutes=6)
 
@@ -909,15 +909,15 @@ def test_a_success_that_a_repeated_start_finds_has_the_handle_of_that_attempt(
     key = create()
     services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(seconds=200)
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     run = services.codebuild.run_of(key)
     end_with_an_image(services, key)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.attempt, build.last_status, build.handle) == (2, Status.SUCCEEDED, run.handle)
@@ -930,7 +930,7 @@ def test_a_burst_of_builds_leaves_no_slot_idle_while_one_waits(services: FakeSer
     idle_seconds = 0
     for second in range(400):
         for key in services.queue.take():
-            execution.attend(services, key)
+            execution.process(services, key)
         if second % 60 == 59:
             schedule.reconcile(services)
         going = [run for run in services.codebuild.runs.values() if run.outcome is None]
@@ -956,7 +956,7 @@ def test_a_waiting_build_that_cannot_be_handled_does_not_stay_at_the_head(
     services.codebuild.slots = 0
     first, second = create(), create()
     for key in (first, second):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.codebuild.slots = 2
     services.clock.forward(seconds=31)
     find_project = services.projects.get
@@ -966,7 +966,7 @@ def test_a_waiting_build_that_cannot_be_handled_does_not_stay_at_the_head(
 
     services.projects.get = fail  # type: ignore[method-assign, assignment]
     assert execution.serve_waiting(services, CODEBUILD, 1) == 1
-    assert stored(services, first).look_at == services.now() + timedelta(seconds=30)
+    assert stored(services, first).check_at == services.now() + timedelta(seconds=30)
     services.projects.get = find_project  # type: ignore[method-assign]
     assert execution.serve_waiting(services, CODEBUILD, 1) == 1
 
@@ -986,19 +986,19 @@ def test_a_build_stopped_before_it_was_submitted_never_starts(services: FakeServ
     stop(services, key)
     assert stored(services, key).last_status is Status.STOPPED
 
-    execution.attend(services, key)  # the message was on its way
+    execution.process(services, key)  # the message was on its way
     assert services.codebuild.runs == {}
 
 
 def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.queue.take()
     stop(services, key)
     stop(services, key)  # twice changes nothing
     assert services.queue.take() == [key]
 
-    execution.attend(services, key)
+    execution.process(services, key)
     assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
     assert stored(services, key).last_status is Status.STOPPED
 
@@ -1006,7 +1006,7 @@ def test_a_running_build_is_stopped_where_it_runs(services: FakeServices, create
 def test_a_stop_while_the_build_is_being_submitted_reaches_it(services: FakeServices, create: Create) -> None:
     key = create()
     services.codebuild.after_start = lambda: stop(services, key)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert services.codebuild.stopped == [services.codebuild.run_of(key).handle]
     assert stored(services, key).last_status is Status.STOPPED
@@ -1021,16 +1021,16 @@ def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
     if not was_started:
         services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     stop(services, key)
 
-    execution.attend(services, key)
+    execution.process(services, key)
     build = stored(services, key)
     if not was_started:  # whoever claimed it may start it yet
         assert (build.last_status, build.submitting_at) == (Status.CREATED, services.now())
-        assert build.look_at == services.now() + timedelta(seconds=services.codebuild.replay_seconds)
+        assert build.check_at == services.now() + timedelta(seconds=services.codebuild.replay_seconds)
     services.clock.forward(seconds=services.codebuild.replay_seconds)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert stored(services, key).last_status is Status.STOPPED
     assert len(services.codebuild.runs) == (1 if was_started else 0)
@@ -1039,7 +1039,7 @@ def test_a_stop_after_the_submitter_died_waits_until_it_is_certain(
 
 def test_stopping_what_has_ended_changes_nothing(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     run_to_the_end(services, key)
     before = services.written()
 
@@ -1050,23 +1050,23 @@ def test_stopping_what_has_ended_changes_nothing(services: FakeServices, create:
 
 def test_a_build_that_ended_before_the_stop_reached_it_keeps_its_end(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
     stop(services, key)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert stored(services, key).last_status is Status.SUCCEEDED
 
 
 def test_a_deleted_build_is_stopped_where_it_runs(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.queue.take()
     builds.archive(services, make_user(), key, delete=True)
 
     for announced in services.queue.take():
-        execution.attend(services, announced)
+        execution.process(services, announced)
 
     assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
     assert stored(services, key).last_status is Status.STOPPED
@@ -1080,7 +1080,7 @@ def test_late_and_repeated_news_change_nothing(services: FakeServices, create: C
     services.registry.is_down = True  # nor is anything asked
     services.projects.get = lambda *_: pytest.fail("nor read")  # type: ignore[method-assign]
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     execution.record(services, early)
     execution.record(services, run.observation())
@@ -1116,11 +1116,11 @@ def test_the_tag_is_asked_for_once_although_the_build_waits(services: FakeServic
     """Who waits for its turn has claimed and given the claim back."""
     key = create()
     services.codebuild.slots = 0
-    execution.attend(services, key)
+    execution.process(services, key)
     services.codebuild.slots = 1
     services.registry.images[stored(services, key).image] = DIGEST  # a stranger's, which its push meets
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert stored(services, key).last_status is Status.SCHEDULED
 
@@ -1134,7 +1134,7 @@ def test_a_second_attempt_of_an_older_version_is_not_refused_for_its_own_image(
     end(services, run, Outcome.FAULT)
     services.registry.push(stored(services, key).image)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     assert (stored(services, key).last_status, stored(services, key).image_digest) == (Status.SUCCEEDED, DIGEST)
 
@@ -1144,7 +1144,7 @@ def test_until_the_log_says_why_a_build_failed_it_is_looked_at_at_growing_distan
 ) -> None:
     key, _ = failed(services, create, "#7 0.1 installing")
     assert not stored(services, key).is_done
-    assert services.queue.later.count(key) == len(execution.UNTIL_TOLD_SECONDS)
+    assert services.queue.later.count(key) == len(execution.UNTIL_REASON_SECONDS)
     assert key not in services.queue.announced
 
 
@@ -1177,12 +1177,12 @@ def test_a_failure_that_was_recorded_keeps_its_reason_though_its_executor_forget
 def test_the_log_of_a_build_that_has_ended_is_kept_without_a_tick(services: FakeServices, create: Create) -> None:
     """Its next look stays as it was: to move it would cost more than the message."""
     key, _ = started(services, create)
-    look_at = stored(services, key).look_at
+    check_at = stored(services, key).check_at
     end_with_an_image(services, key)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
-    assert stored(services, key).look_at == look_at
+    assert stored(services, key).check_at == check_at
     assert services.log_queue.later == [key]
 
 
@@ -1190,7 +1190,7 @@ def test_a_build_ends_also_where_nobody_can_be_asked_to_keep_its_log(services: F
     key, _ = started(services, create)
     end_with_an_image(services, key)
     services.log_queue.is_down = True
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key).last_status is Status.SUCCEEDED
     services.log_queue.is_down = False
 
@@ -1236,12 +1236,12 @@ def test_a_second_attempt_is_stopped_although_the_first_is_forgotten(services: F
     end(services, first, Outcome.FAULT)
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.push(replace(stored(services, key), attempt=1))
     (second,) = [run for run in services.codebuild.runs.values() if run.handle != first.handle]
     services.codebuild.forget(first)
 
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert (build.last_status, build.handle) == (Status.SUCCEEDED, second.handle)

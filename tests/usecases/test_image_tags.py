@@ -23,7 +23,7 @@ def started(services: FakeServices, create: Create, *tags: str) -> BuildKey:
     """A build that asks for these tags runs."""
     build = {**NESTED["build"], "image_tags": list(tags)}  # type: ignore[dict-item]
     key = create(config={**NESTED, "build": build})
-    execution.attend(services, key)
+    execution.process(services, key)
     return key
 
 
@@ -138,11 +138,11 @@ def test_a_registry_that_refuses_a_tag_for_a_day_is_left_alone(
 
     services.clock.forward(minutes=1)
     tick(services)
-    assert stored(services, key).look_at is not None
+    assert stored(services, key).check_at is not None
     services.clock.now += TAGS_MOVED_WITHIN + timedelta(minutes=15)
     tick(services)
 
-    assert (stored(services, key).look_at, stored(services, key).image_tags_moved) == (None, False)
+    assert (stored(services, key).check_at, stored(services, key).image_tags_moved) == (None, False)
 
 
 def test_an_older_build_gives_no_tag_to_a_newer_one_that_was_deleted(services: FakeServices, create: Create) -> None:
@@ -172,7 +172,7 @@ def test_a_registry_that_refuses_a_tag_does_not_keep_the_log_waiting(services: F
         services.clock.forward(minutes=16)
         tick(services)
     assert holder(services, key, "latest") == stored(services, key).image_digest
-    assert stored(services, key).look_at is None
+    assert stored(services, key).check_at is None
 
 
 def test_who_follows_a_build_without_a_log_does_not_wait_for_its_tags(services: FakeServices, create: Create) -> None:
@@ -182,7 +182,7 @@ def test_who_follows_a_build_without_a_log_does_not_wait_for_its_tags(services: 
     services.builds.save(replace(stored(services, key), log=None))
 
     assert logs.read(services, make_user(), key, "0").is_complete
-    assert stored(services, key).look_at is not None
+    assert stored(services, key).check_at is not None
 
 
 def test_a_deleted_build_does_not_wait_for_its_tags(services: FakeServices, create: Create) -> None:
@@ -195,7 +195,7 @@ def test_a_deleted_build_does_not_wait_for_its_tags(services: FakeServices, crea
     services.clock.forward(minutes=6)
     tick(services)
 
-    assert stored(services, key).look_at is None  # the cleanup may purge it
+    assert stored(services, key).check_at is None  # the cleanup may purge it
     assert holder(services, key, "latest") is None
 
 

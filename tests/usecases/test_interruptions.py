@@ -83,9 +83,9 @@ def test_a_start_that_is_cut_off_anywhere_becomes_one_build(
 ) -> None:
     def story(calls: int) -> bool:
         key = create()
-        died = dies(lambda: execution.attend(dying(services, calls), key))
+        died = dies(lambda: execution.process(dying(services, calls), key))
         services.clock.forward(seconds=later_seconds)
-        execution.attend(services, key)
+        execution.process(services, key)
 
         assert [run.build.key for run in services.codebuild.runs.values()].count(key) == 1
         finish(services, key)
@@ -101,7 +101,7 @@ def test_a_record_that_is_cut_off_anywhere_is_completed_by_the_same_event(
 ) -> None:
     def story(calls: int) -> bool:
         key = create()
-        execution.attend(services, key)
+        execution.process(services, key)
         run = services.codebuild.run_of(key)
         services.push(services.records.builds[key])
         services.codebuild.end(run, Outcome.SUCCEEDED)
@@ -119,7 +119,7 @@ def test_a_second_attempt_whose_announcement_got_lost_is_started_by_the_schedule
 ) -> None:
     def story(calls: int) -> bool:
         key = create()
-        execution.attend(services, key)
+        execution.process(services, key)
         run = services.codebuild.run_of(key)
         services.codebuild.end(run, Outcome.FAULT)
         died = dies(lambda: execution.observe(dying(services, calls), CODEBUILD, [run.handle]))
@@ -141,7 +141,7 @@ def test_a_stop_that_is_cut_off_anywhere_reaches_the_build_once_it_is_recorded(
 ) -> None:
     def story(calls: int) -> bool:
         key = create()
-        execution.attend(services, key)
+        execution.process(services, key)
         mortal = dying(services, calls)
         died = dies(
             lambda: (
@@ -169,11 +169,11 @@ def test_a_handler_that_stops_a_build_may_end_anywhere(
 ) -> None:
     def story(calls: int) -> bool:
         key = create()
-        execution.attend(services, key)
+        execution.process(services, key)
         builds.stop(services, make_user(), key)
-        died = dies(lambda: execution.attend(dying(services, calls), key))
+        died = dies(lambda: execution.process(dying(services, calls), key))
         services.clock.forward(seconds=later_seconds)
-        execution.attend(services, key)
+        execution.process(services, key)
 
         assert services.codebuild.run_of(key).outcome is Outcome.STOPPED
         assert services.records.builds[key].last_status is Status.STOPPED

@@ -33,7 +33,7 @@ ADA = make_user()
 
 def ended(services: FakeServices, key: BuildKey, *texts: str) -> Build:
     """The build has failed with this log."""
-    execution.attend(services, key)
+    execution.process(services, key)
     run = services.codebuild.run_of(key)
     services.logs.write(f"logs:{run.handle}", *texts, at=services.now())
     services.codebuild.end(run, Outcome.FAILED, "no")
@@ -63,7 +63,7 @@ def test_steps_are_read_from_the_log_while_it_grows_and_kept_with_it(services: F
 
 def test_of_a_log_that_grows_a_bounded_part_is_read_for_steps(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     run = services.codebuild.run_of(key)
     lines = ["STEP 1/2: FROM x", *["x"] * (logs.MAX_READS_FOR_STEPS * MAX_READ_LINES), "STEP 2/2: RUN y"]
     services.logs.write(f"logs:{run.handle}", *lines, at=services.now())
@@ -83,7 +83,7 @@ def test_a_log_with_its_end_mark_is_kept_and_served_without_the_log_service(
     services.logs.is_down = True
 
     assert logs.read(services, ADA, key).text == "2024-03-01 12:00:00 UTC -- one\n"
-    assert stored(services, key).look_at is None
+    assert stored(services, key).check_at is None
 
 
 def test_without_the_mark_it_is_kept_after_two_quiet_minutes(services: FakeServices, create: Create) -> None:
@@ -110,7 +110,7 @@ def test_the_log_of_a_deleted_build_is_not_kept(services: FakeServices, create: 
     schedule.reconcile(services)
 
     assert services.log_archive.texts == {}
-    assert stored(services, key).look_at is None
+    assert stored(services, key).check_at is None
 
 
 def test_a_kept_log_that_exceeds_an_answer_is_fetched_elsewhere(services: FakeServices, create: Create) -> None:
@@ -224,7 +224,7 @@ def world_with(lines: list[LogLine], limit: int) -> tuple[FakeServices, Build]:
     services.projects.add(make_project())
     project = services.projects.get("ada", "vision")
     assert project is not None
-    build = make_build(Status.FAILED, log="logs:x", look_at=NOW, finished_at=NOW)
+    build = make_build(Status.FAILED, log="logs:x", check_at=NOW, finished_at=NOW)
     services.builds.add(build, BuildBody(), None)
     services.logs.logs["logs:x"] = list(lines)
     read = services.logs.read
@@ -413,7 +413,7 @@ def test_a_function_that_keeps_a_log_may_end_anywhere(services: FakeServices, cr
 
         assert services.log_archive.texts[build.uuid] == whole_of([LogLine(build.created_at, "one")], "")
         assert stored(services, key).stored_log_bytes == len(services.log_archive.texts[build.uuid])
-        assert stored(services, key).look_at is None
+        assert stored(services, key).check_at is None
         assert was_leased or not died or calls < 4
         return died
 
@@ -433,12 +433,12 @@ def test_the_last_try_to_keep_a_log_succeeds_with_what_can_be_had(
         services.log_archive.is_down = True
     with pytest.raises(Unavailable):
         logs.keep(services, key)
-    assert stored(services, key).look_at is not None
+    assert stored(services, key).check_at is not None
 
     services.clock.forward(minutes=30)
     logs.keep(services, key, is_last_try=True)
 
-    assert stored(services, key).look_at is None
+    assert stored(services, key).check_at is None
     if trouble == "logs":
         (text,) = services.log_archive.texts.values()
         assert text == ("2024-03-01 12:00:00 UTC -- one\n… cut here: the rest of the log could not be read.\n")
@@ -469,14 +469,14 @@ def test_a_log_that_no_function_can_keep_comes_to_its_last_try(
                 waiting.append((at + timedelta(minutes=31), before + 1))
         services.clock.forward(minutes=1)
 
-    assert stored(services, key).look_at is None
+    assert stored(services, key).check_at is None
 
 
 def test_a_log_that_grew_while_it_was_kept_is_kept_once_more(services: FakeServices, create: Create) -> None:
     key = create()
     ended(services, key, "one", f"slipway-end {stored(services, key).nonce}")
     services.records.before_write.append(
-        lambda: services.builds.save(replace(stored(services, key), look_at=services.now()))
+        lambda: services.builds.save(replace(stored(services, key), check_at=services.now()))
     )
 
     logs.keep(services, key)

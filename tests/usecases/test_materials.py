@@ -33,7 +33,7 @@ def fresh_process() -> Iterator[None]:
 def running(services: FakeServices, create: Create) -> Build:
     """A build that its executor has started."""
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     return stored(services, key)
 
 
@@ -65,7 +65,7 @@ def test_materials_have_the_dockerfile_the_scripts_and_who_asks_for_logins(
 def test_an_upload_comes_as_a_link(services: FakeServices, create: Create) -> None:
     sha256 = upload(services)
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     got = parsed(services.broker.ask(services.question("materials", stored(services, key))))
     assert got["code_url"] == services.sources.url(sha256)
 
@@ -103,7 +103,7 @@ def test_an_attempt_whose_handle_nobody_noted_yet_is_answered(services: FakeServ
         asked.append(services.broker.ask(services.question("materials", stored(services, key))))
 
     services.codebuild.after_start = ask
-    execution.attend(services, key)
+    execution.process(services, key)
     assert asked
 
 
@@ -155,7 +155,7 @@ def test_materials_can_be_asked_for_again_until_the_attempt_has_its_code(
 def test_a_second_attempt_gets_its_own_materials(services: FakeServices, running: Build) -> None:
     services.broker.ask(services.question("report", running, fetched="1"))
     fault(services, running)
-    execution.attend(services, running.key)
+    execution.process(services, running.key)
     again = stored(services, running.key)
     assert again.attempt == 2
     assert services.broker.ask(services.question("materials", again))
@@ -168,7 +168,7 @@ def test_a_second_attempt_gets_its_own_materials(services: FakeServices, running
 
 def test_what_git_resolved_is_reported(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     git = replace(stored(services, key), source=Source(git_url="https://git.test/x"))
     build = services.builds.save(git)
     text = "FROM x\nRUN ü > /a?b\n"
@@ -188,7 +188,7 @@ def test_what_git_resolved_is_reported(services: FakeServices, create: Create) -
 def test_build_arguments_are_lines_of_their_own(services: FakeServices, create: Create) -> None:
     arguments = {"B": " two  'words' $x \\", "A": ""}
     key = create(config={**NESTED, "build": {"image": "x", "build_args": arguments}})
-    execution.attend(services, key)
+    execution.process(services, key)
     got = parsed(services.broker.ask(services.question("materials", stored(services, key))))
     assert parsed(got["build-args"]) == arguments
 
@@ -218,7 +218,7 @@ def test_without_code_an_image_has_no_time_but_its_own(services: FakeServices, c
 
 
 def materials_of(services: FakeServices, key: BuildKey) -> dict[str, str]:
-    execution.attend(services, key)
+    execution.process(services, key)
     return parsed(services.broker.ask(services.question("materials", stored(services, key))))
 
 
@@ -304,7 +304,7 @@ def test_a_late_report_of_an_earlier_attempt_counts(services: FakeServices, runn
     assert stored(services, running.key).last_status is Status.WARNING
     services.broker.ask(services.question("report", running, 1, digest=DIGEST))
 
-    execution.attend(services, running.key)
+    execution.process(services, running.key)
     build = stored(services, running.key)
     assert (build.last_status, build.image_digest) == (Status.SUCCEEDED, DIGEST)
     assert len(services.codebuild.runs) == 1  # it was not built again
@@ -315,7 +315,7 @@ def test_a_tag_that_stands_there_before_the_first_claim_fails_the_build(services
     image = stored(services, key).image
     services.registry.prepare(image)
     services.registry.push(image)
-    execution.attend(services, key)
+    execution.process(services, key)
 
     build = stored(services, key)
     assert build.last_status is Status.FAILED
@@ -326,12 +326,12 @@ def test_a_tag_that_stands_there_before_the_first_claim_fails_the_build(services
 def test_whether_the_tag_was_free_is_asked_once(services: FakeServices, create: Create) -> None:
     """A repeated submission never asks: the build's own image may stand there by then."""
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     build = stored(services, key)
     assert build.tag_was_free
     services.builds.save(replace(build, handle=None))
     services.push(stored(services, key))
-    execution.attend(services, key)
+    execution.process(services, key)
     assert stored(services, key).handle is not None
 
 

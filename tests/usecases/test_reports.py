@@ -31,7 +31,7 @@ def test_statuses_follow_the_table(services: FakeServices, elsewhere: BuildKey) 
 
     build = stored(services, elsewhere)
     assert [str(entry.status) for entry in build.history] == ["created", "building", "running", "succeeded"]
-    assert build.look_at is None
+    assert build.check_at is None
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_a_build_whose_message_got_lost_is_started(services: FakeServices, creat
 
 def test_a_build_whose_last_event_got_lost_is_ended(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
 
     services.clock.forward(minutes=6)
@@ -41,7 +41,7 @@ def test_a_build_whose_last_event_got_lost_is_ended(services: FakeServices, crea
 
 def test_a_build_that_goes_on_is_looked_at_again_later(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.clock.forward(minutes=6)
 
     assert schedule.reconcile(services) == 1
@@ -53,7 +53,7 @@ def test_a_build_that_goes_on_is_looked_at_again_later(services: FakeServices, c
 
 def test_a_change_beside_what_a_tick_records_is_kept(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
     services.clock.forward(minutes=6)
 
@@ -69,7 +69,7 @@ def test_a_change_beside_what_a_tick_records_is_kept(services: FakeServices, cre
 
 def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
     schedule.reconcile(services)
@@ -81,7 +81,7 @@ def test_a_build_its_executor_forgot_has_disappeared(services: FakeServices, cre
 
 def test_a_build_its_executor_forgot_after_it_pushed_has_succeeded(services: FakeServices, create: Create) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.push(stored(services, key))
     services.codebuild.forget(services.codebuild.run_of(key))
     services.clock.forward(minutes=6)
@@ -94,7 +94,7 @@ def test_a_build_past_its_deadline_is_stopped_and_fails_with_the_reason(
     services: FakeServices, create: Create, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     handle = services.codebuild.run_of(key).handle
     services.codebuild.find_handle = lambda _: pytest.fail("it is known")  # type: ignore[assignment, method-assign]
     services.clock.forward(minutes=131)
@@ -113,9 +113,9 @@ def test_a_message_about_a_build_that_takes_too_long_leaves_its_end_to_the_sched
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.clock.forward(minutes=131)
-    execution.attend(services, key)
+    execution.process(services, key)
     assert (stored(services, key).last_status, services.codebuild.stopped) == (Status.SCHEDULED, [])
 
     schedule.reconcile(services)
@@ -138,7 +138,7 @@ def test_a_build_whose_start_came_to_nothing_fails_with_the_reason(services: Fak
     key = create()
     services.codebuild.fail_next.append(Died())
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(minutes=75)
     schedule.reconcile(services)
 
@@ -171,22 +171,22 @@ def test_a_log_that_is_to_be_kept_has_a_quarter_of_an_hour_before_it_is_asked_fo
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
-    execution.attend(services, key)
+    execution.process(services, key)
     services.clock.forward(minutes=6)
     services.codebuild.observe = lambda *_: pytest.fail("it has ended")  # type: ignore[method-assign]
 
     assert schedule.reconcile(services) == 1
     assert services.log_queue.take() == [key]
-    assert stored(services, key).look_at == services.now() + timedelta(minutes=15)
+    assert stored(services, key).check_at == services.now() + timedelta(minutes=15)
 
 
 def test_a_build_of_a_hidden_project_that_cannot_be_stopped_ends_at_its_deadline(
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     projects.archive(services, make_user(), "ada", "vision")
     services.codebuild.is_down = True
     for _ in range(2):
@@ -201,12 +201,12 @@ def test_a_tick_logs_and_measures_how_many_builds_it_looked_at(
 ) -> None:
     caplog.set_level("INFO", "chalicelib.usecases.schedule")
     for key in (create(), create()):
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(minutes=6)
     schedule.tick(services, lambda _: pytest.fail("events tell of these builds"))
 
     (record,) = caplog.records
-    assert record.message == "Looked at 2 builds."
+    assert record.message == "Checked 2 builds."
     assert vars(record)["measures"] == {"Reconciled": 2}
 
 
@@ -223,7 +223,7 @@ def test_a_build_that_ends_every_tick_keeps_no_other_waiting(
 ) -> None:
     deadly, other = create(), create()
     if state != "not started":
-        execution.attend(services, deadly)
+        execution.process(services, deadly)
     if state == "stopping":
         builds.stop(services, make_user(), deadly)
     if state == "ended":
@@ -285,7 +285,7 @@ def test_one_answer_that_cannot_be_understood_keeps_no_other_build_waiting(
 ) -> None:
     keys = [create() for _ in range(1 + others)]
     for key in keys:
-        execution.attend(services, key)
+        execution.process(services, key)
     odd = services.codebuild.run_of(keys[1])
     odd.observation = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     for key in (keys[0], *keys[2:]):
@@ -318,7 +318,7 @@ def test_builds_that_cannot_be_handled_do_not_stay_at_the_head(services: FakeSer
 def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServices, create: Create) -> None:
     """Its last event and all ticks were lost, as on a machine that slept."""
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
     services.clock.forward(minutes=300)
 
@@ -330,7 +330,7 @@ def test_a_build_past_its_deadline_is_asked_about_once_more(services: FakeServic
 def test_a_build_past_its_deadline_whose_end_is_found_was_not_given_up(services: FakeServices, create: Create) -> None:
     """The executor does not answer the first question about all builds."""
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no disk", has_own_reason=True)
     services.clock.forward(minutes=300)
     observe, questions = services.codebuild.observe, list[object]()
@@ -352,7 +352,7 @@ def test_an_end_that_a_tick_finds_past_the_deadline_needs_no_second_question(
     services: FakeServices, create: Create
 ) -> None:
     key = create()
-    execution.attend(services, key)
+    execution.process(services, key)
     services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no disk", has_own_reason=True)
     services.clock.forward(minutes=300)
     calls: list[str] = []
@@ -369,7 +369,7 @@ def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
     key = create()
     services.codebuild.dies_after_start = True
     with pytest.raises(Died):
-        execution.attend(services, key)
+        execution.process(services, key)
     end_with_an_image(services, key)
     services.clock.forward(minutes=300)
 
@@ -381,7 +381,7 @@ def test_a_build_whose_start_was_never_noted_is_searched_before_it_is_given_up(
 
 def test_a_quiet_tick_costs_one_lease_a_build(services: FakeServices, create: Create) -> None:
     for key in [create() for _ in range(schedule.MAX_BUILDS)]:
-        execution.attend(services, key)
+        execution.process(services, key)
     services.clock.forward(minutes=6)
     calls: list[str] = []
     for port, names in {

@@ -27,7 +27,7 @@ def put(services: FakeServices, name: str = "token", value: object = VALUE) -> N
 
 def materials(services: FakeServices, key: BuildKey) -> dict[str, str]:
     """What the build gets once it runs."""
-    execution.attend(services, key)
+    execution.process(services, key)
     return parsed(services.broker.ask(services.question("materials", stored(services, key))))
 
 

@@ -28,8 +28,8 @@ class DynamoArchive:
     ) -> Iterator[Hidden]:
         for partition, before in ((keys.DELETED, deleted_before), (keys.ARCHIVED, archived_before)):
             with answered():
-                for item in Item.by_active.query(partition, Item.look_at <= keys.format_instant(before), limit=limit):
-                    since = {f"{partition}_at": datetime.fromisoformat(item.look_at or "")}
+                for item in Item.by_active.query(partition, Item.check_at <= keys.format_instant(before), limit=limit):
+                    since = {f"{partition}_at": datetime.fromisoformat(item.check_at or "")}
                     yield Hidden(keys.parse_record_key(item.pk, item.sk), **since)
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:

@@ -127,12 +127,12 @@ class DynamoBuilds:
         return [build for build in _active(keys.UNFINISHED, now, limit) if not build.is_waiting]
 
     def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
-        return [build for build in _active(keys.waiting_builds(executor), now, limit) if build.is_waiting]
+        return [build for build in _active(keys.waiting(executor), now, limit) if build.is_waiting]
 
     def lease(self, build: Build, until: datetime) -> Build:
-        assert build.look_at is not None, "only a build that is due can be leased"
-        _move(keys.record_key(build.key), format_instant(build.look_at), format_instant(until))
-        return self._saw(replace(build, look_at=until))
+        assert build.check_at is not None, "only a build that is due can be leased"
+        _move(keys.record_key(build.key), format_instant(build.check_at), format_instant(until))
+        return self._saw(replace(build, check_at=until))
 
 
 def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build:
@@ -148,7 +148,7 @@ def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build
 def _active(partition: str, now: datetime, limit: int) -> list[Build]:
     """Builds that are due in a partition of the index, in their current state."""
     with answered():
-        found = list(Item.by_active.query(partition, Item.look_at <= format_instant(now), limit=limit))
+        found = list(Item.by_active.query(partition, Item.check_at <= format_instant(now), limit=limit))
     stored = get_all([(item.pk, item.sk) for item in found])
     builds = []
     for item in (stored[pair] for each in found if (pair := (each.pk, each.sk)) in stored):
@@ -158,17 +158,17 @@ def _active(partition: str, now: datetime, limit: int) -> list[Build]:
             key = keys.parse_record_key(item.pk, item.sk)
             log.exception("The record of build %s cannot be read; trying again in a day.", key)
             with suppress(Conflict):
-                _move((item.pk, item.sk), item.look_at, format_instant(now + timedelta(days=1)))
+                _move((item.pk, item.sk), item.check_at, format_instant(now + timedelta(days=1)))
         else:
-            if build.look_at is not None and build.look_at <= now:
+            if build.check_at is not None and build.check_at <= now:
                 builds.append(build)
     return builds
 
 
-def _move(key: keys.Key, look_at: str | None, until: str) -> None:
+def _move(key: keys.Key, check_at: str | None, until: str) -> None:
     """Changes only the time at which an unfinished build is due. Raises Conflict."""
-    is_unfinished = (Item.active == keys.UNFINISHED) | Item.active.startswith(keys.waiting_builds(""))
-    update(key, [Item.look_at.set(until)], is_unfinished & (Item.look_at == look_at))
+    is_unfinished = (Item.active == keys.UNFINISHED) | Item.active.startswith(keys.waiting(""))
+    update(key, [Item.check_at.set(until)], is_unfinished & (Item.check_at == check_at))
 
 
 def _named(build: Build, wanted: str | None, write: Callable[[Build, Reserve], Build]) -> Build:

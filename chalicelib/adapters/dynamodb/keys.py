@@ -137,7 +137,7 @@ UNFINISHED, DELETED, ARCHIVED = "1", "deleted", "archived"
 MISCOUNTED = "count"  # live projects whose count of builds may be wrong
 
 
-def waiting_builds(executor: str) -> str:
+def waiting(executor: str) -> str:
     """Builds that wait for their turn."""
     return f"W#{executor}"
 

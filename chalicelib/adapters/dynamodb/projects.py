@@ -37,7 +37,7 @@ class DynamoProjects:
 
     def miscounted(self, now: datetime, limit: int) -> Sequence[ProjectKey]:
         with answered():
-            due = Item.look_at <= format_instant(now)
+            due = Item.check_at <= format_instant(now)
             found = list(Item.by_active.query(keys.MISCOUNTED, due, limit=limit))
         return [ProjectKey(*item.pk.removeprefix("P#").split("/")) for item in found]
 
@@ -48,5 +48,5 @@ class DynamoProjects:
         with answered():
             live = Item.by_recent.count(keys.builds(project))
         is_unchanged = (Item.last_build_id == item.last_build_id) & (Item.live_builds == item.live_builds)
-        counted = [Item.live_builds.set(live), Item.active.remove(), Item.look_at.remove()]
+        counted = [Item.live_builds.set(live), Item.active.remove(), Item.check_at.remove()]
         update(keys.record_key(project), counted, is_unchanged & (Item.active == keys.MISCOUNTED))

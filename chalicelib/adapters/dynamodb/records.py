@@ -22,7 +22,7 @@ Record = TypeVar("Record", Build, Project)
 Account = TypeVar("Account", User, Token)
 RECOUNT = timedelta(days=1)
 LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list; each attribute takes time to parse
-_UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "look_at"}
+_UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "check_at"}
 
 
 def encode_build(build: Build) -> Item:
@@ -31,10 +31,10 @@ def encode_build(build: Build) -> Item:
 
 def decode_build(item: Item) -> Build:
     is_unfinished = item.active not in (None, keys.DELETED, keys.ARCHIVED)
-    look_at = f'"{item.look_at}"' if is_unfinished else "null"  # else it is the time of a purge
+    check_at = f'"{item.check_at}"' if is_unfinished else "null"  # else it is the time of a purge
     data = f"{(item.data or '')[:-1]},{item.unlisted[1:]}" if item.unlisted else item.data  # older: in `data`
     data = data and data.replace('"kept_log_bytes":', '"stored_log_bytes":')  # its name in older records
-    return _from_json(data, Build, history=item.history, version=item.version, look_at=look_at)
+    return _from_json(data, Build, history=item.history, version=item.version, check_at=check_at)
 
 
 def decode_listed_build(item: Item) -> Build:
@@ -48,14 +48,14 @@ def build_columns(build: Build) -> dict[str, Any]:
     if build.archived_at is not None:
         listed = keys.archived_builds(build.user) if build.deleted_at is None else None
     return {
-        "data": _to_json(build, "history", "version", "look_at", *_UNLISTED),
-        "unlisted": _to_json(build, "history", "version", "look_at", *LISTED),
+        "data": _to_json(build, "history", "version", "check_at", *_UNLISTED),
+        "unlisted": _to_json(build, "history", "version", "check_at", *LISTED),
         "version": build.version,
         "history": f"[{','.join(map(_to_json, build.history))}]",
         "last": _to_json(build.history[-1], "message", "traceback", "details"),
         "recent": listed,
         "updated_at": f"{format_instant(build.updated_at)}#{build.key.id:0{ID_DIGITS}}",
-        **_activity(build, build.look_at, keys.waiting_builds(build.executor) if build.is_waiting else keys.UNFINISHED),
+        **_activity(build, build.check_at, keys.waiting(build.executor) if build.is_waiting else keys.UNFINISHED),
     }
 
 
@@ -141,16 +141,16 @@ def counted(live: int, now: datetime) -> list[Any]:
     return [
         Item.live_builds.add(live),
         Item.active.set(Item.active | keys.MISCOUNTED),
-        Item.look_at.set(Item.look_at | format_instant(now + RECOUNT)),
+        Item.check_at.set(Item.check_at | format_instant(now + RECOUNT)),
     ]
 
 
-def _activity(record: Build | Project, look_at: datetime | None, unfinished: str) -> dict[str, str | None]:
+def _activity(record: Build | Project, check_at: datetime | None, unfinished: str) -> dict[str, str | None]:
     """Why and when a row is due: an unfinished build to be checked, or a hidden row to be purged."""
-    for reason, at in ((unfinished, look_at), (keys.DELETED, record.deleted_at), (keys.ARCHIVED, record.archived_at)):
+    for reason, at in ((unfinished, check_at), (keys.DELETED, record.deleted_at), (keys.ARCHIVED, record.archived_at)):
         if at is not None:
-            return {"active": reason, "look_at": format_instant(at)}
-    return {"active": None, "look_at": None}
+            return {"active": reason, "check_at": format_instant(at)}
+    return {"active": None, "check_at": None}
 
 
 def _to_json(record: Any, *apart: str) -> str:

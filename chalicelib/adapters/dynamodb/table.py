@@ -51,7 +51,7 @@ class Item(Model):
             projection = KeysOnlyProjection()
 
         active = UnicodeAttribute(hash_key=True)
-        look_at = UnicodeAttribute(range_key=True)
+        check_at = UnicodeAttribute(range_key=True, attr_name="look_at")
 
     pk = UnicodeAttribute(hash_key=True)
     sk = UnicodeAttribute(range_key=True)
@@ -63,7 +63,7 @@ class Item(Model):
     recent = UnicodeAttribute(null=True)
     updated_at = UnicodeAttribute(null=True)
     active = UnicodeAttribute(null=True)
-    look_at = UnicodeAttribute(null=True)
+    check_at = UnicodeAttribute(null=True, attr_name="look_at")
     found_dockerfile = UnicodeAttribute(null=True)
     reported_dockerfile = UnicodeAttribute(null=True)
     last_build_id = NumberAttribute(null=True)

@@ -38,7 +38,6 @@ def handle(services: Services, body: str, message_id: str, read: Callable[[str],
     caller = services.accounts.user(name) if name else None
     if caller is None:
         raise Unavailable("Requests wait: the setting SLIPWAY_AUTOMATION_USER names no user.")
-    fields: dict[str, Any] = {}
     try:
         fields = read(body)
         done = _do(services, caller, fields, message_id)

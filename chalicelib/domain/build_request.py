@@ -9,7 +9,7 @@ from typing import Any
 from chalicelib.domain import document
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build
 from chalicelib.domain.spec import Spec, checked_tags, has_control_characters, is_slug, parse_config, parse_content
-from chalicelib.errors import Invalid
+from chalicelib.errors import Invalid, require
 
 MAX_TEXT = 4_096  # characters of a description or readme
 MAX_BACKEND, MAX_NODE = 16, 256  # characters
@@ -44,8 +44,7 @@ def parse_request(fields: dict[str, Any]) -> BuildRequest:
     """Parses the fields of a body. Raises Invalid."""
     tags, is_managed = checked_fields(fields, (), "backend", "is_managed", "nocache", "reuse"), fields.get("is_managed")
     ttl = fields.get("ttl")
-    if not isinstance(ttl, bool | None) and not re.fullmatch(r"[0-9]+", str(ttl)):
-        raise Invalid(["ttl must be an integer."])
+    require(isinstance(ttl, bool | None) or re.fullmatch(r"[0-9]+", str(ttl)), "ttl must be an integer.")
     spec, content = _specification(fields)
     if spec is None and is_managed is not False:
         raise Invalid({"non_field_errors": ["Build expects a `content`."]})

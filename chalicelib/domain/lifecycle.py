@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from chalicelib.domain.build import DONE, Build, Image, Status, StatusEntry
-from chalicelib.errors import Invalid
+from chalicelib.errors import require
 
 MAX_HISTORY = 100  # statuses
 MAX_HISTORY_BYTES = 32 * 1024  # as JSON: a record is read and written whole
@@ -122,11 +122,9 @@ def advance(
     never overwritten, finished_at by the first final status; a build that never started takes its creation as start.
     """
     last = build.history[-1]
-    if not may_follow(last.status, status):
-        raise Invalid([f"A build that is {last.status} cannot become {status}."])
+    require(may_follow(last.status, status), f"A build that is {last.status} cannot become {status}.")
     room = MAX_HISTORY if status in DONE else MAX_HISTORY - LAST_ENTRY_RESERVED
-    if len(build.history) >= room:
-        raise Invalid([f"The history of a build is limited to {MAX_HISTORY} statuses."])
+    require(len(build.history) < room, f"The history of a build is limited to {MAX_HISTORY} statuses.")
     happened = min(max(at or now, last.created_at), now)
     message = message and _cut(message, MAX_MESSAGE)
     entry = StatusEntry(last.id + 1, uuid.uuid4().hex, status, happened, message, traceback, details)

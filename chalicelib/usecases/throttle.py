@@ -11,8 +11,6 @@ from chalicelib.ports import Services
 
 TAKEN_AT_ONCE = 10
 MAX_NAMES = 1_000  # in the memory of a process
-
-
 # For each name: the minute of the last batch, and how many of its requests are left; None: the limit is reached.
 _taken: dict[str, tuple[datetime, int | None]] = {}
 

@@ -107,9 +107,10 @@ def finish_without_evidence(services: Any, build: Build, image: Image, *_: Any) 
 _replayed = builds._replayed
 
 
-def replay_what_is_shown(services: Any, caller: Any, mark: Any, replay: Any) -> Any:
-    builds.get(services, caller, replay.build)
-    return _replayed(services, caller, mark, replay)
+def replay_what_is_shown(services: Any, caller: Any, project: Project, mark: Any) -> Any:
+    if mark is not None and (key := services.builds.replay(project.key, mark)):
+        builds.get(services, caller, key)
+    return _replayed(services, caller, project, mark)
 
 
 # A registry that refuses a tag keeps the log waiting
@@ -234,7 +235,7 @@ FAULTS = (
     KnownFault(
         "given up without being asked",
         ("an image means success",),
-        1019,
+        421,
         {"chalicelib.usecases.execution.give_up_if_overdue": give_up_unasked},
     ),
     KnownFault(
@@ -251,7 +252,7 @@ FAULTS = (
     KnownFault(
         "success without a log",
         ("a log is kept",),
-        8246,
+        1397,
         {"chalicelib.usecases.execution._finished_before": finish_without_evidence},
         lambda story: story.fault_rates.rates["run"] > 0,
     ),
@@ -313,7 +314,7 @@ FAULTS = (
     KnownFault(
         "the last to end has the tag",
         ("a tag names the newest build",),
-        310,
+        309,
         {"chalicelib.usecases.execution._newest_by_tag": newest_is_this},
         lambda story: "image_tags" in str(story.requests) and len(story.requests) > 1,
     ),

@@ -26,9 +26,9 @@ def made(services: FakeServices, create: Create) -> Build:
 
 
 def finish(services: FakeServices, key: BuildKey) -> None:
-    execution.attend(services, key)
+    execution.process(services, key)
     end_with_an_image(services, key)
-    execution.attend(services, key)
+    execution.process(services, key)
     services.queue.take()
 
 
@@ -53,7 +53,7 @@ def test_an_equal_build_succeeds_at_once_with_the_same_image(
         0,
     )
     assert services.queue.take() == []
-    execution.attend(services, build.key)
+    execution.process(services, build.key)
     assert len(services.codebuild.runs) == 1, "nothing ran"
 
 
@@ -67,7 +67,7 @@ def test_tags_move_to_the_image_that_is_reused(services: FakeServices, create: C
     tick(services)
     assert second.reused_from == first.id
     assert stored(services, second.key).image_tags_moved
-    assert stored(services, second.key).look_at is None
+    assert stored(services, second.key).check_at is None
 
 
 def test_a_project_may_ask_for_reuse_and_a_build_may_refuse_it(

@@ -78,9 +78,9 @@ class HttpRegistry:
         if host not in hosts:
             return None
         url = f"https://{_API_HOSTS.get(host, host)}/v2/{repository}/manifests/{tag}"
-        once: dict[str, Any] = {"retries": False, "timeout": BASE_SECONDS}  # somebody waits for the answer
+        once: dict[str, Any] = {"retries": False, "timeout": BASE_SECONDS}  # a user waits for the answer
         answer = self._request("HEAD", url, {"Accept": _MANIFESTS}, **once)
-        if answer.status == 401:  # anybody gets a token
+        if answer.status == 401:  # public images, too, need a token
             asked = dict(_CHALLENGE.findall(answer.headers.get("WWW-Authenticate", "")))
             given = self._request("GET", asked.pop("realm", "https://"), {}, fields=asked, **once)
             with suppress(msgspec.MsgspecError):

@@ -1,4 +1,4 @@
-"""Which builds would make an image that is there already: those whose recipe is that of an earlier build."""
+"""Finds builds that would make an image which exists already: their recipe equals that of an earlier build."""
 
 import hashlib
 import json
@@ -11,10 +11,10 @@ from chalicelib.domain.lifecycle import advance
 from chalicelib.domain.materials import labels_of
 from chalicelib.errors import refuse, require
 
-MAX_BASES = 5  # of one build; each is asked for
+MAX_BASES = 5  # of one build; each costs a request
 # An image, in FROM with a name for its stage, or in a flag of COPY or RUN.
 _IMAGE = re.compile(r"^FROM +(?:--platform=\S+ +)?(\S+)(?: +AS +(\S+))?$|\bfrom=([^\s,]+)", re.I)
-# What may be read in another way than here, or brings what is no base.
+# What Docker may read differently than this module, or what adds content that is no base image.
 _STRANGE = re.compile(r"<<|^#\s*(?:syntax|escape)\s*=|^\s*ADD\s.*(?:://|git@)", re.I | re.M)
 
 
@@ -40,14 +40,14 @@ def bases_of(build: Build, body: BuildBody) -> list[str]:
 
 
 def recipe_of(build: Build, body: BuildBody, platform: str, digests: Mapping[str, str | None]) -> str:
-    """The same for builds of a project that make the same image; `digests` are of the bases."""
+    """A hash, equal for builds of a project that make the same image; `digests` are of the base images."""
     source = asdict(build.source) | {"uploaded_at": None} if build.source else None
     made_of = [body.dockerfile, body.build_args, body.secrets, source, labels_of(build), platform, digests]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def reusing(build: Build, other: Build) -> Build:
-    """A build at its creation, ended with the image of another that is made of the same."""
+    """A new build, ended at once with the image of an earlier one with the same recipe."""
     same = replace(build, image=other.image, image_digest=other.image_digest, layer_bytes=other.layer_bytes)
     message = f"It has the image of build {other.key.id}, which is made of the same."
     return advance(replace(same, reused_from=other.key.id), Status.SUCCEEDED, build.created_at, message=message)

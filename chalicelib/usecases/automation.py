@@ -69,11 +69,8 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     caller = (services.accounts.user(named) if is_slug(named) else None) or caller
     if action in ("create", "rebuild"):
         served = named if named not in ("", caller.name) else None
-        origin: dict[str, Any] = {
-            "on_behalf_of": served,
-            "rebuild_of": fields["build"] if action == "rebuild" else None,
-        }
-        return builds.create(services, caller, owner, name, fields, once=once, **origin).build.key
+        more: dict[str, Any] = {"on_behalf_of": served, "rebuild_of": fields["build"] if action == "rebuild" else None}
+        return builds.create(services, caller, owner, name, fields, once=once, **more).build.key
     key, (change, is_done) = BuildKey(owner, name, fields["build"]), _CHANGES[action]
     try:
         change(services, caller, key)

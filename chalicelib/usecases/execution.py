@@ -235,8 +235,7 @@ def _asked_once_more(services: Services, build: Build) -> Build | None:
 
 
 def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, Observation]:
-    """What the executor of all these builds, which have handles, shows of each. Builds that it does not know are
-    gone."""
+    """What the executor of all these builds, which have handles, shows of each; builds unknown to it are gone."""
     executor = services.executor(builds[0].executor)
     seen = executor.observe([build.handle for build in builds if build.handle])
     return {build.key: seen.get(build.handle or "") or lifecycle.as_it_ended(build, Outcome.GONE) for build in builds}

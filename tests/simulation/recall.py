@@ -222,7 +222,7 @@ FAULTS = (
     KnownFault(
         "busy releases the claim",
         _STARTED_TWICE,
-        3870,
+        5268,
         {"chalicelib.usecases.execution._start": start_and_release},
         lambda story: _has(story, Fault.BUSY) or story.slots < 100,
     ),
@@ -241,7 +241,7 @@ FAULTS = (
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        4553,
+        4408,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
             "tests.fakes.FakeExecutor.replay_seconds": 285,

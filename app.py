@@ -89,6 +89,7 @@ def get_page_file(file: str) -> Response:
 @route("/openapi.json", "GET", caller="anybody")
 def get_openapi(call: web.Call) -> dict[str, Any]:
     described: dict[str, Any] = json.loads((page.FOLDER / page.OPENAPI).read_bytes())
+    described["info"]["version"] = settings.version()
     return described | {"servers": [{"url": call.url().removesuffix("/openapi.json")}]}
 
 

@@ -28,6 +28,7 @@ from tests.stack.conftest import DONE, HTTP, PATIENCE_SECONDS, PROJECT
 
 pytestmark = [*with_one_engine, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
+ALL_DONE_SECONDS = 1_800  # all builds are posted at once, and wait for each other
 KILLS = int(os.environ.get("KILLS", "3"))
 CLIENTS = 2
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
@@ -108,15 +109,15 @@ class Up:
         except (BotoCoreError, ClientError) as error:
             raise Ended from error
 
-    def until(self, path: str, met: Callable[[Any], bool]) -> Any:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def until(self, path: str, met: Callable[[Any], bool], seconds: float = PATIENCE_SECONDS) -> Any:
+        deadline = time.monotonic() + seconds
         while not met(build := self.get(path)):
             assert time.monotonic() < deadline, f"waited in vain: {self.get(f'{path}/statuses')}"
             time.sleep(0.1)
         return build
 
-    def until_done(self, path: str) -> Any:
-        return self.until(path, lambda build: build["last_status"] in DONE)
+    def until_done(self, path: str, seconds: float = PATIENCE_SECONDS) -> Any:
+        return self.until(path, lambda build: build["last_status"] in DONE, seconds)
 
     def last_message(self, path: str) -> str:
         return str(self.get(f"{path}/statuses")["results"][-1]["message"])
@@ -250,7 +251,7 @@ def test_no_promise_is_broken_however_often_it_is_killed(up: Up) -> None:
         promises.check(up)
         print(f"kill {kill + 1}: {len(promises.posted)} builds, {len(promises.sent)} messages")
 
-    endings = {path: up.until_done(path) for path in promises.posted}
+    endings = {path: up.until_done(path, ALL_DONE_SECONDS) for path in promises.posted}
     promises.check(up)
     for path, build in endings.items():
         assert build["last_status"] == "succeeded" or up.last_message(path).endswith(WHEN_STOPPED)

@@ -22,7 +22,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 from werkzeug.wsgi import ClosingIterator
 
-from infra.local import signatures
+from infra.local import queries, signatures
 from infra.local.storage import Storage
 from infra.local.stored_aws import StoredAws
 
@@ -184,6 +184,8 @@ def _transact(backend: Any, operations: list[dict[str, Any]]) -> None:
 
 _dynamodb.transact_write_items = _transact
 _table.__deepcopy__ = lambda table, _: table  # moto would copy the table to undo a transaction
+
+queries.install()
 
 # moto remembers every instance of its models, also copies, for a dashboard, and never forgets one.
 _model.__new__ = staticmethod(lambda model, *_, **__: object.__new__(model))

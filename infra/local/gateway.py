@@ -28,9 +28,9 @@ class _Server(ThreadedHTTPServer):
     request_queue_size = 128
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
         self.is_closing = False
         self._in_progress, self._changed = 0, threading.Condition()
+        super().__init__(*arguments)  # closes the server when the port is taken
 
     @contextmanager
     def one_more(self) -> Iterator[None]:

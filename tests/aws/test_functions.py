@@ -105,19 +105,20 @@ def test_a_sampled_invocation_is_traced_and_others_load_no_tracing(deployed: Dep
             function.invoke(recorded("create_project"), TRACE.format(0))
             assert sent() == []
             function.invoke(recorded("get_build"), TRACE.format(1))
-            call, work = sent()
+            *calls, work = sent()
             lines = [json.loads(line) for line in function.log()]
 
     assert work["name"] == "get_build"
     assert work["trace_id"] == "1-65e1c3a0-0123456789abcdef01234567"
     assert work["parent_id"] == "53995c3f42cd8ad8"
     assert "annotations" not in work  # there is no such build
-    assert (call["name"], call["aws"]["operation"]) == ("dynamodb", "BatchGetItem")
-    assert call["parent_id"] == work["id"]
+    # the read that may lag, and the consistent one before a refusal
+    assert [(call["name"], call["aws"]["operation"]) for call in calls] == [("dynamodb", "BatchGetItem")] * 2
+    assert {call["parent_id"] for call in calls} == {work["id"]}
     assert [line["status"] for line in lines] == [201, 404]  # and nothing else is logged
     assert all(line["requestId"] and line["duration_ms"] > 0 for line in lines)
     assert lines[1]["build"] == "ada/vision/1"
-    assert "Token" not in json.dumps([call, work, lines])
+    assert "Token" not in json.dumps([calls, work, lines])
 
 
 HANDLERS = (

@@ -520,6 +520,10 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     aws.restart()
     tick(3)  # starts what was lost
     deployed.until_ended(deployed.build(3).handle)
+    again = api("POST", f"{all_builds}/3/rebuild", {}, 201)["id"]
+    for action in ("bookmark", "stop", "archive", "restore", "delete"):
+        (outcome,) = api("POST", f"{all_builds}/{action}", {"ids": [again]})["results"]
+        assert outcome["status"] < 300, outcome
 
     stopped = create().key.id
     dispatch(stopped)

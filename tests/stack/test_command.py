@@ -199,7 +199,7 @@ def test_demo_ends_with_the_application_run_in_its_image_which_it_may_keep(comma
     assert "| Ahoy from Slipway |" in printed
     assert '"last_status": "succeeded"' in printed
     assert "pip3 install" in printed
-    assert "While `make up` runs:" in printed
+    assert "To run it while `make up` runs:" in printed
     assert [*(tmp_path / "kept" / "registry").glob("**/quick-start-*/_manifests/tags/1")]
 
 

@@ -52,7 +52,10 @@ def from_registry(client: Client, image: str, what: str = "manifests", name: str
     repository, _, tag = rest.rpartition(":")
     headers = urllib3.make_headers(basic_auth=client.machine.registry_login)
     headers["Accept"] = "application/vnd.oci.image.manifest.v1+json"
-    answer = urllib3.request("GET", f"http://{host}/v2/{repository}/{what}/{name or tag}", headers=headers)
+    # docker-registry answers 500 while a tag is being moved to the manifest: it writes links in place
+    again = urllib3.Retry(total=5, status_forcelist=[500], backoff_factor=0.1)
+    url = f"http://{host}/v2/{repository}/{what}/{name or tag}"
+    answer = urllib3.request("GET", url, headers=headers, retries=again)
     assert answer.status == 200, answer.data
     return json.loads(answer.data)
 

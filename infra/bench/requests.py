@@ -183,7 +183,7 @@ def environment(url: str) -> dict[str, str]:
 
 
 def seed(rows: Mapping[str, int]) -> None:
-    """A user, and projects with so many copies of a build that CodeBuild has."""
+    """Makes a user, and projects with so many builds: copies of one that CodeBuild runs."""
     services = wiring.services()
     use_table(services.settings.table)
     Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
@@ -204,7 +204,7 @@ def seed(rows: Mapping[str, int]) -> None:
 
 @cache
 def million(number: int) -> dict[str, Any]:
-    """A row of the index of lists: the build of that number in the project of a million."""
+    """The row of the index `recent` for the build with this number in the project of a million builds."""
     (key, build), names = _million(), ("data", "last", "version", "recent", "updated_at")
     item = encode_build(_copy(replace(build, key=key), number)).serialize()
     return {name: item[name] for name in ("pk", "sk", *names)}
@@ -230,7 +230,7 @@ def _set_counters(project: Project, number_of_builds: int) -> None:
 
 
 def costs(make: Callable[[], Thing]) -> tuple[Sequence[str], float, float]:
-    """Of doing it once, the caller being known already: calls to AWS, read and write units."""
+    """Calls to AWS, read units and write units of doing it once, when the process remembers the caller."""
     make()()
     thing = make()
     with Meter() as meter:
@@ -239,7 +239,7 @@ def costs(make: Callable[[], Thing]) -> tuple[Sequence[str], float, float]:
 
 
 def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) -> dict[str, float]:
-    """By name; none without valgrind."""
+    """Instructions of doing each thing once, by name; empty if valgrind is not installed."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         return {}
@@ -261,7 +261,7 @@ def _count(path: Path) -> int:
 
 
 def log_as_lambda_does() -> None:
-    """Lines of JSON, which nobody reads here."""
+    """Formats log lines as JSON, as Lambda does, and discards them."""
     handler = logging.FileHandler(os.devnull)
     handler.setFormatter(JsonFormatter())
     logging.getLogger().addHandler(handler)
@@ -270,7 +270,7 @@ def log_as_lambda_does() -> None:
 
 
 def fork(things: Things) -> None:
-    """Prints which processes did each thing `FEWER` and `MORE` times."""
+    """Prints the ids of the processes that did each thing `FEWER` times and `MORE` times."""
     for make in things.made.values():
         make()()
     forks = {name: [_forked([make() for _ in range(n)]) for n in (FEWER, MORE)] for name, make in things.made.items()}

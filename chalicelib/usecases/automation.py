@@ -54,7 +54,7 @@ def handle(services: Services, body: str, message_id: str, read: Callable[[str],
 
 def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
     """Executes a request once. If repeated, it gets the same build, even if that or its project is archived or deleted
-    by now, or the user has lost the rights. They are purged after an hour or later, when no message comes again."""
+    by now, or the user has lost the rights. Hidden records stay for an hour at least, longer than SQS redelivers."""
     owner, name, action, named = fields["owner"], fields["project"], fields["action"], fields.get("user")
     project = services.projects.get(owner, name)
     if project is None:

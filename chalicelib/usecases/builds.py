@@ -234,7 +234,7 @@ def get(services: Services, caller: User, key: BuildKey, *, archived: bool = Fal
 
 
 def look(services: Services, caller: User, key: BuildKey) -> BuildView:
-    """`get` for callers that only show the build, which may be a second old. An old build never causes an error."""
+    """`get` for callers that only show the build, which may be a second old. Errors come from current data."""
     with suppress(NotFound, Forbidden):
         return _visible(services.builds.open(key, caller.name, may_lag=True), caller)
     return get(services, caller, key)

@@ -178,7 +178,7 @@ def _prune_endpoints(path: Path) -> None:
 
 
 def _drop_documentation(path: Path) -> None:
-    """Removes the documentation from a service's description: half of the file. Only `help` shows it."""
+    """Removes the documentation of a service: half of a file that every first client reads. Only `help` shows it."""
     description = json.loads(gzip.decompress(path.read_bytes()), object_hook=_without_documentation)
     text = json.dumps(description, separators=(",", ":")).encode()
     path.write_bytes(gzip.compress(text, mtime=0))

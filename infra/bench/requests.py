@@ -1,9 +1,9 @@
 """What requests cost: instructions, calls to AWS and the capacity they consume: `make bench-requests`.
 
-Instructions are counted by valgrind, where it is installed. A process loads `app` and does everything once,
-as a warm function has; then forks do each thing a few times and some times more, and the difference, divided,
-is one. It repeats within a percent, whatever else the machine does. Signing, JSON, HTTP and the log are in it. Left
-out are the emulators' work, the kernel's, TLS, what Lambda's runtime client does with event and answer, and traces.
+Instructions are counted by valgrind, where it is installed. A process loads `app` and does each thing once,
+as a warm function has. Then one fork does a thing `FEWER` times and another does it `MORE` times; the difference of
+their counts, divided by that of the times, is the cost of one. Runs differ by less than a percent, under any load.
+Signing, JSON, HTTP and the log are counted; the emulators, the kernel, TLS, Lambda's runtime client and traces are not.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Thing = Callable[[], None]
 
 
 class WarmServices(wiring.AwsServices):
-    """As in a function that has just served the same user: that memory is too short for valgrind."""
+    """Remembers callers for an hour, as a warm function does for a short time: too short under valgrind."""
 
     @wiring.lazily
     def settings(self) -> Settings:
@@ -69,8 +69,8 @@ class WarmServices(wiring.AwsServices):
 
 
 class Things:
-    """What is measured, by name; each name makes things to do, no two of them on the same build where the
-    second would find less to do."""
+    """What is measured, by name. Each value makes one thing to do; where a second thing on the same build would cost
+    less, each uses another build."""
 
     def __init__(self, first_build: int) -> None:
         self._builds, self._ending = count(first_build), count(FIRST_TO_END + first_build)

@@ -1,4 +1,4 @@
-"""Slipway: container images built without servers to keep.
+"""Slipway: builds container images without servers to run.
 
 The modules, from the outside inwards; imports point app -> usecases -> domain (tests/test_architecture.py):
 

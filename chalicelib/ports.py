@@ -306,7 +306,7 @@ class Sources(Protocol):
         """A stored archive, at its start. Raises NotFound."""
 
     def find_archive(self, commit: str) -> str | None:
-        """The hash of the stored archive that begins with `commit`; None if there is none."""
+        """The hash that begins with `commit`, of a stored archive; None if there is none."""
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         """A signed form for one upload to `project` of at most `max_bytes`."""
@@ -321,7 +321,7 @@ class Sources(Protocol):
         """Deletes the build's stored log. Idempotent."""
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
-        """Hashes of archives that begin with `prefix` and were last stored before that time."""
+        """At most `limit` hashes that begin with `prefix`, of archives that were last stored before `before`."""
 
     def url(self, sha256: str) -> str:
         """A link to a stored archive that is valid for a minute, without credentials."""
@@ -381,8 +381,8 @@ class Executor(Protocol):
 
     @property
     def replay_seconds(self) -> int:
-        """How long after the claim a repeated `submit` may begin. This and the longest life of a handler (120 s) are
-        together shorter than the executor remembers an attempt."""
+        """How long after the claim a repeated `submit` may begin. The sum of this and the longest life of a handler
+        (120 s) is less than the time for which the executor recognizes a repeated attempt."""
 
     @property
     def emits_events(self) -> bool:

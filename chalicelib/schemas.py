@@ -273,7 +273,7 @@ class Version(Struct):
 
 
 class LogHandler(Struct):
-    """Asks clients to report their own errors nowhere."""
+    """Without a `dsn`, clients do not report their own errors."""
 
     dsn: None = None
     environment: str = "production"

@@ -181,7 +181,7 @@ class Call:
         except Exception as error:
             answer = _refusal(error, str(key))
             outcome = schemas.Outcome(key.id, answer.status_code, msgspec.json.decode(answer.body)["detail"])
-        log.info("Build %s: %d", key, outcome.status, extra={"build": str(key), "outcome": outcome.status})
+        log.info("Build %s: HTTP status %d", key, outcome.status, extra={"build": str(key), "outcome": outcome.status})
         return outcome
 
     def query(self) -> dict[str, str]:

@@ -167,8 +167,8 @@ class EcrRegistry(HttpRegistry):
 
 def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | None:
     """ECR's lifecycle policy, in JSON, that keeps the newest `count` images of a repository, or those of the last
-    `days`; None if both are 0, which keeps all. ECR ignores an image in all rules after one that selects it: so count
-    and age exclude each other, and one rule for each prefix in `protected` protects images with such tags."""
+    `days`; None if both are 0, which keeps all. An image that one rule selects is ignored by all later rules: so
+    count and age cannot be combined, and a rule for each prefix in `protected` comes first to protect such tags."""
     if not count and not days:
         return None
     protecting = [

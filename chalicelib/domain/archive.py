@@ -180,7 +180,7 @@ class _Bounded:
 
 
 def _counted(names_bytes: int, name: str) -> int:
-    """Adds the bytes of one more name. Raises Invalid beyond the bound."""
+    """`names_bytes` plus the bytes of `name`. Raises Invalid if this is more than `MAX_NAMES_BYTES`."""
     names_bytes += _bytes(name)
     if names_bytes > MAX_NAMES_BYTES:
         _refuse(f"its names have more than {MAX_NAMES_BYTES // 1024**2} MiB in all")

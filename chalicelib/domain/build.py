@@ -195,7 +195,7 @@ class Build:
 
     @property
     def duration_seconds(self) -> float | None:
-        """From its start to its end; None before that."""
+        """From its start to its end; None before its end, or if it never started."""
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()

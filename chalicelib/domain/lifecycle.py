@@ -80,8 +80,8 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an executor shows of one attempt: everything since its start, so that earlier ones may be lost. `key` is the
-    text of a BuildKey; `outcome` is None while the attempt goes on."""
+    """What an executor reports about one attempt since its start: a lost observation is repaired by the next one.
+    `key` is the text of a BuildKey; `outcome` is None until the attempt has ended."""
 
     key: str
     uuid: str  # of the build, whose key may be given again; empty where the executor was not given it

@@ -126,7 +126,7 @@ def is_slug(name: object) -> TypeGuard[str]:
 
 
 def checked_tags(tags: object) -> tuple[str, ...]:
-    """Tags without repetition, in their order. Raises Invalid (a bare list of sentences)."""
+    """Tags without repetition, in their order. Raises Invalid, whose sentences are not grouped by field."""
     if not isinstance(tags, list) or not all(isinstance(tag, str) and 0 < len(tag) <= MAX_TAG for tag in tags):
         refuse(f"`tags` must be a list of strings of 1 to {MAX_TAG} characters.")
     unique = tuple(dict.fromkeys(tags))
@@ -141,7 +141,7 @@ def has_control_characters(text: str) -> bool:
 
 
 def confined_path(text: object) -> bool:
-    """Whether it is a path that stays below where it is used: relative, without `..`, one plain line."""
+    """Whether it is a path that cannot leave its folder: relative, without `..`, backslashes or control characters."""
     if not isinstance(text, str) or "\\" in text or has_control_characters(text):
         return False
     return text != "" and not text.startswith("/") and ".." not in text.split("/")

@@ -53,8 +53,8 @@ def handle(services: Services, body: str, message_id: str, read: Callable[[str],
 
 
 def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
-    """Does it, unless that was done before: then the build or its project may be archived or deleted by now, or the
-    user without rights. What is hidden stays for an hour at least, longer than a message comes again."""
+    """Executes a request once. If repeated, it gets the same build, even if that or its project is archived or deleted
+    by now, or the user has lost the rights. Hidden records stay for an hour at least, longer than SQS redelivers."""
     owner, name, action, named = fields["owner"], fields["project"], fields["action"], fields.get("user")
     project = services.projects.get(owner, name)
     if project is None:

@@ -234,7 +234,7 @@ def get(services: Services, caller: User, key: BuildKey, *, archived: bool = Fal
 
 
 def look(services: Services, caller: User, key: BuildKey) -> BuildView:
-    """`get` for who only shows the build: it may be that of a second ago. Refusals never are."""
+    """`get` for callers that only show the build, which may be a second old. Errors come from current data."""
     with suppress(NotFound, Forbidden):
         return _visible(services.builds.open(key, caller.name, may_lag=True), caller)
     return get(services, caller, key)

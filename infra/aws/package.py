@@ -47,11 +47,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can name
 
 
 class NotAsLocked(Exception):
-    """A package is not the one whose hash requirements.txt has, or there is no wheel of it; pip's words."""
+    """A package has another hash than in requirements.txt, or no wheel. The message is pip's."""
 
 
 class NoPage(Exception):
-    """The page that functions hand out is not built, or a file of it fits into no answer."""
+    """The page that functions serve is not built, or one of its files is too large for a response."""
 
 
 class LockedPip(SubprocessPip):
@@ -81,7 +81,7 @@ class LockedPip(SubprocessPip):
 
 
 def locked(requirement: str) -> str:
-    """What the lock has of `name==version`, with its hashes. Raises NotAsLocked."""
+    """The entry of `name==version` in requirements.txt, with its hashes. Raises NotAsLocked."""
     name, _, version = requirement.partition("==")
     pattern = rf"(?m)^{re.escape(name.replace('_', '-'))}=={re.escape(version)}(?: ;.*)? \\\n(?: +--hash=.*\n?)+"
     if found := re.search(pattern, LOCK.read_text()):
@@ -122,7 +122,7 @@ def package(out: Path, architecture: str, python: str = PYTHON, *, prepared: boo
 
 
 def interpreter(python: str) -> str | None:
-    """A program that is this version of Python: this one, or one of the PATH that runs."""
+    """The interpreter of this version of Python: the current one, or one on the PATH that works; else None."""
     if python == THIS_PYTHON:
         return sys.executable
     program = shutil.which(f"python{python}")
@@ -147,7 +147,7 @@ def prepare(archive: Path, compiler: str | None) -> None:
 
 
 def wheel_tags(archive: Path) -> dict[str, list[str]]:
-    """By distribution, what its binary wheels say they run on; pure ones are left out."""
+    """The platform tags of each distribution with a binary wheel; pure Python wheels are left out."""
     tags = {}
     with zipfile.ZipFile(archive) as whole:
         for name in whole.namelist():
@@ -169,7 +169,7 @@ def _is_needed(name: str) -> bool:
 
 
 def _prune_endpoints(path: Path) -> None:
-    """A megabyte that every first client reads."""
+    """Removes the endpoints of unused services: the first client of a process reads the whole file, a megabyte."""
     endpoints: dict[str, Any] = json.loads(path.read_text())
     for partition in endpoints["partitions"]:
         services = partition["services"]
@@ -178,19 +178,19 @@ def _prune_endpoints(path: Path) -> None:
 
 
 def _drop_documentation(path: Path) -> None:
-    """Of a service: half of its description, read by every first client and only shown by `help`."""
+    """Removes the documentation of a service: half of a file that every first client reads. Only `help` shows it."""
     description = json.loads(gzip.decompress(path.read_bytes()), object_hook=_without_documentation)
     text = json.dumps(description, separators=(",", ":")).encode()
     path.write_bytes(gzip.compress(text, mtime=0))
 
 
 def _without_documentation(each: dict[str, Any]) -> dict[str, Any]:
-    """With an empty text, because botocore asks for one; a member of that name has no text."""
+    """Empties the documentation; botocore needs the key. A member named `documentation` is not a text, and stays."""
     return each | {"documentation": ""} if isinstance(each.get("documentation"), str) else each
 
 
 def _compile(folder: Path, compiler: str) -> None:
-    """In a process of its own, because the order of constant sets depends on the hash seed."""
+    """Compiles in a separate process with a fixed hash seed, on which the order of constant sets depends."""
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
     subprocess.run(
         [compiler, "-m", "compileall", *options, str(folder)],

@@ -29,11 +29,11 @@ _DONE = ("succeeded", "failed", "stopped")
 
 
 class Broken(Exception):
-    """A step that did not end as it should: in words."""
+    """A step did not end as it should; the message says how."""
 
 
 class Refused(Broken):
-    """The service answered another status than the one that was expected."""
+    """The service answered with another status than the expected one."""
 
     def __init__(self, asked: str, answer: urllib3.BaseHTTPResponse) -> None:
         super().__init__(f"{asked} answered {answer.status}: {answer.data[:300].decode(errors='replace')}")
@@ -41,7 +41,7 @@ class Refused(Broken):
 
 
 class Skipped(Exception):
-    """A step that cannot run here: why."""
+    """A step cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Smoke:
     _http: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False, timeout=60))
 
     def ask(self, method: str, path: str, expected: int = 200, **body: Any) -> urllib3.BaseHTTPResponse:
-        """Raises Refused for another status."""
+        """The response of the service. Raises Refused if its status is not `expected`."""
         headers = {"Authorization": f"token {self.token}", **body.pop("headers", {})}
         answer = self._http.request(method, path if "://" in path else self.url + path, headers=headers, **body)
         if answer.status != expected:
@@ -71,13 +71,13 @@ class Smoke:
         return f"{self.ask('GET', '/users').json()['username']}/{self.project}"
 
     def build(self, *steps: str, **fields: Any) -> str:
-        """The path of a new build."""
+        """Starts a build; returns its path."""
         content = {"version": 1, "kind": "build", "image": self.image, "nocache": True, "build_steps": list(steps)}
         made = self.ask("POST", f"/{self.place}/builds", 201, json={"content": json.dumps(content | fields)})
         return f"/{self.place}/builds/{made.json()['id']}"
 
     def until(self, path: str, *statuses: str, seconds: float = PATIENCE_SECONDS) -> Any:
-        """The build once its status is one of these. Raises Broken for another end."""
+        """Waits until the build has one of these statuses; returns it. Raises Broken for another end, or too late."""
         deadline = time.monotonic() + seconds
         while (build := self.ask("GET", path).json())["last_status"] not in (*statuses, *_DONE):
             expect(time.monotonic() < deadline, f"{path} is {build['last_status']} after {seconds:.0f} seconds")
@@ -90,7 +90,7 @@ class Smoke:
         return str(self.ask("GET", f"{path}/statuses").json()["results"][-1]["message"])
 
     def log(self, path: str) -> str:
-        """The whole log, by cursors."""
+        """The whole log, read in parts with cursors."""
         cursor, parts = "0", []
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -136,7 +136,7 @@ def uploaded_code_is_built(on: Smoke) -> None:
 
 
 def equal_inputs_make_equal_images(on: Smoke) -> None:
-    """Without cached layers, and with them."""
+    """Compares builds without cached layers with one that may use them."""
     digests = []
     for nocache in (True, True, False):
         path = on.build("mkdir /made && touch /made/it", nocache=nocache)
@@ -264,7 +264,7 @@ STEPS: tuple[Callable[[Smoke], None], ...] = (
 
 
 def run(on: Smoke, say: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-    """Runs all steps, says how each ended, and yields the name and the words of those that are broken."""
+    """Runs all steps, says how each ended, and yields the name and the error message of each broken one."""
     for step in STEPS:
         name, began = step.__name__.replace("_", " "), time.monotonic()
         try:

@@ -1,8 +1,8 @@
 """What calls to DynamoDB consume.
 
-Write units are as the emulator answers them; `update_units` is DynamoDB's rule, which tests hold it to. Read
-units are computed here by DynamoDB's rules (4 KB each, half for reads that may lag) from what was answered:
-no emulator has them right.
+Write units are those that the emulator reports; tests compare them with `update_units`, DynamoDB's rule. Read units
+are computed here from the answers by DynamoDB's rules (4 KB each, half for eventually consistent reads), because no
+emulator reports them correctly.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Meter:
 
 
 def _whole(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a call for whole rows: that is what a read costs, however few attributes are wanted."""
+    """The parameters of the same call for whole items: DynamoDB charges for these, also if few attributes are read."""
     whole = {name: value for name, value in params.items() if name != "ProjectionExpression"}
     if wanted := params.get("ProjectionExpression"):
         names: dict[str, str] = params["ExpressionAttributeNames"]
@@ -70,7 +70,7 @@ def _whole(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) -> float:
-    """What reading has cost, by the parameters of a call and its answer."""
+    """The read units of a call, from its parameters and its answer."""
     if operation == "GetItem":
         return max(math.ceil(size_of(answer.get("Item", {})) / _KB4), 1) * (1 if asked.get("ConsistentRead") else 0.5)
     if operation == "BatchGetItem":
@@ -86,8 +86,8 @@ def read_units(operation: str, asked: dict[str, Any], answer: dict[str, Any]) ->
 
 
 def update_units(before: Mapping[str, Any], after: Mapping[str, Any], indexes: Sequence[Mapping[str, Any]]) -> int:
-    """What an update has cost: a unit for each started KB of the larger item, and of each entry that is put
-    into an index of `DescribeTable` or taken out of it. A changed key does both.
+    """The write units of an update: one for each started KB of the larger item, and of each entry that is put into
+    one of the indexes (from `DescribeTable`) or removed. A changed key of an index removes one entry and puts one.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html, "Write capacity units"
     """
@@ -111,7 +111,7 @@ def _kilobytes(item: Mapping[str, Any]) -> int:
 
 
 def size_of(item: Mapping[str, Any]) -> int:
-    """Names and values; a number is one byte for two digits and one more."""
+    """Bytes of the names and the values; a number has one byte for each two digits, and one more."""
     total = 0
     for name, value in item.items():
         ((kind, text),) = value.items()

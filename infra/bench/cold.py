@@ -1,4 +1,4 @@
-"""Cold starts, prepared against unprepared, in one run: `make bench-cold`."""
+"""Compares cold starts of the package as Chalice makes it and of the prepared one, in one run: `make bench-cold`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_BUILD = {"Records": [{"messageId": "1", "receiptHandle": "1", "body": "a/b/1"
 
 
 def main() -> None:
-    """Init ends when the function asks for its first event; that is a message about a build that is gone."""
+    """Prints medians. Init ends when the function asks for its first event, which names a build that does not exist."""
     architecture = next(name for name, machine in MACHINES.items() if machine == platform.machine())
     print(f"{'package':<12}{'zip':>9}{'init':>10}{'first event':>13}   (median of {RUNS})")
     rows = []
@@ -60,7 +60,7 @@ def main() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What is printed meanwhile, logs of functions among it, is shown only when something fails."""
+    """Hides what the block prints, also logs of functions; writes it to standard error if the block raises."""
     printed = io.StringIO()
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
@@ -71,7 +71,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cold(lambda_: Lambda, url: str) -> tuple[float, float]:
-    """Seconds of one start, and of the first event."""
+    """Seconds of one initialization, and of the first event."""
     with lambda_.start("app.dispatch", {**ENVIRONMENT, "AWS_ENDPOINT_URL": url}) as function:
         started_at = time.perf_counter()
         try:

@@ -1,7 +1,7 @@
-"""What requests of `make up` cost beside a bare Chalice route, in one run: `make bench-local`.
+"""How long requests to the stack of `make up` take, compared with a bare Chalice route: `make bench-local`.
 
-API and moto run in one process as there, on its own connections, without an engine and without keeping anything.
-The routes are asked in turns and the medians compared: other work on the machine hits all of them alike.
+As in that stack, the API and moto run in one process and talk over HTTP; here without an engine and without storage.
+Requests to the routes alternate, and their medians are compared: other work on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _medians(ask: Callable[[str], None], urls: tuple[str, ...], rounds: int) -> list[float]:
-    """Seconds that each of the addresses takes."""
+    """The median time of each URL, in seconds."""
     taken: dict[str, list[float]] = {url: [] for url in urls}
     for _ in range(rounds):
         for url, times in taken.items():
@@ -60,7 +60,7 @@ def _medians(ask: Callable[[str], None], urls: tuple[str, ...], rounds: int) -> 
 
 @contextmanager
 def serving(records: int) -> Iterator[tuple[str, str]]:
-    """A bare app, and the API with so many builds in the project `few`: their URLs."""
+    """Yields the URLs of a bare app and of the API; the project `few` has `records` builds."""
     moto = aws.Moto()
     moto.start()
     gateways = []

@@ -1,9 +1,9 @@
 """What requests cost: instructions, calls to AWS and the capacity they consume: `make bench-requests`.
 
-Instructions are counted by valgrind, where it is installed. A process loads `app` and does everything once,
-as a warm function has; then forks do each thing a few times and some times more, and the difference, divided,
-is one. It repeats within a percent, whatever else the machine does. Signing, JSON, HTTP and the log are in it. Left
-out are the emulators' work, the kernel's, TLS, what Lambda's runtime client does with event and answer, and traces.
+Instructions are counted by valgrind, where it is installed. A process loads `app` and does each thing once,
+as a warm function has. Then one fork does a thing `FEWER` times and another does it `MORE` times; the difference of
+their counts, divided by that of the times, is the cost of one. Runs differ by less than a percent, under any load.
+Signing, JSON, HTTP and the log are counted; the emulators, the kernel, TLS, Lambda's runtime client and traces are not.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Thing = Callable[[], None]
 
 
 class WarmServices(wiring.AwsServices):
-    """As in a function that has just served the same user: that memory is too short for valgrind."""
+    """Remembers callers for an hour, as a warm function does for a short time: too short under valgrind."""
 
     @wiring.lazily
     def settings(self) -> Settings:
@@ -69,8 +69,8 @@ class WarmServices(wiring.AwsServices):
 
 
 class Things:
-    """What is measured, by name; each name makes things to do, no two of them on the same build where the
-    second would find less to do."""
+    """What is measured, by name. Each value makes one thing to do; where a second thing on the same build would cost
+    less, each uses another build."""
 
     def __init__(self, first_build: int) -> None:
         self._builds, self._ending = count(first_build), count(FIRST_TO_END + first_build)
@@ -183,7 +183,7 @@ def environment(url: str) -> dict[str, str]:
 
 
 def seed(rows: Mapping[str, int]) -> None:
-    """A user, and projects with so many copies of a build that CodeBuild has."""
+    """Makes a user, and projects with so many builds: copies of one that CodeBuild runs."""
     services = wiring.services()
     use_table(services.settings.table)
     Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
@@ -204,7 +204,7 @@ def seed(rows: Mapping[str, int]) -> None:
 
 @cache
 def million(number: int) -> dict[str, Any]:
-    """A row of the index of lists: the build of that number in the project of a million."""
+    """The row of the index `recent` for the build with this number in the project of a million builds."""
     (key, build), names = _million(), ("data", "last", "version", "recent", "updated_at")
     item = encode_build(_copy(replace(build, key=key), number)).serialize()
     return {name: item[name] for name in ("pk", "sk", *names)}
@@ -230,7 +230,7 @@ def _set_counters(project: Project, number_of_builds: int) -> None:
 
 
 def costs(make: Callable[[], Thing]) -> tuple[Sequence[str], float, float]:
-    """Of doing it once, the caller being known already: calls to AWS, read and write units."""
+    """Calls to AWS, read units and write units of doing it once, when the process remembers the caller."""
     make()()
     thing = make()
     with Meter() as meter:
@@ -239,7 +239,7 @@ def costs(make: Callable[[], Thing]) -> tuple[Sequence[str], float, float]:
 
 
 def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) -> dict[str, float]:
-    """By name; none without valgrind."""
+    """Instructions of doing each thing once, by name; empty if valgrind is not installed."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         return {}
@@ -261,7 +261,7 @@ def _count(path: Path) -> int:
 
 
 def log_as_lambda_does() -> None:
-    """Lines of JSON, which nobody reads here."""
+    """Formats log lines as JSON, as Lambda does, and discards them."""
     handler = logging.FileHandler(os.devnull)
     handler.setFormatter(JsonFormatter())
     logging.getLogger().addHandler(handler)
@@ -270,7 +270,7 @@ def log_as_lambda_does() -> None:
 
 
 def fork(things: Things) -> None:
-    """Prints which processes did each thing `FEWER` and `MORE` times."""
+    """Prints the ids of the processes that did each thing `FEWER` times and `MORE` times."""
     for make in things.made.values():
         make()()
     forks = {name: [_forked([make() for _ in range(n)]) for n in (FEWER, MORE)] for name, make in things.made.items()}

@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 60
 
 
 class FunctionFailed(Exception):
-    """The function could not be loaded, or raised."""
+    """The function could not be loaded, raised, or did not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Invocation:
 
 
 class Function:
-    """A function that is being run; made by `Lambda.start`."""
+    """A running function; `Lambda.start` makes it."""
 
     def __init__(self, log: IO[bytes]) -> None:
         self._log = log
@@ -69,7 +69,7 @@ class Function:
         return self._log.read().decode(errors="replace").splitlines()
 
     def until_ready(self, started_at: float) -> None:
-        """Waits for the end of its initialization. Raises FunctionFailed."""
+        """Waits until the function is initialized, and sets `init_seconds`. Raises FunctionFailed."""
         if not self._asked.wait(_PATIENCE_SECONDS):
             raise FunctionFailed("it did not start")
         self.init_seconds = time.perf_counter() - started_at
@@ -77,7 +77,7 @@ class Function:
             raise FunctionFailed(self._answers.get()[1].decode())
 
     def next_event(self) -> Invocation | None:
-        """None at the end."""
+        """Waits for the next event; None after `end`."""
         self._asked.set()
         return self._events.get()
 

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that is one function, in the place of a service of AWS."""
+"""An HTTP server on loopback that takes the place of an AWS service; one function answers all requests."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class _Handler(WSGIRequestHandler):
 
 @contextmanager
 def served(answer: Callable[[Request], Response]) -> Iterator[str]:
-    """Its address, host:port, until the block is left. Requests run side by side; each has a connection of
-    its own."""
+    """Yields the address of the server, host:port; it stops at the end of the block. Requests run concurrently, each on
+    its own connection."""
     application = Request.application(answer)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

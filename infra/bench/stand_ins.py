@@ -1,4 +1,4 @@
-"""What the benchmarks of requests cannot have for real: a project of a million builds, CodeBuild, and a registry."""
+"""Replaces what benchmarks of requests cannot really use: a project of a million builds, CodeBuild, and a registry."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _json(body: Any) -> Response:
 
 
 def _queried(asked: dict[str, Any], row: Row) -> dict[str, Any]:
-    """The newest builds of the index, at most `Limit` of them and 1 MB, from where the query before ended."""
+    """Answers a query with the newest builds after `ExclusiveStartKey`: at most `Limit`, and at most 1 MB."""
     assert asked["IndexName"] == "recent", asked
     assert asked["ScanIndexForward"] is False, asked
     start = int(asked["ExclusiveStartKey"]["sk"]["S"]) - 1 if "ExclusiveStartKey" in asked else BUILDS
@@ -77,7 +77,7 @@ def _queried(asked: dict[str, Any], row: Row) -> dict[str, Any]:
 
 
 def _described(handle: str) -> dict[str, Any]:
-    """What CodeBuild says of the build `builds:NUMBER`, which is of the project `few`."""
+    """CodeBuild's description of the build `builds:NUMBER`, which belongs to the project `few`."""
     number, at = int(handle.rpartition(":")[2]), time.time()
     key = BuildKey(MILLION.owner, "few", number)
     variables = {"SLIPWAY_BUILD": str(key), "SLIPWAY_ATTEMPT": "1"}

@@ -92,7 +92,7 @@ class Storage:
         self._lock_file.close()
 
     def get(self, kind: Kind, name: str) -> Any:
-        """A value, or None."""
+        """The value of this kind and name; None if there is none."""
         with self._lock:
             found = self._sqlite.execute("SELECT value FROM kept WHERE kind = ? AND name = ?", (kind, name)).fetchone()
         return _read(found[0]) if found else None
@@ -167,7 +167,7 @@ class Storage:
         return name
 
     def _sync_often(self) -> None:
-        """Checkpoints bring the write-ahead log to the disk. They do not block writers."""
+        """Syncs the write-ahead log to the disk by a checkpoint every `SYNC_SECONDS`, which does not block writers."""
         with closing(_opened(self.folder / _FILE)) as sqlite:
             while not self._closing.wait(SYNC_SECONDS):
                 with suppress(sqlite3.Error):  # a full disk: the next checkpoint tries again

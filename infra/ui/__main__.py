@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def node_and_npm() -> tuple[str, str]:
-    """The programs of this machine, or else those of PyPI's package, which it installs. Raises NotBuilt."""
+    """Node and npm: those that pip installed, else this machine's. Installs them if needed. Raises NotBuilt."""
     here = Path(sys.executable).parent
     if not _is_recent(shutil.which("node")) and not (here / "node").exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]

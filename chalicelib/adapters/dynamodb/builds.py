@@ -36,8 +36,8 @@ class DynamoBuilds:
         self._saw = saw
 
     def next_id(self, project: Project, now: datetime) -> int:
-        """A single update, because transactions on the project's row would cancel each other when several builds are
-        created at the same time."""
+        """Counts with one update, not in a transaction: when several builds are created at the same time, transactions
+        on the project's row would cancel each other."""
         counted = [Item.last_build_id.add(1), *records.counted(1, now)]
         is_there = records.is_same(project) & (Item.active.does_not_exist() | (Item.active != keys.DELETED))
         return int(update(keys.record_key(project.key), counted, is_there, refused=NotFound).last_build_id or 0)

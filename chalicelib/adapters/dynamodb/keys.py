@@ -29,7 +29,7 @@ def body_key(key: BuildKey) -> Key:
 
 
 def opening_keys(key: BuildKey, viewer: str) -> list[Key]:
-    """Of a build's record and texts, its project, and the viewer's bookmark."""
+    """The keys of a build's record and texts, of its project, and of the viewer's bookmark."""
     return [record_key(key), body_key(key), record_key(key.project_key), bookmark_key(viewer, key)]
 
 
@@ -52,7 +52,7 @@ def held_token_key(user: str, sha256: str) -> Key:
 
 
 def recipe_key(build: BuildKey, recipe: str) -> Key:
-    """Of the row that says which build has this recipe: those of one stand together."""
+    """The key of the row that says that the build has this recipe. Rows with the same recipe are adjacent."""
     return f"E#{build.project_key}#{recipe}", f"{build.id:0{ID_DIGITS}}"
 
 

@@ -104,7 +104,7 @@ class EksExecutor:
     def _call(
         self, method: str, path: str, body: Json | None = None, query: Json | None = None, *, ok: Collection[int] = ()
     ) -> tuple[int, Json]:
-        """Status and body of a success or a status in `ok`. Raises as `_refusal` says, and Unavailable."""
+        """The status and the body, if it is a success or in `ok`. Raises the error of `_refusal`, and Unavailable."""
         status, answer = self._api.call(method, path, body, query)
         if status not in ok and (refusal := _refusal(status, answer)):
             raise refusal

@@ -164,7 +164,7 @@ class FakeKubernetes(Cluster):
             return 200, self._delete(resource, described, policy)
 
     def _authenticate(self, token: str) -> bool:
-        """True for the administrator, False for Slipway. Raises Refused."""
+        """Whether the token is the administrator's; False if it is Slipway's. Raises Refused for other tokens."""
         if token == self.admin_token:
             return True
         try:
@@ -292,7 +292,7 @@ def _merged(whole: Any, change: Any) -> Any:
 
 
 def _selector(text: str) -> Callable[[Mapping[str, str]], bool]:
-    """Equality and existence, joined by commas."""
+    """A filter for labels from a label selector: tests of equality or existence, joined by commas. Raises Refused."""
     parts = [_requirement(part) for part in text.split(",") if part]
 
     def matches(labels: Mapping[str, str]) -> bool:
@@ -304,7 +304,7 @@ def _selector(text: str) -> Callable[[Mapping[str, str]], bool]:
 
 
 def _requirement(text: str) -> tuple[str, str | None, bool]:
-    """Key, value (None: any), and whether it must match."""
+    """The key, the value (None: any), and whether a label must match them. Raises Refused."""
     match = re.fullmatch(r"\s*(!?)([^=!\s]+)\s*(?:(!?==?)\s*(\S*))?\s*", text)
     if match is None:
         raise Refused(400, f"unable to parse requirement: {text!r}")

@@ -71,7 +71,7 @@ printf '{"containerimage.digest": "%s"}' "$(cat "$SLIPWAY_MEMORY/digest")" >"$me
 
 
 class _Ended(Exception):
-    """The pod ends before its containers; the reason is one of the constants."""
+    """The pod must end although its containers have not ended; the reason is one of the constants."""
 
     DELETED, JOB_DEADLINE, POD_DEADLINE, CLOSING = "deleted", "job deadline", "pod deadline", "closing"
 
@@ -222,7 +222,7 @@ class Node:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _schedule(self, job: Json, pod: Json, job_ends: float) -> None:
-        """Waits for a place on the node."""
+        """Waits until fewer than `slots` pods run. Raises _Ended."""
         condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp()}
         with self._cluster.lock:
             while len(self._running) >= self._slots:

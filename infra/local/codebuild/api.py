@@ -54,7 +54,7 @@ class Refused(Exception):
 
 
 class _Ended(Exception):
-    """The build ends now with this status."""
+    """The build must end now, with this status."""
 
     def __init__(self, status: str) -> None:
         self.status = status
@@ -85,7 +85,7 @@ class _Build:
 
     @property
     def log_names(self) -> tuple[str, str]:
-        """Group and stream."""
+        """The group and the stream of its log in CloudWatch."""
         project, _, stream = self.id.partition(":")
         return f"/aws/codebuild/{project}", stream
 

@@ -52,8 +52,8 @@ class Engine:
             self.run(*command, "--network", NETWORK, "--tag", reference, "--file", file.name, str(context))
 
     def import_tar(self, tar: Path, reference: str, *instructions: str) -> None:
-        """Makes an image of a root filesystem, the only file in its folder, and further instructions of a Dockerfile.
-        Raises EngineFailed."""
+        """Makes an image from a root filesystem, with further Dockerfile instructions. `tar` must be the only file in
+        its folder. Raises EngineFailed."""
         self.build("\n".join(("FROM scratch", f"ADD {tar.name} /", *instructions, "")), tar.parent, reference)
 
     def has_image(self, reference: str) -> bool:
@@ -62,7 +62,7 @@ class Engine:
         return self.succeeds(*inspect, reference)
 
     def pull(self, reference: str, timeout_seconds: float) -> bool:
-        """Pulls an image; whether that succeeded."""
+        """Pulls an image; returns whether that succeeded."""
         return self.succeeds("pull", reference, timeout_seconds=timeout_seconds)
 
     def run_in_image(self, reference: str, command: list[str]) -> str:
@@ -113,7 +113,7 @@ class Engine:
         return _run([self.name, *arguments], self.environment, timeout_seconds)
 
     def succeeds(self, *arguments: str, timeout_seconds: float = 60) -> bool:
-        """Runs a command of the engine; whether it succeeded."""
+        """Runs a command of the engine; returns whether it succeeded."""
         try:
             self.run(*arguments, timeout_seconds=timeout_seconds)
         except EngineFailed:

@@ -34,12 +34,12 @@ _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVIC
 
 
 def publish() -> None:
-    """Writes the document where the service reads it, which puts its own address into it; and beside it the schema of
-    the messages of its queue."""
+    """Writes the document where the service reads it, which puts its address and version into it, and the schema of
+    the messages of the queue."""
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the app wants one when it is imported
     from app import ROUTES
 
-    cli.write(page.FOLDER / page.OPENAPI, json.dumps(document(ROUTES, "../v1", settings.version())))
+    cli.write(page.FOLDER / page.OPENAPI, json.dumps(document(ROUTES, "../v1", settings.UNKNOWN_VERSION)))
     cli.write(page.FOLDER / "requests-schema.json", json.dumps(requests_schema()))
 
 

@@ -37,8 +37,8 @@ class NewUser:
 
 
 def authenticate(services: Services, token: str, opening: BuildKey | None = None) -> User:
-    """The user whose token this is, and who may only look at the build `opening`; from memory, where there is one.
-    Raises Unauthenticated."""
+    """The user with this token, from this process's memory if it is there. The build `opening`, which the request only
+    shows, is read in the same call. Raises Unauthenticated."""
     known = services.accounts.token(token_sha256(token))
     user = _holder(services, known, services.accounts.user(known.user, opening) if known else None)
     today = services.now().date()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -30,14 +29,7 @@ POISON += [{**HEAD, "project": "none", "action": "create", "is_managed": False}]
 
 def queues(up: Up) -> tuple[Any, str, str]:
     """A client of SQS, the queue of requests and that of its dead letters."""
-    sqs = boto3.client(
-        "sqs",
-        endpoint_url=up.ready["aws_endpoint"],
-        region_name="us-east-1",
-        aws_access_key_id=up.ready["aws_access_key_id"],
-        aws_secret_access_key=up.ready["aws_secret_access_key"],
-    )
-    return sqs, up.ready["requests_queue"], f"{up.ready['requests_queue']}-dead"
+    return up.sqs(), up.ready["requests_queue"], f"{up.ready['requests_queue']}-dead"
 
 
 def send(up: Up, messages: Sequence[Any], killed_at: set[int]) -> None:

@@ -95,17 +95,20 @@ class Up:
         assert status == 201, body
         return f"{PROJECT}/builds/{body['id']}"
 
+    def sqs(self) -> Any:
+        """A client of the stack's queues."""
+        return boto3.client(
+            "sqs",
+            endpoint_url=self.ready["aws_endpoint"],
+            region_name="us-east-1",
+            aws_access_key_id=self.ready["aws_access_key_id"],
+            aws_secret_access_key=self.ready["aws_secret_access_key"],
+        )
+
     def send(self, body: dict[str, Any]) -> None:
         """A message to the queue for requests. Raises Ended."""
         try:
-            sqs = boto3.client(
-                "sqs",
-                endpoint_url=self.ready["aws_endpoint"],
-                region_name="us-east-1",
-                aws_access_key_id=self.ready["aws_access_key_id"],
-                aws_secret_access_key=self.ready["aws_secret_access_key"],
-            )
-            sqs.send_message(QueueUrl=self.ready["requests_queue"], MessageBody=json.dumps(body))
+            self.sqs().send_message(QueueUrl=self.ready["requests_queue"], MessageBody=json.dumps(body))
         except (BotoCoreError, ClientError) as error:
             raise Ended from error
 

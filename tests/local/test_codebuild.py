@@ -270,6 +270,8 @@ def test_one_build_runs_and_others_wait_their_turn(local: Local) -> None:
     command, gate = local.gate()
     first, second = local.start(command), local.start("true")
     local.until(lambda: local.describe(first)["currentPhase"] == "BUILD")
+    local.until(lambda: local.describe(second)["currentPhase"] == "QUEUED")
+    time.sleep(0.2)  # long enough for a build that does not wait to end
     assert local.describe(second)["currentPhase"] == "QUEUED"
 
     gate.touch()

@@ -69,7 +69,7 @@ class FaultRates:
     """How often things go wrong in one story. Each has some kinds of faults only, and often: so two faults
     meet that would hardly ever meet where everything goes wrong a little."""
 
-    rates: Mapping[str, float]  # probability of a fault, by where: call, message, event, tick, run
+    rates: Mapping[str, float]  # probability of a fault, by where: call, message, event, tick, run, or a method
     kinds: frozenset[Fault]  # of calls
     has_failing_methods: bool  # a few methods fail very often
     frequent: Fault | None  # happens to every third call or so that it can happen to
@@ -125,7 +125,8 @@ class Faults:
         rate = self._call_rates.get(method)
         if rate is None:
             is_weak = self.fault_rates.has_failing_methods and self.chance.number(f"{method} is weak") < 0.15
-            rate = self._call_rates[method] = 0.3 if is_weak else self.fault_rates.rates["call"]
+            rates = self.fault_rates.rates
+            rate = self._call_rates[method] = 0.3 if is_weak else rates.get(method, rates["call"])
         return rate
 
     def _fires(self, key: str, number: float, probability: float) -> bool:

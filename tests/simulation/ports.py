@@ -82,12 +82,11 @@ class Calls:
             return getattr(real, method)(*args, **more)
         self.count += 1
         caller.calls += 1
-        fault, seconds, number = self._faults.of_call(
-            f"{port}.{method}",
-            f"{caller.name} call {caller.calls}",
-            special_faults(port, method),
-            caller.is_spared,
-        )
+        special = special_faults(port, method)
+        if more.get("may_lag"):
+            special += (Fault.LAG,)
+        key = f"{caller.name} call {caller.calls}"
+        fault, seconds, number = self._faults.of_call(f"{port}.{method}", key, special, caller.is_spared)
         if fault is Fault.LAG:
             real = self._past.at(real, self._scheduler.seconds - number * MAX_LAG_SECONDS)
         result = None

@@ -14,7 +14,7 @@ from chalicelib.errors import SlipwayError
 from chalicelib.usecases import logs
 from tests.factories import make_user
 from tests.fakes import Run
-from tests.simulation.story import Story
+from tests.simulation.story import Story, made_by
 from tests.simulation.world import QUEUE_MINUTES, RUN_MINUTES, STRANGERS_DIGEST, WAIT_MINUTES, Known, World
 
 ADA = make_user()
@@ -94,16 +94,16 @@ def of_fatal_log(broken: Broken) -> Broken:
 def _accepted(world: World, story: Story) -> Iterator[Broken]:
     """What clients were answered."""
     for request in story.requests:
-        if request.kind not in ("post", "message"):
+        if request.kind not in ("post", "message", "rebuild", "rebuild message"):
             continue
-        made = [known for known in world.known.values() if known.build.description == request.name]
+        made = made_by(world, request)
         answers = world.answers.get(request.name, [])
         uuids = {answer.uuid for answer in answers if answer.uuid}
         if uuids - {known.build.uuid for known in made}:
             yield Broken("an accepted build is not lost", request.name)
-        if request.kind == "message" and not made:
+        if request.kind.endswith("message") and not made:
             for message in world.requests.messages:
-                if message.is_done and json.loads(message.body).get("description") == request.name:
+                if message.is_done and message.id == request.name:
                     letters = [body for body, _ in world.services.dead_letters.letters]
                     if message.body not in letters:
                         yield Broken("an accepted build is not lost", request.name)

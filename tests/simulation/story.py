@@ -21,7 +21,7 @@ from chalicelib.usecases import builds, logs, projects, reports, sources
 from tests.factories import NOW, SPEC, after, make_archive, make_project, make_user
 from tests.simulation.faults import Fault, FaultRates
 from tests.simulation.scheduler import Ended, Function
-from tests.simulation.world import API_LIMIT_SECONDS, DAY, World
+from tests.simulation.world import API_LIMIT_SECONDS, DAY, Known, World
 
 ADA = make_user()
 CONTENT = json.dumps(SPEC)
@@ -76,10 +76,14 @@ def make(seed: int) -> Story:
     tagging = random.Random(f"tags of {seed}")  # of its own: other stories stay as they are
     if has_tags := tagging.random() < 0.25:
         requests = [_with_tags(tagging, each) for each in requests]
+    automation = random.Random(f"automation of {seed}")
+    if automation.random() < 0.25:
+        requests += [each for post in requests for each in _rebuild(automation, post)]
+        requests = [_by_queue(automation, each) for each in requests]
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
         start_at += timedelta(seconds=300)
-    return Story(
+    story = Story(
         requests=tuple(requests),
         start_at=start_at,
         on_eks=rng.random() < 0.2,
@@ -89,6 +93,15 @@ def make(seed: int) -> Story:
         has_fatal_log=has_fatal_log,
         refuses_tags=has_tags and tagging.random() < 0.15,
     )
+    busy = random.Random(f"busy in {seed}")
+    return replace(story, fault_rates=_busy_rates(busy)) if busy.random() < 0.1 else story
+
+
+def _busy_rates(rng: random.Random) -> FaultRates:
+    """The executor starts builds and its answer is lost, or it says Busy."""
+    rates = {"call": 0.003, "message": 0.1, "event": 0.01, "tick": 0.01, "run": 0.0, "executor.submit": 0.7}
+    lost = rng.choice((Fault.LOST, Fault.SLOW_LOST, Fault.ENDS_AFTER))
+    return FaultRates(rates, frozenset({Fault.BUSY, lost}), has_failing_methods=False, frequent=None)
 
 
 def _fault_rates(rng: random.Random, deletes_project: bool) -> FaultRates:
@@ -147,6 +160,24 @@ def _with_tags(rng: random.Random, request: Request) -> Request:
     tags = rng.choice(((), ("latest",), ("latest",), ("latest", "v1")))
     content = json.dumps({**SPEC, "image_tags": tags})
     return replace(request, fields={**request.fields, "content": content})
+
+
+def _rebuild(rng: random.Random, post: Request) -> list[Request]:
+    """Some builds are requested once more by their numbers."""
+    if post.kind not in ("post", "message") or rng.random() < 0.6:
+        return []
+    at = post.at + rng.choice((0.05, 1, 30, 600))
+    kind = rng.choice(("rebuild", "rebuild message"))
+    again = rng.choice(((), (), (0.1,), (5, 400)))
+    return [Request(f"again {post.name}", kind, at, post.name, post.project, f"again {post.name}", again=again)]
+
+
+def _by_queue(rng: random.Random, request: Request) -> Request:
+    """What REST and the queue can do is done by the queue, perhaps twice."""
+    if request.kind not in ("stop", "archive", "restore", "delete") or rng.random() < 0.4:
+        return request
+    again = rng.choice(((), (), (0.1,), (60,)))
+    return replace(request, kind=f"{request.kind} message", key=f"key of {request.name}", again=again)
 
 
 def _unmanaged(rng: random.Random, name: str, at: float, project: str, fields: dict[str, Any]) -> list[Request]:
@@ -221,15 +252,15 @@ class Answer:
 
 def send(world: World, request: Request, name: str, repeated: int) -> None:
     """One request of a client, which repeats it when it is not answered."""
-    if request.kind in ("message", "stop message"):
+    if request.kind.endswith("message"):
         _send_message(world, request, name)
         return
     called = f"{name} try {repeated + 1}" if repeated else name
-    was_made = made(world, request.about) is not None
+    was_made = bool(made_by(world, request))
 
     def settle(function: Function) -> None:
         error = function.error
-        uuid = function.answer.build.uuid if request.kind == "post" and error is None else None
+        uuid = function.answer.build.uuid if request.kind in ("post", "rebuild") and error is None else None
         place = world.services.records.projects.get(("ada", request.project))
         is_alive = place is not None and place.archived_at is None
         answer = Answer(function.started_at, error, uuid, was_made, is_alive)
@@ -251,20 +282,30 @@ def _send_message(world: World, request: Request, name: str) -> None:
     body: dict[str, Any] = {"version": 1, "owner": "ada", "project": request.project}
     if request.kind == "message":
         body |= {"action": "create", **request.fields}
-        if request.key:
-            body["idempotency_key"] = request.key
     else:
         key = made(world, request.about)
         if key is None:
             return
-        body |= {"action": "stop", "build": key.id}
+        body |= {"action": request.kind.partition(" ")[0], "build": key.id}
+    if request.key:
+        body["idempotency_key"] = request.key
     world.requests.send(json.dumps(body), name)
 
 
+def made_by(world: World, request: Request) -> list[Known]:
+    """The builds that a request has made."""
+    is_rebuild = request.kind.startswith("rebuild")
+    return [
+        known
+        for known in world.known.values()
+        if known.build.description == request.about and (known.build.rebuild_of is not None) == is_rebuild
+    ]
+
+
 def made(world: World, about: str) -> BuildKey | None:
-    """The build that a request has made."""
+    """The build that the request of this name has made."""
     for known in world.known.values():
-        if known.build.description == about:
+        if known.build.description == about and known.build.rebuild_of is None:
             return known.build.key
     return None
 
@@ -281,6 +322,11 @@ def _of_build(do: Callable[[World, Request, BuildKey], Any]) -> Callable[[World,
 
 def _post(world: World, request: Request) -> Any:
     return builds.create(world.seen, ADA, "ada", request.project, dict(request.fields), once=request.key)
+
+
+def _rebuilt(world: World, request: Request, key: BuildKey) -> Any:
+    of, fields = key.id, dict(request.fields)
+    return builds.create(world.seen, ADA, key.owner, key.project, fields, once=request.key, rebuild_of=of)
 
 
 def _change_fields(world: World, request: Request, key: BuildKey) -> Any:
@@ -302,6 +348,7 @@ def _use_offer(world: World, request: Request) -> Any:
 
 DO: dict[str, Callable[[World, Request], Any]] = {
     "post": _post,
+    "rebuild": _of_build(_rebuilt),
     "stop": _of_build(lambda world, request, key: builds.stop(world.seen, ADA, key)),
     "delete": _of_build(lambda world, request, key: builds.archive(world.seen, ADA, key, delete=True)),
     "archive": _of_build(lambda world, request, key: builds.archive(world.seen, ADA, key)),

@@ -7,6 +7,7 @@ executor forgets what it was asked after five minutes and has few slots, a tag c
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,12 @@ STILL_TAGS_SECONDS = 150  # after its deletion: a function that has read the bui
 STRANGERS_DIGEST = f"sha256:{'5e' * 32}"
 DAY = 24 * 3600
 MINUTE = timedelta(minutes=1)
+IS_SO: dict[str, Callable[[Build], bool]] = {  # what a request of the queue asks for
+    "stop": lambda build: build.is_done or build.stop_requested_at is not None,
+    "archive": lambda build: build.archived_at is not None,
+    "restore": lambda build: build.archived_at is None,
+    "delete": lambda build: build.deleted_at is not None,
+}
 
 
 SCHEDULE: dict[str, Any] = {
@@ -405,6 +412,8 @@ class World:
         self.services.executors = {CODEBUILD: self.services.codebuild, EKS: self.services.eks}
         self._drop = self.services.sources.drop
         vars(self.services.sources)["drop"] = self._dropped
+        self._refuse = self.services.dead_letters.put
+        vars(self.services.dead_letters)["put"] = self._refused
         self._tag = self.services.registry.tag
         vars(self.services.registry)["tag"] = self._tagged
         self.wire()
@@ -592,6 +601,19 @@ class World:
         if self.services.code_references.having(sha256):  # an upload that only noted it will see the mark
             self.broken.append(("code in use is kept", f"{sha256[:8]} was dropped"))
         self._drop(sha256)
+
+    def _refused(self, body: str, reasons: Sequence[str]) -> None:
+        """Neither a request that was done, nor one for what is so already, is a dead letter."""
+        fields, records = json.loads(body), self.services.records
+        project = records.projects.get((fields["owner"], fields["project"]))
+        build = records.builds.get(BuildKey(fields["owner"], fields["project"], fields.get("build", 0)))
+        once = {fields.get("idempotency_key"), *(each.id for each in self.requests.messages if each.body == body)}
+        marks = {f"{project.uuid}:queue/{each}" for each in once if each} if project else set()
+        if marks & {mark for _, mark in records.once} or (
+            build and fields["action"] in IS_SO and IS_SO[fields["action"]](build)
+        ):
+            self.broken.append(("what was done is no dead letter", f"{fields}: {reasons}"))
+        self._refuse(body, reasons)
 
     def _tagged(self, image: str, tag: str) -> None:
         self._tag(image, tag)

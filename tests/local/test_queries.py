@@ -1,9 +1,10 @@
-"""Queries from sorted keys answer what moto answers, and their work does not grow with the table."""
+"""Reads have the answers of moto, and their work does not grow with the table."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import boto3
@@ -11,6 +12,7 @@ import pytest
 from moto import mock_aws
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.responses import DynamoHandler
 
 from chalicelib.adapters.dynamodb.table import Item, use_table
 from infra.local import queries
@@ -80,6 +82,40 @@ def test_every_query_is_answered_as_by_moto(table: Any) -> None:
             start = {name: value.to_json() for name, value in end.items()}
             given = (*given[:4], start, *given[5:])
     assert found > 300
+
+
+def test_reads_have_the_answers_that_moto_writes(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For AWS's SDK, with values of every kind."""
+    chance, client = random.Random(2), boto3.client("dynamodb")
+    for _ in range(60):
+        change(chance, client)
+    values = {
+        "n": {"N": "7"},
+        "b": {"B": b"x"},
+        "m": {"M": {"l": {"L": [{"S": "ä"}, {"NULL": True}]}}},
+        "s": {"SS": ["a"]},
+    }
+    client.put_item(TableName="queried", Item={"pk": {"S": "a"}, "sk": {"S": "a"}, **values})
+    keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk in "ab" for sk in ("a", "b", "none")]
+    condition = {"KeyConditionExpression": "pk = :p", "ExpressionAttributeValues": {":p": {"S": "a"}}}
+    calls: list[Callable[[], Any]] = [
+        *(partial(client.get_item, TableName="queried", Key=key) for key in keys),
+        partial(client.batch_get_item, RequestItems={"queried": {"Keys": keys}}),
+        partial(client.query, TableName="queried", **condition),
+        partial(client.query, TableName="queried", Limit=1, ReturnConsumedCapacity="TOTAL", **condition),
+    ]
+    answers = [answer(call) for call in calls]
+    monkeypatch.setattr(DynamoHandler, "serialized", queries._moto_serialized)
+    assert answers == [answer(call) for call in calls]
+    assert answers[0]["Item"]["m"] == values["m"]
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.get_item(TableName="none", Key=keys[0])
+
+
+def answer(call: Callable[[], Any]) -> Any:
+    found = call()
+    headers = found.pop("ResponseMetadata")["HTTPHeaders"]
+    return found | {"Content-Type": headers["content-type"]}
 
 
 def test_a_page_reads_as_many_items_of_a_large_table_as_of_a_small_one(

@@ -241,7 +241,7 @@ def _created(call: web.Call, owner: str, project: str, **other: Any) -> schemas.
     """`other` is the build that is made again; it is a part of the request that a key is remembered with."""
     once, fields = call.idempotency_key(), {**call.fields(), **other}
     created = builds.create(call.services, call.user, owner, project, fields, once=once, **other)
-    return schemas.Created(serializers.build_detail(created.view, call.services), created.is_replay)
+    return schemas.Created(serializers.build_detail(created, call.services), created.is_replay)
 
 
 @route(BUILD + "/rebuild", "POST", body=schemas.RebuildFields, **MADE_ONCE)

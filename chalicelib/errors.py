@@ -62,9 +62,6 @@ class Conflict(SlipwayError):
 class KeyReused(SlipwayError):
     """The idempotency key was used with another request before."""
 
-    def __init__(self, words: str = "This idempotency key came with another request before; use a new one.") -> None:
-        super().__init__(words)
-
 
 class AlreadyExists(SlipwayError):
     """The resource exists already."""

@@ -30,6 +30,7 @@ class BuildView:
     body: BuildBody
     project: Project
     bookmarked: bool
+    is_replay: bool = False  # an earlier request with the same idempotency key has made the build
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,15 +427,14 @@ class RegistryLogin:
     host: str
     username: str
     password: str = field(repr=False)
-    expires_at: datetime
 
 
 class RegistryLogins(Protocol):
     """Logins to the registry for builds."""
 
     def mint(self, image: str) -> RegistryLogin:
-        """A new login for the build of `image` with the rights of `domain.repositories.rights`, valid until
-        `expires_at`, for about an hour."""
+        """A new login for the build of `image` with the rights of `domain.repositories.rights`, valid for about an
+        hour."""
 
 
 class DeploymentSecrets(Protocol):

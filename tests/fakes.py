@@ -185,7 +185,7 @@ class FakeBuilds:
         if done is None or before.expires_at <= once.now:
             return None
         if before.body_sha256 != once.body_sha256:
-            raise KeyReused
+            raise KeyReused("This idempotency key came with another request before; use a new one.")
         return done
 
     def get(self, key: BuildKey) -> Build | None:
@@ -750,8 +750,7 @@ class FakeRegistry:
 
 
 class FakeRegistryLogins:
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.minted: dict[str, Rights] = {}  # by password
         self.is_down = False
 
@@ -760,8 +759,7 @@ class FakeRegistryLogins:
             raise Unavailable("The registry gave no login; try again.")
         password = f"login-{len(self.minted) + 1}"
         self.minted[password] = rights(image)
-        host, expires_at = image.partition("/")[0], self._clock.now + timedelta(hours=1)
-        return RegistryLogin(host, "AWS", password, expires_at)
+        return RegistryLogin(image.partition("/")[0], "AWS", password)
 
 
 class FakeDeploymentSecrets:
@@ -853,7 +851,7 @@ class FakeServices(Services):
         self.eks = FakeExecutor(self.clock, emits_events=False)
         self.executors = {CODEBUILD: self.codebuild, EKS: self.eks}  # those that the deployment offers
         self.registry = FakeRegistry()
-        self.registry_logins = FakeRegistryLogins(self.clock)
+        self.registry_logins = FakeRegistryLogins()
         self.secrets = FakeSecrets()
         self.deployment_secrets = FakeDeploymentSecrets()
         self.scripts = {"ask": "#!/bin/sh\n"}

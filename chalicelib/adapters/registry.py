@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -214,8 +213,7 @@ class EcrLogins:
             )
             token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
         username, _, password = base64.b64decode(token).decode().partition(":")
-        expires_at: datetime = lent["Expiration"]  # of the session; the token itself would be valid for 12 hours
-        return RegistryLogin(host, username, password, expires_at.astimezone(UTC))
+        return RegistryLogin(host, username, password)  # valid as long as the session, not for the token's 12 hours
 
 
 def session_policy(role: str, image: str) -> str:

@@ -134,26 +134,19 @@ def _is_backend(name: object) -> bool:
     return isinstance(name, str) and len(name) <= MAX_BACKEND and not has_control_characters(name)
 
 
-def _is_dockerfile(text: object) -> bool:
-    return isinstance(text, str) and len(text.encode()) <= MAX_DOCKERFILE_BYTES
-
-
 # For each field: whether a value other than null is valid, and the sentence if it is not.
 _TEXT = (_is_text, f"Must be a text of at most {MAX_TEXT} characters.")
 _FLAG = (lambda flag: isinstance(flag, bool), "Must be true or false.")
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **{
-        "description": _TEXT,
-        "readme": _TEXT,
-        "is_managed": _FLAG,
-        "is_public": _FLAG,
-        "nocache": _FLAG,
-        "reuse": _FLAG,
-    },
+    **dict.fromkeys(("description", "readme"), _TEXT),
+    **dict.fromkeys(("is_managed", "is_public", "nocache", "reuse"), _FLAG),
     "backend": (_is_backend, f"Must be a string of at most {MAX_BACKEND} characters."),
     "node_scheduled": (
         lambda it: isinstance(it, str) and len(it) <= MAX_NODE,
         f"Must be a string of at most {MAX_NODE} characters.",
     ),
-    "dockerfile": (_is_dockerfile, f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes."),
+    "dockerfile": (
+        lambda it: isinstance(it, str) and len(it.encode()) <= MAX_DOCKERFILE_BYTES,
+        f"Must be a text of at most {MAX_DOCKERFILE_BYTES} bytes.",
+    ),
 }

@@ -5,7 +5,7 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
@@ -32,18 +32,6 @@ MAX_EXAMINED = 5_000  # builds that a query reads: about 5 MB of index
 READ_AHEAD = 500  # builds that are read before it is known whether the caller may see them
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A build, made by this request or by an earlier one with the same idempotency key."""
-
-    view: BuildView
-    is_replay: bool = False
-
-    @property
-    def build(self) -> Build:
-        return self.view.build
-
-
 def create(
     services: Services,
     caller: User,
@@ -54,7 +42,7 @@ def create(
     once: str | None = None,
     on_behalf_of: str | None = None,
     rebuild_of: int | None = None,
-) -> Created:
+) -> BuildView:
     """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then. What is built
     the fields say, or the build `rebuild_of` of the project: then they say no more than `nocache`.
 
@@ -73,8 +61,8 @@ def create(
         opened = writable(services, caller, BuildKey(owner, project_name, rebuild_of))
         asked, source, commit, body = _made_again(services, opened, fields)
     spec = asked.spec
-    executor, image_tags = _executor(services, asked), _image_tags(services, asked)
-    placement = _placement(services, asked, executor)  # the last check: a refused request takes no id
+    executor = _executor(services, asked)
+    placement = _checked(services, asked, executor)  # the last check: a refused request takes no id
     now = services.now()
     number = services.builds.next_id(project, now)
     look_again = timedelta(seconds=services.settings.look_again_seconds)
@@ -92,7 +80,7 @@ def create(
         description=asked.description,
         tags=asked.tags,
         is_managed=asked.is_managed,
-        image_tags=image_tags,
+        image_tags=spec.image_tags if spec and asked.is_managed else (),
         nocache=asked.nocache or project.must_build_afresh,
         resources=spec.environment.resources if spec else None,
         placement=placement,
@@ -106,13 +94,13 @@ def create(
     if asked.is_managed and (project.reuse if asked.reuse is None else asked.reuse):
         build = _reusing(services, project, build, body)
 
-    def add() -> Created:
+    def add() -> BuildView:
         if again := _replayed(services, caller, project, mark):
             return again
         added = services.builds.add(build, body, asked.name, mark)
         if added.is_managed and not added.is_done:
             services.queue.announce(added.key)
-        return Created(BuildView(added, body, project, bookmarked=False))
+        return BuildView(added, body, project, bookmarked=False)
 
     return retry_on_conflict(add)()
 
@@ -189,7 +177,7 @@ def idempotency_key(services: Services, project: Project, once: str, fields: dic
     return IdempotencyKey(f"{project.uuid}:{once}", request, now, now + REMEMBERED)
 
 
-def _replayed(services: Services, caller: User, project: Project, mark: IdempotencyKey | None) -> Created | None:
+def _replayed(services: Services, caller: User, project: Project, mark: IdempotencyKey | None) -> BuildView | None:
     """What was made before, if anything, whatever became of it. Raises KeyReused, and NotFound when it was purged."""
     key = None if mark is None else services.builds.replay(project.key, mark)
     if key is None:
@@ -198,7 +186,7 @@ def _replayed(services: Services, caller: User, project: Project, mark: Idempote
     if view is None:
         raise NotFound(f"Build {key} was made with this idempotency key, and was purged since.")
     announce_again(services, view.build)
-    return Created(view, is_replay=True)
+    return replace(view, is_replay=True)
 
 
 def announce_again(services: Services, build: Build) -> None:
@@ -412,21 +400,15 @@ def _executor(services: Services, request: BuildRequest) -> str:
     raise Invalid([f"`platforms`: this build would be made for {built} here, not for {wanted}."])
 
 
-def _image_tags(services: Services, request: BuildRequest) -> tuple[str, ...]:
-    """The further tags of the image, if the build runs here. Raises Invalid."""
-    if request.spec is None or not request.is_managed:
-        return ()
-    patterns = services.settings.tag_patterns
-    if strange := [tag for tag in request.spec.image_tags if not any(fnmatchcase(tag, each) for each in patterns)]:
-        raise Invalid([f"`image_tags` may not have {', '.join(strange)}; allowed here are {', '.join(patterns)}."])
-    return request.spec.image_tags
-
-
-def _placement(services: Services, request: BuildRequest, executor: str) -> Placement | None:
-    """The placement of the build's pod, if it has one. Raises Invalid for what the build cannot get."""
+def _checked(services: Services, request: BuildRequest, executor: str) -> Placement | None:
+    """The placement of the build's pod, if it has one. Raises Invalid for tags, resources or a place that the build
+    cannot get."""
     if request.spec is None or not request.is_managed:
         return None
-    settings = services.settings
+    settings, patterns = services.settings, services.settings.tag_patterns
+    strange = [tag for tag in request.spec.image_tags if not any(fnmatchcase(tag, each) for each in patterns)]
+    allowed = f"allowed here are {', '.join(patterns)}."
+    require(not strange, f"`image_tags` may not have {', '.join(strange)}; {allowed}")
     most: tuple[float, ...] = (settings.max_cpu, settings.max_memory_mib, settings.max_disk_mib)
     if executor == CODEBUILD:
         most = tuple(map(min, most, [*MACHINES.values()][-1]))

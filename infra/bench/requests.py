@@ -199,7 +199,7 @@ def seed(rows: Mapping[str, int]) -> None:
         with Item.batch_write() as batch:
             for number in range(1, number_of_builds + 1):
                 batch.save(encode_build(_copy(claimed, number)))
-        _set_counters(opened.view.project, number_of_builds or BUILDS)
+        _set_counters(opened.project, number_of_builds or BUILDS)
 
 
 @cache

@@ -245,7 +245,7 @@ def test_a_repeated_request_announces_a_build_that_nobody_may_have_heard_of(serv
 def test_a_repeat_that_comes_while_the_first_is_at_work_makes_one_build(services: FakeServices) -> None:
     services.projects.add(make_project())
 
-    def create() -> builds.Created:
+    def create() -> BuildView:
         return builds.create(services, ADA, "ada", "vision", REQUEST, once="k")
 
     services.records.before_write.append(create)
@@ -318,7 +318,7 @@ def test_a_preview_is_the_dockerfile_that_a_create_would_build_and_stores_nothin
     assert not services.records.builds
     made = builds.create(services, ADA, "ada", "vision", REQUEST)
     assert shown is not None
-    assert shown == made.view.body.dockerfile
+    assert shown == made.body.dockerfile
 
     refused = {"config": {**NESTED, "build": {"image": "two words"}}}
     for ask in (builds.preview, builds.create):

@@ -10,6 +10,7 @@ import pytest
 
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.errors import Forbidden, Invalid, KeyReused, NotFound
+from chalicelib.ports import BuildView
 from chalicelib.usecases import builds, sources
 from tests.factories import SPEC, make_user
 from tests.fakes import FakeServices
@@ -98,7 +99,7 @@ def test_nobody_makes_again_what_he_may_not_make_or_see(services: FakeServices, 
 def test_a_key_makes_one(services: FakeServices, create: Create) -> None:
     create(), create()
 
-    def made(other: int, **fields: Any) -> builds.Created:
+    def made(other: int, **fields: Any) -> BuildView:
         fields = {**fields, "rebuild_of": other}
         return builds.create(services, ADA, "ada", "vision", fields, once="ada:k", rebuild_of=other)
 

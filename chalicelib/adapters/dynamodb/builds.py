@@ -65,7 +65,7 @@ class DynamoBuilds:
         if item is None or int(item.ttl or 0) <= once.now.timestamp():
             return None  # DynamoDB may delete it days later
         if item.body_sha256 and item.body_sha256 != once.body_sha256:  # an older version stored none
-            raise KeyReused
+            raise KeyReused("This idempotency key came with another request before; use a new one.")
         return BuildKey.parse(item.data or "")
 
     def note(self, once: IdempotencyKey, build: BuildKey) -> None:

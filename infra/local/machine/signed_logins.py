@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from chalicelib.adapters.registry import LOGIN_SECONDS
 from chalicelib.domain.repositories import rights
@@ -22,13 +22,12 @@ class SignedLogins:
 
     def mint(self, image: str) -> RegistryLogin:
         made_at = self._now()
-        expires_at = made_at + timedelta(seconds=LOGIN_SECONDS)
         grant = {
             **asdict(rights(image)),
             "made_at": made_at.timestamp(),
-            "expires_at": expires_at.timestamp(),
+            "expires_at": made_at.timestamp() + LOGIN_SECONDS,
             "id": secrets.token_hex(8),
         }
         text = base64.urlsafe_b64encode(json.dumps(grant).encode()).decode()
         signature = hmac.new(self._key, text.encode(), "sha256").hexdigest()
-        return RegistryLogin(image.partition("/")[0], self._user, f"{text}.{signature}", expires_at)
+        return RegistryLogin(image.partition("/")[0], self._user, f"{text}.{signature}")

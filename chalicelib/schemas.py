@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from chalicelib.domain.build import ID_DIGITS, MAX_DOCKERFILE_BYTES
 from chalicelib.domain.build import Status as StatusName
@@ -16,9 +16,7 @@ from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_
 from chalicelib.domain.cleanup import CleanupRule
 from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.materials import MAX_SECRET_BYTES
-from chalicelib.domain.query import MAX_QUERY
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
-from chalicelib.usecases.logs import CURSOR
 from chalicelib.usecases.reports import REFERENCE_FIELDS
 from chalicelib.usecases.sources import MAX_GIT_URL
 
@@ -41,7 +39,6 @@ Backend = Annotated[str, Meta(max_length=MAX_BACKEND, examples=["native", "eks"]
 Key = Annotated[
     str, Meta(pattern=f"^[ -~]{{1,{MAX_KEY}}}$", description="A repeated request gets the build of the first one.")
 ]
-QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 Nocache = Annotated[bool | None, Meta(description="true: no cached layer is used.")]
 REUSE = Meta(description="true: take the image of an equal build, if there is one.")
 MERGE = Meta(description="true: add `tags` to those that are there.")
@@ -280,12 +277,6 @@ class LogHandler(Struct):
     tags: dict[str, str] = {}
 
 
-class Detail(Struct):
-    """An error message."""
-
-    detail: str
-
-
 class Page(Struct, Generic[Body]):
     """A page of a list with `count` entries; `next` and `previous` are URLs."""
 
@@ -307,30 +298,6 @@ class BookmarkedBuild(Struct):
 
 class BookmarkedProject(Struct):
     content_object: Project
-
-
-class Parameters(Struct):
-    """The parameters of all routes: in paths, queries and headers."""
-
-    owner: Name
-    user: Name
-    project: Name
-    build_id: BuildId
-    status_uuid: Name
-    offer_id: Name
-    token_id: Name
-    secret: Name
-    component: Literal["cli", "platform", "lib", "chart", "slipway"]
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"Rows; {DEFAULT_LIMIT} if not given.")]
-    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Rows before this page.")]
-    sort: Annotated[str, Meta(description="Fields; `-` in front reverses one.", examples=["-updated_at"])]
-    query: Annotated[str, Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=QUERIES)]
-    commit: Annotated[str, Meta(description="The commit of an upload; the latest if not given.")]
-    cursor: Annotated[
-        str, Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or the cursor of an answer.")
-    ]
-    idempotency_key: Key = field(name="Idempotency-Key")
-    if_none_match: Annotated[str, Meta(description="The `ETag` of a former answer.")] = field(name="If-None-Match")
 
 
 # Request bodies. Other fields are ignored, because clients send whole answers back.

@@ -80,7 +80,7 @@ class Route:
     path: str  # below the API's prefix
     status: HTTPStatus = HTTPStatus.OK  # of a success, unless the type of the answer has its own
     body: Any = None  # a type of `schemas`; bytes for an archive, plain or as part `repo` of a form
-    query: Sequence[str] = ()  # names of `schemas.Parameters`, all optional
+    query: Sequence[str] = ()  # names of parameters in infra/openapi.py, all optional
     headers: Sequence[str] = ()  # likewise
     refusals: Sequence[HTTPStatus] = ()  # beside those that follow from the rest
     caller: Literal["user", "anybody", "build"] = "user"  # who shows a token, anyone, an attempt of a build

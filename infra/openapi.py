@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from types import UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from chalicelib import page, schemas, settings
-from chalicelib.usecases.logs import LogPage
+from chalicelib.domain.query import MAX_QUERY
+from chalicelib.usecases.logs import CURSOR, LogPage
 from chalicelib.web import Route
 from infra import cli
 
@@ -30,7 +31,44 @@ _REFUSALS = {
     HTTPStatus.SERVICE_UNAVAILABLE: "A service that Slipway needs does not answer; try again.",
 }
 _ANYWHERE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_QUERIES = ["status:running|scheduled, created_at:>=2024-03-01"]
 _RETRIED = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class Detail(msgspec.Struct):
+    """An error message."""
+
+    detail: str
+
+
+class Parameters(msgspec.Struct):
+    """The parameters of all routes: in paths, queries and headers."""
+
+    owner: schemas.Name
+    user: schemas.Name
+    project: schemas.Name
+    build_id: schemas.BuildId
+    status_uuid: schemas.Name
+    offer_id: schemas.Name
+    token_id: schemas.Name
+    secret: schemas.Name
+    component: Literal["cli", "platform", "lib", "chart", "slipway"]
+    limit: Annotated[
+        int, msgspec.Meta(ge=1, le=schemas.MAX_LIMIT, description=f"Rows; {schemas.DEFAULT_LIMIT} if not given.")
+    ]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=schemas.MAX_OFFSET, description="Rows before this page.")]
+    sort: Annotated[str, msgspec.Meta(description="Fields; `-` in front reverses one.", examples=["-updated_at"])]
+    query: Annotated[
+        str, msgspec.Meta(max_length=MAX_QUERY, description="`,` is and, `|` or, `~` not.", examples=_QUERIES)
+    ]
+    commit: Annotated[str, msgspec.Meta(description="The commit of an upload; the latest if not given.")]
+    cursor: Annotated[
+        str, msgspec.Meta(pattern=f"^({CURSOR.pattern})$", description="Where to begin: 0, or the cursor of an answer.")
+    ]
+    idempotency_key: schemas.Key = msgspec.field(name="Idempotency-Key")
+    if_none_match: Annotated[str, msgspec.Meta(description="The `ETag` of a former answer.")] = msgspec.field(
+        name="If-None-Match"
+    )
 
 
 def publish() -> None:
@@ -45,13 +83,13 @@ def publish() -> None:
 
 def document(routes: Sequence[Route], server: str, version: str) -> Json:
     """OpenAPI 3.1 for the routes. `server` is the address of the API, `version` that of Slipway."""
-    answered = {kind for route in routes for _, kind in _answers(route)} | {schemas.Detail}
+    answered = {kind for route in routes for _, kind in _answers(route)} | {Detail}
     schema_of, components = _schemas(answered - {type(None), str, LogPage, schemas.Redirect})
     for component in components.values():
         if "properties" in component:  # an answer has all its fields
             component["required"] = list(component["properties"])
     taken, more = _schemas({route.body for route in routes} - {None, bytes})
-    (parameters,) = _schemas({schemas.Parameters})[1].values()
+    (parameters,) = _schemas({Parameters})[1].values()
     paths: Json = {}
     for route in routes:
         for method in route.methods:

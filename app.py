@@ -114,7 +114,7 @@ def get_cleanup(call: web.Call) -> schemas.Cleanup:
 
 @route("/users", "GET")
 def get_user(call: web.Call) -> schemas.User:
-    return serializers.user(call.user)
+    return serializers.shown(schemas.User, call.user, username=call.user.name)
 
 
 @route("/users", "POST", status=CREATED, body=schemas.UserFields)
@@ -131,7 +131,8 @@ def refuse_password_login(call: web.Call) -> NoReturn:
 def list_tokens(call: web.Call, user: str) -> schemas.Page[schemas.Token]:
     """The valid tokens of a user, oldest first, all on one page."""
     found = accounts.tokens(call.services, call.token, user)
-    return schemas.Page(len(found), None, None, [serializers.token(each) for each in found])
+    shown = [serializers.shown(schemas.Token, each, last_used=each.used_on) for each in found]
+    return schemas.Page(len(found), None, None, shown)
 
 
 @route("/users/{user}/tokens", "POST", status=CREATED, body=schemas.TokenFields)
@@ -178,7 +179,7 @@ def update_project(call: web.Call, owner: str, project: str) -> schemas.ProjectD
 @route("/bookmarks/{user}/projects", "GET", query=SORTING)
 def list_bookmarked_projects(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedProject]:
     found = projects.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=call.is_ascending)
-    return call.records(found, serializers.bookmarked_project)
+    return call.records(found, lambda *row: schemas.BookmarkedProject(serializers.project(*row)))
 
 
 # Code
@@ -191,7 +192,8 @@ def upload_code(call: web.Call, owner: str, project: str) -> None:
 
 @route(UPLOAD + "/offers", "POST", status=CREATED)
 def offer_upload(call: web.Call, owner: str, project: str) -> schemas.Offer:
-    return serializers.offer(sources.offer(call.services, call.user, owner, project), call.url())
+    offer = sources.offer(call.services, call.user, owner, project)
+    return serializers.shown(schemas.Offer, offer, complete=f"{call.url().rstrip('/')}/{offer.id}")
 
 
 @route(PROJECT + "/repo/download", "GET", query=("commit",))
@@ -258,7 +260,7 @@ def preview_dockerfile(call: web.Call, owner: str, project: str) -> schemas.Prev
 @route("/bookmarks/{user}/builds", "GET", query=SORTING)
 def list_bookmarked_builds(call: web.Call, user: str) -> schemas.Page[schemas.BookmarkedBuild]:
     found = builds.bookmarked(call.services, call.user, user, call.offset, call.limit, ascending=call.is_ascending)
-    return call.records(found, serializers.bookmarked_build)
+    return call.records(found, lambda *row: schemas.BookmarkedBuild(serializers.build_summary(*row)))
 
 
 @route("/archives/{user}/builds", "GET", query=PAGING)

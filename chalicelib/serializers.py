@@ -9,9 +9,8 @@ from chalicelib import schemas
 from chalicelib.domain.build import Build, StatusEntry
 from chalicelib.domain.cleanup import CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project
-from chalicelib.domain.user import Token, User
 from chalicelib.errors import NotFound
-from chalicelib.ports import BuildView, Offer, Services
+from chalicelib.ports import BuildView, Services
 from chalicelib.usecases.accounts import NewUser
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
@@ -65,10 +64,6 @@ def cleanup(rules: Sequence[CleanupRule], due: Sequence[Hidden], services: Servi
     )
 
 
-def bookmarked_build(build: Build, bookmarked: bool) -> schemas.BookmarkedBuild:
-    return schemas.BookmarkedBuild(build_summary(build, bookmarked))
-
-
 def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Shown:
     more |= {"id": build.key.id, "tags": list(build.tags) or None, "bookmarked": bookmarked}
     more |= {"project": f"{build.key.owner}.{build.key.project}"}
@@ -108,10 +103,6 @@ def project_detail(project: Project, bookmarked: bool) -> schemas.ProjectDetail:
     return _project(schemas.ProjectDetail, project, bookmarked, num_builds=project.live_builds)
 
 
-def bookmarked_project(found: Project, bookmarked: bool) -> schemas.BookmarkedProject:
-    return schemas.BookmarkedProject(project(found, bookmarked))
-
-
 def _project(kind: type[Shown], project: Project, bookmarked: bool, **more: Any) -> Shown:
     number = int(project.uuid[:13], 16)  # clients expect a number; Slipway finds projects by name
     tags, has_code = list(project.tags) or None, project.code is not None or project.git_url is not None
@@ -128,18 +119,5 @@ def version(component: str, slipway: str) -> schemas.Versions | schemas.Version:
     return schemas.Versions(latest_version=CLIENT_VERSION, min_version=MIN_CLIENT_VERSION)
 
 
-def offer(offer: Offer, url: str) -> schemas.Offer:
-    """`url` is that of the route that makes offers."""
-    return shown(schemas.Offer, offer, complete=f"{url.rstrip('/')}/{offer.id}")
-
-
-def user(user: User) -> schemas.User:
-    return shown(schemas.User, user, username=user.name)
-
-
 def new_user(new: NewUser) -> schemas.NewUser:
     return shown(schemas.NewUser, new.user, username=new.user.name, token=new.token, token_expires_at=new.expires_at)
-
-
-def token(token: Token) -> schemas.Token:
-    return shown(schemas.Token, token, last_used=token.used_on)

@@ -158,12 +158,14 @@ class S3LogArchive(_Bucket):
                 self._s3.put_object(Bucket=self._bucket, Key=name.format(build.uuid), Body=body)
 
     def table(self, build: Build) -> Sequence[Block]:
-        found = self._found(TABLE.format(build.uuid))
-        return () if found is None else msgspec.msgpack.decode(found, type=list[Block])
+        with suppress(NotFound):
+            return msgspec.msgpack.decode(self._open(TABLE.format(build.uuid)).read(), type=list[Block])
+        return ()
 
     def steps(self, build: Build) -> Sequence[BuildStep]:
-        found = self._found(STEPS.format(build.uuid))
-        return () if found is None else msgspec.json.decode(found, type=list[BuildStep])
+        with suppress(NotFound):
+            return msgspec.json.decode(self._open(STEPS.format(build.uuid)).read(), type=list[BuildStep])
+        return ()
 
     def read(self, build: Build, start: int, size: int) -> bytes:
         try:
@@ -174,11 +176,6 @@ class S3LogArchive(_Bucket):
 
     def url(self, build: Build) -> str:
         return self._link(LOG.format(build.uuid), "text/plain; charset=utf-8")
-
-    def _found(self, key: str) -> bytes | None:
-        with suppress(NotFound):
-            return self._open(key).read()
-        return None
 
 
 class _Stream:

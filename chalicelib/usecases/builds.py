@@ -320,15 +320,11 @@ def bookmarked(services: Services, caller: User, user: str, offset: int, limit: 
 
 def _readable(services: Services, caller: User, builds: Sequence[Build]) -> Sequence[Build]:
     """The builds that the caller may see: a project may have become private, or was deleted."""
-    places = {build.key.project_key for build in builds}
-    found = {place: services.projects.get(place.owner, place.name) for place in places}
-    return [
-        build
-        for build in builds
-        if (project := found[build.key.project_key]) is not None
-        and project.deleted_at is None
-        and may_read(caller, project.owner, project.is_public)
-    ]
+    shown = set()
+    for place in {build.key.project_key for build in builds}:
+        with suppress(NotFound, Forbidden):
+            shown.add(open_project(services, caller, place.owner, place.name, archived=True).key)
+    return [build for build in builds if build.key.project_key in shown]
 
 
 def invalidate(services: Services, caller: User, key: BuildKey) -> None:

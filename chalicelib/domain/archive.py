@@ -6,7 +6,6 @@ import gzip
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import IO, NoReturn
@@ -83,8 +82,10 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                     targets[name] = _confined_target(name, member.linkname)
                     links.add(name)
                 elif member.islnk():
-                    targets[name] = _confined(member.linkname)
-                    _check_hard_link(name, targets[name], kinds, links)
+                    targets[name] = target = _confined(member.linkname)
+                    # From another directory, the relative target of a symbolic link may lead out.
+                    if target in links or kinds.get(target, tarfile.DIRTYPE) == tarfile.DIRTYPE:
+                        _refuse(f"`{_short(name)}` is a hard link to something that is no file in it")
                 elif member.issparse():
                     _refuse(f"`{_short(name)}` is a sparse file; pack it as a plain one, by tar without --sparse (-S)")
                 elif not (member.isfile() or member.isdir()):
@@ -216,12 +217,6 @@ def _confined_target(name: str, target: str) -> str:
     if target.startswith("/") or ".." in steps[climbs:] or climbs > name.count("/"):
         _refuse(f"the link `{_short(name)}` leads out of it; leave it out, by tar's --exclude or by .polyaxonignore")
     return clean(posixpath.join(posixpath.dirname(name), target))
-
-
-def _check_hard_link(name: str, target: str, kinds: Mapping[str, bytes], links: Set[str]) -> None:
-    """Refuses hard links to symbolic links: from another directory, a relative target may lead out. Raises Invalid."""
-    if target in links or kinds.get(target, tarfile.DIRTYPE) == tarfile.DIRTYPE:
-        _refuse(f"`{_short(name)}` is a hard link to something that is no file in it")
 
 
 def _readable(name: str) -> str:

@@ -35,6 +35,11 @@ _NAMES = (
 )
 _IGNORED = ("resources", "max_restarts", "index")  # checked elsewhere, or without meaning for builds
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+# Values of texts for the pod: what they match, and in words.
+_TEXTS = {
+    "labels": (re.compile(f"({_NAME.pattern})?"), "are at most 63 letters, digits, `-`, `_` and `.`"),
+    "annotations": (re.compile(f".{{0,{MAX_ANNOTATION}}}", re.S), f"have at most {MAX_ANNOTATION} characters"),
+}
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _OPERATORS = ("Exists", "Equal")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -102,7 +107,7 @@ def placement(environment: Environment, node_keys: Collection[str] | None) -> Pl
     else:
         of_nodes = {"node_selector": _selector, "tolerations": _tolerations}
         rules |= {name: partial(rule, node_keys=node_keys) for name, rule in of_nodes.items()}
-        rules |= {"labels": _labels, "annotations": _annotations}
+        rules |= {name: partial(_texts, pattern=pattern, words=words) for name, (pattern, words) in _TEXTS.items()}
     asked = {name: value for name, value in environment.document.items() if value}
     wanted = checked(asked, rules, "environment.")
     return Placement(**wanted) if wanted else None
@@ -136,27 +141,14 @@ def _wanted(resources: Mapping[str, Any] | None) -> list[float]:
     return [max([0, *filter(None, ((resources or {}).get(kind) or {}).values())]) for kind in AMOUNTS]
 
 
-def _labels(name: str, value: Any) -> dict[str, str]:
-    texts = _texts(name, value)
-    are_short = all(map(_NAME.fullmatch, filter(None, texts.values())))
-    require(are_short, f"Values of `{name}` are at most 63 letters, digits, `-`, `_` and `.`.")
-    return texts
-
-
-def _annotations(name: str, value: Any) -> dict[str, str]:
-    texts = _texts(name, value)
-    longest = max(map(len, texts.values()), default=0)
-    require(longest <= MAX_ANNOTATION, f"Values of `{name}` have at most {MAX_ANNOTATION} characters.")
-    return texts
-
-
-def _texts(name: str, value: Any) -> dict[str, str]:
+def _texts(name: str, value: Any, pattern: re.Pattern[str], words: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
         refuse(f"`{name}` must be a mapping of at most {MAX_ENTRIES} names to texts.")
     for key, text in value.items():
         if not isinstance(key, str) or not _NAME.fullmatch(key):
             refuse(f"Names in `{name}` are at most 63 letters, digits, `-`, `_` and `.`, without a prefix.")
         require(isinstance(text, str), f"`{name}.{key}` must be a text.")
+        require(pattern.fullmatch(text), f"Values of `{name}` {words}.")
     return {PREFIX + key: text for key, text in value.items()}
 
 

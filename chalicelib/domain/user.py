@@ -13,6 +13,9 @@ class User:
     is_superuser: bool = False
     tokens_revoked_at: datetime | None = None  # tokens made until then are not valid
 
+    def has_revoked(self, token: "Token") -> bool:
+        return self.tokens_revoked_at is not None and token.created_at <= self.tokens_revoked_at
+
 
 @dataclass(frozen=True, slots=True)
 class Token:

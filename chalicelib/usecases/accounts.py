@@ -67,7 +67,7 @@ def _holder(services: Services, token: Token | None, user: User | None) -> User:
         raise Unauthenticated("Token expired")
     if user is None:
         raise Unauthenticated("User inactive or deleted.")
-    if user.tokens_revoked_at is not None and token.created_at <= user.tokens_revoked_at:
+    if user.has_revoked(token):
         raise Unauthenticated("Invalid token.")
     return user
 
@@ -174,12 +174,8 @@ def revoke_token(services: Services, token: str, name: str, token_id: str) -> No
 
 
 def _good(services: Services, user: User) -> list[Token]:
-    since = user.tokens_revoked_at
-    return [
-        each
-        for each in services.accounts.tokens(user.name)
-        if each.expires_at > services.now() and (since is None or each.created_at > since)
-    ]
+    found = services.accounts.tokens(user.name)
+    return [each for each in found if each.expires_at > services.now() and not user.has_revoked(each)]
 
 
 def _manageable(services: Services, token: str, name: str) -> tuple[User, Token | None, Given]:

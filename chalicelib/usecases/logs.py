@@ -256,18 +256,16 @@ class _Text:
                     why = f"the log goes on, and at most {room} bytes are stored"
                     break
                 if rows:
-                    yield self._counted(encoded)
+                    self.size += len(encoded)
+                    yield encoded
                 self.table.add(last.at, len(rows), self.size)
         except Unavailable:
             if not self._is_last_try:
                 raise
             why = "the rest of the log could not be read"
         rest = [f"… cut here: {why}.\n"] if why else _rows(last, lines.rest())
-        end = self._counted("".join(rest).encode())
+        end = "".join(rest).encode()
+        self.size += len(end)
         self.table.close(self.size)
         if end:
             yield end
-
-    def _counted(self, text: bytes) -> bytes:
-        self.size += len(text)
-        return text

@@ -380,7 +380,7 @@ BUILDKIT = (
             {"phase": "Failed", **container(**ended(137, "OOMKilled"))},
             {},
             Outcome.FAILED,
-            "The build needed more memory than its limit of 4Gi; raise `environment.resources`.",
+            "The build needed more memory than its limit of 4096Mi; raise `environment.resources`.",
         ),
         (
             {"phase": "Failed", **container(**ended(137))},

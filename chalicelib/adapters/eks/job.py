@@ -25,11 +25,8 @@ ATTEMPT, UUID = "slipway/attempt", "slipway/uuid"  # labels
 BUILD, HAS_SECRET = "slipway/build", "slipway/has-secret"  # annotations
 
 JOB_TTL_SECONDS = 3600  # how long a Job stays after its end: its log is shipped, and late repeats find it
-_REQUESTS = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "10Gi"}
-_LIMITS = {"memory": "4Gi", "ephemeral-storage": "20Gi"}
-_DEFAULT_REQUEST_CPU = 1
-# Amounts in MiB: the name in Kubernetes, the default request, the default limit.
-_MEBIBYTES = {"memory": ("memory", 2_048, 4_096), "disk": ("ephemeral-storage", 10_240, 20_480)}
+# For each of AMOUNTS: the name in Kubernetes, the default request, the default limit; cores and MiB.
+_AMOUNTS = {"cpu": ("cpu", 1, 0), "memory": ("memory", 2_048, 4_096), "disk": ("ephemeral-storage", 10_240, 20_480)}
 # Autoscalers must not move a pod: its build would begin again.
 _STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
@@ -194,28 +191,21 @@ _ROOTLESS: Json = {
 def resources_of(wanted: Mapping[str, Any] | None) -> Json:
     """Requests and limits as quantities, from a spec's numbers (cores, MiB); 0 means not given. If only one of the two
     is given, the default of the other is adjusted, so that no request exceeds its limit."""
-    requests, limits = dict(_REQUESTS), dict(_LIMITS)
-    cpu = (wanted or {}).get("cpu") or {}
-    if cores := cpu.get("limits"):
-        limits["cpu"] = _cores(cores)
-    if cores := cpu.get("requests") or min(cpu.get("limits") or math.inf, _DEFAULT_REQUEST_CPU):
-        requests["cpu"] = _cores(cores)
-    for kind, (name, request, limit) in _MEBIBYTES.items():
+    requests, limits = {}, {}
+    for kind, (name, request, limit) in _AMOUNTS.items():
         amounts = (wanted or {}).get(kind) or {}
         ask, most = amounts.get("requests") or 0, amounts.get("limits") or 0
-        if ask or most:
-            limits[name] = _mebibytes(most or max(ask, limit))
-            requests[name] = _mebibytes(ask or min(most, request))
+        requests[name] = _quantity(name, ask or min(most or request, request))
+        if most or limit:
+            limits[name] = _quantity(name, most or max(ask, limit))
     return {"requests": requests, "limits": limits}
 
 
-def _cores(amount: float) -> str:
+def _quantity(name: str, amount: float) -> str:
+    if name != "cpu":
+        return f"{math.ceil(amount)}Mi"
     thousandths = max(math.ceil(amount * 1000), 1)
     return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
-
-
-def _mebibytes(amount: float) -> str:
-    return f"{math.ceil(amount)}Mi"
 
 
 def _env(variables: Mapping[str, str]) -> list[Json]:

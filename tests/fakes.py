@@ -21,7 +21,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
-from chalicelib.domain.repositories import Rights, base_parts, cache_repository, rights
+from chalicelib.domain.repositories import Rights, cache_repository, image_parts, rights
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, KeyReused, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
@@ -734,7 +734,7 @@ class FakeRegistry:
 
     def base_digest(self, reference: str, image: str, hosts: Collection[str]) -> str | None:
         self._answer()
-        host, repository, tag = base_parts(reference)
+        host, repository, tag = image_parts(reference)
         if host == image.partition("/")[0]:
             return self.images.get(f"{host}/{repository}:{tag}") if rights(image).reach(repository) else None
         return self.bases.get(reference) if host in hosts else None

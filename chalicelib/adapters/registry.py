@@ -15,7 +15,7 @@ import urllib3
 from chalicelib.adapters.aws import answered
 from chalicelib.domain.build import Image
 from chalicelib.domain.cleanup import CACHED_DAYS, UNTAGGED_DAYS
-from chalicelib.domain.repositories import base_parts, rights
+from chalicelib.domain.repositories import image_parts, rights
 from chalicelib.errors import Unavailable
 from chalicelib.ports import RegistryLogin
 
@@ -70,7 +70,7 @@ class HttpRegistry:
         return Image(digest)
 
     def base_digest(self, reference: str, image: str, hosts: Collection[str]) -> str | None:
-        host, repository, tag = base_parts(reference)
+        host, repository, tag = image_parts(reference)
         if host == image.partition("/")[0]:
             found = self.find(f"{host}/{repository}:{tag}") if rights(image).reach(repository) else None
             return found.digest if found else None
@@ -96,7 +96,7 @@ class HttpRegistry:
             raise Unavailable(f"The image registry answered {found.status}.")
 
     def _ask(self, method: str, image: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
-        host, repository, tag = _parts(image)
+        host, repository, tag = image_parts(image)
         url = f"{self.scheme}://{host}/v2/{repository}/manifests/{tag}"
         return self._request(method, url, {**headers, **self._authorization()}, body=body)
 
@@ -197,7 +197,7 @@ class EcrLogins:
     def mint(self, image: str) -> RegistryLogin:
         import boto3
 
-        host, _, _ = _parts(image)
+        host, _, _ = image_parts(image)
         with answered("ECR, asked for the build's login,"):
             lent = boto3.client("sts").assume_role(
                 RoleArn=self._role,
@@ -222,7 +222,7 @@ def session_policy(role: str, image: str) -> str:
     A session may do what both the role and the policy allow. So only the role lists the base repositories, and the
     length of this policy depends only on the names of prefix and project: STS allows 2,048 characters.
     """
-    granted, host = rights(image), _parts(image)[0]
+    granted, host = rights(image), image_parts(image)[0]
     partition = role.split(":")[1]
     account, _, _, region, *_ = host.split(".")
 
@@ -236,10 +236,3 @@ def session_policy(role: str, image: str) -> str:
     ]
     allowed = [{"Effect": "Allow", **each} for each in statements]
     return json.dumps({"Version": "2012-10-17", "Statement": allowed}, separators=(",", ":"))
-
-
-def _parts(image: str) -> tuple[str, str, str]:
-    """Host, repository and tag of a reference of `image_reference`."""
-    name, _, tag = image.rpartition(":")
-    host, _, repository = name.partition("/")
-    return host, repository, tag

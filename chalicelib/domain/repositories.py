@@ -34,8 +34,8 @@ def cache_repository(image: str) -> str:
     return f"{host}/{caches}{name}"
 
 
-def base_parts(reference: str) -> tuple[str, str, str]:
-    """Host, repository, and tag or digest of an image as people name it."""
+def image_parts(reference: str) -> tuple[str, str, str]:
+    """Host, repository, and tag or digest of an image, also as people name it."""
     name, _, digest = reference.partition("@")
     host, slash, path = name.partition("/")
     if not slash or (host != "localhost" and not {".", ":"} & {*host}):

@@ -23,7 +23,7 @@ from chalicelib.adapters.registry import (
 )
 from chalicelib.domain.build import Image
 from chalicelib.domain.project import image_reference
-from chalicelib.domain.repositories import base_parts, cache_repository
+from chalicelib.domain.repositories import cache_repository, image_parts
 from chalicelib.errors import Unavailable
 from chalicelib.ports import Registry, RegistryLogins
 from chalicelib.settings import read
@@ -176,7 +176,7 @@ def test_a_base_whose_registry_says_no_has_no_digest(said: dict[str, Any]) -> No
     ],
 )
 def test_images_are_named_as_engines_read_them(reference: str, parts: tuple[str, str, str]) -> None:
-    assert base_parts(reference) == parts
+    assert image_parts(reference) == parts
 
 
 def test_preparing_and_forgetting_repeat(registry: tuple[Registry, str]) -> None:

@@ -9,13 +9,12 @@ from typing import Any, cast
 
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.keys import Key
-from chalicelib.adapters.dynamodb.records import Account
 from chalicelib.adapters.dynamodb.table import Item, get, get_all, get_lagging, query, transaction, update
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import COUNTED_FOR
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
-from chalicelib.ports import Fresh, Given
+from chalicelib.ports import Account, Fresh, Given
 
 CACHE_SIZE = 1_000  # users and tokens in the memory of a process
 

@@ -12,16 +12,7 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
-from chalicelib.adapters.dynamodb.table import (
-    Item,
-    answered,
-    get,
-    get_all,
-    get_lagging,
-    list_rows,
-    transaction,
-    update,
-)
+from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, get_lagging, list_rows, transaction, update
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict, KeyReused, NotFound

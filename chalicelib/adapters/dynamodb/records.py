@@ -16,10 +16,9 @@ from chalicelib.domain.cleanup import EXPIRED_TOKEN_RETENTION
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.domain.project import Project
 from chalicelib.domain.user import Token, User
-from chalicelib.ports import IdempotencyKey
+from chalicelib.ports import Account, IdempotencyKey
 
 Record = TypeVar("Record", Build, Project)
-Account = TypeVar("Account", User, Token)
 RECOUNT = timedelta(days=1)
 LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list; each attribute takes time to parse
 _UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "check_at"}

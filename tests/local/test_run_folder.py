@@ -44,11 +44,7 @@ class Run:
         folder, in_memory, *numbers = self.process.stdout.readline().split()
         self.folder, self.in_memory = Path(folder), Path(in_memory)
         self.children = [int(number) for number in numbers]
-        (self.watcher,) = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if f"run_folder\0{folder}\0".encode() in _read(path)
-        ]
+        self.watcher = _watcher_of(folder)
 
     def alive(self) -> list[int]:
         return [number for number in self.children if _is_alive(number)]
@@ -68,6 +64,17 @@ class Run:
         self.kill()
         for folder in (self.folder, self.in_memory):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _watcher_of(folder: str) -> int:
+    """The number of the process. Linux shows a program's arguments only some time after it has begun."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            if f"run_folder\0{folder}\0".encode() in _read(path):
+                return int(path.parent.name)
+        time.sleep(0.01)
+    raise AssertionError(f"nothing watches {folder}")
 
 
 def _read(path: Path) -> bytes:

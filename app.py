@@ -271,7 +271,7 @@ def list_archived_builds(call: web.Call, user: str) -> schemas.Page[schemas.Arch
 
 @route(BUILD, "GET")
 def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
-    return serializers.build_detail(builds.look(call.services, call.user, key), call.services)
+    return serializers.build_detail(builds.detail(call.services, call.user, key), call.services)
 
 
 @route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)

@@ -7,7 +7,7 @@ completes it.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import IO, Any, Generic, Literal, Protocol, TypeVar
+from typing import IO, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Image
@@ -16,6 +16,7 @@ from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.lifecycle import Observation
 from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.slots import Running
 from chalicelib.domain.user import Token, User
 from chalicelib.settings import Settings
 
@@ -31,6 +32,14 @@ class BuildView:
     project: Project
     bookmarked: bool
     is_replay: bool = False  # an earlier request with the same idempotency key has made the build
+
+
+class InLine(NamedTuple):
+    """A build that waits for its turn since a time."""
+
+    since: datetime
+    key: BuildKey
+    executor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +145,28 @@ class Builds(Protocol):
         """Builds that wait for their turn with this executor and are not leased, in their current state, the longest
         wait first."""
 
+    def line(self, executor: str, now: datetime) -> Sequence[InLine]:
+        """The same builds, at most 50,000, without their records. May lag about a second."""
+
+    def get_all(self, builds: Sequence[BuildKey], now: datetime) -> Sequence[Build]:
+        """Those of these builds that exist, in this order. A record that cannot be read is left out, as in `due`."""
+
     def lease(self, build: Build, until: datetime) -> Build:
         """Moves `check_at` to `until` and writes nothing else, not even the version, if the stored `check_at`
         is still `build.check_at`. Raises Conflict otherwise, also when the build is gone."""
+
+
+class Slots(Protocol):
+    """Which builds have a slot. Reads are consistent."""
+
+    def read(self) -> Running:
+        """All that have one."""
+
+    def take(self, build: BuildKey, running: Running) -> None:
+        """Gives the build a slot, unless another build got one since `running` was read: then it raises Conflict."""
+
+    def free(self, builds: Collection[BuildKey]) -> None:
+        """Takes the slots of these builds back. Idempotent."""
 
 
 class Archive(Protocol):
@@ -489,6 +517,7 @@ class Services(Protocol):
     settings: Settings
     projects: Projects
     builds: Builds
+    slots: Slots
     archive: Archive
     bookmarks: Bookmarks
     code_references: CodeReferences

@@ -118,6 +118,7 @@ class Build(Struct):
     num_experiments: Count
     on_behalf_of: str | None
     duration_seconds: Amount | None
+    waiting_reason: str | None  # why it waits for its turn, if it does; where limits are set, with its place in line
 
 
 class Reported(Struct):
@@ -137,7 +138,6 @@ class BuildDetail(Build):
     dockerfile: str | None
     reported: Reported | None
     reused_from: Id | None  # the build whose image it has
-    waiting_reason: str | None  # why the executor accepts no builds; null if the build does not wait for its turn
     image_tags: list[str]
     image_bytes: Count | None  # compressed
     layer_bytes: list[Count] | None  # the base's first

@@ -33,7 +33,6 @@ def build_detail(opened: BuildView, services: Services) -> schemas.BuildDetail:
         config=body.config,
         dockerfile=(not build.is_managed and body.reported_dockerfile) or body.built_dockerfile,
         reported=_reported(opened),
-        waiting_reason=build.waiting_reason if build.is_waiting else None,
         estimated_cost=round(minutes * price_per_minute, 6) if minutes and price_per_minute else None,
         purge_at=purge_at(build, services.settings.purge_after_days),
     )
@@ -67,6 +66,7 @@ def cleanup(rules: Sequence[CleanupRule], due: Sequence[Hidden], services: Servi
 def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Shown:
     more |= {"id": build.key.id, "tags": list(build.tags) or None, "bookmarked": bookmarked}
     more |= {"project": f"{build.key.owner}.{build.key.project}"}
+    more |= {"waiting_reason": build.waiting_reason if build.is_waiting else None}
     more |= {"num_jobs": 0, "num_experiments": 0}  # Slipway has neither jobs nor experiments
     return shown(kind, build, **more)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+MAX_RUNNING = 500  # builds at once, if any limit is set: each start and end writes the names of all in one item
 VERSION_FILE, UNKNOWN_VERSION = Path(__file__).with_name("VERSION"), "unknown"
 
 # BuildKit's pinned images, by the profiles of EksSettings; CodeBuild uses the first. `userns` needs user namespaces for
@@ -87,6 +88,15 @@ class Settings:
     build_timeout_minutes: Annotated[int, about("a build that runs longer fails", ge=5, le=2160)] = 60
     queue_timeout_minutes: Annotated[int, about("a build that has not started by then fails", ge=5, le=480)] = 60
     wait_timeout_minutes: Annotated[int, about("a build that waits longer for its turn fails", ge=5)] = 1_440
+    max_running_builds: Annotated[
+        int, about("builds that run at once; 0: no limit, or 500 if another limit is set", ge=0, le=MAX_RUNNING)
+    ] = 0
+    max_running_builds_per_owner: Annotated[int, about("of these, of an owner's projects; 0: no limit", ge=0)] = 0
+    max_running_builds_per_project: Annotated[int, about("of these, of a project; 0: no limit", ge=0)] = 0
+    max_running_builds_of: Annotated[
+        dict[str, Annotated[int, msgspec.Meta(ge=0)]],
+        about("other limits of some owners and projects: `owner=n,owner/project=n,…`"),
+    ] = field(default_factory=dict)
     look_again_seconds: Annotated[int, about("a build is checked after so many seconds without an event", ge=60)] = 300
     max_cpu: Annotated[int, about("cores that one build may ask for", ge=1)] = 16
     max_memory_mib: Annotated[int, about("memory that one build may ask for, in MiB", ge=1_024)] = 65_536
@@ -131,6 +141,19 @@ class Settings:
         return tuple(self.platforms)
 
     @property
+    def limits_builds(self) -> bool:
+        """Whether any limit on the number of builds that run at once is set."""
+        by_default = self.max_running_builds, self.max_running_builds_per_owner, self.max_running_builds_per_project
+        return any(by_default) or bool(self.max_running_builds_of)
+
+    def max_running_of(self, scope: str) -> int:
+        """How many builds of an owner, of a project (`owner/name`), or in all (empty) may run at once; 0: no limit."""
+        if not scope:
+            return self.max_running_builds or MAX_RUNNING
+        default = self.max_running_builds_per_project if "/" in scope else self.max_running_builds_per_owner
+        return self.max_running_builds_of.get(scope, default)
+
+    @property
     def tag_patterns(self) -> list[str]:
         return [pattern.strip() for pattern in self.movable_tags.split(",")]
 
@@ -145,25 +168,24 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     with a wrong value."""
     given = _given(Settings, "SLIPWAY_", environment)
     eks = _given(EksSettings, "SLIPWAY_EKS_", environment)
-    required = [each.name for each in fields(Settings) if each.default is MISSING]
+    required = [each.name for each in fields(Settings) if each.default is each.default_factory is MISSING]
     if missing := [f"SLIPWAY_{name.upper()}" for name in required if name not in given]:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
     if "cluster" in eks:
         if keys := eks.get("node_keys"):
             eks["node_keys"] = [key.strip() for key in keys.split(",")]
-        if selector := eks.get("node_selector"):
-            pairs = [pair.strip().partition("=") for pair in selector.split(",")]
-            if not all(key and equals for key, equals, _ in pairs):
-                raise ValueError(f"SLIPWAY_EKS_NODE_SELECTOR is {selector!r}: Expected `key=value,…`.")
-            eks["node_selector"] = {key: value for key, _, value in pairs}
+        if "node_selector" in eks:
+            eks["node_selector"] = _pairs("SLIPWAY_EKS_NODE_SELECTOR", eks["node_selector"])
         given["eks"] = eks
+    if "max_running_builds_of" in given:
+        given["max_running_builds_of"] = _pairs("SLIPWAY_MAX_RUNNING_BUILDS_OF", given["max_running_builds_of"])
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as exc:
         why, _, where = str(exc).rstrip("`").partition(" - at `$.")
         if not where:  # raised by `__post_init__`
             raise ValueError(why) from exc
-        variable = f"SLIPWAY_{where.replace('.', '_').upper()}"
+        variable = f"SLIPWAY_{where.partition('[')[0].replace('.', '_').upper()}"
         raise ValueError(f"{variable} is {environment[variable]!r}: {why}.") from exc
 
 
@@ -171,6 +193,14 @@ def _given(settings: type, prefix: str, environment: Mapping[str, str]) -> dict[
     """The texts of the settings that are set, by field."""
     names = [each.name for each in fields(settings) if each.name != "eks"]  # which has variables of its own
     return {name: text for name in names if (text := environment.get(f"{prefix}{name.upper()}"))}
+
+
+def _pairs(variable: str, text: str) -> dict[str, str]:
+    """The pairs of `key=value,…`. Raises ValueError."""
+    pairs = [pair.strip().partition("=") for pair in text.split(",")]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise ValueError(f"{variable} is {text!r}: Expected `key=value,…`.")
+    return {key: value for key, _, value in pairs}
 
 
 def api_prefix(environment: Mapping[str, str] = os.environ) -> str:

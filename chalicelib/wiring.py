@@ -33,6 +33,7 @@ class AwsServices(ports.Services):
 
     projects: ports.Projects = lazily(lambda of: of._records.projects)
     builds: ports.Builds = lazily(lambda of: of._records.builds)
+    slots: ports.Slots = lazily(lambda of: of._records.slots)
     archive: ports.Archive = lazily(lambda of: of._records.archive)
     bookmarks: ports.Bookmarks = lazily(lambda of: of._records.bookmarks)
     code_references: ports.CodeReferences = lazily(lambda of: of._records.code_references)

@@ -22,6 +22,7 @@ from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.domain.repositories import Rights, cache_repository, image_parts, rights
+from chalicelib.domain.slots import Running
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, KeyReused, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
@@ -33,6 +34,7 @@ from chalicelib.ports import (
     Fresh,
     Given,
     IdempotencyKey,
+    InLine,
     LogPart,
     Offer,
     Question,
@@ -71,6 +73,7 @@ class FakeRecords:
         self.noted: dict[tuple[str, ProjectKey], datetime] = {}  # code that a project is about to have
         self.dropping: dict[str, datetime] = {}
         self.miscounted: dict[ProjectKey, datetime] = {}
+        self.slots: dict[str, Running] = {}  # at most one
         self.before_write: deque[Callable[[], object]] = deque()  # each runs once, before one write
 
     def others_go_first(self) -> None:
@@ -259,6 +262,14 @@ class FakeBuilds:
         ]
         return [self._records.builds[key] for _, key in sorted(line)][:limit]
 
+    def line(self, executor: str, now: datetime) -> Sequence[InLine]:
+        builds = self._records.builds.values()
+        waiting = [(build.check_at, build) for build in builds if build.is_waiting and build.executor == executor]
+        return sorted(InLine(since, build.key, executor) for since, build in waiting if since and since <= now)
+
+    def get_all(self, builds: Sequence[BuildKey], now: datetime) -> Sequence[Build]:
+        return [self._records.builds[key] for key in builds if key in self._records.builds]
+
     def lease(self, build: Build, until: datetime) -> Build:
         self._records.others_go_first()
         stored = self._records.builds.get(build.key)
@@ -266,6 +277,25 @@ class FakeBuilds:
             raise Conflict
         self._records.builds[build.key] = replace(stored, check_at=until)
         return replace(build, check_at=until)
+
+
+class FakeSlots:
+    def __init__(self, records: FakeRecords) -> None:
+        self._records = records
+
+    def read(self) -> Running:
+        return self._records.slots.get("all", Running())
+
+    def take(self, build: BuildKey, running: Running) -> None:
+        self._records.others_go_first()
+        now = self.read()
+        if now.version != running.version:
+            raise Conflict
+        self._records.slots["all"] = Running(now.builds | {build}, now.version + 1)
+
+    def free(self, builds: Collection[BuildKey]) -> None:
+        now = self.read()
+        self._records.slots["all"] = replace(now, builds=now.builds - {*builds})
 
 
 class FakeArchive:
@@ -826,7 +856,7 @@ class FakeLogs:
         self.logs.setdefault(log, []).extend(LogLine(at, text) for text in texts)
 
 
-RECORDS = ("projects", "builds", "archive", "bookmarks", "code_references")  # ports of one table
+RECORDS = ("projects", "builds", "slots", "archive", "bookmarks", "code_references")  # ports of one table
 
 
 class FakeServices(Services):
@@ -838,6 +868,7 @@ class FakeServices(Services):
         self.records = FakeRecords()
         self.projects = FakeProjects(self.records)
         self.builds = FakeBuilds(self.records)
+        self.slots = FakeSlots(self.records)
         self.archive = FakeArchive(self.records)
         self.bookmarks = FakeBookmarks(self.records)
         self.code_references = FakeCodeReferences(self.records)

@@ -152,7 +152,7 @@ class Build:
     faults: int = 0  # the number of attempts that ended by a fault of the executor
     queued_at: datetime | None = None  # since when its current attempt waits; None: since its creation
     turn_at: datetime | None = None  # when its turn came last, after it had waited
-    waiting_reason: str | None = None  # why the executor accepts no builds, in its words
+    waiting_reason: str | None = None  # why it waits for its turn: the words of its executor, or a limit
     unsure_attempts: tuple[int, ...] = ()  # earlier attempts that may have made the image
     stop_requested_at: datetime | None = None
     check_at: datetime | None = None  # when the schedule checks it next; None if nothing is left to do
@@ -190,7 +190,7 @@ class Build:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for its turn, because its executor accepted no more builds."""
+        """Whether it waits for its turn, because its executor or a limit allows no more builds."""
         return self.waiting_reason is not None and self.submitting_at is None and not self.is_done
 
     @property
@@ -229,7 +229,7 @@ class Build:
 LISTED = frozenset(
     {"key", "uuid", "user", "created_at", "updated_at", "backend", "image", "name", "description", "tags"}
     | {"is_managed", "started_at", "finished_at", "image_digest", "commit", "archived_at", "deleted_at"}
-    | {"resources", "node_scheduled", "on_behalf_of"}
+    | {"resources", "node_scheduled", "on_behalf_of", "waiting_reason"}
 )
 
 

@@ -200,8 +200,8 @@ def claim(build: Build, now: datetime) -> Build:
 
 
 def release(build: Build, reason: str) -> Build:
-    """The build after the executor said that it has not started it: it waits for its turn, for this reason. Its
-    place in the line follows from the time since when it waits."""
+    """The build after the executor said that it has not started it, or when it has no slot: it waits for its turn, for
+    this reason. Its place in the line follows from the time since when it waits."""
     reason = _cut(reason, MAX_MESSAGE)
     return replace(build, submitting_at=None, check_at=build.waits_since, waiting_reason=reason)
 

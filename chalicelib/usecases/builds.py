@@ -22,7 +22,7 @@ from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unavailable, refuse, require
 from chalicelib.ports import BuildView, IdempotencyKey, Services
-from chalicelib.usecases import projects, secrets
+from chalicelib.usecases import projects, secrets, slots
 from chalicelib.usecases.conflicts import log_change, retry_on_conflict
 from chalicelib.usecases.projects import Page, may_list, open_project
 from chalicelib.usecases.sources import source_of
@@ -213,7 +213,7 @@ def page(
         found = [build for build in builds if matches is None or matches(build)]
         builds, count = sorted_builds(found, sort)[offset : offset + limit], len(found)
     bookmarked = services.bookmarks.among(caller.name, [build.key for build in builds])
-    return Page(builds, bookmarked, count, is_minimum)
+    return Page(slots.with_places(services, builds), bookmarked, count, is_minimum)
 
 
 def get(services: Services, caller: User, key: BuildKey, *, archived: bool = False) -> BuildView:
@@ -226,6 +226,12 @@ def look(services: Services, caller: User, key: BuildKey) -> BuildView:
     with suppress(NotFound, Forbidden):
         return _visible(services.builds.open(key, caller.name, may_lag=True), caller)
     return get(services, caller, key)
+
+
+def detail(services: Services, caller: User, key: BuildKey) -> BuildView:
+    """`look`, with the place in line of a build that waits."""
+    opened = look(services, caller, key)
+    return replace(opened, build=slots.with_places(services, [opened.build])[0])
 
 
 def _visible(opened: BuildView | None, caller: User, *, archived: bool = False) -> BuildView:

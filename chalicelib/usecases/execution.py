@@ -17,7 +17,7 @@ from chalicelib.domain.log_lines import Lines
 from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Services
-from chalicelib.usecases import logs
+from chalicelib.usecases import logs, slots
 from chalicelib.usecases.builds import request_stop
 from chalicelib.usecases.conflicts import isolated, log_change, retry_on_conflict
 
@@ -41,10 +41,10 @@ def process(services: Services, key: BuildKey) -> None:
 
 
 def serve_waiting(services: Services, executor: str, limit: int) -> int:
-    """Starts waiting builds, the longest waiting first, until the executor takes no more. Returns how many it tried.
+    """Starts waiting builds, in the order of their turns, until the executor takes no more. Returns how many it tried.
     Each is leased first, so that a build which crashes this function does not stay at the head of the line."""
     served = 0
-    for build in services.builds.waiting(executor, services.now(), limit):
+    for build in slots.next_builds(services, executor, limit):
         with isolated(build):
             served += 1
             leased = services.builds.lease(build, services.now() + WAIT_WHEN_BUSY)
@@ -117,7 +117,6 @@ def record(services: Services, seen: Observation, known: Build | None = None) ->
     if new.finished_at is not None:
         for seconds in () if new.is_done else UNTIL_REASON_SECONDS:
             services.queue.announce(key, after_seconds=seconds)
-        _announce_next(services, new.executor)
     if new.has_tags_to_move(services.now()):
         with isolated(new):  # else the schedule does it
             move_tags(services, new)
@@ -169,11 +168,15 @@ def _note_fresh(services: Services, build: Build) -> None:
         retry_on_conflict(write)()
 
 
-def _announce_next(services: Services, executor: str) -> None:
-    """After a slot became free, announces the build that waited longest. If that fails, the schedule starts it."""
-    with isolated(f"the next build for {executor}"):
-        for build in services.builds.waiting(executor, services.now(), 1):
-            services.queue.announce(build.key)
+def _announce_next(services: Services, ended: Build) -> None:
+    """After the end of a build, frees its slot and announces the builds whose turn it is. If that fails, the schedule
+    does it."""
+    settings = services.settings
+    with isolated(f"the next build after {ended.key}"):
+        slots.free(services, ended)
+        for executor in settings.executors if settings.limits_builds else (ended.executor,):
+            for build in slots.next_builds(services, executor, 1):
+                services.queue.announce(build.key)
 
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
@@ -242,14 +245,17 @@ def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, O
 
 
 def _submitted(services: Services, key: BuildKey) -> Build | None:
-    """The build after its executor was asked to start it. A handler claims the build before it asks; if it ends before
-    the claim is completed, the next handler completes it."""
+    """The build after its executor was asked to start it, or as it waits for a slot. A handler claims the build before
+    it asks; if it ends before the claim is completed, the next handler completes it."""
 
     def write() -> Build | None:
         build = services.builds.get(key)
         if build is None or build.is_done or build.handle is not None:
             return build
         if build.submitting_at is None:
+            if reason := slots.take(services, build):
+                waiting = lifecycle.release(build, reason)
+                return build if waiting == build else services.builds.save(waiting)
             if build.attempt == 0:
                 if services.registry.find(build.image) is not None:  # tags cannot be overwritten
                     words = f"The registry has an image {build.image} already, which this build did not make."
@@ -267,8 +273,11 @@ def end(services: Services, build: Build, status: Status, message: str | None = 
 
 
 def _saved(services: Services, before: Build, new: Build) -> Build:
-    """Saves the build. If it has ended, its log is to be stored once the last lines have arrived."""
+    """Saves the build. If it has ended, others can start, and its log is to be stored once the last lines are there."""
     saved = log_change(before, services.builds.save(new))
+    has_left_room = saved.handle is not None or services.settings.limits_builds
+    if saved.finished_at is not None and before.finished_at is None and has_left_room:
+        _announce_next(services, saved)
     if saved.is_done:
         with isolated(saved):  # else the schedule does it
             logs.ask_to_keep(services, saved, lifecycle.LOG_SETTLES.seconds)

@@ -11,7 +11,7 @@ from chalicelib.domain.build import Build, Status
 from chalicelib.domain.project import ProjectKey
 from chalicelib.errors import SlipwayError
 from chalicelib.ports import Services
-from chalicelib.usecases import execution, logs
+from chalicelib.usecases import execution, logs, slots
 from chalicelib.usecases.conflicts import isolated
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,12 @@ LOG_STORED_WITHIN = timedelta(minutes=15)  # a log that is not stored by then is
 
 
 def tick(services: Services, sleep: Callable[[float], None]) -> None:
-    """Runs `reconcile`. Where a cluster is configured, whose Jobs send no events, runs it again every few seconds
-    until the next tick begins or no build is due before it."""
+    """Frees the slots of ended builds and runs `reconcile`. Where a cluster is configured, whose Jobs send no events,
+    runs it again every few seconds until the next tick begins or no build is due before it."""
     every = timedelta(seconds=services.settings.watch_every_seconds)
     until = services.now() + timedelta(seconds=services.settings.watch_seconds)
+    with isolated("slots of ended builds"):
+        slots.free_ended(services)
     checked = reconcile(services)
     while services.settings.eks and (now := services.now()) + every <= until:
         if not services.builds.due(now + every, limit=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,9 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
 from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.project import Code, Project, ProjectKey
+from chalicelib.domain.slots import Running
 from chalicelib.errors import AlreadyExists, Conflict, KeyReused, NotFound, Unavailable
-from chalicelib.ports import IdempotencyKey
+from chalicelib.ports import IdempotencyKey, InLine
 from chalicelib.usecases import builds
 from tests.factories import KEY, NOW, after, make_body, make_build, make_project, make_user
 from tests.fakes import Clock, FakeServices, as_listed
@@ -552,6 +554,117 @@ def test_builds_that_wait_for_their_turn_stand_in_a_line_of_their_executor(store
     assert [build.key.id for build in store.builds.waiting("codebuild", after(9), 10)] == [1]
     store.builds.save(lifecycle.claim(line[1], after(10)))
     assert store.builds.waiting("codebuild", after(9), 10) == []
+
+
+def test_a_line_names_those_that_wait_and_since_when(store: Store) -> None:
+    """Without their records, the longest wait first; what is leased is not in it."""
+    waits = {"waiting_reason": "no slot is free"}
+    for check_at, executor in ((after(2), "codebuild"), (after(1), "codebuild"), (after(1), "eks")):
+        add(store, check_at=check_at, executor=executor, **waits)
+    leased = add(store, check_at=after(1), **waits)
+    store.builds.lease(leased, after(60))
+    add(store, check_at=after(1))
+
+    assert store.builds.line("codebuild", after(9)) == [
+        InLine(after(1), BuildKey("ada", "vision", 2), "codebuild"),
+        InLine(after(2), BuildKey("ada", "vision", 1), "codebuild"),
+    ]
+    assert [each.key.id for each in store.builds.line("eks", after(9))] == [3]
+    assert [each.key.id for each in store.builds.line("codebuild", after(1))] == [2]
+
+
+def test_many_builds_are_read_in_the_order_of_their_keys(store: Store) -> None:
+    first, second = add(store), add(store)
+    missing = replace(first.key, id=9)
+
+    assert store.builds.get_all([second.key, missing, first.key], NOW) == [second, first]
+    assert store.builds.get_all([], NOW) == []
+
+
+# Slots
+
+ONE, TWO, THREE = (BuildKey("ada", "vision", number) for number in (1, 2, 3))
+
+
+def test_slots_are_taken_and_freed(store: Store) -> None:
+    assert store.slots.read() == Running()
+
+    store.slots.take(ONE, store.slots.read())
+    store.slots.take(TWO, store.slots.read())
+    assert store.slots.read().builds == {ONE, TWO}
+
+    store.slots.free([ONE, THREE])
+    assert store.slots.read().builds == {TWO}
+    store.slots.free([ONE, TWO])
+    store.slots.free([TWO])
+    assert store.slots.read().builds == set()
+    store.slots.take(ONE, store.slots.read())
+    assert store.slots.read().builds == {ONE}
+
+
+def test_slots_that_nobody_ever_took_are_freed(store: Store) -> None:
+    store.slots.free([ONE])
+    assert store.slots.read().builds == set()
+
+
+def test_a_slot_is_not_taken_when_another_was_taken_since_all_were_read(store: Store) -> None:
+    before = store.slots.read()
+    store.slots.take(ONE, before)
+    for late in (before, Running(frozenset({ONE}), 7)):
+        with pytest.raises(Conflict):
+            store.slots.take(TWO, late)
+    assert store.slots.read().builds == {ONE}
+
+
+def test_a_slot_that_became_free_refuses_nobody(store: Store) -> None:
+    """With less running, who decided to start is right all the more."""
+    store.slots.take(ONE, store.slots.read())
+    before = store.slots.read()
+    store.slots.free([ONE])
+    store.slots.take(TWO, before)
+    assert store.slots.read().builds == {TWO}
+
+
+def test_of_many_that_take_the_last_slot_at_once_one_has_it(store: Store) -> None:
+    seen = store.slots.read()
+
+    def take(number: int) -> bool:
+        try:
+            store.slots.take(BuildKey("ada", "vision", number), seen)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(take, range(1, 9))) == 1
+    assert len(store.slots.read().builds) == 1
+
+
+def test_a_slot_is_taken_and_freed_by_one_update_each(dynamodb_table: Records) -> None:
+    """Limits hold because the one update that adds a build has the condition that nothing was added before."""
+    requests: list[dict[str, Any]] = []
+    events = client().meta.events
+    events.register("provide-client-params.dynamodb.UpdateItem", lambda params, **_: requests.append(dict(params)))
+
+    dynamodb_table.slots.take(ONE, Running())
+    dynamodb_table.slots.take(TWO, dynamodb_table.slots.read())
+    dynamodb_table.slots.free([ONE, TWO])
+
+    assert [described(request) for request in requests] == [
+        ("ADD running {ada/vision/1}, version 1", "attribute_not_exists (version)"),
+        ("ADD running {ada/vision/2}, version 1", "version = 1"),
+        ("DELETE running {ada/vision/1 ada/vision/2}", None),
+    ]
+
+
+def described(request: dict[str, Any]) -> tuple[str, str | None]:
+    """Update and condition of a request, with the names and values in their places."""
+    places = {**request["ExpressionAttributeNames"]}
+    for name, value in request["ExpressionAttributeValues"].items():
+        places[name] = value["N"] if "N" in value else f"{{{' '.join(sorted(value['SS']))}}}"
+    texts = [request["UpdateExpression"], request.get("ConditionExpression")]
+    update, condition = (text and re.sub(r"[#:]\w+", lambda found: places[found[0]], text) for text in texts)
+    return update, condition
 
 
 def test_a_lease_moves_the_next_look_and_nothing_else(store: Store) -> None:

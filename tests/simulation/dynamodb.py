@@ -19,7 +19,7 @@ from chalicelib.adapters.dynamodb.table import Item
 from tests.simulation.http_calls import Answer, Refused, Request
 
 Json = dict[str, Any]
-Row = Mapping[str, Mapping[str, str]]  # an attribute's type (S or N) and text, by name
+Row = Mapping[str, Mapping[str, Any]]  # an attribute's type (S, N or SS) and text or texts, by name
 Test = Callable[[Row, Json, Json], bool]  # of a row, with the names and values of a request
 PAGE = 4  # rows of a query
 AT_ONCE = 16  # of one BatchGetItem; the others are answered as not processed
@@ -271,11 +271,11 @@ def _compares(stored: Any, operator: str, given: Any) -> bool:
 _ACTION = re.compile(r"(#\w+)(?: = (?:if_not_exists \((#\w+), (:\w+)\)|(:\w+))| (:\w+))?(?:, )?")
 
 
-def _updated(row: dict[str, Mapping[str, str]], update: Json) -> Row:
+def _updated(row: dict[str, Mapping[str, Any]], update: Json) -> Row:
     """The row after an update's clauses, whose values are taken from the row before it."""
     names, values = _placeholders(update)
     before = dict(row)
-    clauses = re.split(r" ?\b(SET|REMOVE|ADD) ", update["UpdateExpression"])[1:]
+    clauses = re.split(r" ?\b(SET|REMOVE|ADD|DELETE) ", update["UpdateExpression"])[1:]
     for clause, actions in zip(clauses[::2], clauses[1::2], strict=True):
         assert not _ACTION.sub("", actions), actions
         for path, other, default, value, added in _ACTION.findall(actions):
@@ -285,6 +285,12 @@ def _updated(row: dict[str, Mapping[str, str]], update: Json) -> Row:
                     row[name] = before.get(names.get(other, "")) or values[default or value]
                 case "REMOVE":
                     row.pop(name, None)
+                case "ADD" | "DELETE" if "SS" in values[added]:
+                    old, given = {*before.get(name, {"SS": []})["SS"]}, {*values[added]["SS"]}
+                    if left := old | given if clause == "ADD" else old - given:
+                        row[name] = {"SS": sorted(left)}
+                    else:
+                        row.pop(name, None)
                 case "ADD":
                     number = Decimal(before.get(name, {"N": "0"})["N"]) + Decimal(values[added]["N"])
                     row[name] = {"N": str(number)}

@@ -883,7 +883,7 @@ def test_an_end_is_recorded_though_the_next_in_the_line_cannot_be_told(
     run_to_the_end(services, running)
 
     assert stored(services, running).last_status is Status.SUCCEEDED
-    assert "the next build for codebuild could not be handled: The queue did not answer." in caplog.text
+    assert f"the next build after {running} could not be handled: The queue did not answer." in caplog.text
 
 
 def test_a_build_whose_turn_came_late_has_its_time_to_be_started(services: FakeServices, create: Create) -> None:

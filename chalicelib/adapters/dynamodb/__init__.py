@@ -9,6 +9,7 @@ from chalicelib.adapters.dynamodb.bookmarks import DynamoBookmarks
 from chalicelib.adapters.dynamodb.builds import DynamoBuilds
 from chalicelib.adapters.dynamodb.code_references import DynamoCodeReferences
 from chalicelib.adapters.dynamodb.projects import DynamoProjects
+from chalicelib.adapters.dynamodb.slots import DynamoSlots
 from chalicelib.adapters.dynamodb.table import use_table
 from chalicelib.domain.build import Build
 
@@ -22,6 +23,7 @@ class Records:
         use_table(table)
         self.projects: ports.Projects = DynamoProjects()
         self.builds: ports.Builds = DynamoBuilds(saw)
+        self.slots: ports.Slots = DynamoSlots()
         self.archive: ports.Archive = DynamoArchive()
         self.bookmarks: ports.Bookmarks = DynamoBookmarks()
         self.code_references: ports.CodeReferences = DynamoCodeReferences()

@@ -16,9 +16,10 @@ from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, get
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
 from chalicelib.errors import Conflict, KeyReused, NotFound
-from chalicelib.ports import BuildView, IdempotencyKey
+from chalicelib.ports import BuildView, IdempotencyKey, InLine
 
 log = logging.getLogger(__name__)
+MAX_LINE = 50_000  # waiting builds that are considered: 5 MB of the index
 Reserve = Callable[[TransactWrite], None]  # adds a write to a transaction that fails if a name is taken
 
 
@@ -120,6 +121,14 @@ class DynamoBuilds:
     def waiting(self, executor: str, now: datetime, limit: int) -> Sequence[Build]:
         return [build for build in _active(keys.waiting(executor), now, limit) if build.is_waiting]
 
+    def line(self, executor: str, now: datetime) -> Sequence[InLine]:
+        found = _listed(keys.waiting(executor), now, MAX_LINE)
+        named = ((datetime.fromisoformat(each.check_at), keys.parse_record_key(each.pk, each.sk)) for each in found)
+        return [InLine(since, key, executor) for since, key in named if isinstance(key, BuildKey)]
+
+    def get_all(self, builds: Sequence[BuildKey], now: datetime) -> Sequence[Build]:
+        return _readable([keys.record_key(key) for key in builds], now)
+
     def lease(self, build: Build, until: datetime) -> Build:
         assert build.check_at is not None, "only a build that is due can be leased"
         _move(keys.record_key(build.key), format_instant(build.check_at), format_instant(until))
@@ -138,21 +147,27 @@ def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build
 
 def _active(partition: str, now: datetime, limit: int) -> list[Build]:
     """Builds that are due in a partition of the index, in their current state."""
+    builds = _readable([(item.pk, item.sk) for item in _listed(partition, now, limit)], now)
+    return [build for build in builds if build.check_at is not None and build.check_at <= now]
+
+
+def _listed(partition: str, now: datetime, limit: int) -> list[Item]:
+    """The keys of what is due in a partition of the index, and since when."""
     with answered():
-        found = list(Item.by_active.query(partition, Item.check_at <= format_instant(now), limit=limit))
-    stored = get_all([(item.pk, item.sk) for item in found])
-    builds = []
-    for item in (stored[pair] for each in found if (pair := (each.pk, each.sk)) in stored):
+        return list(Item.by_active.query(partition, Item.check_at <= format_instant(now), limit=limit))
+
+
+def _readable(pairs: Sequence[keys.Key], now: datetime) -> list[Build]:
+    """The builds of these rows, except those that cannot be read: they are found again in a day."""
+    stored, builds = get_all(pairs), []
+    for item in (stored[pair] for pair in pairs if pair in stored):
         try:
-            build = records.decode_build(item)
+            builds.append(records.decode_build(item))
         except msgspec.MsgspecError:
             key = keys.parse_record_key(item.pk, item.sk)
             log.exception("The record of build %s cannot be read; trying again in a day.", key)
             with suppress(Conflict):
                 _move((item.pk, item.sk), item.check_at, format_instant(now + timedelta(days=1)))
-        else:
-            if build.check_at is not None and build.check_at <= now:
-                builds.append(build)
     return builds
 
 

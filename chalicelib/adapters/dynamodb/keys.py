@@ -11,6 +11,7 @@ from chalicelib.domain.project import ProjectKey
 Key = tuple[str, str]  # pk and sk
 DROP = "X"
 BUILD_BOOKMARK, PROJECT_BOOKMARK, REVERSE_BOOKMARK = "BM#", "BP#", "BM#"
+SLOTS: Key = ("S", "S")  # the one row with the slots of builds
 
 
 def record_key(key: BuildKey | ProjectKey) -> Key:

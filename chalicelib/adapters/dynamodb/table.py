@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from botocore.exceptions import ClientError
-from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import NumberAttribute, UnicodeAttribute, UnicodeSetAttribute
 from pynamodb.connection import Connection
 from pynamodb.exceptions import DoesNotExist, PynamoDBException, TransactWriteError
 from pynamodb.expressions.condition import Condition
@@ -74,6 +74,7 @@ class Item(Model):
     used_on = UnicodeAttribute(null=True)  # of a token
     public = NumberAttribute(null=True)  # of a project: 1 if it is
     requests = NumberAttribute(null=True, attr_name="taken")  # of a request count
+    running = UnicodeSetAttribute(null=True)  # of the slots: the keys of their builds
     ttl = NumberAttribute(null=True)  # seconds since 1970; DynamoDB deletes the item some time after
 
     by_recent = Recent()

@@ -16,6 +16,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import CODEBUILD, EKS, BuildKey
 from chalicelib.domain.project import ProjectKey
+from chalicelib.domain.slots import Running
 from chalicelib.ports import Logs
 from chalicelib.settings import EksSettings, Settings
 from chalicelib.wiring import AwsServices, lazily
@@ -124,6 +125,9 @@ class AdaptersWorld(World):
             case "N", _:
                 project, _, name = pk[2:].partition("#")
                 _put(store.names, (*project.split("/"), name), item and int(item.suffixes or 0))
+            case "S", _:
+                keys_of_builds = frozenset(map(BuildKey.parse, (item and item.running) or ()))
+                _put(store.slots, "all", item and Running(keys_of_builds, int(item.version or 0)))
             case "C", _ if sk != keys.DROP:
                 at = item and datetime.fromisoformat(item.updated_at or "")
                 _put(store.noted, (pk[2:], ProjectKey("", sk)), at)

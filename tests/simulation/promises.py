@@ -46,6 +46,8 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
             yield from _right(world, known)
         if known.gone_at is None:
             yield from _log(world, story, known)
+    for key in world.taken():
+        yield Broken("a slot becomes free again", f"{key} has one")
     yield from _tags(world)
     yield from _dead_letters(world)
     yield from _whole(world)

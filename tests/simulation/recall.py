@@ -22,13 +22,14 @@ from typing import Any
 from unittest import mock
 
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import Build, Image, Status
+from chalicelib.domain.build import Build, BuildKey, Image, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
+from chalicelib.domain.slots import Running
 from chalicelib.errors import Busy, Gone
 from chalicelib.usecases import automation, builds, execution, logs, materials, schedule
 from chalicelib.usecases.conflicts import isolated, log_change
-from tests.fakes import FakeArchive
+from tests.fakes import FakeArchive, FakeSlots
 from tests.simulation.faults import Fault
 from tests.simulation.run import simulate
 from tests.simulation.story import Story, make
@@ -196,6 +197,20 @@ def expect_noted(build: Build, attempt: int) -> None:
 CHANGES_WITHOUT_A_LOOK = {name: (change, lambda build: False) for name, (change, _) in automation._CHANGES.items()}
 
 
+# A slot is free only if the function that records the end says so
+
+
+def free_nothing(services: Any) -> None: ...
+
+
+# Two functions that see the same free slot both take it
+
+
+def take_unasked(self: FakeSlots, build: BuildKey, running: Running) -> None:
+    now = self.read()
+    self._records.slots["all"] = Running(now.builds | {build}, now.version + 1)
+
+
 # For the test of the simulation itself
 
 
@@ -329,6 +344,20 @@ FAULTS = (
         61,
         {"chalicelib.usecases.automation._CHANGES": CHANGES_WITHOUT_A_LOOK},
         lambda story: any(request.kind in ("archive message", "delete message") for request in story.requests),
+    ),
+    KnownFault(
+        "a slot gets lost",
+        ("a slot becomes free again",),
+        34,
+        {"chalicelib.usecases.slots.free_ended": free_nothing},
+        lambda story: bool(story.limits),
+    ),
+    KnownFault(
+        "a slot is taken twice",
+        ("no more builds run than the limits allow",),
+        318,
+        {"tests.fakes.FakeSlots.take": take_unasked},
+        lambda story: bool(story.limits),
     ),
     UNANNOUNCED,
 )

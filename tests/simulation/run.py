@@ -56,7 +56,7 @@ def simulate(
 
     faults = Faults(chance, plan.fault_rates, only, trace=trace)
     kind = AdaptersWorld if adapters else World
-    world = kind(chance, faults, trace, traced, plan.start_at, plan.on_eks, plan.slots)
+    world = kind(chance, faults, trace, traced, plan.start_at, plan.on_eks, plan.slots, plan.limits)
     with _in_place(world, seed):
         story.prepare(world, plan)
         _with_faults(world, plan.heals_at_minute)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,6 +29,12 @@ CODE = {name: make_archive({"app.py": f"print('{name}')\n"}) for name in ("first
 OLD = hashlib.sha256(CODE["old"]).hexdigest()
 TRANSIENT = (Unavailable, Busy, Conflict, Ended)
 REFUSALS = (NotFound, Invalid, Forbidden, NoLog)  # a client may meet these when others change things
+LIMITS: tuple[dict[str, Any], ...] = (
+    {"max_running_builds": 1},
+    {"max_running_builds": 2},
+    {"max_running_builds_per_owner": 2, "max_running_builds_of": {"ada/vision": 1}},
+    {"max_running_builds_per_project": 1},
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Story:
     requests: tuple[Request, ...]
     start_at: datetime
     on_eks: bool
-    slots: int  # builds that run at once
+    slots: int  # builds that an executor runs at once
+    limits: Mapping[str, Any]  # settings: how many builds may run
     fault_rates: FaultRates
     heals_at_minute: int
     has_fatal_log: bool  # whoever reads the log of the first run runs out of memory
@@ -80,6 +87,7 @@ def make(seed: int) -> Story:
     if automation.random() < 0.25:
         requests += [each for post in requests for each in _rebuild(automation, post)]
         requests = [_by_queue(automation, each) for each in requests]
+    limiting = random.Random(f"limits of {seed}")
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
         start_at += timedelta(seconds=300)
@@ -88,6 +96,7 @@ def make(seed: int) -> Story:
         start_at=start_at,
         on_eks=rng.random() < 0.2,
         slots=rng.choice((1, 2, 100)),
+        limits=limiting.choice(LIMITS) if limiting.random() < 0.4 else {},
         fault_rates=_fault_rates(rng, deletes_project),
         heals_at_minute=rng.choice((90, 150) if deletes_project else (20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,

@@ -39,10 +39,11 @@ def test_all_promises_are_kept_on_the_real_adapters() -> None:
 CONFLICTING = {
     "projects": "add save recount",
     "builds": "add save rename lease",
+    "slots": "take",
     "archive": "archive restore purge",
     "accounts": "add_user add_token drop_token save_user",
 }
-LAGGING = {"projects": "list_projects miscounted", "builds": "list_builds", "archive": "purgeable"}
+LAGGING = {"projects": "list_projects miscounted", "builds": "list_builds line", "archive": "purgeable"}
 SUBMIT, THROTTLED = {"executor": "submit"}, {"executor": "submit find_handle observe stop"}
 
 

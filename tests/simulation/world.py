@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -375,6 +376,7 @@ class World:
     start_at: Any
     on_eks: bool
     slots: int  # builds that an executor runs at once
+    limits: Mapping[str, Any]  # settings: how many builds may run
     every_run: list[Run] = field(default_factory=list)  # also those that the executor has forgotten
     lines: dict[str, list[str]] = field(default_factory=dict)  # what each log has to have in the end
     known: dict[str, Known] = field(default_factory=dict)  # builds by uuid
@@ -396,6 +398,7 @@ class World:
             wait_timeout_minutes=WAIT_MINUTES,
             max_answer_bytes=200,
             eks=EksSettings("lab") if self.on_eks else None,
+            **self.limits,
         )
         self.services = FakeServices(settings)
         clock = self.services.clock
@@ -506,7 +509,9 @@ class World:
         if self.scheduler.seconds - self._changed_at < 2 * MAX_LAG_SECONDS:
             return False
         if function == "reconcile":
-            return not any(build.check_at and build.check_at <= now + MINUTE for build in store.builds.values())
+            return not self.taken() and not any(
+                build.check_at and build.check_at <= now + MINUTE for build in store.builds.values()
+            )
         everything: list[Build | Project] = [*store.builds.values(), *store.projects.values()]
         return not self.services.sources.archives and not any(each.archived_at for each in everything)
 
@@ -558,6 +563,7 @@ class World:
                 if key not in store.builds or store.builds[key].uuid != build.uuid:
                     self._look_at_purge(build, now)
             self._builds = store.builds.copy()
+            self._look_at_limits(store.builds.values())
 
     def _look_at_projects(self, places: Mapping[tuple[str, str], Project], now: float) -> None:
         for project in places.values():
@@ -588,6 +594,15 @@ class World:
             known.final_at = now
         if build.stop_requested_at is not None and known.stop_at is None:
             known.stop_at = now
+
+    def _look_at_limits(self, builds: Iterable[Build]) -> None:
+        if not self.limits:
+            return
+        going = [build.key for build in builds if build.is_managed and build.attempt and not build.finished_at]
+        counts = Counter(scope for key in going for scope in ("", key.owner, str(key.project_key)))
+        for scope, count in counts.items():
+            if 0 < self.services.settings.max_running_of(scope) < count:
+                self.broken.append(("no more builds run than the limits allow", f"{count} of {scope or 'all'}"))
 
     def _look_at_purge(self, build: Build, now: float) -> None:
         known = self.known[build.uuid]
@@ -625,7 +640,12 @@ class World:
 
     def is_quiet(self) -> bool:
         """Whether nothing will happen any more."""
-        return self.scheduler.is_empty and not any(build.check_at for build in self.services.records.builds.values())
+        is_due = any(build.check_at for build in self.services.records.builds.values())
+        return self.scheduler.is_empty and not is_due and not self.taken()
+
+    def taken(self) -> Collection[BuildKey]:
+        """The builds that have a slot."""
+        return self.services.slots.read().builds
 
     def runs(self, uuid: str) -> list[Run]:
         """The runs of a build, oldest first."""

@@ -39,6 +39,18 @@ def test_a_cluster_has_lists_and_pairs() -> None:
     )
 
 
+def test_limits_on_running_builds_are_of_a_scope() -> None:
+    """The deployment, an owner, a project; 0 is no limit, but all together have one where any is set."""
+    assert not read(NEEDED).limits_builds
+    for name, value in (("", "3"), ("_PER_OWNER", "3"), ("_PER_PROJECT", "3"), ("_OF", "ada=3")):
+        assert read({**NEEDED, f"SLIPWAY_MAX_RUNNING_BUILDS{name}": value}).limits_builds
+    more = {"SLIPWAY_MAX_RUNNING_BUILDS_PER_OWNER": "4", "SLIPWAY_MAX_RUNNING_BUILDS_OF": "ada=5, eve/vision=2, bob=0"}
+    limit_of = read({**NEEDED, **more}).max_running_of
+    assert [limit_of(scope) for scope in ("", "ada", "eve", "bob", "ada/vision", "eve/vision")] == [500, 5, 4, 0, 0, 2]
+    settings = read({**NEEDED, "SLIPWAY_MAX_RUNNING_BUILDS": "7", "SLIPWAY_MAX_RUNNING_BUILDS_PER_PROJECT": "1"})
+    assert [settings.max_running_of(scope) for scope in ("", "ada", "ada/vision")] == [7, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "why"),
     [
@@ -49,6 +61,10 @@ def test_a_cluster_has_lists_and_pairs() -> None:
         ("SLIPWAY_BACKEND", "gke", "Invalid enum value 'gke'"),
         ("SLIPWAY_EKS_PROFILE", "root", "Invalid enum value 'root'"),
         ("SLIPWAY_EKS_NODE_SELECTOR", "disk", "Expected `key=value,…`"),
+        ("SLIPWAY_MAX_RUNNING_BUILDS", "501", "Expected `int` <= 500"),
+        ("SLIPWAY_MAX_RUNNING_BUILDS_OF", "ada", "Expected `key=value,…`"),
+        ("SLIPWAY_MAX_RUNNING_BUILDS_OF", "ada=2,eve=some", "Expected `int`, got `str`"),
+        ("SLIPWAY_MAX_RUNNING_BUILDS_OF", "ada=-1", "Expected `int` >= 0"),
     ],
 )
 def test_an_error_names_the_variable_and_what_is_wrong(variable: str, value: str, why: str) -> None:

@@ -115,6 +115,6 @@ def size_of(item: Mapping[str, Any]) -> int:
     total = 0
     for name, value in item.items():
         ((kind, text),) = value.items()
-        size = len(text.lstrip("-0.")) // 2 + 1 if kind == "N" else len(text.encode())
+        size = len(text.lstrip("-0.")) // 2 + 1 if kind == "N" else len("".join(text).encode())
         total += len(name.encode()) + size
     return total

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from chalicelib.adapters.dynamodb import Records, table
+from chalicelib.adapters.dynamodb import Records, keys, table
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.adapters.dynamodb.keys import bookmark_key, record_key
 from chalicelib.adapters.dynamodb.records import encode_body, encode_build
@@ -16,7 +16,7 @@ from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Source, Status
 from chalicelib.domain.environment import Placement
-from chalicelib.usecases import accounts, builds, execution
+from chalicelib.usecases import accounts, builds, execution, slots
 from infra.bench.capacity import Meter, update_units
 from tests.factories import DIGEST, KEY, SETTINGS, SPEC, after, make_body, make_build, make_project, make_user
 from tests.fakes import FakeServices
@@ -250,3 +250,36 @@ def test_what_is_not_news_is_one_read(services: FakeServices) -> None:
     with Meter() as meter:
         execution.record(services, run.observation())
     assert meter.operations == ["GetItem"]
+
+
+# Limits on running builds
+
+
+def test_a_start_under_limits_costs_the_names_of_all_that_run_and_the_line(services: FakeServices) -> None:
+    """With 500 running and 1,000 waiting builds, which is what the page on the table says."""
+    services.settings = replace(SETTINGS, max_running_builds=500)
+    with Item.batch_write() as batch:
+        for number in range(1, 1_001):
+            waiting = make_build(number=number, check_at=after(number), waiting_reason="wait")
+            batch.save(encode_build(waiting))
+    going = [BuildKey("a-long-owners-name", "and-a-project", number) for number in range(1, 500)]
+    Item(*keys.SLOTS).update([Item.running.set({str(key) for key in going}), Item.version.set(1)])
+    services.clock.forward(minutes=60)
+
+    with Meter() as meter:
+        assert slots.take(services, make_build(number=1)) is None
+    assert meter.operations == ["GetItem", "Query", "UpdateItem"]
+    assert meter.calls == [("GetItem", 5, 0), ("Query", 10, 0), ("UpdateItem", 0, 18)]
+
+    with Meter() as meter:
+        slots.free(services, make_build(number=1))
+    assert meter.calls == [("UpdateItem", 0, 18)]
+
+
+def test_without_limits_no_slot_is_read_or_written(services: FakeServices) -> None:
+    with Meter() as meter:
+        assert slots.take(services, make_build()) is None
+        slots.free(services, make_build())
+        slots.free_ended(services)
+        assert slots.with_places(services, [make_build(waiting_reason="wait")])
+    assert meter.operations == []

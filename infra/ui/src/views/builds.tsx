@@ -137,6 +137,7 @@ function BuildTable({ builds, isAnywhere, restore }: { builds: Build[]; isAnywhe
                   </span>
                 ))}
                 {build.description && <div class="muted clip">{build.description}</div>}
+                {build.waiting_reason && <div class="muted clip">{build.waiting_reason}</div>}
               </td>
               <td class="wide">{build.user}</td>
               <td class={restore ? "number wide" : "number"}>{build.started_at && <Took build={build} />}</td>

@@ -64,7 +64,7 @@ def _counted(running: Iterable[BuildKey]) -> Counter[str]:
 def _why_full(key: BuildKey, counts: Counter[str], limit_of: LimitOf) -> str | None:
     for scope in _scopes(key):
         if 0 < (limit := limit_of(scope)) <= counts[scope]:
-            return f"{scope or 'This deployment'} may run {limit} builds at once."
+            return f"The limit of running builds is reached: {limit} of {scope or 'this deployment'}."
     return None
 
 

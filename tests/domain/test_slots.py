@@ -25,13 +25,13 @@ def limits(**given: int) -> LimitOf:
     ("running", "of", "why"),
     [
         ("", {"all": 1}, None),
-        ("eve:1", {"all": 1}, "This deployment may run 1 builds at once."),
+        ("eve:1", {"all": 1}, "The limit of running builds is reached: 1 of this deployment."),
         ("eve:1", {"all": 2}, None),
-        ("eve:1 eve:2 bob:3", {"all": 2}, "This deployment may run 2 builds at once."),
+        ("eve:1 eve:2 bob:3", {"all": 2}, "The limit of running builds is reached: 2 of this deployment."),
         ("eve:1 eve:2", {"owner": 2, "project": 1}, None),
-        ("ada.q:1 ada.q:2", {"owner": 2, "project": 1}, "ada may run 2 builds at once."),
+        ("ada.q:1 ada.q:2", {"owner": 2, "project": 1}, "The limit of running builds is reached: 2 of ada."),
         ("ada.q:1 ada.q:2", {"project": 1}, None),
-        ("ada:2", {"owner": 2, "project": 1}, "ada/p may run 1 builds at once."),
+        ("ada:2", {"owner": 2, "project": 1}, "The limit of running builds is reached: 1 of ada/p."),
         ("ada:2", {}, None),
     ],
 )

@@ -77,21 +77,36 @@ def taken(services: FakeServices) -> set[BuildKey]:
 @pytest.mark.parametrize(
     ("limits", "posts", "started", "why"),
     [
-        ({"all": 2}, ["ada", "eve", "bob"], [True, True, False], "This deployment may run 2 builds at once."),
-        ({"per_owner": 1}, ["ada", "eve", "ada"], [True, True, False], "ada may run 1 builds at once."),
+        (
+            {"all": 2},
+            ["ada", "eve", "bob"],
+            [True, True, False],
+            "The limit of running builds is reached: 2 of this deployment.",
+        ),
+        (
+            {"per_owner": 1},
+            ["ada", "eve", "ada"],
+            [True, True, False],
+            "The limit of running builds is reached: 1 of ada.",
+        ),
         (
             {"per_project": 1},
             ["ada", "ada/other", "ada/other"],
             [True, True, False],
-            "ada/other may run 1 builds at once.",
+            "The limit of running builds is reached: 1 of ada/other.",
         ),
         (
             {"per_owner": 1, "of": {"eve": 2}},
             ["eve", "eve", "eve"],
             [True, True, False],
-            "eve may run 2 builds at once.",
+            "The limit of running builds is reached: 2 of eve.",
         ),
-        ({"of": {"ada/vision": 1}}, ["ada", "eve", "ada"], [True, True, False], "ada/vision may run 1 builds at once."),
+        (
+            {"of": {"ada/vision": 1}},
+            ["ada", "eve", "ada"],
+            [True, True, False],
+            "The limit of running builds is reached: 1 of ada/vision.",
+        ),
         ({"per_owner": 1, "of": {"ada": 0}}, ["ada", "ada", "ada"], [True, True, True], None),
     ],
 )
@@ -360,7 +375,7 @@ def test_a_build_that_the_executor_has_no_room_for_keeps_its_slot_and_comes_firs
     services.codebuild.fail_next.append(Busy("CodeBuild asks us to wait."))
     busy, other = post("ada"), post("eve")
     assert stored(services, busy).waiting_reason == "CodeBuild asks us to wait."
-    assert stored(services, other).waiting_reason == "This deployment may run 1 builds at once."
+    assert stored(services, other).waiting_reason == "The limit of running builds is reached: 1 of this deployment."
 
     assert execution.serve_waiting(services, CODEBUILD, 10) == 1
 
@@ -537,7 +552,7 @@ def test_without_limits_only_a_build_that_its_executor_had_makes_room(
 def test_a_waiting_build_says_why_and_its_place_in_line(services: FakeServices, post: Post) -> None:
     limit(services, all=1)
     first, second, third, other = post(), post(), post(), post("eve")
-    why = "This deployment may run 1 builds at once."
+    why = "The limit of running builds is reached: 1 of this deployment."
 
     def reason(key: BuildKey) -> str | None:
         return builds.detail(services, make_user(key.owner), key).build.waiting_reason
@@ -570,4 +585,4 @@ def test_a_leased_build_has_no_place(services: FakeServices, post: Post) -> None
     _, waiting = post(), post()
     services.builds.lease(stored(services, waiting), services.now() + timedelta(seconds=30))
     shown = builds.detail(services, make_user(), waiting).build
-    assert shown.waiting_reason == "This deployment may run 1 builds at once."
+    assert shown.waiting_reason == "The limit of running builds is reached: 1 of this deployment."

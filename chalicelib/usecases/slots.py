@@ -7,13 +7,13 @@ message about the build, or the schedule, goes on from there; the schedule frees
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 
 from chalicelib.domain.build import Build
 from chalicelib.domain.slots import in_order, turns, why_full
 from chalicelib.ports import InLine, Services
 
-MAX_AHEAD = 50  # builds that can start before one that asks; behind more of them it waits
+MAX_AHEAD = 50  # builds that can start before one that asks for a slot; behind more of them it waits
 
 
 def take(services: Services, build: Build) -> str | None:
@@ -45,11 +45,11 @@ def next_builds(services: Services, executor: str, limit: int) -> Sequence[Build
     line = _line(services)
     if not line:
         return ()
-    wait = timedelta(minutes=settings.wait_timeout_minutes)
-    first = turns([each.key for each in line], services.slots.read().builds, settings.max_running_of)
-    found = dict.fromkeys([*(each.key for each in line if now - each.since > wait), *islice(first, MAX_AHEAD)])
+    latest = now - timedelta(minutes=settings.wait_timeout_minutes)
+    too_long, rest = ([each.key for each in line if (each.since < latest) is is_late] for is_late in (True, False))
+    first = chain(too_long, turns(rest, services.slots.read().builds, settings.max_running_of))
     here = {each.key for each in line if each.executor == executor}
-    chosen = [key for key in found if key in here][:limit]
+    chosen = [*islice((key for key in first if key in here), limit)]
     return [build for build in services.builds.get_all(chosen, now) if build.is_waiting]
 
 

@@ -189,7 +189,7 @@ def test_behind_many_who_can_start_a_newcomer_waits_for_the_schedule(services: F
 
     assert stored(services, newcomer).waiting_reason == "Other builds come first."
     tick(services)
-    assert running(services, keys) == [True] * slots.MAX_AHEAD + [False]
+    assert running(services, keys).count(True) == schedule.MAX_WAITING
     tick(services)
     assert running(services, [*keys, newcomer]) == [True] * (slots.MAX_AHEAD + 2)
 
@@ -312,6 +312,14 @@ def test_the_schedule_frees_slots_of_builds_that_have_ended_or_are_gone(services
     assert taken(services) == {going}
 
 
+def test_where_all_that_run_go_on_no_slot_is_written(services: FakeServices, post: Post) -> None:
+    limit(services, all=4)
+    tick(services)
+    post()
+    services.slots.free = not_called  # type: ignore[method-assign]
+    tick(services)
+
+
 def test_a_failure_of_the_slots_does_not_stop_the_schedule(services: FakeServices, post: Post) -> None:
     limit(services, all=2)
     key = post()
@@ -418,6 +426,8 @@ def test_a_build_that_waits_too_long_fails_though_it_is_not_its_turn(services: F
     )
     tick(services)
     assert stored(services, late).is_waiting
+    services.clock.now = stored(services, late).created_at + timedelta(minutes=1440)
+    assert slots.next_builds(services, CODEBUILD, 10) == [], "it may wait for so long"
 
     services.clock.forward(minutes=2)
     tick(services)
@@ -507,7 +517,9 @@ def fail(*_: object) -> NoReturn:
 not_called: Any = fail
 
 
-def test_without_limits_nothing_asks_for_slots_or_the_line(services: FakeServices, post: Post) -> None:
+def test_without_limits_nothing_asks_for_slots_or_the_line(
+    services: FakeServices, post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
     services.builds.line = services.builds.get_all = not_called  # type: ignore[method-assign]
     services.slots.read = services.slots.take = services.slots.free = not_called  # type: ignore[method-assign]
     services.codebuild.fail_next.append(Busy("wait"))
@@ -520,6 +532,7 @@ def test_without_limits_nothing_asks_for_slots_or_the_line(services: FakeService
     services.clock.forward(minutes=6)
     tick(services)
     assert stored(services, key).is_done
+    assert "could not be handled" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["refused", "ended"])
@@ -586,3 +599,15 @@ def test_a_leased_build_has_no_place(services: FakeServices, post: Post) -> None
     services.builds.lease(stored(services, waiting), services.now() + timedelta(seconds=30))
     shown = builds.detail(services, make_user(), waiting).build
     assert shown.waiting_reason == "The limit of running builds is reached: 1 of this deployment."
+
+
+def test_a_build_that_the_index_still_shows_in_line_has_no_place(services: FakeServices, post: Post) -> None:
+    """It was started or stopped a moment ago."""
+    limit(services, all=1)
+    _, waiting, other = post(), post(), post()
+    started = replace(stored(services, waiting), waiting_reason=None)
+    shown = slots.with_places(services, [started, stored(services, other)])
+    assert [build.waiting_reason for build in shown] == [
+        None,
+        "The limit of running builds is reached: 1 of this deployment. Place 2 of 2 in line.",
+    ]

@@ -242,29 +242,29 @@ FAULTS = (
     KnownFault(
         "busy releases the claim",
         _STARTED_TWICE,
-        61,
+        458,
         {"chalicelib.usecases.execution._start": start_and_release},
         lambda story: _has(story, Fault.BUSY) or story.slots < 100,
     ),
     KnownFault(
         "busy after the start",
         _STARTED_TWICE,
-        23,
+        2,
         {"tests.simulation.world.SimulatedExecutor.submit": submit_then_busy},
     ),
     KnownFault(
         "given up without being asked",
         ("an image means success",),
-        46,
+        421,
         {"chalicelib.usecases.execution.give_up_if_overdue": give_up_unasked},
     ),
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        4553,
+        4263,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
-            "tests.fakes.FakeExecutor.replay_seconds": 285,
+            "tests.fakes.FakeExecutor.forgets_after_seconds": 165,
             "tests.simulation.ports.SLOW_SECONDS": 110,  # one slow call is enough then
         },
         lambda story: not story.on_eks and _has(story, Fault.SLOW, Fault.SLOW_LOST),
@@ -272,7 +272,7 @@ FAULTS = (
     KnownFault(
         "success without a log",
         ("a log is kept",),
-        518,
+        16,
         {"chalicelib.usecases.execution._finished_before": finish_without_evidence},
         lambda story: story.fault_rates.rates["run"] > 0,
     ),
@@ -303,7 +303,7 @@ FAULTS = (
     KnownFault(
         "a timeout has no answer",
         ("no unexpected exception",),
-        6,
+        5,
         {"chalicelib.adapters.dynamodb.table.ClientError": Exception},
         lambda story: _has(story, Fault.LOST, Fault.SLOW, Fault.SLOW_LOST),
         adapters=True,
@@ -311,7 +311,7 @@ FAULTS = (
     KnownFault(
         "a stranger's image",
         ("a final status is right",),
-        262,
+        65,
         {
             "chalicelib.domain.lifecycle.image_of": image_of_anybody,
             "chalicelib.usecases.execution._image": found_image_of_anybody,
@@ -341,7 +341,7 @@ FAULTS = (
     KnownFault(
         "done requests are refused",
         ("what was done is no dead letter",),
-        61,
+        192,
         {"chalicelib.usecases.automation._CHANGES": CHANGES_WITHOUT_A_LOOK},
         lambda story: any(request.kind in ("archive message", "delete message") for request in story.requests),
     ),
@@ -355,7 +355,7 @@ FAULTS = (
     KnownFault(
         "a slot is taken twice",
         ("no more builds run than the limits allow",),
-        318,
+        192,
         {"tests.fakes.FakeSlots.take": take_unasked},
         lambda story: bool(story.limits),
     ),

@@ -102,15 +102,16 @@ def make(seed: int) -> Story:
         has_fatal_log=has_fatal_log,
         refuses_tags=has_tags and tagging.random() < 0.15,
     )
-    busy = random.Random(f"busy in {seed}")
-    return replace(story, fault_rates=_busy_rates(busy)) if busy.random() < 0.1 else story
+    starting = random.Random(f"starts in {seed}")
+    return replace(story, fault_rates=_rates_of_starts(starting)) if starting.random() < 0.2 else story
 
 
-def _busy_rates(rng: random.Random) -> FaultRates:
-    """The executor starts builds and its answer is lost, or it says Busy."""
-    rates = {"call": 0.003, "message": 0.1, "event": 0.01, "tick": 0.01, "run": 0.0, "executor.submit": 0.7}
+def _rates_of_starts(rng: random.Random) -> FaultRates:
+    """The answer to a start is lost, and its repetition is answered Busy, or comes late."""
+    rates = {"call": 0.003, "message": 0.1, "event": 0.01, "tick": 0.01, "run": 0.1}
     lost = rng.choice((Fault.LOST, Fault.SLOW_LOST, Fault.ENDS_AFTER))
-    return FaultRates(rates, frozenset({Fault.BUSY, lost}), has_failing_methods=False, frequent=None)
+    kinds = frozenset({lost, rng.choice((Fault.BUSY, Fault.SLOW))})
+    return FaultRates({**rates, "executor.submit": 0.7, "registry.prepare": 0.4}, kinds, False, None)
 
 
 def _fault_rates(rng: random.Random, deletes_project: bool) -> FaultRates:

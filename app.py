@@ -38,6 +38,7 @@ PROJECT = "/{owner}/{project}"
 BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
 SECRET = PROJECT + "/secrets/{secret}"
+TOKENS = "/users/{user}/tokens"
 UPLOAD = PROJECT + "/repo/upload"
 PAGE = settings.api_prefix().removesuffix("/v1") + "/ui"
 PAGING = ("limit", "offset")
@@ -48,6 +49,7 @@ MADE_ONCE: dict[str, Any] = {"status": CREATED, "headers": ("Idempotency-Key",)}
 MADE_ONCE["refusals"] = (HTTPStatus.UNPROCESSABLE_ENTITY,)
 ROUTES: list[web.Route] = []
 Does = Callable[..., object]  # a use case that is called with services and caller first
+NAMED = ("key", "owner", "project", "secret", "offer_id", "user", "token_id")  # then with these, if the path has them
 
 
 def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
@@ -127,7 +129,7 @@ def refuse_password_login(call: web.Call) -> NoReturn:
     accounts.refuse_password_login()
 
 
-@route("/users/{user}/tokens", "GET")
+@route(TOKENS, "GET")
 def list_tokens(call: web.Call, user: str) -> schemas.Page[schemas.Token]:
     """The valid tokens of a user, oldest first, all on one page."""
     found = accounts.tokens(call.services, call.token, user)
@@ -135,19 +137,9 @@ def list_tokens(call: web.Call, user: str) -> schemas.Page[schemas.Token]:
     return schemas.Page(len(found), None, None, shown)
 
 
-@route("/users/{user}/tokens", "POST", status=CREATED, body=schemas.TokenFields)
+@route(TOKENS, "POST", status=CREATED, body=schemas.TokenFields)
 def issue_token(call: web.Call, user: str) -> schemas.NewUser:
     return serializers.new_user(accounts.issue_token(call.services, call.token, user, call.fields()))
-
-
-@route("/users/{user}/tokens", "DELETE", status=NO_CONTENT)
-def revoke_tokens(call: web.Call, user: str) -> None:
-    accounts.revoke_tokens(call.services, call.token, user)
-
-
-@route("/users/{user}/tokens/{token_id}", "DELETE", status=NO_CONTENT)
-def revoke_token(call: web.Call, user: str, token_id: str) -> None:
-    accounts.revoke_token(call.services, call.token, user, token_id)
 
 
 # Projects
@@ -217,11 +209,6 @@ def list_secrets(call: web.Call, owner: str, project: str) -> schemas.SecretName
     return schemas.SecretNames(list(secrets.names(call.services, call.user, owner, project)))
 
 
-@route(SECRET, "PUT", status=NO_CONTENT, body=schemas.SecretFields)
-def put_secret(call: web.Call, owner: str, project: str, secret: str) -> None:
-    secrets.put(call.services, call.user, owner, project, secret, call.fields().get("value"))
-
-
 # Builds
 
 
@@ -280,18 +267,20 @@ def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     return serializers.build_detail(changed, call.services)
 
 
-# Actions on a project or a build; the answer has no body
+# Actions on tokens, a project or a build; the answer has no body
 
 
 def act(
     name: str, method: str, path: str, do: Does, status: HTTPStatus = OK, *, many: Does | None = None, **about: Any
 ) -> None:
-    """A route that calls `do` for what its path names, with the fields of the body if it takes one. With `many`, which
-    raises what refuses a caller any build of a project, another route does it for builds that its body names."""
+    """A route that calls `do` for what its path names, with the fields of the body if it takes one; for a user, with
+    the caller's token. With `many`, which raises what refuses a caller any build of a project, another route does it
+    for builds that its body names."""
 
     def view(call: web.Call, **named: Any) -> None:
-        where = [named[each] for each in ("key", "owner", "project", "secret", "offer_id") if each in named]
-        do(call.services, call.user, *where, *([call.fields()] if "body" in about else []))
+        where = [named[each] for each in NAMED if each in named]
+        who = call.token if "user" in named else call.user
+        do(call.services, who, *where, *([call.fields()] if "body" in about else []))
 
     view.__name__ = name
     route(path, method, status=status, **about)(view)
@@ -308,10 +297,13 @@ def act(
     route(f"{BUILDS}/{name.partition('_')[0]}", "POST", body=schemas.BuildIds)(view_of_many)
 
 
+act("revoke_tokens", "DELETE", TOKENS, accounts.revoke_tokens, NO_CONTENT)
+act("revoke_token", "DELETE", TOKENS + "/{token_id}", accounts.revoke_token, NO_CONTENT)
 act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True), NO_CONTENT)
 act("archive_project", "POST", PROJECT + "/archive", projects.archive)
 act("restore_project", "POST", PROJECT + "/restore", projects.restore)
 act("complete_upload", "POST", UPLOAD + "/offers/{offer_id}", sources.complete, refusals=(BAD_REQUEST, TOO_LARGE))
+act("put_secret", "PUT", SECRET, secrets.put, NO_CONTENT, body=schemas.SecretFields)
 act("delete_secret", "DELETE", SECRET, secrets.delete, NO_CONTENT)
 act("forget_git", "DELETE", PROJECT + "/repo/external", sources.forget_git, NO_CONTENT)
 act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)

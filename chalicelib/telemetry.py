@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chalicelib import settings
 from chalicelib.domain.build import Build, BuildKey
@@ -72,24 +72,17 @@ def saw(build: Build) -> Build:
 
 
 def add_fields(stack: str, record: logging.LogRecord) -> bool:
-    """A logging filter that adds fields to a record."""
+    """A logging filter that adds fields to a record, also those from which CloudWatch makes metrics."""
     fields = record.__dict__
     for name, value in _about.get({}).items():
         fields.setdefault(name, value)
     measures = {name: number for name, number in fields.pop("measures", {}).items() if number}
     if measures:  # a metric costs for each month in which it is sent
-        fields.update(embedded(stack, measures, int(record.created * 1000)))
+        units = [{"Name": name, "Unit": "Seconds" if name.endswith("Seconds") else "Count"} for name in measures]
+        metrics = {"Namespace": NAMESPACE, "Dimensions": [["Stack"]], "Metrics": units}
+        embedded = {"Timestamp": int(record.created * 1000), "CloudWatchMetrics": [metrics]}
+        fields.update({"_aws": embedded, "Stack": stack, **measures})
     return True
-
-
-def embedded(stack: str, measures: Mapping[str, float], at_ms: int) -> dict[str, Any]:
-    """The fields from which CloudWatch makes metrics; the time is in milliseconds since 1970."""
-    metrics = {
-        "Namespace": NAMESPACE,
-        "Dimensions": [["Stack"]],
-        "Metrics": [{"Name": name, "Unit": "Seconds" if name.endswith("Seconds") else "Count"} for name in measures],
-    }
-    return {"_aws": {"Timestamp": at_ms, "CloudWatchMetrics": [metrics]}, "Stack": stack, **measures}
 
 
 def _recorder() -> "AsyncAWSXRayRecorder | None":

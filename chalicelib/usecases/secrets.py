@@ -1,6 +1,7 @@
 """A project's secrets: its owner sets and lists them, and only builds get their values."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from chalicelib.domain.build import Build, BuildBody
 from chalicelib.domain.materials import MAX_SECRETS, checked_value, git_credential, masks
@@ -12,10 +13,10 @@ from chalicelib.ports import Services
 from chalicelib.usecases import projects
 
 
-def put(services: Services, caller: User, owner: str, name: str, secret: str, value: object) -> None:
+def put(services: Services, caller: User, owner: str, name: str, secret: str, fields: dict[str, Any]) -> None:
     """Sets a secret. Raises NotFound, Forbidden, Invalid."""
     project = projects.writable(services, caller, owner, name)
-    value = checked_value(secret, value)
+    value = checked_value(secret, fields.get("value"))
     known = services.secrets.names(project)
     if secret not in known and len(known) >= MAX_SECRETS:
         raise Invalid([f"A project can have {MAX_SECRETS} secrets; delete one first."])

@@ -197,7 +197,7 @@ def fill(on: World) -> None:
     on.make("deleted builds", lambda: on.end_a_build("vision"), "row")
     builds.archive(services, ADA, BuildKey("ada", "vision", 4), delete=True)
     on.make("projects", lambda: on.end_a_build("old"), "row")
-    on.make("secrets", lambda: secrets.put(services, ADA, "ada", "old", "token", "v"))
+    on.make("secrets", lambda: secrets.put(services, ADA, "ada", "old", "token", {"value": "v"}))
     on.make("caches", lambda: services.registry.prepare(on.image("old")), f"repository {on.name}-cache/")
     projects.archive(services, ADA, "ada", "old", delete=True)
 
@@ -207,7 +207,7 @@ def stay(on: World) -> None:
     accounts.ensure_superuser(on.services, "ada")
     on.end_a_build("vision")
     on.keep_a_log(1)
-    secrets.put(on.services, ADA, "ada", "vision", "token", "v")
+    secrets.put(on.services, ADA, "ada", "vision", "token", {"value": "v"})
     on.services.registry.prepare(on.image("vision"))
 
 

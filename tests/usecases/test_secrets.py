@@ -22,7 +22,7 @@ def with_secret(name: str, mount: str = "pip") -> dict[str, object]:
 
 
 def put(services: FakeServices, name: str = "token", value: object = VALUE) -> None:
-    secrets.put(services, ADA, "ada", "vision", name, value)
+    secrets.put(services, ADA, "ada", "vision", name, {"value": value})
 
 
 def materials(services: FakeServices, key: BuildKey) -> dict[str, str]:
@@ -94,7 +94,7 @@ def test_a_project_has_fifty_at_most(services: FakeServices, create: Create) -> 
 def test_others_may_not_even_know_the_names(services: FakeServices, create: Create) -> None:
     for touch in (
         lambda: secrets.names(services, BOB, "ada", "vision"),
-        lambda: secrets.put(services, BOB, "ada", "vision", "token", "v"),
+        lambda: secrets.put(services, BOB, "ada", "vision", "token", {"value": "v"}),
         lambda: secrets.delete(services, BOB, "ada", "vision", "token"),
     ):
         with pytest.raises(Forbidden):

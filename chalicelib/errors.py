@@ -114,6 +114,16 @@ def checked(fields: Mapping[str, Any], rules: Mapping[str, Callable[[str, Any], 
     return made
 
 
+def list_of(rule: Callable[[str, Any], Any], of: str, most: int) -> Callable[[str, Any], Any]:
+    """The rule of a list whose entries follow `rule`: of at most so many of what they are."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        require(isinstance(value, list) and len(value) <= most, f"`{name}` must be a list of at most {most} {of}.")
+        return tuple(rule(f"{name}[{i}]", each) for i, each in enumerate(value))
+
+    return check
+
+
 def quoted(names: Sequence[str]) -> str:
     """Names for a sentence, cut if they are too long or too many."""
     return ", ".join(f"`{name[:64]}`" for name in names[:10])

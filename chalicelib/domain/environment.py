@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from chalicelib.errors import Invalid, checked, quoted, refuse, require
+from chalicelib.errors import Invalid, checked, list_of, quoted, refuse, require
 
 PREFIX = "user.slipway/"
 MAX_ENTRIES = 10  # they are part of the build's record, which must stay small
@@ -105,8 +105,9 @@ def placement(environment: Environment, node_keys: Collection[str] | None) -> Pl
     if node_keys is None:
         del rules["labels"], rules["annotations"]  # nobody asks for them, and the image is the same
     else:
-        of_nodes = {"node_selector": _selector, "tolerations": _tolerations}
-        rules |= {name: partial(rule, node_keys=node_keys) for name, rule in of_nodes.items()}
+        toleration = partial(_toleration, node_keys=node_keys)
+        rules["node_selector"] = partial(_selector, node_keys=node_keys)
+        rules["tolerations"] = list_of(toleration, "tolerations", MAX_ENTRIES)
         rules |= {name: partial(_texts, pattern=pattern, words=words) for name, (pattern, words) in _TEXTS.items()}
     asked = {name: value for name, value in environment.document.items() if value}
     wanted = checked(asked, rules, "environment.")
@@ -158,12 +159,6 @@ def _selector(name: str, value: Any, node_keys: Collection[str]) -> dict[str, st
         _check_key(name, key, node_keys)
         _check_word(f"{name}.{key}", text)
     return dict(value)
-
-
-def _tolerations(name: str, value: Any, node_keys: Collection[str]) -> tuple[dict[str, str], ...]:
-    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
-        refuse(f"`{name}` must be a list of at most {MAX_ENTRIES} tolerations.")
-    return tuple(_toleration(f"{name}[{i}]", each, node_keys) for i, each in enumerate(value))
 
 
 def _toleration(name: str, value: Any, node_keys: Collection[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
 from chalicelib.domain.environment import Environment, parse_environment
-from chalicelib.errors import checked, quoted, refuse, require
+from chalicelib.errors import checked, list_of, quoted, refuse, require
 
 MAX_STEPS = 200
 MAX_VALUE = 4_096  # characters of one step, image or value; Docker reads lines up to 64 KB
@@ -184,16 +184,6 @@ def _image(name: str, value: Any) -> str:
     return image
 
 
-def _each(rule: Callable[[str, Any], Any], of: str, most: int = MAX_STEPS) -> Callable[[str, Any], Any]:
-    """The rule of a list whose entries follow `rule`: of at most so many of what they are."""
-
-    def check(name: str, value: Any) -> tuple[Any, ...]:
-        require(isinstance(value, list) and len(value) <= most, f"`{name}` must be a list of at most {most} {of}.")
-        return tuple(rule(f"{name}[{i}]", each) for i, each in enumerate(value))
-
-    return check
-
-
 def _step(name: str, value: Any) -> str:
     """A command. YAML's block scalars end with a line end and may go on after a backslash, as in Dockerfiles."""
     if isinstance(value, str) and len(value) <= MAX_VALUE:
@@ -225,7 +215,7 @@ def _build_args(name: str, value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _secrets(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    secrets = _each(_secret, "entries like `{id: …, from: …}`", MAX_SECRETS)(name, value)
+    secrets = list_of(_secret, "entries like `{id: …, from: …}`", MAX_SECRETS)(name, value)
     require(len(dict(secrets)) == len(secrets), f"`{name}` must not have an id twice.")
     return secrets  # type: ignore[no-any-return]
 
@@ -303,8 +293,8 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "image": _image,
     "dockerfile": _path,
     "context": _path,
-    "build_steps": _each(_step, "commands"),
-    "env_vars": _each(_env_var, "[NAME, value] pairs"),
+    "build_steps": list_of(_step, "commands", MAX_STEPS),
+    "env_vars": list_of(_env_var, "[NAME, value] pairs", MAX_STEPS),
     "build_args": _build_args,
     "secrets": _secrets,
     "lang_env": _lang,

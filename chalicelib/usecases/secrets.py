@@ -8,7 +8,7 @@ from chalicelib.domain.materials import MAX_SECRETS, checked_value, git_credenti
 from chalicelib.domain.project import Project
 from chalicelib.domain.spec import GIT_TOKEN, Spec
 from chalicelib.domain.user import User
-from chalicelib.errors import Gone, Invalid
+from chalicelib.errors import Gone, Invalid, require
 from chalicelib.ports import Services
 from chalicelib.usecases import projects
 
@@ -18,8 +18,7 @@ def put(services: Services, caller: User, owner: str, name: str, secret: str, fi
     project = projects.writable(services, caller, owner, name)
     value = checked_value(secret, fields.get("value"))
     known = services.secrets.names(project)
-    if secret not in known and len(known) >= MAX_SECRETS:
-        raise Invalid([f"A project can have {MAX_SECRETS} secrets; delete one first."])
+    require(secret in known or len(known) < MAX_SECRETS, f"A project can have {MAX_SECRETS} secrets; delete one first.")
     services.secrets.put(project, secret, value)
 
 

@@ -248,33 +248,29 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
 
     @wraps(view)
     def handle(**captured: str) -> Response:
-        started_at = time.perf_counter()
-        request = app.current_request
+        started_at, user, request = time.perf_counter(), None, app.current_request
         assert request is not None, "views run within a request"
-        who: list[str] = []
         with telemetry.work(view.__name__):
-            response = _bounded(answered(request, captured, who))
+            try:
+                services = wiring.services()
+                token, parameters = _token(request, anonymous), _path_parameters(captured)
+                opening = parameters.get("key") if request.method == "GET" else None
+                user = accounts.authenticate(services, token, opening) if token is not None else None
+                if user is not None:
+                    throttle.admit(services, user.name, services.settings.requests_per_minute)
+                if "key" in parameters:
+                    telemetry.about(parameters["key"])
+                answer = _shown(view, Call(services, user, request), parameters)
+                response = _unless_known(request, _response(answer, status))
+            except Exception as error:
+                response = _refusal(error, view.__name__)
+            response = _bounded(response)
             duration_ms = round((time.perf_counter() - started_at) * 1000)
             fields: dict[str, Any] = {"status": response.status_code, "duration_ms": duration_ms}
             if request.method != "GET":  # one line for an audit: who changed what
-                fields |= {"action": view.__name__, "by": who[0] if who else None, **captured}
+                fields |= {"action": view.__name__, "by": user and user.name, **captured}
             log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
         return response
-
-    def answered(request: Request, captured: Mapping[str, str], who: list[str]) -> Response:
-        try:
-            services = wiring.services()
-            token, parameters = _token(request, anonymous), _path_parameters(captured)
-            opening = parameters.get("key") if request.method == "GET" else None
-            user = accounts.authenticate(services, token, opening) if token is not None else None
-            if user is not None:
-                who.append(user.name)
-                throttle.admit(services, user.name, services.settings.requests_per_minute)
-            if "key" in parameters:
-                telemetry.about(parameters["key"])
-            return _unless_known(request, _response(_shown(view, Call(services, user, request), parameters), status))
-        except Exception as error:
-            return _refusal(error, view.__name__)
 
     return handle
 

@@ -9,7 +9,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 END_MARK = "slipway-end"  # the steps print it with the build's nonce as the last line
@@ -119,17 +119,15 @@ class Block:
     pieces: bytes  # 64-bit numbers, compressed
 
 
-@dataclass
 class Table:
     """Finds positions in a stored text, whose times are only seconds. Made while the log is stored."""
 
-    blocks: list[Block] = field(default_factory=list)
-    _position: Position = field(default_factory=Position)
-    _begin: tuple[int, int, int] = (0, 0, 0)
-    _pieces: "array[int]" = field(default_factory=lambda: array("Q"))
-
     BLOCK_BYTES = 64 * 1024  # of text in a block, about
     BLOCK_PIECES = 8_192  # at most
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self._position, self._begin, self._pieces = Position(), (0, 0, 0), array("Q")
 
     def add(self, at: datetime, lines: int, byte: int) -> None:
         """Adds a piece that added `lines` to the text, which then has `byte` bytes."""

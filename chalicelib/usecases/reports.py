@@ -73,20 +73,18 @@ def report_lines(services: Services, caller: User, key: BuildKey, lines: Any) ->
         raise Invalid(["Send lines of the log: a JSON text, or a list of texts."])
     added = [line for text in texts for line in text.splitlines()]
     size = sum(len(line.encode()) + LINE_OVERHEAD_BYTES for line in added)
-    log: list[str] = []
 
     def point(build: Build, now: datetime) -> Build:
         require(build.stored_log_bytes is None, "The build has ended and its log is stored: it accepts no more lines.")
         reported, most = (build.reported_log_bytes or 0) + size, services.settings.max_stored_log_bytes
         require(reported <= most, f"A build can report {most} bytes of lines, {LINE_OVERHEAD_BYTES} for each included.")
-        log[:] = [build.log or services.logs.reported(build)]
         # After the end, the log is stored only after these lines have arrived.
         check_at = now + (LOOK_AGAIN if build.is_done else HEARTBEAT)
-        return replace(build, log=log[0], check_at=check_at, reported_log_bytes=reported)
+        log = build.log or services.logs.reported(build)
+        return replace(build, log=log, check_at=check_at, reported_log_bytes=reported)
 
-    _change(services, caller, key, point)
-    now = services.now()
-    services.logs.append(log[0], [LogLine(now, line) for line in added])
+    build, now = _change(services, caller, key, point), services.now()
+    services.logs.append(build.log or "", [LogLine(now, line) for line in added])
 
 
 @retry_on_conflict

@@ -38,6 +38,6 @@ def test_a_token_of_another_kind_is_refused() -> None:
 def test_a_token_is_a_request_to_the_sts_of_its_region(region: str) -> None:
     """In China it has another domain; the SDK knows which."""
     session = boto3.Session("AKIDEXAMPLE", "secret", region_name=region)
-    token = bearer_token(session, "lab", region).removeprefix("k8s-aws-v1.")
+    token = bearer_token(session, "lab").removeprefix("k8s-aws-v1.")
     url = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
     assert f"https://{urlsplit(url).netloc}" == session.client("sts").meta.endpoint_url

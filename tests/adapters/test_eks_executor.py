@@ -187,7 +187,7 @@ def test_a_token_is_replaced_before_the_cluster_would_refuse_it(
 
 def test_a_token_names_its_cluster_and_is_good_for_a_while(fake: FakeKubernetes) -> None:
     def status(cluster: str = "lab") -> int:
-        token = bearer_token(boto3.Session(), cluster, "us-east-1")
+        token = bearer_token(boto3.Session(region_name="us-east-1"), cluster)
         return fake.answer("GET", f"/api/v1/namespaces/{fake.namespace}/pods", token, b"")[0]
 
     assert status() == 200

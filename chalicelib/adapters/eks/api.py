@@ -32,9 +32,9 @@ _RETRIES = urllib3.Retry(
 )
 
 
-def bearer_token(session: Any, cluster: str, region: str) -> str:
+def bearer_token(session: Any, cluster: str) -> str:
     """A token for EKS: a presigned request to STS that names the cluster. Raises Unavailable without credentials."""
-    credentials = session.get_credentials()
+    credentials, region = session.get_credentials(), session.region_name
     if credentials is None:
         raise Unavailable("There are no AWS credentials to reach the cluster with.")
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
@@ -58,7 +58,7 @@ class KubernetesApi:
     ) -> None:
         self._cluster, self._endpoint, self._certificate = cluster, endpoint, certificate
         self._clock = clock
-        self._make_token = token or self._sign
+        self._make_token = token or (lambda: bearer_token(boto3.Session(), cluster))
         self._token, self._token_until = "", 0.0
 
     def call(
@@ -95,10 +95,6 @@ class KubernetesApi:
                 found = boto3.client("eks").describe_cluster(name=self._cluster)["cluster"]
             self._endpoint, self._certificate = found["endpoint"], found["certificateAuthority"]["data"]
         return urllib3.PoolManager(ssl_context=_trusting(self._certificate), timeout=_TIMEOUT, retries=_RETRIES)
-
-    def _sign(self) -> str:
-        session = boto3.Session()
-        return bearer_token(session, self._cluster, session.region_name)
 
 
 def _trusting(certificate: str) -> ssl.SSLContext:

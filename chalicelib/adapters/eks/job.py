@@ -111,7 +111,7 @@ def _pod(placement: Placement, eks: EksSettings) -> Json:
         "terminationGracePeriodSeconds": 10,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        **({"securityContext": users} if _is_rootless(eks) else {"hostUsers": False}),
+        **({"securityContext": users} if eks.profile == "rootless" else {"hostUsers": False}),
         "nodeSelector": {
             "kubernetes.io/os": "linux",
             "kubernetes.io/arch": eks.architecture,
@@ -137,7 +137,7 @@ def _fetch_container(eks: EksSettings, variables: Mapping[str, str]) -> Json:
 
 
 def _build_container(build: Build, eks: EksSettings, plain_http: bool, variables: Mapping[str, str]) -> Json:
-    rootless = _is_rootless(eks)
+    rootless = eks.profile == "rootless"
     state = "/home/user/.local/share/buildkit" if rootless else "/var/lib/buildkit"
     plain = ",registry.insecure=true" if plain_http else ""
     own = {
@@ -161,10 +161,6 @@ def _build_container(build: Build, eks: EksSettings, plain_http: bool, variables
         "securityContext": _ROOTLESS if rootless else {"privileged": True},  # within the user namespace
         "volumeMounts": [*_MOUNTS, {"name": "state", "mountPath": state}],
     }
-
-
-def _is_rootless(eks: EksSettings) -> bool:
-    return eks.profile == "rootless"
 
 
 def _buildkit_image(eks: EksSettings) -> str:

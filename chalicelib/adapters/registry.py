@@ -130,8 +130,21 @@ class EcrRegistry(HttpRegistry):
 
     def prepare(self, image: str) -> None:
         images, cache = rights(image).own
-        self._make_repository(images)
-        self._make_cache(cache)
+        exists, scanned = self._ecr.exceptions.RepositoryAlreadyExistsException, {"scanOnPush": True}
+        with answered("ECR"):
+            try:
+                self._ecr.create_repository(repositoryName=images, imageScanningConfiguration=scanned, **self._tags)
+            except exists:  # its setting may be older
+                self._ecr.put_image_tag_mutability(repositoryName=images, **self._tags)
+            if self._lifecycle:
+                self._ecr.put_lifecycle_policy(repositoryName=images, lifecyclePolicyText=self._lifecycle)
+            else:
+                with suppress(self._ecr.exceptions.LifecyclePolicyNotFoundException):
+                    self._ecr.delete_lifecycle_policy(repositoryName=images)
+            with suppress(exists):
+                self._ecr.create_repository(repositoryName=cache, imageTagMutability="MUTABLE")
+            policy = _lifecycle(({"tagStatus": "untagged"}, 0, UNTAGGED_DAYS), ({"tagStatus": "any"}, 0, CACHED_DAYS))
+            self._ecr.put_lifecycle_policy(repositoryName=cache, lifecyclePolicyText=policy)
 
     def forget_cache(self, image: str) -> None:
         with answered("ECR"), suppress(self._ecr.exceptions.RepositoryNotFoundException):
@@ -142,26 +155,6 @@ class EcrRegistry(HttpRegistry):
             token = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
         assert base64.b64decode(token).startswith(b"AWS:")
         return {"Authorization": f"Basic {token}"}
-
-    def _make_repository(self, name: str) -> None:
-        scanned = {"scanOnPush": True}
-        with answered("ECR"):
-            try:
-                self._ecr.create_repository(repositoryName=name, imageScanningConfiguration=scanned, **self._tags)
-            except self._ecr.exceptions.RepositoryAlreadyExistsException:  # its setting may be older
-                self._ecr.put_image_tag_mutability(repositoryName=name, **self._tags)
-            if self._lifecycle:
-                self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=self._lifecycle)
-            else:
-                with suppress(self._ecr.exceptions.LifecyclePolicyNotFoundException):
-                    self._ecr.delete_lifecycle_policy(repositoryName=name)
-
-    def _make_cache(self, name: str) -> None:
-        with answered("ECR"):
-            with suppress(self._ecr.exceptions.RepositoryAlreadyExistsException):
-                self._ecr.create_repository(repositoryName=name, imageTagMutability="MUTABLE")
-            policy = _lifecycle(({"tagStatus": "untagged"}, 0, UNTAGGED_DAYS), ({"tagStatus": "any"}, 0, CACHED_DAYS))
-            self._ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=policy)
 
 
 def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | None:
@@ -178,14 +171,13 @@ def image_lifecycle(count: int, days: int, protected: Sequence[str]) -> str | No
 
 def _lifecycle(*rules: tuple[Mapping[str, Any], int, int]) -> str:
     """A lifecycle policy. A rule has the images that it selects, and how many, or those of how many days, stay."""
-
-    def selection(tags: Mapping[str, Any], count: int, days: int) -> dict[str, Any]:
-        if count:
-            return {**tags, "countType": "imageCountMoreThan", "countNumber": count}
-        return {**tags, "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days}
-
-    chosen = [{"selection": selection(*rule), "action": {"type": "expire"}} for rule in rules]
-    return json.dumps({"rules": [{"rulePriority": number, **each} for number, each in enumerate(chosen, 1)]})
+    made = []
+    for number, (tags, count, days) in enumerate(rules, 1):
+        newest = {"countType": "imageCountMoreThan", "countNumber": count}
+        young = {"countType": "sinceImagePushed", "countUnit": "days", "countNumber": days}
+        selection = {**tags, **(newest if count else young)}
+        made.append({"rulePriority": number, "selection": selection, "action": {"type": "expire"}})
+    return json.dumps({"rules": made})
 
 
 class EcrLogins:

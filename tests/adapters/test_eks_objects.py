@@ -146,14 +146,14 @@ def test_disk_becomes_ephemeral_storage() -> None:
 @pytest.mark.parametrize(
     ("wanted", "requests", "limits"),
     [
-        (None, ("1", "2048Mi"), (None, "4096Mi")),
+        (None, ("1000m", "2048Mi"), (None, "4096Mi")),
         ({"cpu": {"requests": 0.25}}, ("250m", "2048Mi"), (None, "4096Mi")),
         ({"cpu": {"limits": 0.5}}, ("500m", "2048Mi"), ("500m", "4096Mi")),
-        ({"cpu": {"requests": 2, "limits": 4.5}}, ("2", "2048Mi"), ("4500m", "4096Mi")),
-        ({"memory": {"requests": 8192}}, ("1", "8192Mi"), (None, "8192Mi")),
-        ({"memory": {"limits": 512}}, ("1", "512Mi"), (None, "512Mi")),
-        ({"memory": {"requests": 100.5, "limits": 200}}, ("1", "101Mi"), (None, "200Mi")),
-        ({"cpu": {"requests": 0}, "memory": {"limits": 0}}, ("1", "2048Mi"), (None, "4096Mi")),
+        ({"cpu": {"requests": 2, "limits": 4.5}}, ("2000m", "2048Mi"), ("4500m", "4096Mi")),
+        ({"memory": {"requests": 8192}}, ("1000m", "8192Mi"), (None, "8192Mi")),
+        ({"memory": {"limits": 512}}, ("1000m", "512Mi"), (None, "512Mi")),
+        ({"memory": {"requests": 100.5, "limits": 200}}, ("1000m", "101Mi"), (None, "200Mi")),
+        ({"cpu": {"requests": 0}, "memory": {"limits": 0}}, ("1000m", "2048Mi"), (None, "4096Mi")),
     ],
 )
 def test_amounts_become_quantities(wanted: Any, requests: Any, limits: Any) -> None:

@@ -25,8 +25,12 @@ ATTEMPT, UUID = "slipway/attempt", "slipway/uuid"  # labels
 BUILD, HAS_SECRET = "slipway/build", "slipway/has-secret"  # annotations
 
 JOB_TTL_SECONDS = 3600  # how long a Job stays after its end: its log is shipped, and late repeats find it
-# For each of AMOUNTS: the name in Kubernetes, the default request, the default limit; cores and MiB.
-_AMOUNTS = {"cpu": ("cpu", 1, 0), "memory": ("memory", 2_048, 4_096), "disk": ("ephemeral-storage", 10_240, 20_480)}
+# Of a spec's cores and MiB: the name in Kubernetes, the factor and its unit, the default request and limit (0: none).
+_AMOUNTS = {
+    "cpu": ("cpu", 1_000, "m", 1, 0),
+    "memory": ("memory", 1, "Mi", 2_048, 4_096),
+    "disk": ("ephemeral-storage", 1, "Mi", 10_240, 20_480),
+}
 # Autoscalers must not move a pod: its build would begin again.
 _STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
@@ -54,8 +58,6 @@ def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
         "metadata": {"name": name, "namespace": eks.namespace, "labels": labels, "annotations": annotations},
         "spec": {
             "backoffLimit": 0,  # we count attempts ourselves
-            "completions": 1,
-            "parallelism": 1,
             "activeDeadlineSeconds": (settings.queue_timeout_minutes + build_minutes) * 60,
             "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
             "template": {
@@ -72,7 +74,7 @@ def job_of(build: Build, eks: EksSettings, settings: Settings) -> Json:
                         {"name": "work", "emptyDir": {}},
                         {"name": "state", "emptyDir": {}},
                         {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
-                        {"name": "secret", "secret": {"secretName": _secret_name(name)}},
+                        {"name": "secret", "secret": {"secretName": f"{name}-secret"}},
                     ],
                 },
             },
@@ -88,7 +90,7 @@ def secret_of(job: Json, secret: str) -> Json:
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": _secret_name(metadata["name"]),
+            "name": f"{metadata['name']}-secret",
             "namespace": metadata["namespace"],
             "labels": dict(_MANAGED),
             "ownerReferences": [owner],
@@ -96,10 +98,6 @@ def secret_of(job: Json, secret: str) -> Json:
         "type": "Opaque",
         "data": {"secret": base64.b64encode(secret.encode()).decode()},
     }
-
-
-def _secret_name(job: str) -> str:
-    return f"{job}-secret"
 
 
 def _pod(placement: Placement, eks: EksSettings) -> Json:
@@ -124,13 +122,8 @@ def _pod(placement: Placement, eks: EksSettings) -> Json:
 
 def _fetch_container(eks: EksSettings, variables: Mapping[str, str]) -> Json:
     return {
-        "name": "fetch",
-        "image": _buildkit_image(eks),
+        **_container("fetch", eks, {**variables, **steps.VARIABLES}, None),
         "command": ["sh", "-c", steps.step("prepare_in_pod")],
-        "workingDir": "/work",
-        "env": _env({**variables, **steps.VARIABLES}),
-        "resources": resources_of(None),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": _MOUNTS,
     }
@@ -151,20 +144,24 @@ def _build_container(build: Build, eks: EksSettings, plain_http: bool, variables
         **({"BUILDKITD_FLAGS": "--oci-worker-no-process-sandbox"} if rootless else {}),
     }
     return {
-        "name": "build",
-        "image": _buildkit_image(eks),
+        **_container("build", eks, {**variables, **own}, build.resources),
         "command": ["sh", f"{variables['SLIPWAY_MEMORY']}/run_buildkit", *_BUILDCTL],
-        "workingDir": "/work",
-        "env": _env({**variables, **own}),
-        "resources": resources_of(build.resources),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _ROOTLESS if rootless else {"privileged": True},  # within the user namespace
         "volumeMounts": [*_MOUNTS, {"name": "state", "mountPath": state}],
     }
 
 
-def _buildkit_image(eks: EksSettings) -> str:
-    return eks.image or BUILDKIT[eks.profile]
+def _container(name: str, eks: EksSettings, variables: Mapping[str, str], resources: Mapping[str, Any] | None) -> Json:
+    """What both containers have. `$` is doubled in values, because Kubernetes expands `$(NAME)` and turns `$$` into
+    `$`."""
+    return {
+        "name": name,
+        "image": eks.image or BUILDKIT[eks.profile],
+        "workingDir": "/work",
+        "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()],
+        "resources": resources_of(resources),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
 
 
 _MOUNTS: list[Json] = [
@@ -188,22 +185,10 @@ def resources_of(wanted: Mapping[str, Any] | None) -> Json:
     """Requests and limits as quantities, from a spec's numbers (cores, MiB); 0 means not given. If only one of the two
     is given, the default of the other is adjusted, so that no request exceeds its limit."""
     requests, limits = {}, {}
-    for kind, (name, request, limit) in _AMOUNTS.items():
+    for kind, (name, factor, unit, request, limit) in _AMOUNTS.items():
         amounts = (wanted or {}).get(kind) or {}
         ask, most = amounts.get("requests") or 0, amounts.get("limits") or 0
-        requests[name] = _quantity(name, ask or min(most or request, request))
+        requests[name] = f"{math.ceil((ask or min(most or request, request)) * factor)}{unit}"
         if most or limit:
-            limits[name] = _quantity(name, most or max(ask, limit))
+            limits[name] = f"{math.ceil((most or max(ask, limit)) * factor)}{unit}"
     return {"requests": requests, "limits": limits}
-
-
-def _quantity(name: str, amount: float) -> str:
-    if name != "cpu":
-        return f"{math.ceil(amount)}Mi"
-    thousandths = max(math.ceil(amount * 1000), 1)
-    return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
-
-
-def _env(variables: Mapping[str, str]) -> list[Json]:
-    """Variables for a container. `$` is doubled, because Kubernetes expands `$(NAME)` and turns `$$` into `$`."""
-    return [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()]

@@ -31,11 +31,8 @@ def observation_of(job: Json | None, pod: Json | None, log_group: str) -> Observ
         handle=handle,
         log=_log(pod, log_group),
         steps=steps_of(_stages(metadata, pod)),
-        outcome=end.outcome,
-        ended_at=end.at,
-        reason=end.reason,
-        has_own_reason=end.has_own_reason,
         trouble=_trouble(pod) if end.outcome is None and pod else None,
+        **end._asdict(),
     )
 
 
@@ -52,9 +49,11 @@ def _stages(metadata: Json, pod: Json | None) -> Iterator[tuple[Status, datetime
 
 
 class _End(NamedTuple):
+    """What an Observation says of the end."""
+
     outcome: Outcome | None = None
     reason: str | None = None
-    at: datetime | None = None
+    ended_at: datetime | None = None
     has_own_reason: bool = True
 
 
@@ -63,7 +62,7 @@ def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
     if status.get("phase") == "Succeeded" or _condition(job, "Complete"):
         state = _container(pod, "build").get("state", {})
         at = (state.get("terminated") or {}).get("finishedAt")
-        return _End(Outcome.SUCCEEDED, at=at and _time(at))
+        return _End(Outcome.SUCCEEDED, ended_at=at and _time(at))
     failed = _condition(job, "Failed") or _condition(job, "FailureTarget")
     if is_deleted:
         return _End()  # it is being stopped; the build ends when its pod is gone

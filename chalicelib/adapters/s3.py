@@ -1,14 +1,4 @@
-"""Code and logs in S3.
-
-| key                          | what                                             |
-|------------------------------|--------------------------------------------------|
-| code/<sha256>.tar.gz, .json  | an uploaded archive and what is in it            |
-| builds/<build uuid>/…        | files of an older version for a build; the bucket deletes them |
-| uploads/<project uuid>/<id>  | an upload by an offer; the bucket deletes it      |
-| logs/<build uuid>.txt        | the whole log of a build that has ended          |
-| logs/<build uuid>.positions  | a table of the log's positions (MessagePack)     |
-| logs/<build uuid>.steps      | the build's steps, read from the log (JSON)      |
-"""
+"""Code and logs in S3. Below `builds/` is code that an older version laid out; the bucket deletes it."""
 
 from __future__ import annotations
 
@@ -38,8 +28,10 @@ from chalicelib.settings import has_own_s3
 OFFER_SECONDS = 900
 LINK_SECONDS = 60
 STORAGE = "The storage"
-ARCHIVE, LISTING = "code/{}.tar.gz", "code/{}.json"  # of a SHA-256
-LOG, TABLE, STEPS = "logs/{}.txt", "logs/{}.positions", "logs/{}.steps"  # of a build's uuid
+ARCHIVE, LISTING = "code/{}.tar.gz", "code/{}.json"  # by a SHA-256: an uploaded archive, and what is in it
+UPLOAD = "uploads/{}/{}"  # by the uuid of a project and the id of an offer; the bucket deletes it
+# By a build's uuid: the log of a build that has ended, a table of its positions (MessagePack), the steps in it (JSON).
+LOG, TABLE, STEPS = "logs/{}.txt", "logs/{}.positions", "logs/{}.steps"
 
 
 class _Bucket:
@@ -90,7 +82,7 @@ class S3Sources(_Bucket):
         with answered(STORAGE, missing=NotFound):
             form = self._s3.generate_presigned_post(
                 self._bucket,
-                f"uploads/{project.uuid}/{offer_id}",
+                UPLOAD.format(project.uuid, offer_id),
                 Conditions=[["content-length-range", 1, max_bytes]],
                 ExpiresIn=OFFER_SECONDS,
             )
@@ -101,7 +93,7 @@ class S3Sources(_Bucket):
             return str(self._s3.generate_presigned_post(self._bucket, "x")["url"])
 
     def received(self, project: Project, offer_id: str) -> IO[bytes]:
-        return self._open(f"uploads/{project.uuid}/{offer_id}")
+        return self._open(UPLOAD.format(project.uuid, offer_id))
 
     def discard(self, build: Build) -> None:
         objects = [{"Key": name.format(build.uuid)} for name in (LOG, TABLE, STEPS)]

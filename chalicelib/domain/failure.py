@@ -46,41 +46,32 @@ _CODES = {
     "139": "segmentation fault",
     "143": "ended by SIGTERM",
 }
-# Texts in an error line, and their meaning; the first match counts. CodeBuild's shared addresses often reach Docker
-# Hub's limit for anonymous pulls.
-_MEANINGS = tuple(
-    (re.compile(pattern, re.I), meaning)
-    for pattern, meaning in (
-        (
-            "toomanyrequests|reached your (?:unauthenticated )?pull rate limit|429 Too Many Requests",
-            "The base image's registry refuses more anonymous pulls for now; use a mirror or log in.",
-        ),
-        ("disk quota exceeded|Wrote only \\d{1,9} of", "The disk is full"),
-        ("cannot allocate memory|out of memory|signal: killed", "The memory is not enough"),
-        ("repository is immutable|tag is immutable", "The image's tag is there already"),
-        ("x509: |certificate verif", "A server's certificate is not trusted"),
-        (
-            "pull access denied|insufficient_scope|authorization failed|no basic auth credentials|"
-            "unauthorized\\b|: denied\\b|403 Forbidden|could not read Username|returned error: 40[13]",
-            "Access is refused",
-        ),
-        ("dockerfile parse error|unknown instruction", "The Dockerfile cannot be read"),
-        (
-            "failed to calculate checksum of ref|copier: stat",
-            "A file that the Dockerfile copies is missing (code is in `build/`)",
-        ),
-        (
-            "connection refused|no such host|Could not resolve host|i/o timeout|TLS handshake timeout|"
-            "Couldn't connect to server|unexpected EOF\\b(?! in)|status: 5\\d\\d|returned error: 5\\d\\d",
-            "A server cannot be reached",
-        ),
-        (
-            "unexpected end of file|not in gzip format|invalid compressed data|EOF in archive|"
-            "not look like a tar archive",
-            "The code's archive is damaged",
-        ),
-    )
-)
+# The meanings of error lines, and the texts that show them, in any case; the first that fits counts. CodeBuild's shared
+# addresses often reach Docker Hub's limit for anonymous pulls.
+_MEANINGS = {
+    "The base image's registry refuses more anonymous pulls for now; use a mirror or log in.": (
+        "toomanyrequests|reached your (?:unauthenticated )?pull rate limit|429 Too Many Requests"
+    ),
+    "The disk is full": "disk quota exceeded|Wrote only \\d{1,9} of",
+    "The memory is not enough": "cannot allocate memory|out of memory|signal: killed",
+    "The image's tag is there already": "repository is immutable|tag is immutable",
+    "A server's certificate is not trusted": "x509: |certificate verif",
+    "Access is refused": (
+        "pull access denied|insufficient_scope|authorization failed|no basic auth credentials|"
+        "unauthorized\\b|: denied\\b|403 Forbidden|could not read Username|returned error: 40[13]"
+    ),
+    "The Dockerfile cannot be read": "dockerfile parse error|unknown instruction",
+    "A file that the Dockerfile copies is missing (code is in `build/`)": (
+        "failed to calculate checksum of ref|copier: stat"
+    ),
+    "A server cannot be reached": (
+        "connection refused|no such host|Could not resolve host|i/o timeout|TLS handshake timeout|"
+        "Couldn't connect to server|unexpected EOF\\b(?! in)|status: 5\\d\\d|returned error: 5\\d\\d"
+    ),
+    "The code's archive is damaged": (
+        "unexpected end of file|not in gzip format|invalid compressed data|EOF in archive|not look like a tar archive"
+    ),
+}
 
 
 def failure_reason(lines: Sequence[str]) -> str | None:
@@ -104,9 +95,10 @@ def _command_or_error(lines: Sequence[str]) -> str | None:
     for line in errors:
         if step := _failed_step(line):
             return step
-    known = ((meaning, line) for line in errors for pattern, meaning in _MEANINGS if pattern.search(line))
-    for meaning, line in known:
-        return meaning if meaning.endswith(".") else f"{meaning}: {line}"
+    for line in errors:
+        for meaning, pattern in _MEANINGS.items():
+            if re.search(pattern, line, re.I):
+                return meaning if meaning.endswith(".") else f"{meaning}: {line}"
     return errors[0] if errors else None
 
 

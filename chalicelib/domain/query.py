@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chalicelib.domain.build import Build
-from chalicelib.errors import Invalid, refuse, require
+from chalicelib.errors import Invalid, checked, refuse, require
 
 MAX_QUERY = 1_000  # characters
 MAX_EXPRESSIONS = 20
@@ -54,15 +54,8 @@ def parse_query(text: str) -> Predicate | None:
     require(expressions, "Query is not valid: it has no expression like `field:value`.")
     is_short = len(expressions) <= MAX_EXPRESSIONS
     require(is_short, f"Query is not valid: it has more than {MAX_EXPRESSIONS} expressions.")
-    predicates: list[Predicate] = []
-    faults: list[str] = []
-    for expression in expressions:
-        try:
-            predicates.append(_expression(expression))
-        except Invalid as fault:
-            faults += fault.sentences()
-    if faults:
-        raise Invalid(faults)
+    by_itself = {expression: expression for expression in expressions}
+    predicates = checked(by_itself, dict.fromkeys(expressions, _expression)).values()
     return lambda build: all(holds(build) for holds in predicates)
 
 
@@ -88,7 +81,7 @@ def _sort_fields(sort: str) -> list[str]:
     return [name for name in names if name.removeprefix("-") in SORTS] or ["-updated_at"]
 
 
-def _expression(expression: str) -> Predicate:
+def _expression(_: str, expression: str) -> Predicate:
     name, colon, condition = (part.strip() for part in expression.partition(":"))
     require(colon and name and condition, f"`{expression[:100]}` is not an expression like `field:value`.")
     require(name in _FIELDS, f"`{name[:64]}` cannot be queried; there are {', '.join(sorted(_FIELDS))}.")

@@ -86,23 +86,23 @@ class Spec:
 def parse_content(document: object) -> Spec:
     """The Spec of a document in either layout; of a polyaxonfile of another kind, that of its `build` section: what
     stands beside the section is of no build. Raises Invalid with one sentence per fault."""
-    whole = _mapping(document)
-    document_rules.check(whole)
-    kind, section = whole.get("kind"), whole.get("build")
+    if not isinstance(document, Mapping):
+        refuse("A build specification must be a mapping with `version`, `kind` and the fields of the build.")
+    document_rules.check(document)
+    kind, section = document.get("kind"), document.get("build")
     require(is_slug(kind), "`kind` must be `build`, or another of Polyaxon's kinds with a `build` section.")
     if kind == "build":
-        return _parse(whole) if section is None else _parse_nested(whole)
+        return _parse(document) if section is None else _parse_nested(document)
     if not isinstance(section, Mapping):
         refuse(f"This is a polyaxonfile of kind `{kind}` without a `build` section. {ONLY_BUILDS}")
-    return replace(_parse({"version": whole.get("version"), "kind": "build", **section}), document=dict(whole))
+    return replace(_parse({"version": document.get("version"), "kind": "build", **section}), document=dict(document))
 
 
 def parse_config(document: object) -> Spec:
     """The Spec of a document with a `build` section. Raises Invalid."""
-    whole = _mapping(document)
-    if not isinstance(whole.get("build"), Mapping):
+    if isinstance(document, Mapping) and not isinstance(document.get("build"), Mapping):
         refuse("`config` needs a `build` section with the fields of the build.")
-    return parse_content(whole)
+    return parse_content(document)
 
 
 def _parse_nested(document: Mapping[str, Any]) -> Spec:
@@ -311,9 +311,3 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "logging": _logging,
     "ref": lambda *_: refuse("`ref` cannot be resolved here; give `image` or `dockerfile`."),
 }
-
-
-def _mapping(document: object) -> Mapping[str, Any]:
-    if not isinstance(document, Mapping):
-        refuse("A build specification must be a mapping with `version`, `kind` and the fields of the build.")
-    return document

@@ -72,14 +72,14 @@ def parse_environment(name: str, value: Any) -> Environment:
     if not isinstance(resources, Mapping) or any(key not in _RESOURCES for key in resources):
         refuse(f"`{name}.resources` may have {quoted(_RESOURCES)}.")
     parsed: dict[str, Any] = {}
-    for kind, amounts in resources.items():
-        if amounts is None:
+    for kind, given in resources.items():
+        if given is None:
             continue
-        is_known = isinstance(amounts, Mapping) and amounts.keys() <= _WHICH.keys()
+        is_known = isinstance(given, Mapping) and given.keys() <= _WHICH.keys()
         require(is_known, f"`{name}.resources.{kind}` may have `requests` and `limits`.")
         parsed[kind] = {
             _WHICH[which]: _amount(f"{name}.resources.{kind}.{which}", amount)
-            for which, amount in amounts.items()
+            for which, amount in given.items()
             if amount is not None
         }
     return Environment(dict(value), parsed or None)
@@ -118,13 +118,13 @@ def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) 
     """Raises Invalid, with one sentence per fault, for unavailable resources; `most` are the bounds of AMOUNTS."""
     faults = []
     for kind in ("gpu", "tpu"):
-        if any(((resources or {}).get(kind) or {}).values()):
+        if any(amounts(resources, kind)):
             faults.append(f"`environment.resources.{kind}`: builds have no {kind.upper()}s.")
-    for kind, wanted, bound in zip(AMOUNTS, _wanted(resources), most, strict=True):
-        amounts = (resources or {}).get(kind) or {}
-        if (amounts.get("limits") or 0) and (amounts.get("requests") or 0) > amounts["limits"]:
+    for kind, bound in zip(AMOUNTS, most, strict=True):
+        request, limit = amounts(resources, kind)
+        if 0 < limit < request:
             faults.append(f"`environment.resources.{kind}`: `requests` must not exceed `limits`.")
-        if wanted > bound:
+        if max(request, limit) > bound:
             faults.append(f"`environment.resources.{kind}`: a build gets {bound:g} at most here.")
     if faults:
         raise Invalid(faults)
@@ -132,14 +132,15 @@ def check_resources(resources: Mapping[str, Any] | None, most: Sequence[float]) 
 
 def machine(resources: Mapping[str, Any] | None) -> str | None:
     """CodeBuild's smallest machine with these resources; None if none are asked for, or no machine has them."""
-    wanted = _wanted(resources)
+    wanted = [max(amounts(resources, kind)) for kind in AMOUNTS]
     fits = (name for name, has in MACHINES.items() if all(a <= b for a, b in zip(wanted, has, strict=True)))
     return next(fits, None) if any(wanted) else None
 
 
-def _wanted(resources: Mapping[str, Any] | None) -> list[float]:
-    """For each of AMOUNTS, the request or the limit, whichever is more."""
-    return [max([0, *filter(None, ((resources or {}).get(kind) or {}).values())]) for kind in AMOUNTS]
+def amounts(resources: Mapping[str, Any] | None, kind: str) -> tuple[float, float]:
+    """The request and the limit of a kind of resources; 0 means not given."""
+    given = (resources or {}).get(kind) or {}
+    return given.get("requests") or 0, given.get("limits") or 0
 
 
 def _texts(name: str, value: Any, pattern: re.Pattern[str], words: str) -> dict[str, str]:

@@ -53,6 +53,5 @@ class DynamoBookmarks:
 def _bookmarked(kind: str, user: str, offset: int, limit: int, ascending: bool) -> tuple[list[Item], int]:
     """Rows of the builds or projects that a user bookmarked, and the number of bookmarks."""
     items, count = list_and_count(keys.bookmarks(kind, user), offset, limit, ascending=ascending)
-    pairs = [keys.record_key(keys.parse_reference_sk(item.sk)) for item in items]
-    found = get_all(pairs)
-    return [found[pair] for pair in pairs if pair in found], count
+    found = get_all([keys.record_key(keys.parse_reference_sk(item.sk)) for item in items])
+    return list(found.values()), count

@@ -90,8 +90,7 @@ class DynamoBuilds:
         with answered():
             rows = Item.query(partition, consistent_read=True, limit=limit, scan_index_forward=False)
             pairs = [keys.record_key(replace(build.key, id=int(row.sk))) for row in rows]
-        stored = get_all(pairs)
-        return [records.decode_build(stored[pair]) for pair in pairs if pair in stored]
+        return list(map(records.decode_build, get_all(pairs).values()))
 
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
         if body is not None:  # a transaction costs twice as much

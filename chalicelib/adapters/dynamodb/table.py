@@ -104,9 +104,10 @@ def get(key: Key) -> Item | None:
 
 
 def get_all(keys: Sequence[Key], *, may_lag: bool = False) -> dict[Key, Item]:
-    """The existing rows of these keys, by consistent reads unless they `may_lag`."""
+    """The existing rows of these keys, in their order, by consistent reads unless they `may_lag`."""
     with answered():
-        return {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=not may_lag)}
+        found = {(item.pk, item.sk): item for item in Item.batch_get(list(keys), consistent_read=not may_lag)}
+    return {key: found[key] for key in keys if key in found}
 
 
 def query(partition: str, condition: Condition | None = None, limit: int | None = None) -> list[Item]:

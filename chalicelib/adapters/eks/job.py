@@ -12,7 +12,7 @@ from typing import Any
 
 from chalicelib.adapters import steps
 from chalicelib.domain.build import Build
-from chalicelib.domain.environment import Placement
+from chalicelib.domain.environment import Placement, amounts
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.settings import BUILDKIT, EksSettings, Settings
 
@@ -186,8 +186,7 @@ def resources_of(wanted: Mapping[str, Any] | None) -> Json:
     is given, the default of the other is adjusted, so that no request exceeds its limit."""
     requests, limits = {}, {}
     for kind, (name, factor, unit, request, limit) in _AMOUNTS.items():
-        amounts = (wanted or {}).get(kind) or {}
-        ask, most = amounts.get("requests") or 0, amounts.get("limits") or 0
+        ask, most = amounts(wanted, kind)
         requests[name] = f"{math.ceil((ask or min(most or request, request)) * factor)}{unit}"
         if most or limit:
             limits[name] = f"{math.ceil((most or max(ask, limit)) * factor)}{unit}"

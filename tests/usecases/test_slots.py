@@ -320,7 +320,9 @@ def test_where_all_that_run_go_on_no_slot_is_written(services: FakeServices, pos
     tick(services)
 
 
-def test_a_failure_of_the_slots_does_not_stop_the_schedule(services: FakeServices, post: Post) -> None:
+def test_a_failure_of_the_slots_does_not_stop_the_schedule(
+    services: FakeServices, post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
     limit(services, all=2)
     key = post()
     services.codebuild.end(services.codebuild.run_of(key), Outcome.FAILED, "no")
@@ -332,6 +334,7 @@ def test_a_failure_of_the_slots_does_not_stop_the_schedule(services: FakeService
     services.slots.read = fail  # type: ignore[method-assign]
     tick(services)
     assert stored(services, key).is_done
+    assert "slots of ended builds could not be handled: The database did not answer." in caplog.messages
 
 
 def test_an_end_is_recorded_though_its_slot_cannot_be_freed(services: FakeServices, post: Post) -> None:
@@ -539,6 +542,7 @@ def test_without_limits_nothing_asks_for_slots_or_the_line(
 def test_without_limits_only_a_build_that_its_executor_had_makes_room(
     services: FakeServices, post: Post, kind: str
 ) -> None:
+    services.settings = replace(SETTINGS, eks=EksSettings("lab"))
     asked: list[str] = []
 
     def waiting(executor: str, *_: object) -> Sequence[Build]:

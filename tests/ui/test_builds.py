@@ -70,6 +70,22 @@ def test_ten_thousand_builds_are_paged_to_their_end(tab: Tab, client: Client, pr
     assert tab.page.locator("*").count() < 3_000
 
 
+def test_a_waiting_build_says_why_and_its_place_in_lists_and_on_its_page(
+    tab: Tab, client: Client, project: str
+) -> None:
+    path = elsewhere(client, project)
+    words = "The limit of running builds is reached: 1 of this deployment. Place 3 of 12 in line."
+    waiting = {**client.get(path), "last_status": "created", "waiting_reason": words}
+    page = {"count": 1, "next": None, "previous": None, "results": [waiting]}
+    tab.page.route(re.compile(r"/builds\?"), lambda route: route.fulfill(json=page))
+    tab.page.route(re.compile(r"/builds/1$"), lambda route: route.fulfill(json=waiting))
+
+    tab.open(f"projects{project}")
+    expect(tab.page.locator("tbody tr")).to_contain_text(words)
+    tab.open(place(path))
+    expect(tab.page.get_by_test_id("reason")).to_have_text(words)
+
+
 def test_a_build_is_made_again(tab: Tab, client: Client, project: str) -> None:
     path = client.build("true", project=project)
     tab.open(place(path))

@@ -348,7 +348,7 @@ FAULTS = (
     KnownFault(
         "a slot gets lost",
         ("a slot becomes free again",),
-        70,
+        34,
         {"chalicelib.usecases.slots.free_ended": free_nothing},
         lambda story: bool(story.limits),
     ),

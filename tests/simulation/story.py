@@ -96,7 +96,7 @@ def make(seed: int) -> Story:
         start_at=start_at,
         on_eks=rng.random() < 0.2,
         slots=rng.choice((1, 2, 100)),
-        limits=limiting.choice(LIMITS) if limiting.random() < 0.15 else {},
+        limits=limiting.choice(LIMITS) if limiting.random() < 0.4 else {},
         fault_rates=_fault_rates(rng, deletes_project),
         heals_at_minute=rng.choice((90, 150) if deletes_project else (20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,

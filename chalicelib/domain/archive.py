@@ -98,7 +98,9 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 names_bytes = _counted(names_bytes, targets.get(name, ""))
                 stream.allowed += HEADER_BYTES + (member.size if member.isfile() else 0)
                 archive.members = []  # else tarfile holds all entries in memory
-            stream.read_to_end()
+            stream.allowed = stream.bound
+            while stream.read(64 * 1024):  # the rest, so that gzip compares its checksum
+                pass
             if stream.content_bytes > archive.offset:
                 _refuse("it has data after its end")
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, UnicodeError) as exc:
@@ -157,27 +159,21 @@ class _Bounded:
 
     def __init__(self, packed: IO[bytes], packed_bytes: int) -> None:
         self._unpacked = gzip.GzipFile(fileobj=packed, mode="rb")
-        self._bound = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO))
+        self.bound = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO))
         self._count = 0
         self.content_bytes = 0  # up to the last byte that is not zero
-        self.allowed = self._bound  # how many bytes may be read so far
+        self.allowed = self.bound  # how many bytes may be read so far
 
     def read(self, size: int) -> bytes:
         block = self._unpacked.read(size)
         self._count += len(block)
-        if self._count > self._bound:
-            _refuse(f"it unpacks to more than {self._bound // 1024**2} MiB")
+        if self._count > self.bound:
+            _refuse(f"it unpacks to more than {self.bound // 1024**2} MiB")
         if self._count > self.allowed:
             _refuse("its headers are too large")
         if content := block.rstrip(b"\0"):
             self.content_bytes = self._count - len(block) + len(content)
         return block
-
-    def read_to_end(self) -> None:
-        """Reads the rest, so that gzip compares its checksum."""
-        self.allowed = self._bound
-        while self.read(64 * 1024):
-            pass
 
 
 def _counted(names_bytes: int, name: str) -> int:

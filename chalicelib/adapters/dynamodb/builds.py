@@ -20,7 +20,6 @@ from chalicelib.ports import BuildView, IdempotencyKey, InLine
 
 log = logging.getLogger(__name__)
 MAX_LINE = 50_000  # waiting builds that are considered: 5 MB of the index
-Reserve = Callable[[TransactWrite], None]  # adds a write to a transaction that fails if a name is taken
 
 
 class DynamoBuilds:
@@ -38,11 +37,12 @@ class DynamoBuilds:
         if build.source is not None and build.source.code_sha256 is not None:
             refer(build.source.code_sha256, build.key, build.created_at)
 
-        def add_named(named: Build, reserve: Reserve) -> Build:
+        def add_named(named: Build, name_row: Item | None) -> Build:
             with transaction() as write:
                 write.save(records.encode_build(named), Item.pk.does_not_exist())
                 write.save(records.encode_body(named.key, body), Item.pk.does_not_exist())
-                reserve(write)
+                if name_row is not None:
+                    write.save(name_row, Item.pk.does_not_exist())
                 if named.recipe is not None:
                     write.save(Item(*keys.recipe_key(named.key, named.recipe)))
                 if once is not None:
@@ -101,9 +101,10 @@ class DynamoBuilds:
         return build
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
-        def rename_to(named: Build, reserve: Reserve) -> Build:
+        def rename_to(named: Build, name_row: Item | None) -> Build:
             with transaction() as write:
-                reserve(write)
+                if name_row is not None:
+                    write.save(name_row, Item.pk.does_not_exist())
                 if build.name is not None:
                     write.delete(Item(*keys.name_key(build.key, build.name)))
                 return _update(write, named, body)
@@ -176,28 +177,23 @@ def _move(key: keys.Key, check_at: str | None, until: str) -> None:
     update(key, [Item.check_at.set(until)], is_unfinished & (Item.check_at == check_at))
 
 
-def _named(build: Build, wanted: str | None, write: Callable[[Build, Reserve], Build]) -> Build:
-    """Writes the build under the wanted name, or with the next free suffix. A counter gives each writer another suffix,
-    so that writers that want the same name do not block each other. Raises Conflict."""
+def _named(build: Build, wanted: str | None, write: Callable[[Build, Item | None], Build]) -> Build:
+    """Writes the build under the wanted name, or with the next free suffix, and the row that reserves the name. A
+    counter gives each writer another suffix, so that writers that want the same name do not block each other. Raises
+    Conflict."""
     if wanted is None:
-        return write(replace(build, name=None), lambda transaction: None)
+        return write(replace(build, name=None), None)
     name = wanted
-    for _ in range(50):
-        if name == wanted and get(keys.name_key(build.key, name)) is not None:
-            name = _next_name(build.key, wanted)
+    for attempt in range(50):
+        if attempt > 0:
+            counted = update(keys.name_key(build.key, wanted), [Item.suffixes.add(1)])
+            name = f"{wanted[: 128 - 13]}-{int(counted.suffixes or 0)}"
+        key = keys.name_key(build.key, name)
+        if attempt == 0 and get(key) is not None:
+            continue
         try:
-            return write(replace(build, name=name), _reserve(build.key, name))
+            return write(replace(build, name=name), Item(*key, data=str(build.key)))
         except Conflict:
-            if get(keys.name_key(build.key, name)) is None:
+            if get(key) is None:
                 raise
-            name = _next_name(build.key, wanted)
     raise Conflict(f"No free name like {wanted} was found; choose another.")
-
-
-def _next_name(key: BuildKey, wanted: str) -> str:
-    item = update(keys.name_key(key, wanted), [Item.suffixes.add(1)])
-    return f"{wanted[: 128 - 13]}-{int(item.suffixes or 0)}"
-
-
-def _reserve(key: BuildKey, name: str) -> Reserve:
-    return lambda write: write.save(Item(*keys.name_key(key, name), data=str(key)), Item.pk.does_not_exist())

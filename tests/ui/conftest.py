@@ -134,3 +134,11 @@ def elsewhere(client: Client, project: str, **fields: object) -> str:
 
 def place(path: str) -> str:
     return f"projects{path}"
+
+
+def heap_used(tab: Tab) -> float:
+    """Bytes that a tab's scripts hold, with their texts."""
+    session = tab.page.context.new_cdp_session(tab.page)
+    session.send("HeapProfiler.collectGarbage")
+    heap = session.send("Runtime.getHeapUsage")
+    return float(sum(heap[kind] for kind in ("usedSize", "embedderHeapUsedSize", "backingStorageSize")))

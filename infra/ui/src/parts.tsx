@@ -182,25 +182,40 @@ export function Field({ label, hint, children }: { label: string; hint?: string;
   );
 }
 
-/** Links to the pages of a list, and which rows are shown. */
-export function Pages({ count, offset, shown, size }: { count: number; offset: number; shown: number; size: number }) {
+const MAX_OFFSET = 10_000; // the API's
+
+/** Links to the pages of a list, and which rows are shown; with `isMinimum`, there may be more than `count`. */
+export function Pages(props: { count: number; isMinimum?: boolean; offset: number; shown: number; size: number }) {
+  const { count, isMinimum, offset, shown, size } = props;
   if (count === 0) return null;
   const query = Object.fromEntries(place.value.query);
   const at = (first: number) => address(place.value.path, { ...query, offset: first > 0 ? String(first) : "" });
+  const last = Math.min(count - 1, MAX_OFFSET);
   return (
     <nav class="pages" aria-label="Pages">
       <span>
-        {(offset + 1).toLocaleString("en")} to {(offset + shown).toLocaleString("en")} of {count.toLocaleString("en")}
+        {(offset + 1).toLocaleString("en")} to {(offset + shown).toLocaleString("en")} of {isMinimum && "at least "}
+        {count.toLocaleString("en")}
       </span>
       {offset > 0 && (
-        <a class="button" href={at(offset - size)} rel="prev">
-          Newer
-        </a>
+        <>
+          <a class="button" href={at(0)}>
+            First
+          </a>
+          <a class="button" href={at(offset - size)} rel="prev">
+            Newer
+          </a>
+        </>
       )}
-      {offset + shown < count && (
-        <a class="button" href={at(offset + shown)} rel="next">
-          Older
-        </a>
+      {offset + shown <= last && (
+        <>
+          <a class="button" href={at(offset + shown)} rel="next">
+            Older
+          </a>
+          <a class="button" href={at(last - (last % size))}>
+            Last
+          </a>
+        </>
       )}
     </nav>
   );

@@ -94,7 +94,7 @@ export function ProjectBuilds({ owner, project }: { owner: string; project: stri
       {value && value.count > 0 && (
         <>
           <BuildTable builds={value.results} />
-          <Pages count={value.count} offset={offset} shown={value.results.length} size={SIZE} />
+          <Pages count={value.count} isMinimum={value.count_is_minimum} offset={offset} shown={value.results.length} size={SIZE} />
         </>
       )}
     </>

@@ -25,7 +25,6 @@ import sys
 import tarfile
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
 OUTCOMES = {"succeeded": 0, "failed": 1, "upstream_failed": 1, "stopped": 3, "skipped": 3}
-WRONG_USE, TROUBLE, INTERRUPTED = 2, 4, 130
+WRONG_USE, TROUBLE, INTERRUPTED = 2, 4, 130  # exit statuses, as those of the outcomes
 ENDS = """The exit status is the outcome: 0 done or succeeded, 1 the build failed, 2 wrong usage, 3 the build was
 stopped, 4 the service refuses or does not answer (which says nothing about the build), 130 interrupted.
 Results go to standard output, all else to standard error."""
@@ -52,17 +51,21 @@ AGAIN = (429, 500, 502, 503, 504)  # statuses after which a request is repeated,
 class Trouble(Exception):
     """An error, as a sentence for the user; `status` is that of the HTTP answer, or 0."""
 
-    def __init__(self, words: str, status: int = 0, seconds: int = 0) -> None:
+    exit_status = TROUBLE
+
+    def __init__(self, words: str, status: int = 0) -> None:
         super().__init__(words)
-        self.status, self.seconds = status, seconds
+        self.status = status
 
 
 class WrongUse(Trouble):
     """The program was called in a wrong way; nothing was sent."""
 
+    exit_status = WRONG_USE
+
 
 class NoAnswer(Trouble):
-    """The service did not answer; try again, after `seconds` if it said so."""
+    """The service did not answer, or is too busy; try again."""
 
 
 # Output
@@ -82,10 +85,8 @@ def say(text: str, to: IO[str] | None = None, end: str = "\n") -> None:
 
 
 def wait(seconds: float, why: str) -> None:
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        tick(f"{why} in {left:.0f} s")
-        time.sleep(min(left, 1))
+    tick(f"{why} in {seconds:.0f} s")
+    time.sleep(seconds)
 
 
 def printable(text: str) -> str:
@@ -105,21 +106,19 @@ class Plain(urllib.request.HTTPErrorProcessor):
     https_response = http_response
 
 
-class Parcel:
-    """A body that is read piece by piece and shows its progress."""
+def blocks(files: list[IO[bytes]]) -> Iterator[bytes]:
+    """The files one after another, from their beginnings; shows how much was sent."""
+    size, sent = size_of(files), 0
+    for file in files:
+        file.seek(0)
+        while block := file.read(1 << 16):
+            sent += len(block)
+            tick(f"Uploading: {sent * 100 // size} % of {size / 1e6:.1f} MB")
+            yield block
 
-    def __init__(self, *pieces: IO[bytes]) -> None:
-        self.pieces, self.sent = pieces, 0
-        self.size = sum(piece.seek(0, io.SEEK_END) for piece in pieces)
 
-    def rewind(self) -> None:
-        self.sent = sum(piece.seek(0) for piece in self.pieces)
-
-    def read(self, size: int = -1) -> bytes:
-        block = next((block for block in (piece.read(size) for piece in self.pieces) if block), b"")
-        self.sent += len(block)
-        tick(f"Uploading: {self.sent * 100 // self.size} % of {self.size / 1e6:.1f} MB")
-        return block
+def size_of(files: list[IO[bytes]]) -> int:
+    return sum(file.seek(0, io.SEEK_END) for file in files)
 
 
 class Service:
@@ -141,22 +140,22 @@ class Service:
             raise Trouble(f"{self.url} answers, but not as Slipway does.") from error
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[str, Any]:
-        """Text and headers of the answer; `path` is a path of the API, or a URL. If the service has answered
-        before, repeats the request for `PATIENCE_SECONDS` while there is no answer. Raises Trouble, NoAnswer."""
-        since, pause, is_lost = time.monotonic(), 1, False
+        """Text and headers of the answer. `path` is a path of the API or a URL, `body` an object or files. If the
+        service has answered before, repeats the request for `PATIENCE_SECONDS` while there is no answer. Raises
+        Trouble, NoAnswer."""
+        since, pause = time.monotonic(), 1
         while True:
             try:
                 answer = self._asked(method, path, body, {name.replace("_", "-"): headers[name] for name in headers})
             except NoAnswer as trouble:
                 if not self.has_answered or time.monotonic() - since > PATIENCE_SECONDS:
                     raise
-                if not is_lost:
+                if pause == 1:
                     say(f"{trouble} Trying again; the build is not affected.")
-                is_lost = True
-                wait(max(pause, trouble.seconds), "No answer; trying again")
+                wait(pause, "No answer; trying again")
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
-                if is_lost:
+                if pause > 1:
                     say("The service answers again.")
                 self.has_answered = True
                 return answer
@@ -165,9 +164,8 @@ class Service:
         url = path
         if path.startswith("/"):
             url, headers["Authorization"] = self.url + path, f"token {self.token}"
-        if isinstance(body, Parcel):
-            body.rewind()
-            headers["Content-Length"] = str(body.size)
+        if isinstance(body, list):
+            body, headers["Content-Length"] = blocks(body), str(size_of(body))
         elif body is not None:
             body, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
@@ -183,14 +181,8 @@ class Service:
             return text, answer.headers
         words = printable(" ".join(sentences(text)))[:2000] or f"{url} answers {status} {answer.reason}."
         if status in AGAIN or answer.headers["Retry-After"]:
-            raise NoAnswer(words, status, retry_after(answer.headers))
-        raise Trouble(f"{words} Log in again: {PROGRAM} login" if status == 401 else words, status)
-
-
-def retry_after(headers: Any) -> int:
-    """Seconds."""
-    text = headers["Retry-After"] or ""
-    return int(text) if text.isdigit() else 0
+            raise NoAnswer(words, status)
+        raise Trouble(f"{words} Log in again: {PROGRAM} login {self.url}" if status == 401 else words, status)
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -273,37 +265,27 @@ def pack(folder: Path, dockerfile: str, to: IO[bytes]) -> int:
 
 def upload(to: Service, project: str, archive: IO[bytes]) -> None:
     """Uploads the archive as the project's code. Raises Trouble."""
-    parcel = Parcel(archive)
-    if parcel.size <= SMALL_BYTES:
-        to.ask("PUT", f"{project}/repo/upload", parcel, Content_Type="application/gzip")
+    if size_of([archive]) <= SMALL_BYTES:
+        to.ask("PUT", f"{project}/repo/upload", [archive], Content_Type="application/gzip")
         return
     offer, boundary = to.json("POST", f"{project}/repo/upload/offers"), uuid.uuid4().hex
     part = f"--{boundary}\r\nContent-Disposition: form-data; name="
     head = "".join(f'{part}"{name}"\r\n\r\n{value}\r\n' for name, value in offer["fields"].items())
     head += f'{part}"file"; filename="code.tar.gz"\r\n\r\n'
-    form = Parcel(io.BytesIO(head.encode()), archive, io.BytesIO(f"\r\n--{boundary}--\r\n".encode()))
+    form = [io.BytesIO(head.encode()), archive, io.BytesIO(f"\r\n--{boundary}--\r\n".encode())]
     to.ask("POST", offer["url"], form, Content_Type=f"multipart/form-data; boundary={boundary}")
     to.ask("POST", f"{project}/repo/upload/offers/{offer['complete'].rstrip('/').rpartition('/')[2]}")
 
 
-def specification(given: argparse.Namespace, has_git: bool) -> str:
+def specification(given: argparse.Namespace) -> str:
     """The build specification. Raises Trouble."""
-    if given.spec and (given.image or given.step):
-        raise WrongUse("--spec cannot be used together with --image or --step.")
-    if given.step and not given.image:
-        raise WrongUse("--step needs a base image: add --image.")
     if not Path(given.folder).is_dir():
         raise WrongUse(f"{given.folder} is not a folder.")
     if given.spec:
         return Path(given.spec).read_text(encoding="utf-8")
-    if given.image:
-        return json.dumps({"version": 1, "kind": "build", "image": given.image, "build_steps": given.step})
-    if has_git or (Path(given.folder) / given.dockerfile).is_file():
-        return json.dumps({"version": 1, "kind": "build", "dockerfile": given.dockerfile})
-    raise WrongUse(
-        f"{given.folder} has no {given.dockerfile}: name one with --dockerfile, or a base image with --image and "
-        "commands with --step, or a specification with --spec."
-    )
+    if not Path(given.folder, given.dockerfile).is_file():
+        raise WrongUse(f"{given.folder} has no {given.dockerfile}: name one with --dockerfile, or a --spec.")
+    return json.dumps({"version": 1, "kind": "build", "dockerfile": given.dockerfile})
 
 
 # Commands
@@ -336,50 +318,31 @@ def image_of(build: Any) -> str:
 
 
 def login(given: argparse.Namespace) -> int:
-    url = address(given.url or os.environ.get("SLIPWAY_URL") or input("Address of the service: "))
-    token = os.environ.get("SLIPWAY_TOKEN")
-    token = token or (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline())
-    at = Service(url, token.strip())
+    token = getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline()
+    at = Service(address(given.url), token.strip())
     say(f"{at.url} knows you as {at.user}. The token is saved in {LOGIN}, which only you can read.")
     LOGIN.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=LOGIN.parent, delete=False) as file:  # of mode 0600
-        json.dump({"url": url, "token": at.token}, file)
-    Path(file.name).replace(LOGIN)
-    if given.json:
-        print(json.dumps({"url": url, "user": at.user}))
+    LOGIN.touch(mode=0o600)
+    LOGIN.write_text(json.dumps({"url": at.url, "token": at.token}))
     return 0
 
 
-def make_project(at: Service, path: str) -> None:
-    try:
-        at.ask("POST", "/projects/", {"name": path.rpartition("/")[2]})
-        say(f"Created project {path[1:]}.")
-    except Trouble as trouble:
-        if trouble.status != 409:  # it was created meanwhile, or by a request whose answer was lost
-            raise
-
-
 def build(given: argparse.Namespace) -> int:
-    at = service()
+    at, content = service(), specification(given)
     project = project_of(at, given.project, given.folder)
     try:
-        found = at.json("GET", project)
+        at.ask("GET", project)
     except Trouble as trouble:
         if trouble.status != 404 or not project.startswith(f"/{at.user}/"):
             raise
-        found = None
-    content = specification(given, bool(found and found["git_url"]))
-    if found is None:
-        make_project(at, project)
-    if found and found["git_url"]:
-        say(f"The code comes from {found['git_url']}.")
-    else:
-        # of a build that runs elsewhere the specification alone is checked, not whether the code is there
-        at.ask("POST", f"{project}/dockerfile", {"content": content, "is_managed": False})
-        with tempfile.TemporaryFile() as archive:
-            count = pack(Path(given.folder), os.path.normpath(given.dockerfile), archive)
-            say(f"Uploading {given.folder}: {count} files, {archive.tell() / 1e6:.1f} MB packed.")
-            upload(at, project, archive)
+        at.ask("POST", "/projects/", {"name": project.rpartition("/")[2]})
+        say(f"Created project {project[1:]}.")
+    # of a build that runs elsewhere the specification alone is checked, not whether the code is there
+    at.ask("POST", f"{project}/dockerfile", {"content": content, "is_managed": False})
+    with tempfile.TemporaryFile() as archive:
+        count = pack(Path(given.folder), os.path.normpath(given.dockerfile), archive)
+        say(f"Uploading {given.folder}: {count} files, {archive.tell() / 1e6:.1f} MB packed.")
+        upload(at, project, archive)
     made = at.json("POST", f"{project}/builds/", {"content": content}, Idempotency_Key=uuid.uuid4().hex)
     path = f"{project}/builds/{made['id']}"
     say(f"Created build {named(path)}.")
@@ -422,7 +385,7 @@ def log_of(at: Service, path: str) -> Iterator[tuple[str, int]]:
     while is_complete == "false":
         text, headers = at.ask("GET", f"{path}/logs?{urlencode({'cursor': cursor})}")
         cursor, is_complete = headers["X-Slipway-Next-Cursor"], headers["X-Slipway-Log-Complete"]
-        yield text, retry_after(headers)
+        yield text, int(headers["Retry-After"] or 0)
 
 
 def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
@@ -485,59 +448,42 @@ def show(given: argparse.Namespace) -> int:
 
 def stop(given: argparse.Namespace) -> int:
     at = service()
-    path = build_of(at, given.build)
-    at.ask("POST", f"{path}/stop")
-    found = at.json("GET", path)
-    is_asked = "" if found["last_status"] in OUTCOMES else ", is asked to stop"
-    print(json.dumps(found) if given.json else f"{named(path)} {found['last_status']}{is_asked}")
-    return 0
+    at.ask("POST", f"{build_of(at, given.build)}/stop")
+    return show(given)
 
 
 def parser() -> argparse.ArgumentParser:
     shape: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": ENDS}
     whole = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, **shape)
-    whole.add_argument(
-        "--version",
-        action="version",
-        version=f"slipway {VERSION}, Python {sys.version.split()[0]}",
-        help="print the versions and exit",
-    )
+    version = f"slipway {VERSION}, Python {sys.version.split()[0]}"
+    whole.add_argument("--version", action="version", version=version, help="print the versions and exit")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
         made = commands.add_parser(run.__name__.rstrip("_"), help=words, description=words, **shape)
         made.set_defaults(run=run)
-        made.add_argument("--json", action="store_true", help="print the result as JSON")
         return made
 
     one = command(login, "save the address and a token of a service; the token is read from the terminal or a pipe")
-    one.add_argument("url", nargs="?", metavar="URL", help="https://HOST/api")
+    one.add_argument("url", metavar="URL", help="https://HOST/api")
     one = command(build, "upload a folder, build an image with it, print HOST/REPO@sha256:…")
-    one.add_argument(
-        "folder", nargs="?", default=".", help="uploaded without what its .dockerignore excludes (%(default)s)"
-    )
+    one.add_argument("folder", nargs="?", default=".", help="without what its .dockerignore excludes (%(default)s)")
     one.add_argument("--follow", action="store_true", help="show statuses and log until the end")
     one.add_argument("--project", metavar="[OWNER/]NAME", help="created if it is missing (the folder's name)")
-    one.add_argument(
-        "--dockerfile",
-        default="Dockerfile",
-        metavar="PATH",
-        help="a file of the folder (%(default)s); it finds the code in build/",
-    )
-    one.add_argument("--image", help="a base image instead of a Dockerfile; the code is then copied to /code")
-    one.add_argument(
-        "--step", action="append", default=[], metavar="COMMAND", help="with --image: a command; repeat it for more"
-    )
-    one.add_argument("--spec", metavar="FILE", help="a build specification (kind: build), instead of both")
-    one = command(logs, "print a build's log")
-    one.add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
-    one.add_argument("--follow", action="store_true", help="also print new lines until the end")
+    words = "a file of the folder (%(default)s); it finds the code in build/"
+    one.add_argument("--dockerfile", default="Dockerfile", metavar="PATH", help=words)
+    one.add_argument("--spec", metavar="FILE", help="a build specification (kind: build), instead of a Dockerfile")
     one = command(list_, "list the latest builds of a project")
     one.add_argument("project", nargs="?", metavar="[OWNER/]NAME", help="(this folder's name)")
     one.add_argument("--query", default="", help="as status:failed|stopped, created_at:>=2024-03-01")
     one.add_argument("--limit", type=int, default=20, help="(%(default)s)")
-    for run, words in ((show, "show a build"), (stop, "stop a build")):
-        command(run, words).add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
+    for run, words in ((logs, "print a build's log"), (show, "show a build"), (stop, "stop a build")):
+        one = command(run, words)
+        one.add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
+        if run is logs:
+            one.add_argument("--follow", action="store_true", help="also print new lines until the end")
+    for name in ("build", "list", "logs", "show", "stop"):
+        commands.choices[name].add_argument("--json", action="store_true", help="print the result as JSON")
     return whole
 
 
@@ -550,8 +496,7 @@ def main() -> int:
         return int(given.run(given))
     except Trouble as trouble:
         say(str(trouble))
-        if isinstance(trouble, WrongUse):
-            return WRONG_USE
+        return trouble.exit_status
     except BrokenPipeError:  # the reader of standard output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

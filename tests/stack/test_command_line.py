@@ -151,7 +151,8 @@ def test_a_build_that_fails_says_why_and_a_json_result_is_the_build(client: Clie
     assert re.search(r"\] failed: .*7", said)
     assert "/slipway/root/" not in slipway.ok("show", f"{name}/1") + slipway.ok("list", name)
 
-    status, result, _ = slipway.run("build", name, "--follow", "--json")
+    status, result, said = slipway.run("build", name, "--follow", "--json")
+    assert status == 1, said
     assert (status, json.loads(result)["last_status"]) == (1, "failed")
     status, result, _ = slipway.run("logs", f"{name}/1", "--follow", "--json")
     assert status == 1
@@ -159,9 +160,11 @@ def test_a_build_that_fails_says_why_and_a_json_result_is_the_build(client: Clie
 
 
 def test_other_commands_show_and_stop_builds(client: Client, slipway: CommandLine) -> None:
-    name, nap = "by-image", unique_sleep()
+    name, nap = "by-specification", unique_sleep()
     (slipway.folder / name).mkdir()
-    made = slipway.ok("build", name, "--image", client.machine.base_image, "--step", "echo first", "--step", nap)
+    steps = {"image": client.machine.base_image, "build_steps": ["echo first", nap]}
+    (slipway.folder / "build.yaml").write_text(json.dumps({"version": 1, "kind": "build", **steps}))
+    made = slipway.ok("build", name, "--spec", "build.yaml")
     assert made == f"root/{name}/1\n"
     client.until_logged(f"/root/{name}/builds/1", nap)
 
@@ -197,11 +200,9 @@ def test_mistakes_end_with_a_sentence_and_are_no_failed_build(client: Client, sl
     for who, words, exit_status, sentence in (
         (slipway, ("build", "empty"), 2, "empty has no Dockerfile: name one with --dockerfile"),
         (slipway, ("build", "missing"), 2, "missing is not a folder"),
-        (slipway, ("build", "empty", "--spec", "good.yaml", "--image", "x"), 2, "--spec cannot be used"),
         (slipway, ("build", "empty", "--spec", "none.yaml"), 4, "none.yaml: No such file or directory"),
         (slipway, ("build", "other", "--spec", "bad.yaml"), 4, "`steps` is not a field of a build; remove it."),
-        (slipway, ("build", "empty", "--step", "ls"), 2, "--step needs a base image"),
-        (slipway, ("build", "empty", "--project", "somebody/else", "--image", "x"), 4, "Not found."),
+        (slipway, ("build", "empty", "--project", "somebody/else", "--spec", "good.yaml"), 4, "Not found."),
         (slipway, ("show", "empty/99"), 4, "Not found."),
         (slipway, ("logs", "what"), 2, "what does not name a build: write NUMBER"),
         (elsewhere, ("list",), 4, "127.0.0.1:1 does not answer"),

@@ -480,12 +480,12 @@ def lint(path: Path, *options: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_packaged_template_is_sound(packaged: Packaged) -> None:
     assert lint(packaged.template) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_transformed_template_is_sound(transformed: Any, tmp_path: Path) -> None:
     path = tmp_path / "template.json"
     path.write_text(json.dumps(transformed))

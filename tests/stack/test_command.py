@@ -70,11 +70,22 @@ def post(url: str, path: str, fields: dict[str, Any]) -> None:
     assert answer.status == 201, answer.data
 
 
-def test_up_serves_until_it_is_ended_and_ends_what_runs(command: Start) -> None:
+def test_up_says_what_a_client_needs_serves_until_it_is_ended_and_ends_what_runs(command: Start) -> None:
     up = command("up", "--port", "0")
     assert up.stdout is not None
     ready = json.loads(up.stdout.readline())
     assert (ready["ready"], ready["user"], ready["token"]) == (True, "root", TOKEN)
+    sqs = boto3.client(
+        "sqs",
+        endpoint_url=ready["aws_endpoint"],
+        region_name="us-east-1",
+        aws_access_key_id=ready["aws_access_key_id"],
+        aws_secret_access_key=ready["aws_secret_access_key"],
+    )
+    assert sqs.send_message(QueueUrl=ready["requests_queue"], MessageBody="{}")["MessageId"]
+    url, login = f"http://{ready['registry']}/v2/", urllib3.make_headers(basic_auth=ready["registry_login"])
+    assert urllib3.request("GET", url, headers=login).status == 200
+    assert urllib3.request("GET", url).status == 401
 
     nap = unique_sleep()
     spec = {"version": 1, "kind": "build", "image": ready["base_image"], "build_steps": [nap]}
@@ -115,35 +126,6 @@ def test_up_that_is_killed_leaves_nothing(command: Start, local_machine: Machine
     wait_until(lambda: left_by_builds(local_machine.engine) == [])
 
 
-def test_the_line_that_up_prints_has_all_that_a_client_needs(command: Start) -> None:
-    up = command("up", "--port", "0")
-    assert up.stdout is not None
-    ready = json.loads(up.stdout.readline())
-
-    sqs = boto3.client(
-        "sqs",
-        endpoint_url=ready["aws_endpoint"],
-        region_name="us-east-1",
-        aws_access_key_id=ready["aws_access_key_id"],
-        aws_secret_access_key=ready["aws_secret_access_key"],
-    )
-    assert sqs.send_message(QueueUrl=ready["requests_queue"], MessageBody="{}")["MessageId"]
-    url, login = f"http://{ready['registry']}/v2/", urllib3.make_headers(basic_auth=ready["registry_login"])
-    assert urllib3.request("GET", url, headers=login).status == 200
-    assert urllib3.request("GET", url).status == 401
-
-
-def test_ending_make_ends_what_it_started(start: Start) -> None:
-    up = start("make", "--silent", "up")
-    assert up.stdout is not None
-    url = json.loads(up.stdout.readline())["url"]
-    up.send_signal(signal.SIGTERM)
-    up.communicate()
-
-    with pytest.raises(urllib3.exceptions.HTTPError):
-        urllib3.request("GET", f"{url}/healthz", retries=False)
-
-
 def test_up_without_node_and_network_serves_the_api_and_says_what_the_page_needs(start: Start, tmp_path: Path) -> None:
     """In a checkout where nothing is built, with what was installed before."""
     checkout, programs = tmp_path / "checkout", tmp_path / "bin"
@@ -179,6 +161,8 @@ def test_up_without_node_and_network_serves_the_api_and_says_what_the_page_needs
     _, said = up.communicate()
     assert "The page is not built. Node 20 or newer is not here, and pip cannot fetch it." in said
     assert "The API is served without it." in said
+    with pytest.raises(urllib3.exceptions.HTTPError):  # with make, what it started has ended
+        urllib3.request("GET", f"{ready['url']}/healthz", retries=False)
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(command: Start) -> None:

@@ -36,9 +36,10 @@ def installed_clients() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may need it at the same time
         if not (home / "ready").exists():
             shutil.rmtree(home, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", home], check=True)
-            pip = (home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-            subprocess.run([*pip, "-r", CLIENTS / "requirements.txt"], check=True)
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+            pip = (sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check")
+            install = ("install", "--quiet", "--no-compile", "-r", CLIENTS / "requirements.txt")
+            subprocess.run([*pip, *install], check=True)
             (packages,) = (home / "lib").glob("python*/site-packages")
             shutil.copy(CLIENTS / "sitecustomize.py", packages)
             (home / "ready").touch()

@@ -35,6 +35,7 @@ from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.errors import Unavailable
+from chalicelib.ports import MAX_READ_LINES
 from chalicelib.usecases import cleanup
 from infra import openapi
 from infra.bench.serving import served
@@ -386,14 +387,14 @@ class Story:
         """The log cannot be read to its end while the beginning is being stored, in parts."""
         services, build = self.deployed.services, self.deployed.build(number)
         assert build.log is not None
-        lines = ["x" * 60_000] * 180 + [f"slipway-end {build.nonce}"]
+        lines = ["x" * 900] * MAX_READ_LINES + [f"slipway-end {build.nonce}"]
         services.logs.append(build.log, [LogLine(services.now(), line) for line in lines])
         real = CloudWatchLogs._get
 
         def get(logs: CloudWatchLogs, log: str, **query: Any) -> Any:
             if query["startFromHead"] and "nextToken" in query:
                 raise Unavailable("The log service did not answer; try again.")
-            return real(logs, log, **(query | ({"limit": 170} if query["startFromHead"] else {})))
+            return real(logs, log, **query)
 
         with pytest.MonkeyPatch.context() as broken:
             broken.setattr(CloudWatchLogs, "_get", get)

@@ -114,6 +114,7 @@ def columns(table: str) -> list[str]:
     return lines[rule - 1].split()
 
 
+@pytest.mark.proof
 def test_who_am_i_and_which_versions_fit(cli: CommandLine) -> None:
     assert "Username: root" in cli.run("whoami")
     assert "0.6.1" in cli.run("version")
@@ -169,26 +170,35 @@ def test_code_is_uploaded_built_and_fetched_again(cli: CommandLine) -> None:
     assert "downloaded" in cli.run("project", "download").lower()
 
 
-def test_a_build_from_its_start_to_its_end(cli: CommandLine) -> None:
+@pytest.fixture
+def built(cli: CommandLine) -> str:
+    """The number of a build that was posted by the command line and has ended."""
     said = cli.run("run", "-f", "build.json")
     match = re.search(r"Build (\d+) was created", said)
     assert match, said
-    b = ("build", "-b", match[1])
     cli.until_done(int(match[1]))
+    return match[1]
 
-    assert f"root.cli.builds.{match[1]}" in cli.run(*b, "get")
-    assert "renamed" in cli.run(*b, "update", "--name=renamed", "--description=better", "--tags=q")
-    statuses = cli.run(*b, "statuses")
+
+def test_a_build_from_its_start_to_its_end(cli: CommandLine, built: str) -> None:
+    statuses = cli.run("build", "-b", built, "statuses")
     assert columns(statuses) == ["id", "created_at", "status", "message"]
     assert [word for word in statuses.split() if word in ("created", "running", "succeeded")] == [
         "created",
         "running",
         "succeeded",
     ]
-    assert "cli-42" in cli.run(*b, "logs", "-p")
+    assert "cli-42" in cli.run("build", "-b", built, "logs", "-p")
+
+
+@pytest.mark.proof
+def test_what_one_does_with_a_build(cli: CommandLine, built: str) -> None:
+    b = ("build", "-b", built)
+    assert f"root.cli.builds.{built}" in cli.run(*b, "get")
+    assert "renamed" in cli.run(*b, "update", "--name=renamed", "--description=better", "--tags=q")
     assert " UTC -- " not in cli.run(*b, "logs", "-p", "--hide_time")
     assert "bookmarked" in cli.run(*b, "bookmark")
-    assert f"root.cli.builds.{match[1]}" in cli.run("bookmark", "builds")
+    assert f"root.cli.builds.{built}" in cli.run("bookmark", "builds")
     assert "unbookmarked" in cli.run(*b, "unbookmark")
     assert "invalidated" in cli.run(*b, "invalidate")
     assert "invalidated" in cli.run("project", "invalidate-builds")

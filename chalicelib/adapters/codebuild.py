@@ -176,21 +176,19 @@ def _has_failed(phase: Mapping[str, Any]) -> bool:
 
 def _reason(described: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> str | None:
     """CodeBuild's reason of a build that did not succeed."""
+    took_long = f"The build took longer than {described.get('timeoutInMinutes')} minutes."
     for phase in phases:
         if phase.get("phaseStatus") == "TIMED_OUT":
-            if phase["phaseType"] == "QUEUED":
-                waited = described.get("queuedTimeoutInMinutes")
-                return f"The build waited longer than {waited} minutes in the queue."
-            return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
+            waited = described.get("queuedTimeoutInMinutes")
+            is_queued = phase["phaseType"] == "QUEUED"
+            return f"The build waited longer than {waited} minutes in the queue." if is_queued else took_long
         if _has_failed(phase):
             messages = [context.get("message", "") for context in phase.get("contexts", [])]
             words = " ".join(messages).rpartition(" Reason: ")[2].strip()  # before that, it is our own command
             if words.endswith(f"exit status {KILLED_CODE}"):
                 words = f"The command {KILLED}."
             return f"{phase['phaseType']}: {words or phase['phaseStatus']}"
-    if described["buildStatus"] == "TIMED_OUT":
-        return f"The build took longer than {described.get('timeoutInMinutes')} minutes."
-    return None
+    return took_long if described["buildStatus"] == "TIMED_OUT" else None
 
 
 def _identity(described: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -159,15 +159,15 @@ def _listed(partition: str, now: datetime, limit: int) -> list[Item]:
 
 def _readable(pairs: Sequence[keys.Key], now: datetime) -> list[Build]:
     """The builds of these rows, except those that cannot be read: they are found again in a day."""
-    stored, builds = get_all(pairs), []
-    for item in (stored[pair] for pair in pairs if pair in stored):
+    builds = []
+    for pair, item in get_all(pairs).items():
         try:
             builds.append(records.decode_build(item))
         except msgspec.MsgspecError:
-            key = keys.parse_record_key(item.pk, item.sk)
+            key = keys.parse_record_key(*pair)
             log.exception("The record of build %s cannot be read; trying again in a day.", key)
             with suppress(Conflict):
-                _move((item.pk, item.sk), item.check_at, format_instant(now + timedelta(days=1)))
+                _move(pair, item.check_at, format_instant(now + timedelta(days=1)))
     return builds
 
 

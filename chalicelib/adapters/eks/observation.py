@@ -43,8 +43,7 @@ def _stages(metadata: Json, pod: Json | None) -> Iterator[tuple[Status, datetime
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "True":
             yield Status.BUILDING, _time(condition["lastTransitionTime"])
-    state = _container(pod, "build").get("state", {})
-    if started := (state.get("running") or state.get("terminated") or {}).get("startedAt"):
+    if started := (_state(pod, "build", "running") or _state(pod, "build", "terminated")).get("startedAt"):
         yield Status.RUNNING, _time(started)
 
 
@@ -60,8 +59,7 @@ class _End(NamedTuple):
 def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
     status = (pod or {}).get("status", {})
     if status.get("phase") == "Succeeded" or _condition(job, "Complete"):
-        state = _container(pod, "build").get("state", {})
-        at = (state.get("terminated") or {}).get("finishedAt")
+        at = _state(pod, "build", "terminated").get("finishedAt")
         return _End(Outcome.SUCCEEDED, ended_at=at and _time(at))
     failed = _condition(job, "Failed") or _condition(job, "FailureTarget")
     if is_deleted:
@@ -81,12 +79,7 @@ def _end(job: Json | None, pod: Json | None, is_deleted: bool) -> _End:
 
 def _pod_failure(pod: Json) -> _End:
     status, spec = pod["status"], pod["spec"]
-    disruption = _condition(pod, "DisruptionTarget")
-    ended = [
-        (name, terminated)
-        for name in ("fetch", "build")
-        if (terminated := _container(pod, name).get("state", {}).get("terminated"))
-    ]
+    ended = [(name, state) for name in ("fetch", "build") if (state := _state(pod, name, "terminated"))]
     at = max((_time(each["finishedAt"]) for _, each in ended if each.get("finishedAt")), default=None)
     if status.get("reason") == "DeadlineExceeded":
         minutes = spec["activeDeadlineSeconds"] // 60
@@ -96,7 +89,7 @@ def _pod_failure(pod: Json) -> _End:
         is_own = "exceed" in message  # its own limit; else the node lacks resources or is shut down
         outcome = Outcome.FAILED if is_own else Outcome.FAULT
         return _End(outcome, f"The node evicted the build: {message}", at)
-    if disruption:
+    if disruption := _condition(pod, "DisruptionTarget"):
         words = f"The build lost its node ({disruption.get('reason')}): {disruption.get('message', '')}"
         return _End(Outcome.FAULT, words, at)
     if status.get("reason") in ("NodeLost", "NodeShutdown", "Terminated", "Shutdown"):
@@ -126,7 +119,7 @@ def _trouble(pod: Json) -> Trouble | None:
     if status.get("reason") == "NodeLost" or status.get("phase") == "Unknown":
         return Trouble(Status.UNKNOWN, "The node on which the build runs does not answer.")
     for name in ("fetch", "build"):
-        waiting = _container(pod, name).get("state", {}).get("waiting") or {}
+        waiting = _state(pod, name, "waiting")
         if waiting.get("reason") in _WAITS:
             words = f"{_WAITS[waiting['reason']]}: {waiting.get('message', waiting['reason'])}"
             return Trouble(Status.WARNING, words)
@@ -161,7 +154,7 @@ def _is_deleted(described: Json) -> bool:
 
 
 def _is_fetched(pod: Json | None) -> bool:
-    return "terminated" in _container(pod, "fetch").get("state", {})
+    return bool(_state(pod, "fetch", "terminated"))
 
 
 def needs_secret(job: Json, pod: Json | None) -> bool:
@@ -179,6 +172,11 @@ def _container(pod: Json | None, name: str) -> Json:
     status = (pod or {}).get("status", {})
     all_of_it = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
     return next((each for each in all_of_it if each["name"] == name), {})
+
+
+def _state(pod: Json | None, container: str, kind: str) -> Json:
+    """The state of a container, if it is of that kind: waiting, running or terminated."""
+    return _container(pod, container).get("state", {}).get(kind) or {}
 
 
 def _condition(described: Json | None, kind: str, status: str = "True") -> Json:

@@ -1,22 +1,7 @@
 """The shell steps of builds, one file each. CodeBuild, pods on EKS and the local node run them.
 
-`ask` runs first and fetches all others. Steps for pods are POSIX shell, because BuildKit's image has busybox.
-
-| variable                                       | set by, value                                        |
-|------------------------------------------------|------------------------------------------------------|
-| SLIPWAY_API, SLIPWAY_ATTEMPT                   | each build: its address in the API, its attempt      |
-| SLIPWAY_SECRET, …_SECRET_FILE                  | each build: the attempt's secret, or the file with it |
-| SLIPWAY_IMAGE, SLIPWAY_NONCE, SLIPWAY_NOCACHE  | each build                                           |
-| SLIPWAY_GIT_URL, SLIPWAY_GIT_REVISION          | each build; empty without a git repository           |
-| SLIPWAY_CONTEXT, SLIPWAY_DOCKERFILE            | each build; paths in its code                        |
-| SLIPWAY_BUILDKIT_IMAGE                         | each build on CodeBuild: BuildKit's image            |
-| SLIPWAY_CACHE_REPOSITORY                       | each build on CodeBuild: where its layers are cached |
-| SLIPWAY_OUTPUT, SLIPWAY_CACHE, …_CACHE_OPTIONS | each pod: for buildctl                               |
-| SLIPWAY_MEMORY                                 | the project, each pod: a folder for the materials    |
-| SLIPWAY_ASK, SLIPWAY_SPECIAL_FILES, …_MARK     | `VARIABLES`                                          |
-| SLIPWAY_ENGINE                                 | the project: docker-container, docker, podman, buildah |
-| SLIPWAY_TOOLS_REPOSITORY                       | the project: may have a copy of BuildKit's image     |
-| SLIPWAY_NETWORK                                | the project: network of RUN steps, may be empty      |
+`ask` runs first and fetches all others. Steps for pods are POSIX shell, because BuildKit's image has busybox. README.md
+has the variables of all.
 """
 
 from __future__ import annotations

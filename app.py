@@ -14,10 +14,12 @@ from chalicelib import page, schemas, serializers, settings, telemetry, web, wir
 from chalicelib.domain.build import CODEBUILD, BuildKey
 from chalicelib.usecases import (
     accounts,
+    announcements,
     automation,
     builds,
     cleanup,
     execution,
+    hooks,
     logs,
     materials,
     projects,
@@ -39,6 +41,7 @@ BUILDS = PROJECT + "/builds"
 BUILD = BUILDS + "/{build_id}"
 SECRET = PROJECT + "/secrets/{secret}"
 TOKENS = "/users/{user}/tokens"
+HOOK = PROJECT + "/hooks/{hook}"
 UPLOAD = PROJECT + "/repo/upload"
 PAGE = settings.api_prefix().removesuffix("/v1") + "/ui"
 PAGING = ("limit", "offset")
@@ -49,7 +52,7 @@ MADE_ONCE: dict[str, Any] = {"status": CREATED, "headers": ("Idempotency-Key",)}
 MADE_ONCE["refusals"] = (HTTPStatus.UNPROCESSABLE_ENTITY,)
 ROUTES: list[web.Route] = []
 Does = Callable[..., object]  # a use case that is called with services and caller first
-NAMED = ("key", "owner", "project", "secret", "offer_id", "user", "token_id")  # then with these, if the path has them
+NAMED = ("key", "owner", "project", "secret", "hook", "offer_id", "user", "token_id")  # then with these of its path
 
 
 def route(path: str, *methods: str, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
@@ -201,12 +204,25 @@ def use_git(call: web.Call, owner: str, project: str) -> schemas.ProjectDetail |
     return schemas.Created(detail) if is_new else detail
 
 
-# Secrets
+# Secrets and webhooks
 
 
 @route(PROJECT + "/secrets", "GET")
 def list_secrets(call: web.Call, owner: str, project: str) -> schemas.SecretNames:
     return schemas.SecretNames(list(secrets.names(call.services, call.user, owner, project)))
+
+
+@route(PROJECT + "/hooks", "GET")
+def list_hooks(call: web.Call, owner: str, project: str) -> schemas.Page[schemas.Hook]:
+    """All on one page."""
+    found = projects.writable(call.services, call.user, owner, project).hooks
+    return schemas.Page(len(found), None, None, [serializers.shown(schemas.Hook, each) for each in found])
+
+
+@route(HOOK, "PUT", body=schemas.HookFields)
+def put_hook(call: web.Call, owner: str, project: str, hook: str) -> schemas.NewHook:
+    made, secret = hooks.put(call.services, call.user, owner, project, hook, call.fields().get("url"))
+    return serializers.shown(schemas.NewHook, made, secret=secret)
 
 
 # Builds
@@ -305,6 +321,8 @@ act("restore_project", "POST", PROJECT + "/restore", projects.restore)
 act("complete_upload", "POST", UPLOAD + "/offers/{offer_id}", sources.complete, refusals=(BAD_REQUEST, TOO_LARGE))
 act("put_secret", "PUT", SECRET, secrets.put, NO_CONTENT, body=schemas.SecretFields)
 act("delete_secret", "DELETE", SECRET, secrets.delete, NO_CONTENT)
+act("delete_hook", "DELETE", HOOK, hooks.delete, NO_CONTENT)
+act("test_hook", "POST", HOOK + "/test", hooks.test, HTTPStatus.ACCEPTED)
 act("forget_git", "DELETE", PROJECT + "/repo/external", sources.forget_git, NO_CONTENT)
 act("bookmark_project", "POST", PROJECT + "/bookmark", projects.bookmark, CREATED)
 act("unbookmark_project", "DELETE", PROJECT + "/unbookmark", projects.unbookmark, NO_CONTENT)
@@ -445,6 +463,33 @@ def on_request(event: Any) -> dict[str, Any]:
             telemetry.about(key)
 
     return web.each_message(event, handle)
+
+
+@app.on_sqs_message(queue="slipway-hooks", batch_size=1)
+def deliver(event: Any) -> dict[str, Any]:
+    """Calls of webhooks: one at a time, because a receiver may be slow."""
+
+    def call(body: str, record: Mapping[str, Any]) -> None:
+        from chalicelib.adapters.sqs import delivery
+
+        tries = int(record["attributes"]["ApproximateReceiveCount"])
+        hooks.deliver(wiring.services(), delivery(body), record["receiptHandle"], tries)
+
+    return web.each_message(event, call)
+
+
+@app.on_dynamodb_record(stream_arn="slipway", batch_size=100)
+def announce(event: Any) -> dict[str, Any]:
+    """Builds before and after each change, in the order of the changes."""
+
+    def inform(_: object, record: Mapping[str, Any]) -> None:
+        from chalicelib.adapters.dynamodb.records import decode_change
+
+        before, build = decode_change(record["dynamodb"])
+        telemetry.about(telemetry.saw(build).key)
+        announcements.announce(wiring.services(), before, build, serializers.announcement)
+
+    return web.each_message(event, inform)
 
 
 @app.on_cw_event(

@@ -305,6 +305,56 @@ class BuildQueue(Protocol):
         """Queues a build's key: delivered at least once, in any order, at once or after some seconds (at most 900)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A message to other programs. It has the same `id` however often it is sent."""
+
+    id: str
+    type: str  # `build.<status>`, or `test`
+    at: datetime
+    text: str  # JSON
+
+
+class EventBus(Protocol):
+    """Sends announcements to their subscribers."""
+
+    def put(self, announcement: Announcement) -> None:
+        """At least once, in any order. Raises Unavailable unless it was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A call of the project's webhook that has the id `hook`."""
+
+    project: ProjectKey
+    hook: str
+    announcement: Announcement
+
+
+class HookQueue(Protocol):
+    """Calls of webhooks that wait."""
+
+    def send(self, delivery: Delivery) -> None:
+        """It is received at least once, in any order, until it is handled without an error."""
+
+    def hide(self, receipt: str, seconds: int) -> None:
+        """The delivery with this `receipt` is received again after so many seconds, unless it is handled by then."""
+
+
+class Webhooks(Protocol):
+    """Receivers of webhooks, anywhere on the Internet."""
+
+    def send(self, url: str, secret: str, announcement: Announcement, now: datetime) -> None:
+        """Raises Unavailable, with the reason for people, unless the receiver has answered 2xx within ten seconds."""
+
+
+class Replies(Protocol):
+    """Queues of programs that have requested builds."""
+
+    def send(self, queue: str, request: str, announcement: Announcement) -> None:
+        """To the queue with this ARN, about a request. Raises NotFound if there is no such queue."""
+
+
 class DeadLetters(Protocol):
     """The queue of requests that can never succeed."""
 
@@ -360,13 +410,14 @@ class Sources(Protocol):
 
 
 class Secrets(Protocol):
-    """Secrets that a project's builds may mount. A later project of the same name does not have them."""
+    """Secrets that a project's builds may mount, and others, whose names have a slash. A later project of the same name
+    does not have them."""
 
     def put(self, project: Project, name: str, value: str) -> None:
         """Sets or replaces a secret. Raises Invalid when the store refuses the value or is full."""
 
     def names(self, project: Project) -> Sequence[str]:
-        """The names of all secrets, sorted. Decrypts nothing."""
+        """The names of all that builds may mount, sorted. Decrypts nothing."""
 
     def delete(self, project: Project, name: str) -> None:
         """Deletes a secret. Raises NotFound."""
@@ -524,6 +575,10 @@ class Services(Protocol):
     accounts: Accounts
     queue: BuildQueue
     log_queue: BuildQueue
+    event_bus: EventBus
+    replies: Replies
+    hook_queue: HookQueue
+    webhooks: Webhooks
     dead_letters: DeadLetters
     sources: Sources
     secrets: Secrets

@@ -17,6 +17,7 @@ from chalicelib.domain.cleanup import CleanupRule
 from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.materials import MAX_SECRET_BYTES
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
+from chalicelib.usecases.hooks import MAX_URL
 from chalicelib.usecases.reports import REFERENCE_FIELDS
 from chalicelib.usecases.sources import MAX_GIT_URL
 
@@ -180,6 +181,21 @@ class StatusEntry(Struct):
     job: Id
 
 
+class EventData(Struct):
+    status: StatusEntry
+    build: Build
+
+
+class BuildEvent(Struct):
+    """A build has a new status; `type` is `build.<status>`. An event may arrive twice, with the same `id`, and events
+    of one build may arrive in another order than that of the ids of their statuses. `build` is as it was then."""
+
+    id: str
+    type: str
+    timestamp: Time
+    data: EventData
+
+
 class BuildStep(Struct):
     """A step of the engine. `duration_seconds` is null if it has not ended, or was cached."""
 
@@ -258,6 +274,22 @@ class Preview(Struct):
 
 class SecretNames(Struct):
     names: list[str]
+
+
+class Hook(Struct):
+    """`failure`: why its receiver did not accept the last call; `updated_at`: when that changed, or a test was made."""
+
+    name: str
+    url: str
+    failure: str | None
+    updated_at: Time | None
+    is_disabled: bool
+
+
+class NewHook(Hook):
+    """The secret is shown this once."""
+
+    secret: str
 
 
 class Versions(Struct):
@@ -392,6 +424,10 @@ class SecretFields(Struct):
     value: Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_BYTES)]
 
 
+class HookFields(Struct):
+    url: Annotated[str, Meta(max_length=MAX_URL, examples=["https://example.com/builds"])]
+
+
 class GitFields(Struct):
     git_url: Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
 
@@ -403,13 +439,15 @@ Lines = str | Annotated[list[str], Meta(min_length=1)]
 
 
 class Request(Struct, kw_only=True):
-    """`user` acts himself if the service knows him, else he is only recorded."""
+    """`user` acts himself if the service knows him, else he is only recorded. `reply_to`: the ARN of the queue that
+    gets the id and the end of a new build."""
 
     version: Literal[1]
     owner: Name
     project: Name
     user: Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$")] | None = None
     idempotency_key: Key | None = None
+    reply_to: Annotated[str, Meta(max_length=256)] | None = None
 
 
 class RequestForBuild(Request):

@@ -10,7 +10,7 @@ from chalicelib.domain.build import Build, StatusEntry
 from chalicelib.domain.cleanup import CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project
 from chalicelib.errors import NotFound
-from chalicelib.ports import BuildView, Services
+from chalicelib.ports import Announcement, BuildView, Services
 from chalicelib.usecases.accounts import NewUser
 
 CLIENT_VERSION, MIN_CLIENT_VERSION = "0.6.1", "0.5.0"  # of polyaxon-cli
@@ -79,6 +79,13 @@ def shown(kind: type[Shown], record: object, **given: Any) -> Shown:
 
 def status_entry(build: Build, entry: StatusEntry) -> schemas.StatusEntry:
     return shown(schemas.StatusEntry, entry, job=build.key.id)
+
+
+def announcement(build: Build, entry: StatusEntry) -> Announcement:
+    kind = f"build.{entry.status}"
+    data = schemas.EventData(status_entry(build, entry), build_summary(build, bookmarked=False))
+    event = schemas.BuildEvent(entry.uuid, kind, entry.created_at, data)
+    return Announcement(entry.uuid, kind, entry.created_at, msgspec.json.encode(event).decode())
 
 
 def code_reference(build: Build) -> schemas.CodeReference:

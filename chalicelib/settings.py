@@ -60,6 +60,7 @@ class Settings:
     table: Annotated[str, about("DynamoDB's table")]
     dispatch_queue_url: Annotated[str, about("SQS: builds to start, stop or observe")]
     log_queue_url: Annotated[str, about("SQS: builds that have ended, whose log is to be stored")]
+    hook_queue_url: Annotated[str, about("SQS: calls of webhooks")]
     dead_letter_queue_url: Annotated[str, about("SQS: requests that can never succeed")]
     codebuild_project: Annotated[str, about("CodeBuild's project, which runs the builds")]
     bucket: Annotated[str, about("S3: code and logs")]
@@ -78,13 +79,16 @@ class Settings:
         str, about("hosts of registries that are asked, without a login, for digests of base images: `host host …`")
     ] = "docker.io ghcr.io quay.io public.ecr.aws mcr.microsoft.com"
     private_git_hosts: Annotated[str, about("git hosts that may have private addresses: `host host …`")] = ""
+    private_hook_hosts: Annotated[str, about("hosts of webhooks that may be private and use http: `host host …`")] = ""
     backend: Annotated[Literal["codebuild", "eks"], about("where builds run that do not name a backend")] = "codebuild"
     build_architecture: Annotated[Literal["x86_64", "arm64"], about("of CodeBuild's machines and images")] = "x86_64"
     buildkit_image: Annotated[str, about("BuildKit on CodeBuild, by digest")] = BUILDKIT["userns"]
     eks: EksSettings | None = None  # the cluster that runs builds as well
     watch_every_seconds: Annotated[int, about("seconds between polls of builds on EKS, during a tick")] = 10
     watch_seconds: Annotated[int, about("seconds that a tick polls such builds; a tick starts each minute")] = 55
+    event_bus: Annotated[str, about("EventBridge: the bus to which each status of a build is sent; empty: none")] = ""
     automation_user: Annotated[str, about("user that runs requests of the queue; empty: they wait")] = ""
+    reply_queues: Annotated[str, about("queues that requests may name in `reply_to`: `ARN ARN …`; empty: none")] = ""
     build_timeout_minutes: Annotated[int, about("a build that runs longer fails", ge=5, le=2160)] = 60
     queue_timeout_minutes: Annotated[int, about("a build that has not started by then fails", ge=5, le=480)] = 60
     wait_timeout_minutes: Annotated[int, about("a build that waits longer for its turn fails", ge=5)] = 1_440

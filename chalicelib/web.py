@@ -355,17 +355,20 @@ def shape_errors_and_cors(request: Request, get_response: Callable[[Request], Re
 
 
 def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any]:
-    """Calls `handle` with body and record of each message of an SQS event; returns the messages that failed."""
+    """Calls `handle` with body and record of each message of an SQS event; returns the messages that failed. Records of
+    DynamoDB's stream are in order: those after one that failed are left alone, because Lambda sends them again too."""
     failed = []
     for message in event:
         record = message.to_dict()
-        message_id = record["messageId"]
+        message_id = record.get("messageId") or record["dynamodb"]["SequenceNumber"]
         with telemetry.work("message"):
             try:
-                handle(message.body, record)
+                handle(record.get("body", ""), record)
             except Exception:
                 log.exception("Message %s failed", message_id)
                 failed.append({"itemIdentifier": message_id})
+        if failed and "dynamodb" in record:
+            break
     return {"batchItemFailures": failed}
 
 

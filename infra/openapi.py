@@ -52,6 +52,7 @@ class Parameters(msgspec.Struct):
     offer_id: schemas.Name
     token_id: schemas.Name
     secret: schemas.Name
+    hook: schemas.Name
     component: Literal["cli", "platform", "lib", "chart", "slipway"]
     limit: Annotated[
         int, msgspec.Meta(ge=1, le=schemas.MAX_LIMIT, description=f"Rows; {schemas.DEFAULT_LIMIT} if not given.")
@@ -89,6 +90,7 @@ def document(routes: Sequence[Route], server: str, version: str) -> Json:
         if "properties" in component:  # an answer has all its fields
             component["required"] = list(component["properties"])
     taken, more = _schemas({route.body for route in routes} - {None, bytes})
+    events, more_components = _schemas({schemas.BuildEvent})
     (parameters,) = _schemas({Parameters})[1].values()
     paths: Json = {}
     for route in routes:
@@ -100,12 +102,24 @@ def document(routes: Sequence[Route], server: str, version: str) -> Json:
         "info": {"title": "Slipway", "version": version, "description": "Builds container images; Polyaxon's v0 API."},
         "servers": [{"url": server}],
         "paths": paths,
+        "webhooks": {"build": {"post": _webhook(events[schemas.BuildEvent])}},
         "components": {
-            "schemas": components | more | {"Faults": _FAULTS},
+            "schemas": more_components | components | more | {"Faults": _FAULTS},
             "responses": {status.name: _refusal(status) for status in _REFUSALS},
             "securitySchemes": {"token": _TOKEN, "attempt": _ATTEMPT},
         },
         "security": [{"token": []}],
+    }
+
+
+def _webhook(event: Json) -> Json:
+    return {
+        "operationId": "receive_build",
+        "summary": "Receive build",
+        "description": "What webhooks of a project receive at the end of a build, signed after Standard Webhooks, and"
+        " what a bus of EventBridge has as `detail`, at each status.",
+        "requestBody": {"required": True, "content": _json(event)},
+        "responses": {"2XX": {"description": "Accepted; any other answer is repeated."}},
     }
 
 

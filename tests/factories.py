@@ -26,6 +26,7 @@ SETTINGS = Settings(
     table="slipway",
     dispatch_queue_url="https://queue.test/slipway-dispatch",
     log_queue_url="https://queue.test/slipway-logs",
+    hook_queue_url="https://queue.test/slipway-hooks",
     dead_letter_queue_url="https://queue.test/slipway-requests-dead",
     automation_user="robot",
     codebuild_project="slipway-builds",

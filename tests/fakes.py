@@ -27,10 +27,12 @@ from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Busy, Conflict, KeyReused, NoLog, NotFound, Unavailable
 from chalicelib.ports import (
     MAX_READ_LINES,
+    Announcement,
     Answer,
     Bookmarkable,
     Broker,
     BuildView,
+    Delivery,
     Fresh,
     Given,
     IdempotencyKey,
@@ -519,6 +521,57 @@ class FakeBuildQueue:
         return taken
 
 
+class FakeEventBus:
+    def __init__(self) -> None:
+        self.told: list[Announcement] = []
+        self.takes = 1_000_000  # so many more, then none
+
+    def put(self, announcement: Announcement) -> None:
+        if self.takes == 0:
+            raise Unavailable("The bus did not take the event.")
+        self.takes -= 1
+        self.told.append(announcement)
+
+
+class FakeReplies:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, Announcement]] = []
+        self.deleted: set[str] = set()  # queues
+
+    def send(self, queue: str, request: str, announcement: Announcement) -> None:
+        if queue in self.deleted:
+            raise NotFound
+        self.sent.append((queue, request, announcement))
+
+
+class FakeHookQueue:
+    def __init__(self) -> None:
+        self.sent: list[Delivery] = []
+        self.hidden: list[tuple[str, int]] = []  # receipts, and for how many seconds
+        self.is_down = False
+
+    def send(self, delivery: Delivery) -> None:
+        if self.is_down:
+            raise Unavailable("The queue did not answer.")
+        self.sent.append(delivery)
+
+    def hide(self, receipt: str, seconds: int) -> None:
+        self.hidden.append((receipt, seconds))
+
+
+class FakeWebhooks:
+    """Receivers that say what a test wants."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, Announcement]] = []  # by address and secret, what was taken
+        self.failure: str | None = None
+
+    def send(self, url: str, secret: str, announcement: Announcement, now: datetime) -> None:
+        if self.failure is not None:
+            raise Unavailable(self.failure)
+        self.told.append((url, secret, announcement))
+
+
 class FakeDeadLetters:
     def __init__(self) -> None:
         self.letters: list[tuple[str, list[str]]] = []
@@ -811,14 +864,14 @@ class FakeSecrets:
         self.stored[project.uuid, name] = value
 
     def names(self, project: Project) -> Sequence[str]:
-        return sorted(name for uuid_, name in self.stored if uuid_ == project.uuid)
+        return sorted(name for uuid_, name in self.stored if uuid_ == project.uuid and "/" not in name)
 
     def delete(self, project: Project, name: str) -> None:
         if self.stored.pop((project.uuid, name), None) is None:
             raise NotFound
 
     def values(self, project: Project, names: Sequence[str]) -> Mapping[str, str]:
-        return {name: self.stored[project.uuid, name] for name in set(names) & set(self.names(project))}
+        return {name: self.stored[project.uuid, name] for name in names if (project.uuid, name) in self.stored}
 
 
 class FakeLogs:
@@ -875,6 +928,10 @@ class FakeServices(Services):
         self.accounts = FakeAccounts()
         self.queue = FakeBuildQueue()
         self.log_queue = FakeBuildQueue()
+        self.event_bus = FakeEventBus()
+        self.replies = FakeReplies()
+        self.hook_queue = FakeHookQueue()
+        self.webhooks = FakeWebhooks()
         self.dead_letters = FakeDeadLetters()
         self.log_archive = FakeLogArchive()
         self.sources = FakeSources(self.clock, self.log_archive)
@@ -932,6 +989,10 @@ class FakeServices(Services):
                 {**vars(self.accounts), "by_hash": {k: _unused(v) for k, v in self.accounts.by_hash.items()}},
                 self.queue.announced,
                 self.log_queue.announced,
+                self.event_bus.told,
+                self.replies.sent,
+                self.hook_queue.sent,
+                self.webhooks.told,
                 self.dead_letters.letters,
                 (self.sources.archives, self.sources.offers),
                 self.log_archive.texts,

@@ -64,6 +64,8 @@ ALLOWED = {
     "app": (
         "chalicelib.adapters.broker",  # how to read its questions
         "chalicelib.adapters.codebuild",  # how to read its events
+        "chalicelib.adapters.dynamodb.records",  # likewise
+        "chalicelib.adapters.sqs",  # likewise
         "chalicelib.domain",
         "chalicelib.page",
         "chalicelib.schemas",
@@ -78,7 +80,7 @@ ALLOWED = {
 # What is not ours and not in the standard library: who may import it.
 OUTSIDE = {
     "app": {"chalice"},
-    "chalicelib.adapters": {"boto3", "botocore", "msgspec", "pynamodb", "urllib3"},
+    "chalicelib.adapters": {"boto3", "botocore", "msgspec", "pynamodb", "standardwebhooks", "urllib3"},
     "chalicelib.telemetry": {"aws_xray_sdk"},
     "chalicelib.schemas": {"msgspec"},
     "chalicelib.serializers": {"msgspec"},
@@ -143,7 +145,7 @@ def test_only_settings_reads_the_environment(path: Path) -> None:
 
 def test_importing_the_app_loads_nothing_heavy() -> None:
     """What is slow to import loads where it is used: Lambda imports `app` on every cold start."""
-    heavy = "{'boto3', 'pynamodb', 'aws_xray_sdk', 'yaml', 'multipart', 'moto', 'infra', 'tests'}"
+    heavy = "{'boto3', 'pynamodb', 'aws_xray_sdk', 'yaml', 'multipart', 'standardwebhooks', 'moto', 'infra', 'tests'}"
     code = f"import sys, app; print(*sorted({heavy} & {{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

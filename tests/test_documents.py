@@ -35,7 +35,7 @@ FOR_OPERATORS = ("infra/aws", "infra/aws/kubernetes")
 PAGES = {
     "README.md": 150,
     **{f".github/{name}.md": 100 for name in ("SECURITY", "CONTRIBUTING", "CHANGELOG")},
-    **{f"infra/docs/{name}.md": 200 for name in ("api", "inputs", "automation", "polyaxon", "settings")},
+    **{f"infra/docs/{name}.md": 200 for name in ("api", "inputs", "automation", "webhooks", "polyaxon", "settings")},
     **{f"{name}/README.md": 200 for name in ("chalicelib", "infra/local", "infra/ui", "infra/bench", "tests")},
     **{f"chalicelib/adapters/{name}/README.md": 200 for name in ("dynamodb", "steps")},
     **{f"{name}/README.md": 200 for name in FOR_OPERATORS},
@@ -60,7 +60,7 @@ NOT_RUN = [
 MADE_BY_MAKE_UI = "chalicelib/ui/"
 TOKEN = "a-token-of-yours"
 BASE = "docker.io/library/python:3.12-slim"
-RUN = ("README.md", "infra/docs/api.md", "infra/docs/inputs.md", "infra/docs/automation.md")
+RUN = ("README.md", *(f"infra/docs/{name}.md" for name in ("api", "inputs", "automation", "webhooks")))
 
 
 def text_of(path: str) -> str:

@@ -9,7 +9,7 @@ from chalicelib.settings import BUILDKIT, EksSettings, read
 NEEDED = {
     f"SLIPWAY_{name}": "x"
     for name in (
-        *("TABLE", "DISPATCH_QUEUE_URL", "LOG_QUEUE_URL", "DEAD_LETTER_QUEUE_URL"),
+        *("TABLE", "DISPATCH_QUEUE_URL", "LOG_QUEUE_URL", "HOOK_QUEUE_URL", "DEAD_LETTER_QUEUE_URL"),
         *("CODEBUILD_PROJECT", "BUCKET", "REGISTRY", "BUILD_KEY_SECRET"),
     )
 } | {"SLIPWAY_REGISTRY_KIND": "ecr"}

@@ -4,9 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chalicelib.adapters import broker, cloudwatch, codebuild, dynamodb, eks, registry, s3, secrets, sqs, steps
+    from chalicelib.adapters import broker, cloudwatch, codebuild, dynamodb, eks, eventbridge, registry, s3
 
-    __all__ = ["broker", "cloudwatch", "codebuild", "dynamodb", "eks", "registry", "s3", "secrets", "sqs", "steps"]
+    # isort: split
+    from chalicelib.adapters import secrets, sqs, steps, webhooks
+
+    __all__ = ["broker", "cloudwatch", "codebuild", "dynamodb", "eks", "eventbridge", "registry", "s3", "secrets"]
+    __all__ += ["sqs", "steps", "webhooks"]
 else:
 
     def __getattr__(name: str) -> Any:

@@ -50,7 +50,7 @@ class SsmSecrets:
             wanted = [f"{folder}/{name}" for name in names[start : start + _PAGE]]
             with answered("The parameter store", refusal=_refusal):
                 answer = self._ssm.get_parameters(Names=wanted, WithDecryption=True)
-            found |= {each["Name"].rpartition("/")[2]: each["Value"] for each in answer["Parameters"]}
+            found |= {each["Name"].removeprefix(f"{folder}/"): each["Value"] for each in answer["Parameters"]}
         return found
 
     def _folder(self, project: Project) -> str:

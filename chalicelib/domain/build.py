@@ -162,6 +162,8 @@ class Build:
     keeping_log_until: datetime | None = None  # the lease of the function that stores the log
     reported_log_bytes: int | None = None  # the size of all lines that clients have reported
     on_behalf_of: str | None = None  # the user that an automation has named; only recorded
+    reply_to: str | None = None  # ARN of the queue that gets its id and its end
+    reply_about: str | None = None  # the key or id of the message that named this queue
     rebuild_of: int | None = None  # the build of the project whose specification and code it repeats
     code_reference: dict[str, Any] | None = None  # reported by a client
     version: int = 1  # each write has the condition that the version is unchanged

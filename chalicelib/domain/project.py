@@ -31,6 +31,18 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A webhook: a receiver that is called when a build of the project has ended."""
+
+    name: str
+    url: str
+    id: str  # another one whenever it is put
+    failure: str | None = None  # why its receiver did not accept the last call
+    updated_at: datetime | None = None  # when `failure` changed, or when the webhook was tested
+    is_disabled: bool = False  # because of `failure`, until it is put again
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     owner: str
     name: str
@@ -48,6 +60,7 @@ class Project:
     git_url: str | None = None  # or the repository with the code; never both
     valid_after_build: int = 0  # cached layers of this build and of earlier ones must not be used
     fresh_build: int = 0  # the last build that succeeded without cached layers
+    hooks: tuple[Hook, ...] = ()
     version: int = 1
     last_build_id: int = 0
     live_builds: int = 0  # builds that are neither archived nor deleted

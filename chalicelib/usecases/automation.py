@@ -13,7 +13,7 @@ from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
-from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable
+from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable, require
 from chalicelib.ports import Services
 from chalicelib.usecases import builds
 
@@ -70,6 +70,9 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
     if action in ("create", "rebuild"):
         served = named if named not in ("", caller.name) else None
         more: dict[str, Any] = {"on_behalf_of": served, "rebuild_of": fields["build"] if action == "rebuild" else None}
+        if (queue := fields.get("reply_to")) is not None:
+            require(queue in services.settings.reply_queues.split(), "No replies are sent to the queue of `reply_to`.")
+            more |= {"reply_to": queue, "reply_about": fields.get("idempotency_key") or message_id}
         return builds.create(services, caller, owner, name, fields, once=once, **more).build.key
     key, (change, is_done) = BuildKey(owner, name, fields["build"]), _CHANGES[action]
     try:

@@ -41,6 +41,8 @@ def create(
     *,
     once: str | None = None,
     on_behalf_of: str | None = None,
+    reply_to: str | None = None,
+    reply_about: str | None = None,
     rebuild_of: int | None = None,
 ) -> BuildView:
     """Records a build and announces it. Raises NotFound, Forbidden, Invalid; nothing is stored then. What is built
@@ -87,6 +89,8 @@ def create(
         commit=commit if asked.is_managed else None,
         source=source,
         on_behalf_of=on_behalf_of,
+        reply_to=reply_to,
+        reply_about=reply_about,
         rebuild_of=rebuild_of,
         check_at=now + (look_again if asked.is_managed else lifecycle.HEARTBEAT),
     )

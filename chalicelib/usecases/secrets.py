@@ -1,6 +1,7 @@
 """A project's secrets: its owner sets and lists them, and only builds get their values."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from chalicelib.domain.build import Build, BuildBody
@@ -8,9 +9,11 @@ from chalicelib.domain.materials import MAX_SECRETS, checked_value, git_credenti
 from chalicelib.domain.project import Project
 from chalicelib.domain.spec import GIT_TOKEN, Spec
 from chalicelib.domain.user import User
-from chalicelib.errors import Gone, Invalid, require
+from chalicelib.errors import Gone, Invalid, NotFound, require
 from chalicelib.ports import Services
 from chalicelib.usecases import projects
+
+OF_HOOK = "hooks/{}"  # the name of a webhook's secret; those that builds may mount have no slash
 
 
 def put(services: Services, caller: User, owner: str, name: str, secret: str, fields: dict[str, Any]) -> None:
@@ -42,9 +45,10 @@ def check(services: Services, project: Project, spec: Spec) -> None:
 
 
 def forget(services: Services, project: Project) -> None:
-    """Deletes all secrets of a project. Idempotent."""
-    for name in services.secrets.names(project):
-        services.secrets.delete(project, name)
+    """Deletes all secrets of a project, and of its webhooks. Idempotent."""
+    for name in [*services.secrets.names(project), *(OF_HOOK.format(hook.name) for hook in project.hooks)]:
+        with suppress(NotFound):
+            services.secrets.delete(project, name)
 
 
 def materials(services: Services, build: Build, body: BuildBody) -> dict[str, str]:

@@ -37,7 +37,7 @@ PYTHON = "3.13"  # of the functions; Lambda takes no functions with 3.11 from 20
 THIS_PYTHON = "{}.{}".format(*sys.version_info)
 # What adapters make clients of.
 SERVICES = frozenset(
-    {"codebuild", "dynamodb", "ecr", "eks", "lambda", "logs", "s3", "secretsmanager", "sqs", "ssm", "sts"}
+    {"codebuild", "dynamodb", "ecr", "eks", "events", "lambda", "logs", "s3", "secretsmanager", "sqs", "ssm", "sts"}
 )
 _DESCRIPTIONS = ("service-2.json", "endpoint-rule-set-1.json", "paginators-1.json")
 _OF_INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")

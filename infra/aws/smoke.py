@@ -225,6 +225,38 @@ def a_build_outlives_its_login(on: Smoke) -> None:
     on.until(path, "succeeded", seconds=(LONG_MINUTES + 20) * 60)
 
 
+def a_status_reaches_the_bus(on: Smoke) -> None:
+    bus = "default"  # of one machine
+    if on.stack is not None:
+        (described,) = boto3.client("cloudformation").describe_stacks(StackName=on.stack)["Stacks"]
+        bus = {each["ParameterKey"]: each["ParameterValue"] for each in described["Parameters"]}["EventBus"]
+    elif on.queue is None:
+        raise Skipped("no queue was named, so AWS is not known")
+    if not bus:
+        raise Skipped("this deployment names no EventBus")
+    sqs, events = boto3.client("sqs"), boto3.client("events")
+    queue = sqs.create_queue(QueueName=on.project)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sends = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage"}
+    policy = {"Version": "2012-10-17", "Statement": [sends | {"Resource": arn}]}
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(policy)})
+    ours = {"data": {"build": {"project": [on.place.replace("/", ".")]}}}
+    wanted = {"source": ["slipway"], "detail-type": ["build.created"], "detail": ours}
+    events.put_rule(Name=on.project, EventBusName=bus, EventPattern=json.dumps(wanted))
+    events.put_targets(Rule=on.project, EventBusName=bus, Targets=[{"Id": "queue", "Arn": arn}])
+    try:
+        deadline = time.monotonic() + 120  # a rule works some time after it was made
+        while True:
+            on.ask("POST", f"/{on.place}/builds", 201, json={"is_managed": False})
+            if sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=10).get("Messages"):
+                break
+            expect(time.monotonic() < deadline, f"no status reached the bus {bus}")
+    finally:
+        events.remove_targets(Rule=on.project, EventBusName=bus, Ids=["queue"])
+        events.delete_rule(Name=on.project, EventBusName=bus)
+        sqs.delete_queue(QueueUrl=queue)
+
+
 def no_alarm_rings(on: Smoke) -> None:
     if on.stack is None:
         raise Skipped("needs AWS")
@@ -257,6 +289,7 @@ STEPS: tuple[Callable[[Smoke], None], ...] = (
     *(
         a_build_on_the_cluster,
         a_build_outlives_its_login,
+        a_status_reaches_the_bus,
         no_alarm_rings,
         what_was_deleted_is_to_be_purged,
     ),

@@ -27,6 +27,7 @@ ENVIRONMENT = {  # enough to load the function and to answer a request without a
     "SLIPWAY_TABLE": "slipway",
     "SLIPWAY_DISPATCH_QUEUE_URL": "http://127.0.0.1:9/1/dispatch",
     "SLIPWAY_LOG_QUEUE_URL": "http://127.0.0.1:9/1/logs",
+    "SLIPWAY_HOOK_QUEUE_URL": "http://127.0.0.1:9/1/hooks",
     "SLIPWAY_DEAD_LETTER_QUEUE_URL": "http://127.0.0.1:9/1/dead",
     "SLIPWAY_CODEBUILD_PROJECT": "builds",
     "SLIPWAY_BUCKET": "bucket",

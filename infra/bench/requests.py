@@ -173,6 +173,7 @@ def environment(url: str) -> dict[str, str]:
         "SLIPWAY_TABLE": "slipway",
         "SLIPWAY_DISPATCH_QUEUE_URL": f"{url}/000000000000/dispatch",
         "SLIPWAY_LOG_QUEUE_URL": f"{url}/000000000000/logs",
+        "SLIPWAY_HOOK_QUEUE_URL": f"{url}/000000000000/hooks",
         "SLIPWAY_DEAD_LETTER_QUEUE_URL": f"{url}/000000000000/dead",
         "SLIPWAY_CODEBUILD_PROJECT": "builds",
         "SLIPWAY_BUCKET": "bucket",

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -25,6 +25,7 @@ from werkzeug.wsgi import ClosingIterator
 from infra.local import queries, signatures
 from infra.local.storage import Storage
 from infra.local.stored_aws import StoredAws
+from infra.local.stream import Stream
 
 REGION = "us-east-1"
 ENVIRONMENT = {
@@ -37,7 +38,7 @@ ENVIRONMENT = {
 # CORS as of the deployed bucket: a page may only send a signed form, and no headers of its own.
 _HEADERS_OF_A_PAGE = "HTTP_ACCESS_CONTROL_REQUEST_HEADERS"
 _FOR_PAGES = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Methods", "POST")]
-MAX_RECEIVES = 5  # of a message, before it goes to the dead-letter queue
+MAX_RECEIVES, HOOK_RECEIVES = 5, 7  # of a message, before it goes to the dead-letter queue
 
 
 class _Handler(MotoRequestHandler):
@@ -55,9 +56,10 @@ class Moto:
     ones would break what DynamoDB promises. With storage, all requests do, except those that wait for messages.
     """
 
-    def __init__(self, storage: Storage | None = None) -> None:
+    def __init__(self, storage: Storage | None = None, stream: Stream | None = None) -> None:
         self._dispatcher = DomainDispatcherApplication(create_backend_app)
         self._one_at_a_time = threading.RLock()
+        self._stream = stream
         self.stored = None if storage is None else StoredAws(storage, REGION)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="moto")
@@ -97,8 +99,16 @@ class Moto:
             return self._answer_and_store(self.stored, environ, start, body)
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
             with self._one_at_a_time:
-                return list(self._dispatcher(environ, start))
+                return self._dispatch(environ, start, body)
         return ClosingIterator(self._dispatcher(environ, start), body.close)
+
+    def _dispatch(
+        self, environ: dict[str, Any], start_response: Callable[..., Any], body: signatures.Body
+    ) -> list[bytes]:
+        """moto's answer; the stream sees what it changes in DynamoDB."""
+        is_dynamodb = environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB_")
+        with self._stream.watching(_operation(environ), body) if self._stream and is_dynamodb else nullcontext():
+            return list(self._dispatcher(environ, start_response))
 
     def _answer_and_store(
         self, stored: StoredAws, environ: dict[str, Any], start_response: Callable[..., Any], body: signatures.Body
@@ -111,16 +121,20 @@ class Moto:
             status = line
             return start_response(line, *more)
 
-        operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
+        operation = _operation(environ)
         with closing(body), ExitStack() as turn:
             if operation != "ReceiveMessage":
                 turn.enter_context(self._one_at_a_time)
-            answer = list(self._dispatcher(environ, start))
+            answer = self._dispatch(environ, start, body)
             if status.startswith("2"):
                 body.seek(0)
                 with self._one_at_a_time:
                     stored.save(_service(environ), operation, body)
         return answer
+
+
+def _operation(environ: dict[str, Any]) -> str:
+    return str(environ.get("HTTP_X_AMZ_TARGET", "")).rpartition(".")[2]
 
 
 def _service(environ: dict[str, Any]) -> str:
@@ -199,6 +213,8 @@ class Queues:
     logs: str
     requests: str
     dead_requests: str
+    hooks: str
+    dead_hooks: str
 
 
 def create_resources(table: str, bucket: str) -> Queues:
@@ -212,8 +228,7 @@ def create_resources(table: str, bucket: str) -> Queues:
     boto3.client("logs").create_log_group(logGroupName="/slipway/reported")
     dispatch, _ = _queue("slipway-dispatch")
     logs, _ = _queue("slipway-logs")
-    requests, dead_requests = _queue("slipway-requests")
-    return Queues(dispatch, logs, requests, dead_requests)
+    return Queues(dispatch, logs, *_queue("slipway-requests"), *_queue("slipway-hooks", HOOK_RECEIVES))
 
 
 def create_secret(name: str, value: str) -> None:
@@ -221,11 +236,11 @@ def create_secret(name: str, value: str) -> None:
     boto3.client("secretsmanager").create_secret(Name=name, SecretString=value)
 
 
-def _queue(name: str) -> tuple[str, str]:
+def _queue(name: str, most_receives: int = MAX_RECEIVES) -> tuple[str, str]:
     """A queue and its dead-letter queue, by their URLs."""
     sqs = boto3.client("sqs")
     dead = str(sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"])
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    redrive = f'{{"deadLetterTargetArn": "{arn}", "maxReceiveCount": "{MAX_RECEIVES}"}}'
+    redrive = f'{{"deadLetterTargetArn": "{arn}", "maxReceiveCount": "{most_receives}"}}'
     attributes = {"VisibilityTimeout": "180", "RedrivePolicy": redrive}
     return str(sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]), dead

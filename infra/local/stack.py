@@ -28,6 +28,7 @@ from infra.local.machine.engines import with_helper
 from infra.local.machine.registry import Registry, answers
 from infra.local.machine.signed_logins import SignedLogins
 from infra.local.storage import Storage
+from infra.local.stream import Stream
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def stack(
     cli.publish()
     openapi.publish()
     with ExitStack() as closing:
-        moto = aws.Moto(storage)
+        stream = Stream(aws.REGION)
+        moto = aws.Moto(storage, stream)
         moto.start()
         closing.callback(moto.close)
         closing.enter_context(
@@ -117,6 +119,7 @@ def stack(
                     "SLIPWAY_BUILD_ARCHITECTURE": "arm64" if IS_ARM else "x86_64",
                     "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
                     "SLIPWAY_API_PREFIX": "/api/v1",
+                    "SLIPWAY_EVENT_BUS": "default",
                     "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user has this machine
                 }
                 | dict(settings or {})
@@ -141,6 +144,7 @@ def stack(
                 {
                     "SLIPWAY_DISPATCH_QUEUE_URL": queues.dispatch,
                     "SLIPWAY_LOG_QUEUE_URL": queues.logs,
+                    "SLIPWAY_HOOK_QUEUE_URL": queues.hooks,
                     "SLIPWAY_DEAD_LETTER_QUEUE_URL": queues.dead_requests,
                     "SLIPWAY_AUTOMATION_USER": AUTOMATION_USER,
                 }
@@ -160,8 +164,9 @@ def stack(
         _token(services, AUTOMATION_USER, None, storage)
 
         sources = {"dispatch": queues.dispatch, "keep_log": queues.logs, "on_request": queues.requests}
+        sources["deliver"] = queues.hooks
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
-        triggers = Triggers(app, sources, schedules)
+        triggers = Triggers(app, sources, schedules, stream)
         codebuild = CodeBuild(
             {PROJECT: variables},
             logs=boto3.client("logs"),

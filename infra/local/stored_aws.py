@@ -26,6 +26,7 @@ from infra.local.signatures import Body
 from infra.local.storage import Change, Storage, events_added, events_forgotten, forgotten, stored
 
 LOG_REFUSED_DAYS = 14  # CloudWatch does not take older events
+WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "BatchWriteItem")  # of DynamoDB
 _OF_MESSAGE = ("body", "message_attributes", "sent_timestamp", "delayed_until")
 _OF_OBJECT = ("_etag", "contentsize", "checksum_algorithm", "checksum_value", "checksum_type", "checksum_parts")
 
@@ -100,7 +101,7 @@ class StoredAws:
                 changes = self._objects(gone)
             case "sqs", _:
                 changes = self._messages()
-            case "dynamodb", ("PutItem" | "UpdateItem" | "DeleteItem" | "TransactWriteItems" | "BatchWriteItem"):
+            case "dynamodb", _ if operation in WRITES:
                 changes = self._rows(operation, json.loads(body.read()))
             case "ssm", ("PutParameter" | "DeleteParameter" | "DeleteParameters"):
                 changes = self._parameters(json.loads(body.read()))
@@ -113,7 +114,7 @@ class StoredAws:
             path.unlink(missing_ok=True)
 
     def _rows(self, operation: str, request: Any) -> Iterator[Change]:
-        for name, given in _named(operation, request):
+        for name, given in named_rows(operation, request):
             table = self._dynamodb.get_table(name)
             key = self._dynamodb.get_keys_value(table, given)
             item = table.get_item(*key)
@@ -188,7 +189,7 @@ class StoredAws:
         return made  # type: ignore[no-any-return]
 
 
-def _named(operation: str, request: Any) -> Iterator[tuple[str, Any]]:
+def named_rows(operation: str, request: Any) -> Iterator[tuple[str, Any]]:
     """The tables and keys, or items with them, that a request to DynamoDB writes."""
     match operation:
         case "TransactWriteItems":

@@ -14,6 +14,7 @@ from chalice.app import Chalice
 from chalice.local import LambdaContext
 
 from infra.local.aws import REGION
+from infra.local.stream import Stream
 
 log = logging.getLogger(__name__)
 WORKERS = 2  # per queue: Lambda handles batches in parallel, too
@@ -23,13 +24,14 @@ WAIT_SECONDS = 1  # of one long poll; `close` takes no longer
 class Triggers:
     """Calls the handlers of `app` until closed."""
 
-    def __init__(self, app: Chalice, queues: Mapping[str, str], schedules: Mapping[str, float]) -> None:
+    def __init__(self, app: Chalice, queues: Mapping[str, str], schedules: Mapping[str, float], stream: Stream) -> None:
         """`queues` has the URL of each function's queue, `schedules` the seconds between its ticks."""
-        self._app = app
+        self._app, self._stream = app, stream
         self._closing = threading.Event()
         loops: list[tuple[Callable[..., None], str, object]] = []
         loops += [(self._poll, function, url) for function, url in queues.items()] * WORKERS
         loops += [(self._tick, function, seconds) for function, seconds in schedules.items()]
+        loops.append((self._follow, "announce", None))
         self._threads = [
             threading.Thread(target=loop, args=(function, of), daemon=True, name=function)
             for loop, function, of in loops
@@ -93,6 +95,23 @@ class Triggers:
         for message in messages:
             if message["MessageId"] not in failed:
                 sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+
+    def _follow(self, function: str, _: None) -> None:
+        """Gives the stream's records to the function. Those from the first that failed on come again."""
+        records: list[dict[str, Any]] = []
+        while not self._closing.is_set():
+            records = records or self._stream.read(WAIT_SECONDS)
+            if not records:
+                continue
+            try:
+                failed = self._call(function, {"Records": records})["batchItemFailures"]
+                numbers = [each["dynamodb"]["SequenceNumber"] for each in records]
+                records = records[numbers.index(failed[0]["itemIdentifier"]) :] if failed else []
+            except Exception:
+                log.exception("changes could not be handled")
+                failed = records
+            if failed:
+                self._closing.wait(WAIT_SECONDS)
 
     def _tick(self, function: str, every_seconds: float) -> None:
         while not self._closing.wait(every_seconds):

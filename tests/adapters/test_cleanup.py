@@ -164,7 +164,13 @@ def passed(moto: str) -> Iterator[dict[str, tuple[Things, Things]]]:
         _reach(moto, environment)
         queue = boto3.client("sqs").create_queue(QueueName=world.name)["QueueUrl"]
         for name, value in {
-            **{"TABLE": TABLE, "DISPATCH_QUEUE_URL": queue, "LOG_QUEUE_URL": queue, "DEAD_LETTER_QUEUE_URL": queue},
+            **{
+                "TABLE": TABLE,
+                "DISPATCH_QUEUE_URL": queue,
+                "LOG_QUEUE_URL": queue,
+                "HOOK_QUEUE_URL": queue,
+                "DEAD_LETTER_QUEUE_URL": queue,
+            },
             **{"CODEBUILD_PROJECT": "x", "BUCKET": world.name, "REGISTRY": f"{HOST}/{world.name}"},
             **{"REGISTRY_KIND": "ecr", "BUILD_KEY_SECRET": "x", "SECRET_PREFIX": f"/{world.name}"},
         }.items():

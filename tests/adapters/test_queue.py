@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from chalicelib.domain.build import BuildKey
-from chalicelib.errors import Unavailable
-from chalicelib.ports import BuildQueue
-from tests.fakes import FakeBuildQueue
+from chalicelib.domain.project import ProjectKey
+from chalicelib.errors import NotFound, Unavailable
+from chalicelib.ports import Announcement, BuildQueue, Delivery, HookQueue, Replies
+from tests.factories import NOW
+from tests.fakes import FakeBuildQueue, FakeHookQueue, FakeReplies
 
 Take = Callable[[], list[BuildKey]]
 KEYS = [BuildKey("ada", "vision", 1), BuildKey("ada", "vision", 2), BuildKey("ada", "vision", 1)]
@@ -84,3 +86,51 @@ def test_reasons_quote_nothing_that_sqs_refuses(sqs: Any) -> None:
 
     (message,) = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"])["Messages"]
     assert message["MessageAttributes"]["reasons"]["StringValue"] == "`a\ufffd\ufffd\ufffd` is no field.\n🚢\t"
+
+
+@pytest.mark.parametrize("kind", ["fake", "SQS"])
+def test_a_reply_arrives_with_the_message_that_it_answers(kind: str, sqs: Any) -> None:
+    from chalicelib.adapters.sqs import SqsReplies
+
+    url = sqs.create_queue(QueueName=f"replies-{uuid.uuid4().hex}")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    fake = FakeReplies()
+    replies: Replies = fake if kind == "fake" else SqsReplies(f"{url.rpartition('/')[0]}/slipway-dispatch")
+    replies.send(arn, "nightly ä", TOLD)
+    messages = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"]).get("Messages", [])
+    arrived = [(each["Body"], each["MessageAttributes"]["request"]["StringValue"]) for each in messages]
+    assert (arrived or [(said.text, request) for _, request, said in fake.sent]) == [(TOLD.text, "nightly ä")]
+
+    sqs.delete_queue(QueueUrl=url)
+    fake.deleted.add(arn)
+    with pytest.raises(NotFound):
+        replies.send(arn, "nightly ä", TOLD)
+
+
+TOLD = Announcement("m-1", "build.succeeded", NOW, '{"text": "ä"}')
+DELIVERY = Delivery(ProjectKey("ada", "vision"), "h-1", TOLD)
+
+
+@pytest.mark.parametrize("kind", ["fake", "SQS"])
+def test_what_webhooks_are_told_arrives_whole(kind: str, sqs: Any) -> None:
+    from chalicelib.adapters.sqs import SqsHookQueue, delivery
+
+    fake = FakeHookQueue()
+    url = sqs.create_queue(QueueName=f"hooks-{uuid.uuid4().hex}")["QueueUrl"]
+    queue: HookQueue = fake if kind == "fake" else SqsHookQueue(url)
+    queue.send(DELIVERY)
+    messages = sqs.receive_message(QueueUrl=url).get("Messages", [])
+    assert (fake.sent or [delivery(message["Body"]) for message in messages]) == [DELIVERY]
+
+
+def test_a_message_is_hidden_for_the_time_that_is_said(sqs: Any) -> None:
+    from chalicelib.adapters.sqs import SqsHookQueue
+
+    url = sqs.create_queue(QueueName=f"hooks-{uuid.uuid4().hex}")["QueueUrl"]
+    queue = SqsHookQueue(url)
+    queue.send(DELIVERY)
+    (message,) = sqs.receive_message(QueueUrl=url, VisibilityTimeout=600)["Messages"]
+    queue.hide(message["ReceiptHandle"], 600)
+    assert "Messages" not in sqs.receive_message(QueueUrl=url)
+    queue.hide(message["ReceiptHandle"], 0)
+    assert len(sqs.receive_message(QueueUrl=url)["Messages"]) == 1

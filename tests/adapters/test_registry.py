@@ -410,6 +410,7 @@ def test_the_login_of_a_plain_registry_does_not_show_in_the_settings() -> None:
         "TABLE",
         "DISPATCH_QUEUE_URL",
         "LOG_QUEUE_URL",
+        "HOOK_QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
         "CODEBUILD_PROJECT",
         "BUCKET",

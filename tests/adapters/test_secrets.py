@@ -58,6 +58,15 @@ def test_what_was_deleted_is_gone(secrets: Secrets) -> None:
         secrets.delete(PROJECT, "a")
 
 
+def test_names_with_a_slash_are_values_that_no_list_has(secrets: Secrets) -> None:
+    secrets.put(PROJECT, "a", "v")
+    secrets.put(PROJECT, "hooks/a", "w")
+    assert secrets.names(PROJECT) == ["a"]
+    assert secrets.values(PROJECT, ["hooks/a", "hooks/b", "a"]) == {"hooks/a": "w", "a": "v"}
+    secrets.delete(PROJECT, "hooks/a")
+    assert secrets.values(PROJECT, ["hooks/a", "a"]) == {"a": "v"}
+
+
 def test_parameters_are_encrypted_and_below_the_prefix(on_aws: None) -> None:
     prefix = f"/slipway/{uuid.uuid4().hex}"
     SsmSecrets(prefix).put(PROJECT, "a", "v")

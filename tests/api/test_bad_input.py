@@ -243,7 +243,7 @@ def test_a_path_may_be_percent_encoded(api: Api) -> None:
 def test_no_body_makes_the_service_fail(api: Api, route: tuple[str, str], body: Any) -> None:
     method, pattern = route
     values = {"owner": "ada", "project": "vision", "build_id": 1, "user": "ada", "offer_id": "x"}
-    path = pattern.format(**values, secret="x")
+    path = pattern.format(**values, secret="x", hook="x")
     api("POST", BUILDS, {"is_managed": False})
     for as_ in ("root", "ada"):
         assert api(method, path, json.dumps(body).encode(), as_=as_).status < 500

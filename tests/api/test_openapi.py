@@ -59,6 +59,7 @@ def test_what_a_body_needs_is_marked_and_asked_for(api: Api) -> None:
         ("POST", "/users"): "username",
         ("POST", "/{owner}/{project}/repo/external"): "git_url",
         ("PUT", "/{owner}/{project}/secrets/{secret}"): "value",
+        ("PUT", "/{owner}/{project}/hooks/{hook}"): "url",
         ("POST", "/{owner}/{project}/builds/{build_id}/_reconcile"): "status",
     }
     by_attempts = {f"/{{owner}}/{{project}}/builds/{{build_id}}/{name}" for name in ("_materials", "_login", "_report")}
@@ -68,7 +69,7 @@ def test_what_a_body_needs_is_marked_and_asked_for(api: Api) -> None:
     assert {described.pop(("POST", path)) for path in of_many} == {"ids"}
     assert described == needed
     for (method, path), field in needed.items():
-        place = path.format(owner="ada", project="vision", build_id=elsewhere, secret="x")
+        place = path.format(owner="ada", project="vision", build_id=elsewhere, secret="x", hook="x")
         answer = api(method, place, {}, as_="root")
         assert (answer.status, list(answer.body)) == (400, [field]), place
 

@@ -59,6 +59,10 @@ NEEDS = {
     "GET /{owner}/{project}/secrets": "write",
     "PUT /{owner}/{project}/secrets/{secret}": "write",
     "DELETE /{owner}/{project}/secrets/{secret}": "write",
+    "GET /{owner}/{project}/hooks": "write",
+    "PUT /{owner}/{project}/hooks/{hook}": "write",
+    "DELETE /{owner}/{project}/hooks/{hook}": "write",
+    "POST /{owner}/{project}/hooks/{hook}/test": "write",
     "GET /{owner}/{project}/builds": "read",
     "POST /{owner}/{project}/builds": "write",
     "POST /{owner}/{project}/builds/invalidate": "write",
@@ -104,6 +108,7 @@ BODIES: dict[str, Any] = {
     "PUT /{owner}/{project}/repo/upload": make_archive({"a": "b"}),
     "POST /{owner}/{project}/repo/upload": make_archive({"a": "b"}),
     "PUT /{owner}/{project}/secrets/{secret}": {"value": "v"},
+    "PUT /{owner}/{project}/hooks/{hook}": {"url": "https://receiver.test"},
     "POST /users": {"username": "eve"},
     "POST /projects": {"name": "new"},
 }
@@ -158,6 +163,7 @@ def test_the_matrix(api: Api, route: str, caller: str | None, project: str) -> N
         token_id=api.services.accounts.by_hash[token_sha256("ada")].id,
         offer_id="x",
         secret="token",
+        hook="ci",
         component="cli",
         file="index.html",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,10 @@ from tests.api.conftest import EVENTS, Api, call
 from tests.factories import KEY, SPEC
 
 CODEBUILD_ID = "slipway-builds:8745a7a9-c340-456a-9166-edf953571bEX"
+
+
+def recorded(name: str) -> Any:
+    return json.loads((EVENTS / f"{name}.json").read_text())
 
 
 @pytest.fixture
@@ -72,14 +77,42 @@ def test_the_last_try_to_keep_a_log_is_known_by_its_count(api: Api, build: Any) 
     services.clock.forward(minutes=6)
     services.logs.write(f"logs:{services.codebuild.run_of(KEY).handle}", "one")
     services.logs.fails_after_lines = 0
-    recorded = json.loads((EVENTS / "keep_log.json").read_text())
+    event = recorded("keep_log")
     answers = []
     for count in (1, 2, 3):
-        recorded["Records"][0]["attributes"]["ApproximateReceiveCount"] = str(count)
+        event["Records"][0]["attributes"]["ApproximateReceiveCount"] = str(count)
         services.clock.forward(minutes=30)
-        answers.append(app.handler_map["keep_log"](recorded, LambdaContext("keep_log", 256, 60_000)))
+        answers.append(app.handler_map["keep_log"](event, LambdaContext("keep_log", 256, 60_000)))
 
-    again = {"batchItemFailures": [{"itemIdentifier": recorded["Records"][0]["messageId"]}]}
+    again = {"batchItemFailures": [{"itemIdentifier": event["Records"][0]["messageId"]}]}
     assert answers == [again, again, {"batchItemFailures": []}]
     (text,) = services.log_archive.texts.values()
     assert text.startswith("… cut here")
+
+
+def test_changes_of_builds_are_told_in_their_order(api: Api) -> None:
+    api.services.settings = replace(api.services.settings, event_bus="default")
+    assert call("announce", "changes") == {"batchItemFailures": []}
+    types = [told.type for told in api.services.event_bus.told]
+    assert types == ["build.created", "build.scheduled", "build.building"]
+
+
+def test_changes_come_again_from_the_first_that_failed_on(api: Api) -> None:
+    """Those behind it must wait: the order of a build's changes is kept."""
+    services = api.services
+    services.settings = replace(services.settings, event_bus="default")
+    services.event_bus.takes = 1
+    numbers = [record["dynamodb"]["SequenceNumber"] for record in recorded("changes")["Records"]]
+    assert call("announce", "changes") == {"batchItemFailures": [{"itemIdentifier": numbers[2]}]}
+    services.event_bus.takes = 0
+    assert call("announce", "changes") == {"batchItemFailures": [{"itemIdentifier": numbers[0]}]}
+
+
+def test_a_record_that_nobody_can_read_is_named_and_nothing_behind_it_is_touched(api: Api) -> None:
+    services = api.services
+    services.settings = replace(services.settings, event_bus="default")
+    event = recorded("changes")
+    event["Records"][0]["dynamodb"]["NewImage"]["history"]["S"] = "[{"
+    answer = app.handler_map["announce"](event, LambdaContext("announce", 256, 60_000))
+    assert answer == {"batchItemFailures": [{"itemIdentifier": event["Records"][0]["dynamodb"]["SequenceNumber"]}]}
+    assert services.event_bus.told == []

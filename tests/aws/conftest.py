@@ -31,8 +31,10 @@ from tests.adapters.attempts import AttemptApi, attempt_api
 from tests.aws import stack
 
 FUNCTIONS = (
+    "announce",
     "api_handler",
     "broker",
+    "deliver",
     "dispatch",
     "keep_log",
     "on_request",

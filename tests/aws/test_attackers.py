@@ -36,8 +36,10 @@ BASES = (f"arn:aws:ecr:{HERE}:repository/base/python", f"arn:aws:ecr:{HERE}:repo
 HUB = f"arn:aws:secretsmanager:{HERE}:secret:hub-a1b2c3"
 PARAMETERS = {"EksCluster": "lab", "BaseRepositories": ",".join(BASES), "DockerHubSecret": HUB}
 FUNCTIONS = (
+    "AnnounceRole",
     "ApiHandlerRole",
     "BrokerRole",
+    "DeliverRole",
     "DispatchRole",
     "KeepLogRole",
     "OnRequestRole",
@@ -97,6 +99,7 @@ def repository(name: str) -> str:
 
 ANN, ANNS_CACHE = repository("slipway/ann/site-89abcdef"), repository("slipway-cache/ann/site-89abcdef")
 SECRET = f"arn:aws:ssm:{HERE}:parameter/slipway/{NAME}/ann/0123/token"
+HOOK_SECRET = f"arn:aws:ssm:{HERE}:parameter/slipway/{NAME}/ann/0123/hooks/ci"
 BUCKET, BUILD_LOG = "arn:aws:s3:::{Bucket}", f"arn:aws:logs:{HERE}:log-group:{{BuildLogs}}:log-stream:anns"
 QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     # what it is: action, resource ({X}: the physical name of X), whose work it is
@@ -160,6 +163,7 @@ QUESTIONS: dict[str, tuple[str, str, set[str]]] = {
     "read other secrets": ("secretsmanager:GetSecretValue", f"{HUB}-of-another", set()),
     "set a project's secret": ("ssm:PutParameter", SECRET, {"ApiHandlerRole"}),
     "delete a project's secret": ("ssm:DeleteParameter", SECRET, {"ApiHandlerRole", "CleanUpRole"}),
+    "read a webhook's secret": ("ssm:GetParameters", HOOK_SECRET, {"BrokerRole", "DeliverRole"}),
     "read other parameters": ("ssm:GetParameters", f"arn:aws:ssm:{HERE}:parameter/slipway/x/y", set()),
     "change a function": (
         "lambda:UpdateFunctionCode",

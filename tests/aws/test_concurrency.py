@@ -193,8 +193,8 @@ def test_without_a_bound_queues_take_all_functions(written: Any) -> None:
     assert service.account.throttled > 0
 
 
-def test_the_queues_together_leave_four(written: Any) -> None:
-    """Whatever lies in all three of them."""
+def test_the_queues_together_leave_two(written: Any) -> None:
+    """Whatever lies in all four of them."""
     mappings = [
         event["Properties"]["ScalingConfig"]["MaximumConcurrency"]
         for each in written["Resources"].values()
@@ -202,6 +202,6 @@ def test_the_queues_together_leave_four(written: Any) -> None:
         if "Queue" in event["Properties"]
     ]
     functions = json.loads((ROOT / ".chalice/config.json").read_text())["stages"]["aws"]["lambda_functions"]
-    assert mappings == [2, 2, 2]  # Lambda takes no less
-    assert SLOTS - sum(mappings) == 4
+    assert mappings == [2, 2, 2, 2]  # Lambda takes no less
+    assert SLOTS - sum(mappings) == 2
     assert not [name for name, each in functions.items() if "reserved_concurrency" in each]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from werkzeug import Request, Response
 
+from chalicelib.adapters.dynamodb import records
 from chalicelib.domain.build import Status
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.ports import Question
@@ -89,6 +90,9 @@ def test_every_function_does_its_part(deployed: Deployed) -> None:
     archived = services.builds.get(dropped.key)
     assert archived is not None
     services.builds.save(replace(archived, deleted_at=services.now() - timedelta(hours=2)))
+    assert deployed.call("Announce", "announce", recorded("changes")) == {"batchItemFailures": []}
+    assert deployed.call("Deliver", "deliver", recorded("hooks")) == {"batchItemFailures": []}  # it is gone
+
     answer = deployed.call("CleanUp", "clean_up", recorded("schedule"))
     assert answer["builds"] == 1
     assert deployed.find(3) is None
@@ -126,6 +130,7 @@ HANDLERS = (
     ("APIHandler", "app", "get_build"),
     ("Dispatch", "dispatch", "dispatch"),
     ("Broker", "broker", "broker"),
+    ("Announce", "announce", "changes"),
     ("OnCodebuildEvent", "on_codebuild_event", "codebuild_state_change"),
     ("KeepLog", "keep_log", "keep_log"),
     ("Reconcile", "reconcile", "schedule"),
@@ -171,6 +176,10 @@ def event_about_the_build(deployed: Deployed, name: str) -> Any:
         secret = attempt_secret(deployed.services.deployment_secrets.build_key(), build.uuid, build.attempt)
         return asdict(Question("materials", str(build.key), build.attempt, secret, {}))
     event = recorded(name)
+    if name == "changes":
+        event["Records"] = event["Records"][:1]
+        change = event["Records"][0]["dynamodb"]
+        change["NewImage"] = records.encode_build(deployed.build()).serialize()
     if name == "codebuild_state_change":
         handle = deployed.build().handle
         event["detail"]["build-id"] = f"arn:aws:codebuild:us-east-1:123456789012:build/{handle}"

@@ -44,15 +44,17 @@ from infra.local.codebuild.api import CodeBuild
 from tests.adapters.clusters import container, ended, kubernetes, running
 from tests.aws import stack
 from tests.aws.conftest import FUNCTIONS, Deployed, listed, recorded
-from tests.factories import DIGEST, make_archive
+from tests.factories import DIGEST, make_archive, make_build
 
 pytestmark = pytest.mark.slow
 ROLES = dict(
     zip(
         FUNCTIONS,
         (
+            "Announce",
             "ApiHandler",
             "Broker",
+            "Deliver",
             "Dispatch",
             "KeepLog",
             "OnRequest",
@@ -70,6 +72,8 @@ REASONS = {
     "TracesWhereXRayKnowsNoResources": "X-Ray's daemon, beside the function, does",
     "DecryptsNoSecret": "it denies: who may list parameters could else decrypt them",
     "ReceivesItsMessages": "the event source mapping polls with the function's role",
+    "ReadsChanges": "it reads the stream so, too",
+    "PutsAsideWhatAlwaysFails": "and tells so of what is put aside",
     "TellsMissingFromForbidden": "without it S3 answers 403 for a missing key",
 }
 
@@ -140,6 +144,9 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[t
             ids = [params["id"]] if "id" in params else params.get("ids", [])
             for name in {id_.partition(":")[0] for id_ in ids} or {params["projectName"]}:
                 yield f"codebuild:{operation}", f"arn:aws:codebuild:{here}:project/{name}"
+        case "events", "PutEvents":
+            for entry in params["Entries"]:
+                yield "events:PutEvents", f"arn:aws:events:{here}:event-bus/{entry['EventBusName']}"
         case "eks", "DescribeCluster":
             yield "eks:DescribeCluster", f"arn:aws:eks:{here}:cluster/{params['name']}"
         case "ssm", _:
@@ -308,6 +315,24 @@ def test_roles_allow_what_builds_on_eks_need_beside(
     assert trouble == {}, json.dumps(trouble, indent=1)
 
 
+ANSWERS = "arn:aws:sqs:us-east-1:123456789012:answers"
+
+
+@pytest.mark.parametrize("deployed", [{"EventBus": "default", "ReplyQueues": ANSWERS}], indirect=True)
+def test_the_function_that_announces_builds_may_use_the_bus_and_the_queues_that_are_named(
+    deployed: Deployed, calls: Calls, aws: Services
+) -> None:
+    boto3.client("sqs").create_queue(QueueName="answers")
+    event = recorded("changes")
+    created = event["Records"][0]["dynamodb"]["NewImage"]["unlisted"]
+    created["S"] = json.dumps(json.loads(created["S"]) | {"reply_to": ANSWERS, "reply_about": "nightly"})
+    Story(calls, deployed).call("announce", event)
+    trouble = held_against(calls, deployed, policies=("event-bus", "replies"))
+    assert trouble == {}, json.dumps(trouble, indent=1)
+    bus = "arn:aws:events:us-east-1:123456789012:event-bus/default"
+    assert calls.seen["announce"] == {("events:PutEvents", bus), ("sqs:SendMessage", ANSWERS)}
+
+
 @dataclass
 class Story:
     """How things happen to functions."""
@@ -407,6 +432,18 @@ class Story:
         event["Records"][0]["body"] = f"ada/vision/{number}"
         return self.call("keep_log", event)["batchItemFailures"]
 
+    def deliver(self, owner: str, name: str) -> None:
+        """The project's webhook is told, in vain: that is noted."""
+        project = self.deployed.services.projects.get(owner, name)
+        assert project is not None
+        event = recorded("hooks")
+        told = json.loads(event["Records"][0]["body"]) | {"hook": project.hooks[0].id}
+        event["Records"][0]["body"] = json.dumps(told)
+        queue = os.environ["SLIPWAY_HOOK_QUEUE_URL"]
+        (message,) = boto3.client("sqs").receive_message(QueueUrl=queue)["Messages"]
+        event["Records"][0]["receiptHandle"] = message["ReceiptHandle"]
+        assert self.call("deliver", event)["batchItemFailures"] != []
+
     def ring(self, number: int) -> None:
         """CodeBuild tells that a build has ended, once it has."""
         handle = self.deployed.build(number).handle
@@ -452,6 +489,11 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     api("PUT", f"{project}/secrets/token", {"value": "v"}, 204)
     api("GET", f"{project}/secrets")
     api("DELETE", f"{project}/secrets/token", None, 204)
+    api("PUT", f"{project}/hooks/deploy", {"url": "https://receiver.test"})
+    api("GET", f"{project}/hooks")
+    api("DELETE", f"{project}/hooks/deploy", None, 204)
+    api("PUT", f"{project}/hooks/deploy", {"url": "https://nobody.invalid"})
+    api("POST", f"{project}/hooks/deploy/test", None, 202)
     api("PUT", f"{project}/secrets/token", {"value": "v"}, 204)
     api("POST", f"{project}/bookmark", None, 201)
     api("GET", "/bookmarks/ada/projects")
@@ -500,6 +542,13 @@ def run_everything(calls: Calls, deployed: Deployed, aws: Services, registry: se
     aws.restart()  # a process remembers how to read on
     story.keep_in_vain(2)  # what was reported
     story.keep(2)
+
+    changes = recorded("changes")  # the last is the end of a build
+    ended = records.encode_build(make_build(Status.SUCCEEDED)).serialize()
+    changes["Records"][-1]["dynamodb"]["NewImage"] = ended
+    changes["Records"][-1]["dynamodb"]["OldImage"] = records.encode_build(make_build()).serialize()
+    call("announce", changes)
+    story.deliver("ada", "vision")
 
     call("on_request", recorded("requests"))  # build 3
     call("on_request", recorded("requests"))  # once

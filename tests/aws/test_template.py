@@ -19,11 +19,13 @@ from chalice.app import CloudWatchEvent
 from moto.events.models import EventPattern
 
 from chalicelib import settings, telemetry
+from chalicelib.adapters import webhooks
 from chalicelib.adapters.codebuild import build_id_of_event
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import DONE
 from chalicelib.domain.cleanup import OFFERED_DAYS, REPLACED_DAYS, STAGED_DAYS
 from chalicelib.usecases.cleanup import Cleaned
+from chalicelib.usecases.hooks import TRY_AGAIN_AFTER
 from infra.aws.package import ROOT, SERVICES
 from tests.aws.conftest import FUNCTIONS, HERE, Packaged, listed, policy, recorded, transformed_with
 
@@ -253,10 +255,18 @@ def test_a_message_is_not_seen_twice_while_its_function_may_run(written: Any) ->
         ("DispatchQueue", "dispatch"),
         ("LogQueue", "keep_log"),
         ("RequestsQueue", "on_request"),
+        ("HookQueue", "deliver"),
     ):
         properties = written["Resources"][queue]["Properties"]
         assert properties["VisibilityTimeout"] >= 6 * functions[function]["lambda_timeout"]
-        assert properties["RedrivePolicy"]["maxReceiveCount"] == 5
+        tries = 1 + len(TRY_AGAIN_AFTER) if queue == "HookQueue" else 5
+        assert properties["RedrivePolicy"]["maxReceiveCount"] == tries
+
+
+def test_the_function_that_tells_webhooks_outlives_the_slowest_receiver() -> None:
+    """What it does before and after has as long again."""
+    functions = json.loads((ROOT / ".chalice" / "config.json").read_text())["stages"]["aws"]["lambda_functions"]
+    assert functions["deliver"]["lambda_timeout"] >= 2 * (webhooks.CONNECT_SECONDS + webhooks.SECONDS)
 
 
 def test_every_function_has_a_policy_of_its_own() -> None:
@@ -431,11 +441,14 @@ def test_an_alarm_fires_by_each_of_its_metrics_alone(written: Any, alarm: str, k
 
 
 def watched_by(written: Any, alarm: str, kind: str) -> set[str]:
-    """The resources that an alarm must watch: all functions, all dead-letter queues, or all others."""
+    """The resources that an alarm must watch: all functions, all dead-letter queues, or all others but one."""
     if kind == "Function":
         return {name for name, each in written["Resources"].items() if "LoggingConfig" in each.get("Properties", {})}
     queues = {name for name, each in written["Resources"].items() if each.get("Type") == "AWS::SQS::Queue"}
-    return {name for name in queues if name.endswith("DeadQueue") == (alarm == "DeadLetters")}
+    if alarm == "DeadLetters":
+        return {name for name in queues if name.endswith("DeadQueue")}
+    # What a receiver does not take waits for hours, by its owner's fault: the list of webhooks says it.
+    return {name for name in queues if not name.endswith("DeadQueue")} - {"HookQueue"}
 
 
 def resource_of(metric: Any) -> str:
@@ -500,8 +513,10 @@ OF_RESOURCES = {
     "BuildVpc": {"BuildVpc": "vpc-0123abcd", "BuildSubnets": "subnet-0123abcd", "BuildSecurityGroups": "sg-0123abcd"},
     "DockerHubSecret": {"DockerHubSecret": "arn:aws:secretsmanager:us-east-1:123456789012:secret:hub-abcdef"},
     "EksCluster": {"EksCluster": "lab", "EksLogGroup": "/lab/pods"},
+    "EventBus": {"EventBus": "builds"},
     "FunctionSubnets": {"FunctionSubnets": "subnet-0123abcd", "FunctionSecurityGroups": "sg-0123abcd"},
     "KmsKey": {"KmsKey": "arn:aws:kms:us-east-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"},
+    "ReplyQueues": {"ReplyQueues": "arn:aws:sqs:us-east-1:123456789012:answers arn:aws:sqs:us-east-1:2:more"},
     "PermissionsBoundary": {"PermissionsBoundary": "arn:aws:iam::123456789012:policy/most"},
 }
 
@@ -614,6 +629,7 @@ def test_what_bites_only_on_aws(transformed: Any) -> None:
         "DispatchDispatchSqsEventSource",
         "KeepLogKeepLogSqsEventSource",
         "OnRequestOnRequestSqsEventSource",
+        "DeliverDeliverSqsEventSource",
     ):
         assert resources[name]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
         assert resources[name]["Properties"]["ScalingConfig"] == {"MaximumConcurrency": 2}
@@ -641,3 +657,32 @@ def test_a_cluster_lets_in_the_functions_that_speak_to_it(written: Any) -> None:
     principals = json.dumps([each["Properties"]["PrincipalArn"] for each in entries])
     assert "DispatchRole" in principals
     assert "ReconcileRole" in principals
+
+
+@pytest.mark.slow
+def test_only_builds_that_were_made_or_changed_wake_the_function_that_tells_of_them(transformed: Any) -> None:
+    source = transformed["Resources"]["AnnounceAnnounceDynamodbEventSource"]["Properties"]
+    assert source["EventSourceArn"] == {"Fn::GetAtt": ["Table", "StreamArn"]}
+    ((pattern,),) = [source["FilterCriteria"]["Filters"]]
+    wanted = EventPattern.load(pattern["Pattern"])
+    made, leased, changed = recorded("changes")["Records"]
+    assert [wanted.matches_event(each) for each in (made, leased, changed)] == [True, True, True]
+    assert not wanted.matches_event(made | {"eventName": "REMOVE"})
+    assert not wanted.matches_event(made | {"dynamodb": {"Keys": {"pk": {"S": "P#ada/vision"}, "sk": {"S": "P"}}}})
+
+
+@pytest.mark.slow
+def test_a_change_that_always_fails_holds_up_its_shard_for_a_bounded_time(transformed: Any, written: Any) -> None:
+    """Without these, for a day; an alarm tells of what waits, and of what was put aside."""
+    source = transformed["Resources"]["AnnounceAnnounceDynamodbEventSource"]["Properties"]
+    assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert source["BisectBatchOnFunctionError"] is True
+    assert 0 < source["MaximumRetryAttempts"] <= 50
+    assert 0 < source["MaximumRecordAgeInSeconds"] <= 1_800
+    aside = source["DestinationConfig"]["OnFailure"]["Destination"]
+    assert aside == {"Fn::GetAtt": ["EventsDeadQueue", "Arn"]}
+    assert any(each["Resource"] == aside for each in policy("announce") if each["Action"] == "sqs:SendMessage")
+    assert written["Resources"]["Table"]["Properties"]["StreamSpecification"]["StreamViewType"] == "NEW_AND_OLD_IMAGES"
+    waiting = written["Resources"]["OldChanges"]["Properties"]
+    assert (waiting["MetricName"], waiting["Dimensions"][0]["Value"]) == ("IteratorAge", {"Ref": "Announce"})
+    assert waiting["Threshold"] < source["MaximumRecordAgeInSeconds"] * 1_000

@@ -126,13 +126,20 @@ def trusting(machine: Machine, git: GitServer) -> Machine:
     return replace(machine, engine=replace(machine.engine, environment=variables))
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    """Unless a module has its own: without an engine, and with an empty registry. No build gets far."""
+@contextmanager
+def serving_without_engine(folder: Path, **options: Any) -> Iterator[Client]:
+    """With an empty registry. No build gets far."""
     with served(lambda _: Response(status=404)) as registry:
         nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), registry, "", "scratch")
-        with serving(nothing, tmp_path / "stack") as client:
+        with serving(nothing, folder, **options) as client:
             yield client
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    """Unless a module has its own."""
+    with serving_without_engine(tmp_path / "stack") as client:
+        yield client
 
 
 def wait_until(met: Callable[[], bool]) -> None:

@@ -78,6 +78,32 @@ def test_a_line_says_who_asked_for_what(automated: FakeServices, caplog: pytest.
     assert told["build"] == "ada/vision/1"
 
 
+ANSWERS = "arn:aws:sqs:eu-west-1:123456789012:answers"
+
+
+def test_a_message_may_name_a_queue_for_the_reply(automated: FakeServices) -> None:
+    automated.settings = replace(
+        automated.settings, reply_queues=f"arn:aws:sqs:eu-west-1:123456789012:others {ANSWERS}"
+    )
+    send(automated, "m-1", reply_to=ANSWERS)
+    send(automated, "m-2", reply_to=ANSWERS, idempotency_key="nightly")
+    send(automated, "m-3", reply_to=ANSWERS, action="rebuild", build=1)
+    replies = [(build.reply_to, build.reply_about) for build in automated.records.builds.values()]
+    assert replies == [(ANSWERS, "m-1"), (ANSWERS, "nightly"), (ANSWERS, "m-3")]
+
+
+@pytest.mark.parametrize("allowed", ["", f"{ANSWERS}-of-others"])
+@pytest.mark.parametrize("named", [ANSWERS, "", f"{ANSWERS}-of-others arn:x"])
+def test_a_reply_goes_to_no_queue_that_the_operator_did_not_name(
+    automated: FakeServices, allowed: str, named: str
+) -> None:
+    automated.settings = replace(automated.settings, reply_queues=allowed)
+    send(automated, reply_to=named)
+    assert automated.records.builds == {}
+    ((_, reasons),) = automated.dead_letters.letters
+    assert reasons == ["No replies are sent to the queue of `reply_to`."]
+
+
 def test_a_message_delivered_twice_creates_one_build_and_announces_it_again(automated: FakeServices) -> None:
     """Whoever created it may have died before announcing it."""
     send(automated)

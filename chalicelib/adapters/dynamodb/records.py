@@ -36,6 +36,12 @@ def decode_build(item: Item) -> Build:
     return _from_json(data, Build, history=item.history, version=item.version, check_at=check_at)
 
 
+def decode_change(change: Mapping[str, Any]) -> tuple[Build | None, Build]:
+    """The build before and after a change that the table's stream has with both images; None before it was made."""
+    before, after = change.get("OldImage"), change["NewImage"]
+    return before and decode_build(Item.from_raw_data(before)), decode_build(Item.from_raw_data(after))
+
+
 def decode_listed_build(item: Item) -> Build:
     """The build with the fields that lists show, from the attributes `LISTED_COLUMNS`."""
     return _from_json(item.data, Build, history=f"[{item.last}]", version=item.version, nonce='""')

@@ -3,9 +3,10 @@
 Simulated: the handlers of `app.py` and the use cases run as they are, side by side, on a simulated clock
 and on the fakes of `tests.fakes`. Functions change places at every call to a port. A call may fail, take
 long, lose its answer, see an old state, or be the last one of its function (`Fault`); messages, events and
-ticks are lost, doubled or late; functions end at their time limit; executors have few slots, forget what
-they were asked, lose builds and have faults; clients repeat what was not answered. Then everything heals,
-days pass, and what must hold after any fault is checked (`promises`).
+ticks are lost, doubled or late; the table's stream repeats records, in their order; functions end at their
+time limit; executors have few slots, forget what they were asked, lose builds and have faults; clients
+repeat what was not answered. Then everything heals, days pass, and what must hold after any fault is checked
+(`promises`).
 
 With `ADAPTERS=1` the same stories happen on the real adapters, which takes about ten times as long.
 Functions change places at every HTTP call, and each of these may fail before or after its effect, time out,

@@ -17,10 +17,12 @@ from xml.sax.saxutils import escape
 import trustme
 
 from chalicelib.adapters.registry import LOGIN_SECONDS
+from chalicelib.adapters.sqs import delivery
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import BuildKey, Status
 from chalicelib.domain.log_lines import LogLine, at_of, ms_of
 from chalicelib.errors import Busy, Unavailable
+from chalicelib.ports import Announcement
 from tests.fakes import Run
 from tests.simulation.http_calls import CLUSTER, Answer, Refused, Request
 from tests.simulation.scheduler import Ended, current
@@ -36,7 +38,7 @@ _PHASES = {Status.SCHEDULED: "QUEUED", Status.BUILDING: "PRE_BUILD", Status.RUNN
 
 
 class Aws:
-    """SQS, S3, CodeBuild, CloudWatch Logs, ECR, STS, SSM and EKS."""
+    """SQS, EventBridge, S3, CodeBuild, CloudWatch Logs, ECR, STS, SSM and EKS."""
 
     def __init__(self, world: AdaptersWorld) -> None:
         self._world, self._services = world, world.services
@@ -60,11 +62,20 @@ class Aws:
         text, settings, services = body["MessageBody"], self._world.settings, self._services
         if body["QueueUrl"] == settings.dead_letter_queue_url:
             services.dead_letters.put(text, [body["MessageAttributes"]["reasons"]["StringValue"]])
+        elif body["QueueUrl"] == settings.hook_queue_url:
+            services.hook_queue.send(delivery(text))
         else:
             queues = {settings.dispatch_queue_url: services.queue, settings.log_queue_url: services.log_queue}
             queues[body["QueueUrl"]].announce(BuildKey.parse(text), body["DelaySeconds"])
         md5 = hashlib.md5(text.encode()).hexdigest()
         return {"MessageId": "-", "MD5OfMessageBody": md5}
+
+    def _eventbridge(self, operation: str, body: Json) -> Json:
+        assert operation == "PutEvents"
+        (event,) = body["Entries"]
+        id_, detail = json.loads(event["Detail"])["id"], event["Detail"]
+        self._services.event_bus.put(Announcement(id_, event["DetailType"], self._services.now(), detail))
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": id_}]}
 
     # CodeBuild
 
@@ -209,7 +220,9 @@ class Aws:
         return {"SecretString": self._services.deployment_secrets.build_key().decode()}
 
     def _ssm(self, operation: str, body: Json) -> Json:
-        """Projects have no secrets; whoever purges one asks."""
+        """Projects have no secrets; their purge asks, and deletes those of webhooks."""
+        if operation == "DeleteParameter":
+            raise Refused("ParameterNotFound")
         assert operation == "GetParametersByPath"
         return {"Parameters": []}
 

@@ -49,6 +49,8 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
     for key in world.taken():
         yield Broken("a slot becomes free again", f"{key} has one")
     yield from _tags(world)
+    if story.announces:
+        yield from _announced(world)
     yield from _dead_letters(world)
     yield from _whole(world)
 
@@ -255,6 +257,21 @@ def _tags(world: World) -> Iterator[Broken]:
             allowed = [None]
         if registry.images.get(name) not in allowed:
             yield Broken("a tag names the newest build", f"{name} names {registry.images.get(name)}, not {allowed}")
+
+
+def _announced(world: World) -> Iterator[Broken]:
+    """Each status on the bus, at first in their order, and each end to the project's webhook: at least once."""
+    first = {uuid: place for place, uuid in reversed([*enumerate(each.id for each in world.services.event_bus.told)])}
+    called = {each.announcement.id for each in world.services.hook_queue.sent}
+    with_hook = {project.uuid for project in world.services.records.projects.values() if project.hooks}
+    for known in world.known.values():
+        build, uuids = known.build, [entry.uuid for entry in known.build.history]
+        if missing := [entry.status for entry in build.history if entry.uuid not in first]:
+            yield Broken("each status is announced", f"{build.key}: {', '.join(missing)}")
+        elif (places := [first[uuid] for uuid in uuids]) != sorted(places):
+            yield Broken("statuses are announced in their order", f"{build.key}: {places}")
+        if build.is_done and uuids[-1] not in called and known.project_uuid in with_hook:
+            yield Broken("each end is announced to webhooks", f"{build.key} is {build.last_status}")
 
 
 def _is_cut(world: World, build: Build) -> bool:

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -26,8 +26,8 @@ from chalicelib.domain.build import Build, BuildKey, Image, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.project import Project
 from chalicelib.domain.slots import Running
-from chalicelib.errors import Busy, Gone
-from chalicelib.usecases import automation, builds, execution, logs, materials, schedule
+from chalicelib.errors import Busy, Gone, Unavailable
+from chalicelib.usecases import announcements, automation, builds, execution, logs, materials, schedule
 from chalicelib.usecases.conflicts import isolated, log_change
 from tests.fakes import FakeArchive, FakeSlots
 from tests.simulation.faults import Fault
@@ -131,6 +131,16 @@ def tags_before_the_log(services: Any, build: Build, is_hidden: Any) -> bool:
 
 def newest_is_this(services: Any, build: Build) -> dict[str, str]:
     return dict.fromkeys(build.image_tags, build.image)
+
+
+# An announcement that was not taken is logged, and not made again
+
+_announce = announcements.announce
+
+
+def announce_once(*given: Any) -> None:
+    with suppress(Unavailable):
+        _announce(*given)
 
 
 # Purged by name, whatever is there by now
@@ -358,6 +368,13 @@ FAULTS = (
         192,
         {"tests.fakes.FakeSlots.take": take_unasked},
         lambda story: bool(story.limits),
+    ),
+    KnownFault(
+        "announced once, taken or not",
+        ("each status is announced", "each end is announced to webhooks"),
+        120,
+        {"chalicelib.usecases.announcements.announce": announce_once},
+        lambda story: story.announces,
     ),
     UNANNOUNCED,
 )

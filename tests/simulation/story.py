@@ -15,6 +15,7 @@ from typing import Any
 
 from chalicelib.domain import archive
 from chalicelib.domain.build import BuildKey
+from chalicelib.domain.project import Hook
 from chalicelib.domain.user import Token
 from chalicelib.errors import Busy, Conflict, Forbidden, Invalid, NoLog, NotFound, Unavailable
 from chalicelib.usecases import builds, logs, projects, reports, sources
@@ -26,6 +27,7 @@ from tests.simulation.world import API_LIMIT_SECONDS, DAY, Known, World
 ADA = make_user()
 CONTENT = json.dumps(SPEC)
 CODE = {name: make_archive({"app.py": f"print('{name}')\n"}) for name in ("first", "second", "old")}
+HOOK = Hook("deploy", "https://receiver.test/builds", "hook-1")
 OLD = hashlib.sha256(CODE["old"]).hexdigest()
 TRANSIENT = (Unavailable, Busy, Conflict, Ended)
 REFUSALS = (NotFound, Invalid, Forbidden, NoLog)  # a client may meet these when others change things
@@ -63,6 +65,7 @@ class Story:
     heals_at_minute: int
     has_fatal_log: bool  # whoever reads the log of the first run runs out of memory
     refuses_tags: bool  # the registry moves none, ever
+    announces: bool  # on a bus, and to a webhook of each project
 
 
 def make(seed: int) -> Story:
@@ -101,6 +104,7 @@ def make(seed: int) -> Story:
         heals_at_minute=rng.choice((90, 150) if deletes_project else (20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,
         refuses_tags=has_tags and tagging.random() < 0.15,
+        announces=random.Random(f"announcements of {seed}").random() < 0.3,
     )
     starting = random.Random(f"starts in {seed}")
     return replace(story, fault_rates=_rates_of_starts(starting)) if starting.random() < 0.2 else story
@@ -235,7 +239,8 @@ def prepare(world: World, story: Story) -> None:
         user = make_user(name, is_superuser=name == "robot", created_at=story.start_at)
         world.seen.accounts.add_user(user, Token(name, name, story.start_at, after(10**9)))
     for name in ("vision", "other"):
-        world.seen.projects.add(make_project(name=name, created_at=story.start_at))
+        world.seen.projects.add(make_project(name=name, created_at=story.start_at, hooks=(HOOK,)))
+    world.stream.is_on = story.announces
     if any(request.about == "old" for request in story.requests):
         listing = archive.listing(io.BytesIO(CODE["old"]), len(CODE["old"]))
         world.seen.sources.keep(io.BytesIO(CODE["old"]), OLD, listing)

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Literal
 
 import app as entry
+from chalicelib.adapters.dynamodb.records import encode_build
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.log_lines import LogLine
@@ -25,6 +26,7 @@ from chalicelib.errors import Forbidden, Gone, Invalid, SlipwayError
 from chalicelib.ports import Question
 from chalicelib.settings import EksSettings
 from chalicelib.usecases.materials import OwnBroker
+from infra.local.stream import record
 from tests.factories import DIGEST, SETTINGS
 from tests.fakes import FakeBuildQueue, FakeExecutor, FakeServices, Run
 from tests.simulation.faults import Chance, Faults
@@ -32,6 +34,7 @@ from tests.simulation.ports import MAX_LAG_SECONDS, Calls, SeenThroughFaults, Tr
 from tests.simulation.scheduler import Ended, Function, Scheduler, current
 
 LIMIT_SECONDS = {
+    "announce": 60,
     "dispatch": 60,
     "on_request": 60,
     "on_codebuild_event": 60,
@@ -43,6 +46,8 @@ API_LIMIT_SECONDS = 28
 QUEUE_MINUTES = RUN_MINUTES = 20  # of a build, as the executor and the service have it
 WAIT_MINUTES = 60  # for its turn
 RECEIVES, SPARED_AFTER = 5, 3
+TRIES = 50  # of a batch of the stream; then a record is put aside
+RECORDS = 10  # of the stream, in one batch: not a hundred, so that batches end in the middle of a build
 ASK_AGAIN_SECONDS, TRIALS = 20, 15  # of a build that asks the API and hears nothing
 STILL_TAGS_SECONDS = 150  # after its deletion: a function that has read the build before, and a call that is late
 STRANGERS_DIGEST = f"sha256:{'5e' * 32}"
@@ -355,6 +360,48 @@ class Queue:
                 message.is_dead = True
 
 
+class Stream:
+    """The table's stream, of one shard: changes of builds in their order, which come again from the first that failed,
+    and perhaps once more although all went well."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.is_on = False
+        self._records: list[tuple[str, dict[str, Any]]] = []  # with what was changed
+        self._made = self._tries = 0
+
+    def add(self, before: Build | None, build: Build) -> None:
+        if self.is_on:
+            old = encode_build(before).to_dynamodb_dict() if before else None
+            self._made += 1
+            change = record(self._made, "eu", encode_build(build).to_dynamodb_dict(), old)
+            self._records.append((f"{build.key} v{build.version}", change))
+            if len(self._records) == 1:
+                self._world.scheduler.after(0.2, self._call)
+
+    def _call(self) -> None:
+        world, batch = self._world, self._records[:RECORDS]
+        self._tries += 1
+        name = f"announce {batch[0][0]} #{self._tries}"
+
+        def settle(function: Function) -> None:
+            done = 0
+            if function.error is None:
+                failed = [each["itemIdentifier"] for each in function.answer["batchItemFailures"]]
+                numbers = [each["dynamodb"]["SequenceNumber"] for _, each in batch]
+                done = numbers.index(failed[0]) if failed else len(batch)
+            if self._tries == TRIES:
+                done = max(done, 1)
+            if done and not world.faults.happens("event", f"{name} comes again"):
+                del self._records[:done]
+                self._tries = 0
+            if self._records:
+                world.scheduler.after(0.2 if done else 5, self._call)
+
+        function = world.start(name, "announce", {"Records": [each for _, each in batch]}, settle)
+        function.is_spared = self._tries > SPARED_AFTER
+
+
 @dataclass
 class Known:
     """What was ever seen of a build, however short."""
@@ -397,6 +444,7 @@ class World:
             queue_timeout_minutes=QUEUE_MINUTES,
             wait_timeout_minutes=WAIT_MINUTES,
             max_answer_bytes=200,
+            event_bus="default",
             eks=EksSettings("lab") if self.on_eks else None,
             **self.limits,
         )
@@ -407,6 +455,7 @@ class World:
         self.dispatch = Queue(self, "dispatch", may_lose=True)
         self.logs = Queue(self, "keep_log", may_lose=True, batch=1, visible_after=1800)
         self.requests = Queue(self, "on_request", may_lose=False)
+        self.stream = Stream(self)
         self._sent: dict[str, int] = {}
         self.services.queue = SimulatedQueue(partial(self._send, self.dispatch, "m"))
         self.services.log_queue = SimulatedQueue(partial(self._send, self.logs, "log m"))
@@ -579,7 +628,10 @@ class World:
         if known is None:
             place = self.services.records.projects.get((build.key.owner, build.key.project))
             known = self.known[build.uuid] = Known(build, place.uuid if place else "?", now)
+            self.stream.add(None, build)
         before, known.build = known.build, build
+        if before is not build:
+            self.stream.add(before, build)
         if before.is_done and (build.last_status, build.image_digest) != (
             before.last_status,
             before.image_digest,

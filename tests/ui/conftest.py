@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
-from werkzeug import Response
 
 from chalicelib import page as page_files
-from infra.bench.serving import served
-from infra.local.machine.engine import Engine, NoEngine
-from infra.local.machine.machine import Machine
+from infra.local.machine.engine import NoEngine
 from tests.required_engines import skipped_without
-from tests.stack.conftest import PATIENCE_SECONDS, Client, serving
+from tests.stack.conftest import PATIENCE_SECONDS, Client, serving_without_engine
 
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 ROOT = Path(__file__).parents[2]
@@ -65,10 +62,10 @@ class Tab:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A stack without an engine for the tests of a file; each test makes projects of its own."""
-    with served(lambda _: Response(status=404)) as registry:
-        nothing = Machine(Engine("docker", {"SLIPWAY_ENGINE": "none"}), registry, "", "scratch")
-        with serving(nothing, tmp_path_factory.mktemp("page")) as client:
-            yield client
+    with serving_without_engine(
+        tmp_path_factory.mktemp("page"), settings={"SLIPWAY_PRIVATE_HOOK_HOSTS": "localhost"}
+    ) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

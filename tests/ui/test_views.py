@@ -5,12 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
+from werkzeug import Response
 
+from chalicelib import wiring
+from chalicelib.domain.build import BuildKey
 from chalicelib.page import FOLDER
+from infra.bench.serving import served
 from infra.ui import __main__ as build
 from tests.stack.conftest import PATIENCE_SECONDS, Client
 from tests.ui.conftest import AXE, PHONE, WIDE, Tab, elsewhere, open_tab
@@ -43,6 +48,7 @@ VIEWS = {
     "new-build": ("projects/root/views/new", "Build steps"),
     "code": ("projects/root/views/code", "Or use git"),
     "secrets": ("projects/root/views/secrets", "index-token"),
+    "hooks": ("projects/root/views/hooks", "ci.example.com"),
     "settings": ("projects/root/views/settings", "Delete project"),
     "bookmarks": ("bookmarks", "views #2"),
     "archive": ("archive", "views #3"),
@@ -69,6 +75,7 @@ def furnished(client: Client) -> None:
     client.call("POST", f"{failed}/bookmark")
     client.call("POST", f"{elsewhere(client, PROJECT)}/archive")
     client.call("PUT", f"{PROJECT}/secrets/index-token", {"value": "s3cr3t"})
+    client.call("PUT", f"{PROJECT}/hooks/ci", {"url": "https://ci.example.com/builds"})
     client.call("POST", "/users/root/tokens", {"name": "for-pictures"})
 
 
@@ -151,6 +158,51 @@ def test_a_revoked_token_leads_back_to_the_login_and_secrets_have_no_value(tab: 
     tab.click("Revoke it")
     tab.see("Sign in to Slipway")
     tab.page.locator(".refusal").wait_for()
+
+
+def test_a_webhook_is_set_tested_and_deleted_and_its_secret_is_shown_once(tab: Tab, client: Client) -> None:
+    assert client.call("POST", "/projects", {"name": "hooked"})[0] == 201
+    with served(lambda _: Response(status=503)) as address:
+        url = f"http://{address.replace('127.0.0.1', 'localhost')}/builds"
+        tab.open("projects/root/hooked/hooks")
+        tab.see("No webhook yet")
+        tab.fill("Name", "ci")
+        tab.page.get_by_label("Address").fill(url)
+        tab.click("Set")
+        assert tab.see("which is shown this once").locator("code").inner_text().startswith("whsec_")
+        tab.see(url)
+        tab.click("Test webhook ci")
+        tab.see("The receiver answered 503.")
+    tab.open("projects/root/hooked/secrets")
+    tab.open("projects/root/hooked/hooks")
+    tab.see(url)
+    assert "whsec_" not in tab.page.content()
+    tab.click("Delete webhook ci")
+    tab.click("Delete it")
+    tab.see("No webhook yet")
+
+
+def test_a_project_is_set_to_reuse_images(tab: Tab, client: Client) -> None:
+    assert client.call("POST", "/projects", {"name": "frugal"})[0] == 201
+    tab.open("projects/root/frugal/settings")
+    tab.page.get_by_label("Reuse").check()
+    tab.click("Save")
+    tab.see("Saved.")
+    assert client.get("/root/frugal")["reuse"] is True
+
+
+def test_a_build_with_the_image_of_another_links_to_it(tab: Tab, client: Client) -> None:
+    assert client.call("POST", "/projects", {"name": "reused"})[0] == 201
+    for _ in range(2):
+        elsewhere(client, "/root/reused")
+    stored = wiring.services().builds
+    build = stored.get(BuildKey("root", "reused", 2))
+    assert build is not None
+    stored.save(replace(build, reused_from=1))
+    tab.open("projects/root/reused/builds/2")
+    tab.see("Image reused from")
+    tab.click("#1", "link")
+    tab.page.get_by_role("heading", name="#1").wait_for()
 
 
 def test_the_reference_shows_operations_and_tries_them_for_who_has_signed_in(tab: Tab) -> None:

@@ -14,6 +14,7 @@ import { Code } from "./views/code";
 import { Login } from "./views/login";
 import { NewBuild } from "./views/new_build";
 import { ProjectHead, Projects } from "./views/projects";
+import { Hooks } from "./views/hooks";
 import { Secrets } from "./views/secrets";
 import { ProjectSettings } from "./views/settings";
 import { Tokens } from "./views/tokens";
@@ -92,6 +93,7 @@ function View({ me }: { me: string }) {
     new: NewBuild,
     code: Code,
     secrets: Secrets,
+    hooks: Hooks,
     settings: ProjectSettings,
   };
   const Chosen = views[view] ?? Nowhere;

@@ -109,6 +109,11 @@ function Head({ opened, path, refresh }: { opened: Opened; path: Path; refresh: 
             <code title={build.commit}>{build.commit.slice(0, 12)}</code>
           </Fact>
         )}
+        {build.reused_from !== null && (
+          <Fact name="Image reused from">
+            <a href={to.build(path.owner, path.project, build.reused_from)}>#{build.reused_from}</a>
+          </Fact>
+        )}
         {build.rebuild_of !== null && (
           <Fact name="Rebuild of">
             <a href={to.build(path.owner, path.project, build.rebuild_of)}>#{build.rebuild_of}</a>

@@ -109,7 +109,7 @@ function NewProject({ onClose }: { onClose: () => void }) {
 /** What is above all views of one project. */
 export function ProjectHead({ owner, project }: { owner: string; project: string }) {
   const [, , , view = "builds"] = place.value.path;
-  const tabs = { builds: "Builds", code: "Code", secrets: "Secrets", settings: "Settings" };
+  const tabs = { builds: "Builds", code: "Code", secrets: "Secrets", hooks: "Webhooks", settings: "Settings" };
   return (
     <>
       <nav class="crumbs" aria-label="Where you are">

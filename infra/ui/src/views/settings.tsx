@@ -23,8 +23,9 @@ export function ProjectSettings({ owner, project }: { owner: string; project: st
           key={value.updated_at}
           onSubmit={(event) => {
             event.preventDefault();
-            const { description, tags = "", is_public } = fieldsOf(event.currentTarget);
-            const changes = { description: description || null, tags: words(tags), is_public: is_public === "on" };
+            const { description, tags = "", is_public, reuse } = fieldsOf(event.currentTarget);
+            const choices = { is_public: is_public === "on", reuse: reuse === "on" };
+            const changes = { description: description || null, tags: words(tags), ...choices };
             void run(() => api.PATCH("/{owner}/{project}", { params: { path }, body: changes })).then((isDone) => {
               setMessage(isDone ? "Saved." : "");
               if (isDone) refresh();
@@ -40,6 +41,9 @@ export function ProjectSettings({ owner, project }: { owner: string; project: st
           </Field>
           <label class="choice">
             <input type="checkbox" name="is_public" defaultChecked={value.is_public} /> Public: all users of this service may see it
+          </label>
+          <label class="choice">
+            <input type="checkbox" name="reuse" defaultChecked={value.reuse} /> Reuse: a build with the same inputs as an earlier one gets its image
           </label>
           <Sentences of={error} />
           <p role="status">{message}</p>

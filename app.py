@@ -122,7 +122,7 @@ def get_user(call: web.Call) -> schemas.User:
     return serializers.shown(schemas.User, call.user, username=call.user.name)
 
 
-@route("/users", "POST", status=CREATED, body=schemas.UserFields)
+@route("/users", "POST", status=CREATED, body="UserFields")
 def create_user(call: web.Call) -> schemas.NewUser:
     return serializers.new_user(accounts.create_user(call.services, call.token, call.fields()))
 
@@ -140,7 +140,7 @@ def list_tokens(call: web.Call, user: str) -> schemas.Page[schemas.Token]:
     return schemas.Page(len(found), None, None, shown)
 
 
-@route(TOKENS, "POST", status=CREATED, body=schemas.TokenFields)
+@route(TOKENS, "POST", status=CREATED, body="TokenFields")
 def issue_token(call: web.Call, user: str) -> schemas.NewUser:
     return serializers.new_user(accounts.issue_token(call.services, call.token, user, call.fields()))
 
@@ -148,7 +148,7 @@ def issue_token(call: web.Call, user: str) -> schemas.NewUser:
 # Projects
 
 
-@route("/projects", "POST", status=CREATED, body=schemas.NewProjectFields)
+@route("/projects", "POST", status=CREATED, body="NewProjectFields")
 def create_project(call: web.Call) -> schemas.ProjectDetail:
     return serializers.project_detail(projects.create(call.services, call.user, call.fields()), bookmarked=False)
 
@@ -165,7 +165,7 @@ def get_project(call: web.Call, owner: str, project: str) -> schemas.ProjectDeta
     return serializers.project_detail(found, projects.is_bookmarked(call.services, call.user, found))
 
 
-@route(PROJECT, "PATCH", "PUT", body=schemas.ProjectFields)
+@route(PROJECT, "PATCH", "PUT", body="ProjectFields")
 def update_project(call: web.Call, owner: str, project: str) -> schemas.ProjectDetail:
     changed = projects.update(call.services, call.user, owner, project, call.fields())
     return serializers.project_detail(changed, projects.is_bookmarked(call.services, call.user, changed))
@@ -197,7 +197,7 @@ def download_code(call: web.Call, owner: str, project: str) -> schemas.Redirect:
     return schemas.Redirect(sources.download_url(call.services, call.user, owner, project, commit))
 
 
-@route(PROJECT + "/repo/external", "POST", body=schemas.GitFields)
+@route(PROJECT + "/repo/external", "POST", body="GitFields")
 def use_git(call: web.Call, owner: str, project: str) -> schemas.ProjectDetail | schemas.Created[schemas.ProjectDetail]:
     changed, is_new = sources.use_git(call.services, call.user, owner, project, call.fields())
     detail = serializers.project_detail(changed, bookmarked=False)
@@ -219,7 +219,7 @@ def list_hooks(call: web.Call, owner: str, project: str) -> schemas.Page[schemas
     return schemas.Page(len(found), None, None, [serializers.shown(schemas.Hook, each) for each in found])
 
 
-@route(HOOK, "PUT", body=schemas.HookFields)
+@route(HOOK, "PUT", body="HookFields")
 def put_hook(call: web.Call, owner: str, project: str, hook: str) -> schemas.NewHook:
     made, secret = hooks.put(call.services, call.user, owner, project, hook, call.fields().get("url"))
     return serializers.shown(schemas.NewHook, made, secret=secret)
@@ -237,7 +237,7 @@ def list_builds(call: web.Call, owner: str, project: str) -> schemas.FoundBuilds
     )
 
 
-@route(BUILDS, "POST", body=schemas.BuildFields, **MADE_ONCE)
+@route(BUILDS, "POST", body="BuildFields", **MADE_ONCE)
 def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[schemas.BuildDetail]:
     return _created(call, owner, project)
 
@@ -249,13 +249,13 @@ def _created(call: web.Call, owner: str, project: str, **other: Any) -> schemas.
     return schemas.Created(serializers.build_detail(created, call.services), created.is_replay)
 
 
-@route(BUILD + "/rebuild", "POST", body=schemas.RebuildFields, **MADE_ONCE)
+@route(BUILD + "/rebuild", "POST", body="RebuildFields", **MADE_ONCE)
 def rebuild_build(call: web.Call, key: BuildKey) -> schemas.Created[schemas.BuildDetail]:
     """A new build of the same specification and the same code."""
     return _created(call, key.owner, key.project, rebuild_of=key.id)
 
 
-@route(PROJECT + "/dockerfile", "POST", body=schemas.BuildFields)
+@route(PROJECT + "/dockerfile", "POST", body="BuildFields")
 def preview_dockerfile(call: web.Call, owner: str, project: str) -> schemas.Preview:
     return schemas.Preview(builds.preview(call.services, call.user, owner, project, call.fields()))
 
@@ -277,7 +277,7 @@ def get_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     return serializers.build_detail(builds.detail(call.services, call.user, key), call.services)
 
 
-@route(BUILD, "PATCH", "PUT", body=schemas.BuildChanges)
+@route(BUILD, "PATCH", "PUT", body="BuildChanges")
 def update_build(call: web.Call, key: BuildKey) -> schemas.BuildDetail:
     changed = builds.update(call.services, call.user, key, call.fields(), whole=call.request.method == "PUT")
     return serializers.build_detail(changed, call.services)
@@ -310,7 +310,7 @@ def act(
         return schemas.Page(len(found), None, None, found)
 
     view_of_many.__name__ = f"{name}s"
-    route(f"{BUILDS}/{name.partition('_')[0]}", "POST", body=schemas.BuildIds)(view_of_many)
+    route(f"{BUILDS}/{name.partition('_')[0]}", "POST", body="BuildIds")(view_of_many)
 
 
 act("revoke_tokens", "DELETE", TOKENS, accounts.revoke_tokens, NO_CONTENT)
@@ -319,7 +319,7 @@ act("delete_project", "DELETE", PROJECT, partial(projects.archive, delete=True),
 act("archive_project", "POST", PROJECT + "/archive", projects.archive)
 act("restore_project", "POST", PROJECT + "/restore", projects.restore)
 act("complete_upload", "POST", UPLOAD + "/offers/{offer_id}", sources.complete, refusals=(BAD_REQUEST, TOO_LARGE))
-act("put_secret", "PUT", SECRET, secrets.put, NO_CONTENT, body=schemas.SecretFields)
+act("put_secret", "PUT", SECRET, secrets.put, NO_CONTENT, body="SecretFields")
 act("delete_secret", "DELETE", SECRET, secrets.delete, NO_CONTENT)
 act("delete_hook", "DELETE", HOOK, hooks.delete, NO_CONTENT)
 act("test_hook", "POST", HOOK + "/test", hooks.test, HTTPStatus.ACCEPTED)
@@ -338,7 +338,7 @@ act("invalidate_build", "POST", BUILD + "/invalidate", builds.invalidate)
 act("bookmark_build", "POST", BUILD + "/bookmark", builds.bookmark, CREATED, many=projects.open_project)
 act("unbookmark_build", "DELETE", BUILD + "/unbookmark", builds.unbookmark, NO_CONTENT)
 act("heartbeat", "POST", BUILD + "/_heartbeat", reports.heartbeat)
-act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconciled, body=schemas.ReconciledFields)
+act("report_reconciled", "POST", BUILD + "/_reconcile", reports.report_reconciled, body="ReconciledFields")
 
 
 # Statuses, logs and code of a build; clients report those of builds that run elsewhere
@@ -351,7 +351,7 @@ def list_statuses(call: web.Call, key: BuildKey) -> schemas.Page[schemas.StatusE
     return call.page([serializers.status_entry(build, entry) for entry in shown], len(build.history))
 
 
-@route(BUILD + "/statuses", "POST", status=CREATED, body=schemas.StatusFields)
+@route(BUILD + "/statuses", "POST", status=CREATED, body="StatusFields")
 def report_status(call: web.Call, key: BuildKey) -> schemas.StatusEntry:
     build = reports.report_status(call.services, call.user, key, call.fields())
     return serializers.status_entry(build, build.history[-1])
@@ -382,7 +382,7 @@ def stream_logs(call: web.Call, key: BuildKey) -> logs.LogPage:
     return logs.read(call.services, call.user, key, call.query().get("cursor"))
 
 
-@route(BUILD + "/logs", "POST", body=schemas.Lines)
+@route(BUILD + "/logs", "POST", body="Lines")
 def report_lines(call: web.Call, key: BuildKey) -> None:
     reports.report_lines(call.services, call.user, key, call.json())
 
@@ -392,7 +392,7 @@ def get_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     return serializers.code_reference(builds.look(call.services, call.user, key).build)
 
 
-@route(BUILD + "/coderef", "POST", status=CREATED, body=schemas.CodeReferenceFields)
+@route(BUILD + "/coderef", "POST", status=CREATED, body="CodeReferenceFields")
 def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
     return serializers.code_reference(reports.reference(call.services, call.user, key, call.fields()))
 
@@ -400,9 +400,7 @@ def set_code_reference(call: web.Call, key: BuildKey) -> schemas.CodeReference:
 # What a running build requests and reports, authenticated by the secret of its attempt
 
 
-def ask(
-    about: Literal["materials", "login", "report"], name: str, words: str, body: Any = schemas.AttemptFields
-) -> None:
+def ask(about: Literal["materials", "login", "report"], name: str, words: str, body: str = "AttemptFields") -> None:
     """Declares a route for builds, with the operation's name and description."""
 
     def view(call: web.Call, key: BuildKey) -> str:
@@ -414,7 +412,7 @@ def ask(
 
 ask("materials", "get_materials", "The files that an attempt needs before its steps run: lines `name base64`.")
 ask("login", "get_login", "A login for the registry, in the JSON of Docker's credential helpers.")
-ask("report", "report_attempt", "Reports that an attempt has its code, or has pushed its image.", schemas.ReportFields)
+ask("report", "report_attempt", "Reports that an attempt has its code, or has pushed its image.", "ReportFields")
 
 
 @app.lambda_function(name="broker")

@@ -1,8 +1,4 @@
-"""The types of the API's JSON, of answers and of request bodies. The OpenAPI document is made from them.
-
-Types of request bodies only document fields and limits. The use cases check them, because clients expect Polyaxon's
-error messages.
-"""
+"""The types of the API's JSON: answers, builds that are requested, and messages of the queue of requests."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -10,16 +6,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
-from chalicelib.domain.build import ID_DIGITS, MAX_DOCKERFILE_BYTES
+from chalicelib.domain.build import ID_DIGITS
 from chalicelib.domain.build import Status as StatusName
-from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_NODE, MAX_TEXT
+from chalicelib.domain.build_request import MAX_BACKEND, MAX_KEY, MAX_TEXT
 from chalicelib.domain.cleanup import CleanupRule
-from chalicelib.domain.lifecycle import MAX_MESSAGE, MAX_TEXT_BYTES
-from chalicelib.domain.materials import MAX_SECRET_BYTES
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS, SLUG
-from chalicelib.usecases.hooks import MAX_URL
-from chalicelib.usecases.reports import REFERENCE_FIELDS
-from chalicelib.usecases.sources import MAX_GIT_URL
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 500
@@ -42,7 +33,6 @@ Key = Annotated[
 ]
 Nocache = Annotated[bool | None, Meta(description="true: no cached layer is used.")]
 REUSE = Meta(description="true: take the image of an equal build, if there is one.")
-MERGE = Meta(description="true: add `tags` to those that are there.")
 SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "build_steps": ["pip install flask"]}'
 
 
@@ -332,34 +322,13 @@ class BookmarkedProject(Struct):
     content_object: Project
 
 
-# Request bodies. Other fields are ignored, because clients send whole answers back.
-
-
-class UserFields(Struct):
-    username: Name
-    email: str | None = None
-    is_superuser: bool | None = None
-
-
-class TokenFields(Struct):
-    name: Annotated[str, Meta(max_length=64)] | None = None
+# Request bodies, the others are in infra/request_bodies.py. Other fields are ignored: clients send whole answers back.
 
 
 class Described(Struct):
     name: Name | None = None
     description: Description | None = None
     tags: Tags | None = None
-
-
-class ProjectFields(Described):
-    readme: Description | None = None
-    merge: Annotated[bool | None, MERGE] = None
-    is_public: bool | None = None
-    reuse: Annotated[bool | None, REUSE] = None
-
-
-class NewProjectFields(ProjectFields, kw_only=True):
-    name: Name
 
 
 class RebuildFields(Struct):
@@ -380,59 +349,6 @@ class BuildFields(Described):
 
 class BuildIds(Struct):
     ids: Annotated[list[BuildId], Meta(min_length=1, max_length=100)]
-
-
-class BuildChanges(Described):
-    merge: Annotated[bool | None, MERGE] = None
-    dockerfile: Annotated[str, Meta(max_length=MAX_DOCKERFILE_BYTES)] | None = None
-    node_scheduled: Annotated[str, Meta(max_length=MAX_NODE)] | None = None
-    backend: Backend | None = None
-
-
-class StatusFields(Struct):
-    status: StatusName | None = None
-    message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
-    traceback: Annotated[str, Meta(max_length=MAX_TEXT_BYTES)] | None = None
-    details: Object | None = None
-    created_at: Time | None = None
-
-
-class ReconciledFields(Struct):
-    status: StatusName
-
-
-class AttemptFields(Struct):
-    attempt: Id
-
-
-class ReportFields(AttemptFields):
-    fetched: Annotated[bool, Meta(description="The attempt has its code.")] = False
-    commit: Annotated[str, Meta(description="The commit that git has resolved.")] | None = None
-    dockerfile: Annotated[str, Meta(description="Base64 for URLs.")] | None = None
-    digest: Annotated[str, Meta(description="Of the image that was pushed.")] | None = None
-
-
-class CodeReferenceFields(Struct):
-    branch: Annotated[str, Meta(max_length=REFERENCE_FIELDS["branch"])] | None = None
-    commit: Annotated[str, Meta(max_length=REFERENCE_FIELDS["commit"])] | None = None
-    head: Annotated[str, Meta(max_length=REFERENCE_FIELDS["head"])] | None = None
-    git_url: Annotated[str, Meta(max_length=REFERENCE_FIELDS["git_url"])] | None = None
-    is_dirty: bool | None = None
-
-
-class SecretFields(Struct):
-    value: Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_BYTES)]
-
-
-class HookFields(Struct):
-    url: Annotated[str, Meta(max_length=MAX_URL, examples=["https://example.com/builds"])]
-
-
-class GitFields(Struct):
-    git_url: Annotated[str, Meta(max_length=MAX_GIT_URL, examples=["https://example.com/team/code"])]
-
-
-Lines = str | Annotated[list[str], Meta(min_length=1)]
 
 
 # Messages of the queue of requests. The schema that is published is made of these types, and they check what comes.

@@ -14,7 +14,7 @@ from chalicelib import page, schemas, settings
 from chalicelib.domain.query import MAX_QUERY
 from chalicelib.usecases.logs import CURSOR, LogPage
 from chalicelib.web import Route
-from infra import cli
+from infra import cli, request_bodies
 
 Json = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -89,7 +89,7 @@ def document(routes: Sequence[Route], server: str, version: str) -> Json:
     for component in components.values():
         if "properties" in component:  # an answer has all its fields
             component["required"] = list(component["properties"])
-    taken, more = _schemas({route.body for route in routes} - {None, bytes})
+    taken, more = _schemas({_taken(route) for route in routes} - {None, bytes})
     events, more_components = _schemas({schemas.BuildEvent})
     (parameters,) = _schemas({Parameters})[1].values()
     paths: Json = {}
@@ -145,6 +145,11 @@ def requests_schema() -> Json:
     return {"$schema": DIALECT, "title": "A request for Slipway", "anyOf": messages, "$defs": components}
 
 
+def _taken(route: Route) -> Any:
+    """The type of the request body."""
+    return getattr(request_bodies, route.body) if isinstance(route.body, str) else route.body
+
+
 def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any, Json]) -> Json:
     name = route.view.__name__
     captured = re.findall(r"{(\w+)}", route.path)
@@ -164,7 +169,7 @@ def _operation(route: Route, method: str, parameters: Json, schema_of: dict[Any,
         "responses": responses,
     }
     if route.body is not None:
-        content = _ARCHIVE if route.body is bytes else _json(schema_of[route.body])
+        content = _ARCHIVE if route.body is bytes else _json(schema_of[_taken(route)])
         operation["requestBody"] = {"required": True, "content": content}
     if route.caller != "user":
         operation["security"] = [{"attempt": []}] if route.caller == "build" else [{}, {"token": []}]

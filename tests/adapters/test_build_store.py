@@ -16,6 +16,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectionClosedError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 
 from chalicelib.adapters.dynamodb import Records
+from chalicelib.adapters.dynamodb.keys import record_key
 from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
@@ -579,6 +580,12 @@ def test_many_builds_are_read_in_the_order_of_their_keys(store: Store) -> None:
 
     assert store.builds.get_all([second.key, missing, first.key], NOW) == [second, first]
     assert store.builds.get_all([], NOW) == []
+
+
+def test_a_record_that_cannot_be_read_is_left_out(dynamodb_table: Records) -> None:
+    good, bad = add(dynamodb_table), add(dynamodb_table)
+    Item(*record_key(bad.key)).update([Item.data.set("{nonsense")])
+    assert dynamodb_table.builds.get_all([bad.key, good.key], NOW) == [good]
 
 
 # Slots

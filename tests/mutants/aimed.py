@@ -253,6 +253,23 @@ BREAKAGES = [
         ("a process remembers any number of tokens", "if len(self._remembered) >= CACHE_SIZE:", "if False:"),
     ),
     *of(
+        "chalicelib/adapters/dynamodb/slots.py",
+        TABLE[:1],
+        ("a slot is taken whoever was faster", ", is_same)", ")"),
+        ("a slot that is taken has no version", ", Item.version.add(1)]", "]"),
+    ),
+    *of(
+        "chalicelib/settings.py",
+        ("tests/test_settings.py",),
+        ("all builds have no limit of their own", "return self.max_running_builds or MAX_RUNNING", "return 0"),
+        ("owners and projects have one limit", '"/" in scope', "scope"),
+    ),
+    *of(
+        "chalicelib/usecases/builds.py",
+        ("tests/usecases/test_slots.py",),
+        ("a list shows no place in line", "Page(slots.with_places(services, builds)", "Page(builds"),
+    ),
+    *of(
         "chalicelib/adapters/dynamodb/table.py",
         TABLE,
         (

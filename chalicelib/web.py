@@ -79,9 +79,7 @@ class Route:
     methods: Sequence[str]
     path: str  # below the API's prefix
     status: HTTPStatus = HTTPStatus.OK  # of a success, unless the type of the answer has its own
-    body: str | type[bytes] | None = (
-        None  # a type of infra/request_bodies.py; an archive, plain or as part `repo` of a form
-    )
+    body: str | type[bytes] | None = None  # a type of infra/request_bodies.py; bytes: an archive, or a form with one
     query: Sequence[str] = ()  # names of parameters in infra/openapi.py, all optional
     headers: Sequence[str] = ()  # likewise
     refusals: Sequence[HTTPStatus] = ()  # beside those that follow from the rest

@@ -155,8 +155,8 @@ BREAKAGES = [
         API,
         (
             "no last line of defence",
-            "parameters), status))\n        except Exception",
-            "parameters), status))\n        except AssertionError",
+            "_response(answer, status))\n            except Exception",
+            "_response(answer, status))\n            except AssertionError",
         ),
         (
             "idempotency keys are shared by all callers",

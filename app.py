@@ -80,7 +80,7 @@ def healthz() -> Response:
 
 @app.route(PAGE, methods=["GET", "HEAD"])
 def open_page() -> Response:
-    """Redirects to the page's file, which finds its parts at `./` and the API at `../v1/` on every domain."""
+    """Redirects to the page's HTML file. On every domain, relative links in that file find its assets and the API."""
     assert app.current_request is not None
     path = app.current_request.context["path"].rstrip("/")
     return Response("", {"Location": f"{path}/{page.INDEX}"}, HTTPStatus.FOUND.value)
@@ -243,7 +243,7 @@ def create_build(call: web.Call, owner: str, project: str) -> schemas.Created[sc
 
 
 def _created(call: web.Call, owner: str, project: str, **other: Any) -> schemas.Created[schemas.BuildDetail]:
-    """`other` is the build that is made again; it is a part of the request that a key is remembered with."""
+    """`other` names the build to build again. It belongs to the request that is stored with an idempotency key."""
     once, fields = call.idempotency_key(), {**call.fields(), **other}
     created = builds.create(call.services, call.user, owner, project, fields, once=once, **other)
     return schemas.Created(serializers.build_detail(created, call.services), created.is_replay)
@@ -364,7 +364,7 @@ def get_status(call: web.Call, key: BuildKey, status_uuid: str) -> schemas.Statu
 
 @route(BUILD + "/steps", "GET", query=PAGING)
 def list_steps(call: web.Call, key: BuildKey) -> schemas.Page[schemas.BuildStep]:
-    """The build's steps, read from its log; from the first 50,000 lines until the log is stored."""
+    """The build's steps, read from its log. While the log is not stored, only its first 50,000 lines are read."""
     steps = logs.steps(call.services, call.user, key)
     shown = [serializers.shown(schemas.BuildStep, step) for step in steps[call.offset : call.offset + call.limit]]
     return call.page(shown, len(steps))

@@ -72,7 +72,7 @@ class Busy(SlipwayError):
 
 
 class Throttled(SlipwayError):
-    """The caller made too many requests; try again after `seconds`."""
+    """The caller made too many requests, and may try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"Request was throttled. Expected available in {seconds} seconds.")

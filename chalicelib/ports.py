@@ -1,7 +1,7 @@
 """The interfaces to the outside world. Each docstring is a promise to callers.
 
-Every method may raise `Unavailable` when its service does not answer; if something was done half, a repetition
-completes it.
+Every method may raise `Unavailable` when its service does not answer. A call that did only a part of its work is
+completed by a repetition of the call.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -105,32 +105,32 @@ class Builds(Protocol):
         """
 
     def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
-        """The build that was made or changed with this key, until the key expires. Raises KeyReused when that
-        was another request."""
+        """The build that a request with this key made or changed; None after the key has expired. Raises KeyReused if
+        the key was used with another request."""
 
     def note(self, once: IdempotencyKey, build: BuildKey) -> None:
-        """What `once` stands for was done to the build, which `replay` then answers. Idempotent."""
+        """Stores that the request with the key `once` changed this build, so that `replay` returns it. Idempotent."""
 
     def get(self, key: BuildKey) -> Build | None:
         """The build, archived or not; None if there is none."""
 
     def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
         """The build with its texts, its project and whether `viewer` bookmarked it, in one call; archived or not.
-        None when build or project is missing. With `may_lag`, at half the price, it may be that of a second ago."""
+        None when build or project is missing. `may_lag` costs half, and may show what was stored a second ago."""
 
     def body(self, key: BuildKey) -> BuildBody | None:
         """Only the texts of the build."""
 
     def equal(self, build: Build, limit: int) -> Sequence[Build]:
-        """Builds of its project that were added with the recipe of `build`, newest first."""
+        """Builds with the project and the recipe of `build`, newest first."""
 
     def save(self, build: Build, body: BuildBody | None = None) -> Build:
-        """Writes the build if the stored version is still `build.version`, and returns it with its new version; in the
-        same transaction the found and the reported Dockerfile of `body`, if given. Raises Conflict otherwise, also when
-        the build is gone."""
+        """Writes the build if the stored version is still `build.version`, and returns it with its new version. If
+        `body` is given, the same transaction writes its found and its reported Dockerfile. Raises Conflict if the
+        stored version is another, or the build is gone."""
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
-        """Like `save`, but also gives the build another name (None: none), as `add` does, and frees `build.name`."""
+        """Like `save`, but also gives the build another name, as `add` does, or none, and frees `build.name`."""
 
     def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after the first `offset`; may lag about a second. Each has only the
@@ -146,24 +146,24 @@ class Builds(Protocol):
         wait first."""
 
     def line(self, executor: str, now: datetime) -> Sequence[InLine]:
-        """The same builds, at most 50,000, without their records. May lag about a second."""
+        """The builds of `waiting`, at most 50,000, without their records. May lag about a second."""
 
     def get_all(self, builds: Sequence[BuildKey], now: datetime) -> Sequence[Build]:
         """Those of these builds that exist, in this order. A record that cannot be read is left out, as in `due`."""
 
     def lease(self, build: Build, until: datetime) -> Build:
-        """Moves `check_at` to `until` and writes nothing else, not even the version, if the stored `check_at`
-        is still `build.check_at`. Raises Conflict otherwise, also when the build is gone."""
+        """Moves `check_at` to `until` if the stored `check_at` is still `build.check_at`. Writes nothing else, not even
+        the version. Raises Conflict if the stored `check_at` is another, or the build is gone."""
 
 
 class Slots(Protocol):
     """Which builds have a slot. Reads are consistent."""
 
     def read(self) -> Running:
-        """All that have one."""
+        """All builds that have a slot."""
 
     def take(self, build: BuildKey, running: Running) -> None:
-        """Gives the build a slot, unless another build got one since `running` was read: then it raises Conflict."""
+        """Gives the build a slot. Raises Conflict if another build got a slot since `running` was read."""
 
     def free(self, builds: Collection[BuildKey]) -> None:
         """Takes the slots of these builds back. Idempotent."""
@@ -173,8 +173,8 @@ class Archive(Protocol):
     """Archived and deleted builds, and the purge of builds and projects."""
 
     def archive(self, build: Build) -> Build:
-        """Like `Builds.save`, and removes the build from the project's list and then from its count. Unless it is
-        deleted, it is then in the creator's list of archived builds. Raises Conflict."""
+        """Like `Builds.save`, and removes the build from the project's list and then from the project's count. A build
+        that is not deleted is then in the creator's list of archived builds. Raises Conflict."""
 
     def restore(self, build: Build) -> Build:
         """The inverse of `archive`. Raises Conflict."""
@@ -186,8 +186,8 @@ class Archive(Protocol):
     def purgeable(
         self, deleted_before: datetime, archived_before: datetime, limit: int | None = None
     ) -> Iterator[Hidden]:
-        """What may be purged, first what was deleted, longest due first; no build with a `check_at`. At most
-        `limit` of the deleted and of the archived if that is given. May lag behind, so read again."""
+        """Builds without a `check_at`, and projects, that may be purged: at most `limit` deleted ones, then at most
+        `limit` archived ones, the longest due first. May lag behind, so read each record again."""
 
     def builds_of(self, project: ProjectKey) -> Iterator[BuildKey]:
         """All builds of a project, archived or not, oldest first, read while the caller iterates."""
@@ -195,8 +195,8 @@ class Archive(Protocol):
     def purge(self, record: Build | Project) -> None:
         """Deletes a build with its texts, name and bookmarks, or a project that has no builds any more.
 
-        Raises Conflict unless the stored record has the same uuid and version; for a project, also if an id was taken
-        since. If it ends half way, a repetition completes it."""
+        Raises Conflict if the stored record has another uuid or version; for a project, also if a build's id was taken
+        since then. A repetition completes a call that did only a part."""
 
 
 class Bookmarks(Protocol):
@@ -206,7 +206,7 @@ class Bookmarks(Protocol):
         """Those of `candidates` that `user` bookmarked."""
 
     def add(self, user: str, key: Bookmarkable, now: datetime) -> None:
-        """Idempotent."""
+        """Adds a bookmark of the time `now`; an existing bookmark gets this time."""
 
     def remove(self, user: str, key: Bookmarkable) -> bool:
         """Removes a bookmark. Idempotent; False if there never was one."""
@@ -225,20 +225,20 @@ class CodeReferences(Protocol):
         """Whether the project or one of its builds uses this code; the project's former code may count."""
 
     def is_referenced(self, code_sha256: str, now: datetime) -> bool:
-        """Whether any project or build uses this code, or `note` was called within the last hour."""
+        """Whether any project or build uses this code, or `note` was called for it within the last hour."""
 
     def note(self, code_sha256: str, project: ProjectKey, now: datetime) -> None:
         """Notes that a project is about to use this code."""
 
     def begin_drop(self, code_sha256: str, now: datetime) -> None:
-        """Marks an archive before its references are checked and it is deleted. A concurrent upload of the same content
-        either sees the mark, or the check sees its `note`."""
+        """Marks an archive; its references are checked after this call, before it is deleted. With a concurrent upload
+        of the same content, either the upload sees the mark, or the check sees the `note` of the upload."""
 
     def end_drop(self, code_sha256: str) -> None:
-        """Removes the mark of an archive that is not deleted after all. Idempotent."""
+        """Removes the mark of `begin_drop`, because the archive is still used. Idempotent."""
 
     def is_being_dropped(self, code_sha256: str, now: datetime) -> bool:
-        """Whether such a mark was made within the last ten minutes."""
+        """Whether `begin_drop` marked the archive within the last ten minutes."""
 
 
 Account = TypeVar("Account", User, Token)
@@ -246,7 +246,7 @@ Account = TypeVar("Account", User, Token)
 
 @dataclass(frozen=True, slots=True)
 class Fresh(Generic[Account]):
-    """A user or token as stored now; by `row` the adapter can see later whether it has changed."""
+    """A user or token as stored now. The adapter compares `row` later, to see whether the record has changed."""
 
     record: Account
     row: tuple[str, ...]
@@ -258,13 +258,13 @@ Given = Sequence[Fresh[Any]]
 class Accounts(Protocol):
     """Users and their tokens.
 
-    `user` and `token` may answer from a cache (a setting says for how long). Changes of rights read by `fresh_…` and
-    pass what they have read as `given`: if any of that has changed, the write raises Conflict.
+    `user` and `token` may answer from a cache (a setting says for how long). Requests that change rights read with
+    `fresh_…` and pass those records as `given`: if one of the records has changed, the write raises Conflict.
     """
 
     def user(self, name: str, opening: BuildKey | None = None) -> User | None:
-        """The user, if there is one. Read with a build that the user is `opening`, for an `open` with `may_lag` that
-        comes within a second: both are one call then."""
+        """The user; None if there is none. If `opening` is given, the same call also reads that build, for an `open`
+        with `may_lag` that follows within a second."""
 
     def token(self, sha256: str) -> Token | None:
         """The token with this hash, expired or not; None if there is none."""
@@ -279,16 +279,16 @@ class Accounts(Protocol):
         """Stores a new user and a token, both or neither. Raises AlreadyExists when the name is taken, Conflict."""
 
     def add_token(self, token: Token, given: Given = ()) -> None:
-        """Stores a token; replaces one with the same hash. Raises Conflict."""
+        """Stores a token; replaces a token with the same hash. Raises Conflict."""
 
     def tokens(self, user: str) -> Sequence[Token]:
-        """All tokens of a user, in any order, also expired ones and those that were revoked with all others."""
+        """All tokens of a user, in any order, also expired and revoked ones."""
 
     def drop_token(self, token: Token, given: Given = ()) -> None:
-        """Idempotent. Raises Conflict."""
+        """Deletes a token. Idempotent. Raises Conflict."""
 
     def note_use(self, token: Token, day: date) -> None:
-        """Notes that the token was used on that day. Does nothing if it is gone."""
+        """Stores the day on which a token was used. Does nothing if the token is gone."""
 
     def save_user(self, user: User, given: Given = ()) -> None:
         """Replaces the user. Raises Conflict."""
@@ -302,7 +302,7 @@ class BuildQueue(Protocol):
     and whose log is to be stored."""
 
     def announce(self, key: BuildKey, after_seconds: int = 0) -> None:
-        """Queues a build's key: delivered at least once, in any order, at once or after some seconds (at most 900)."""
+        """Queues a build's key, delivered at least once and in any order, after `after_seconds` (at most 900)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +359,7 @@ class DeadLetters(Protocol):
     """The queue of requests that can never succeed."""
 
     def put(self, body: str, reasons: Sequence[str]) -> None:
-        """Stores the request with the reasons of its refusal."""
+        """Stores a request with the reasons why it was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +385,7 @@ class Sources(Protocol):
         """A stored archive, at its start. Raises NotFound."""
 
     def find_archive(self, commit: str) -> str | None:
-        """The hash that begins with `commit`, of a stored archive; None if there is none."""
+        """The hash of a stored archive whose hash begins with `commit`; None if there is none."""
 
     def offer(self, project: Project, max_bytes: int, now: datetime) -> Offer:
         """A signed form for one upload to `project` of at most `max_bytes`."""
@@ -400,7 +400,7 @@ class Sources(Protocol):
         """Deletes the build's stored log. Idempotent."""
 
     def stale(self, before: datetime, prefix: str, limit: int) -> Sequence[str]:
-        """At most `limit` hashes that begin with `prefix`, of archives that were last stored before `before`."""
+        """At most `limit` hashes of archives last stored before `before`; each hash begins with `prefix`."""
 
     def url(self, sha256: str) -> str:
         """A link to a stored archive that is valid for a minute, without credentials."""
@@ -433,10 +433,10 @@ class LogArchive(Protocol):
         """Replaces the build's log by this UTF-8 text, completely or not at all. Reads the pieces one by one."""
 
     def store_found(self, build: Build, table: Sequence[Block], steps: Sequence[BuildStep]) -> None:
-        """Stores the table of the log's positions and the steps of the build."""
+        """Stores the table of byte positions in the build's log, and the steps found in the log."""
 
     def table(self, build: Build) -> Sequence[Block]:
-        """The stored table; like the steps, empty for a log that an older version has stored."""
+        """The stored table; empty, as are the steps, for a log that an older version has stored."""
 
     def steps(self, build: Build) -> Sequence[BuildStep]:
         """The stored steps."""
@@ -452,12 +452,12 @@ class Executor(Protocol):
     """Where builds run."""
 
     def submit(self, build: Build) -> str:
-        """Starts the build's current attempt and returns its handle. The same attempt submitted again within
-        `replay_seconds` of its claim is one build.
+        """Starts the build's current attempt and returns the attempt's handle. If the same attempt is submitted again
+        within `replay_seconds` of its claim, the executor still starts only one build.
 
-        Raises Busy (this call made nothing: come later), ExecutorRefused (this call made nothing, and never
-        will) and Unavailable (unknown: the same attempt has to be submitted again, or searched). Neither of
-        the first two says anything about another call for the same attempt."""
+        Raises Busy (this call started nothing; a later one may), ExecutorRefused (this call started nothing, and no
+        later one will) and Unavailable (unknown: submit the same attempt again, or search it). After Busy and
+        ExecutorRefused, another call for the same attempt may still have started it."""
 
     @property
     def replay_seconds(self) -> int:
@@ -491,12 +491,12 @@ class Registry(Protocol):
         """The image in the registry for `image` (repository and tag); None if there is none."""
 
     def base_digest(self, reference: str, image: str, hosts: Collection[str]) -> str | None:
-        """The digest of a base image for the build of `image`, as its registry answers it to us or, if it is one of
-        `hosts`, to anybody. None without one, for an image of another project, and of all other registries."""
+        """The digest of the base image `reference` for the build of `image`. Asks our registry, or (without login) one
+        in `hosts`; None for all others, for an image of another project, and for a missing image."""
 
     def tag(self, image: str, tag: str) -> None:
-        """Has the repository's `tag` name what `image` names, whatever it named before. Raises Unavailable also where
-        there is no such image, or the registry does not move this tag."""
+        """Moves or makes `tag` in the repository of `image`, so that it names this image. Raises Unavailable also if
+        the image does not exist, or the registry does not move this tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,7 +538,7 @@ class Question:
 
 
 class Broker(Protocol):
-    """Answers builds. On AWS a separate function, so that the function that is open to the Internet has no logins."""
+    """Answers requests of running builds. In AWS a separate function, so that the public one has no logins."""
 
     def ask(self, question: Question) -> str:
         """The answer as a text. Raises Forbidden, Gone, Throttled and Invalid."""
@@ -548,12 +548,12 @@ class Logs(Protocol):
     """Logs of builds; `log` is a name from an executor's observation, or from `reported`."""
 
     def read(self, log: str, after: Position, limit: int = MAX_READ_LINES) -> LogPart:
-        """The lines after a position: about `limit`, or 1 MB, at most; none only at the end. Lines that are added later
-        with an earlier time are not found from a later position. Within a second, a process gets the same answer again,
-        without a call of the log service."""
+        """The lines after a position: at most about `limit`, or 1 MB. They are empty only at the end of the log. A line
+        that is added with a time before the position is not found. Within a second, a process gets the same answer
+        again, without a call of the log service."""
 
     def reported(self, build: Build) -> str:
-        """The name of the log for lines of a build that runs elsewhere."""
+        """The name of the log of a build that Slipway does not run, to which clients send the lines."""
 
     def append(self, log: str, lines: Sequence[LogLine]) -> None:
         """Adds lines to a log of `reported`, at its end, at least once."""
@@ -591,10 +591,10 @@ class Services(Protocol):
     logs: Logs
 
     def executor(self, name: str) -> Executor:
-        """The executor with a name of `Build.executor`. Raises Unavailable if it is not offered any more."""
+        """The executor that `Build.executor` names. Raises Unavailable if the deployment does not offer it any more."""
 
     def aside(self, read: Callable[[], Answer]) -> Callable[[], Answer]:
-        """Begins to read beside what comes next; the answer, or the error, is got by a call of what is returned."""
+        """Begins to call `read` in the background. A call of the result waits for the answer, or raises the error."""
 
     def now(self) -> datetime:
         """The current time, aware and in UTC, in whole milliseconds: the API shows exactly what is stored."""

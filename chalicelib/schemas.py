@@ -240,7 +240,7 @@ class ProjectDetail(Project):
 
 
 class Offer(Struct):
-    """POST a form of `fields` and the archive as `file` to `url`, then POST to `complete`."""
+    """POST a form to `url`: `fields`, and the archive as the field `file`. Then POST to the address `complete`."""
 
     url: str
     fields: dict[str, str]

@@ -72,7 +72,7 @@ def _build(kind: type[Shown], build: Build, bookmarked: bool, **more: Any) -> Sh
 
 
 def shown(kind: type[Shown], record: object, **given: Any) -> Shown:
-    """Makes a type of `schemas`. Fields come from `given`, else from attributes of the record, else from defaults."""
+    """Makes an instance of `kind`. A field's value is from `given`, else the record's attribute, else its default."""
     names = [name for name in kind.__struct_fields__ if name not in given and hasattr(record, name)]
     return kind(**{name: getattr(record, name) for name in names}, **given)
 

@@ -88,7 +88,7 @@ class Route:
 
 @dataclass(eq=False)
 class PageTooLarge(Exception):
-    """The page is too large for an answer; its first `rows` rows are not."""
+    """The page is too large for an answer; its first `rows` rows would fit."""
 
     rows: int
 
@@ -182,7 +182,7 @@ class Call:
         except Exception as error:
             answer = _refusal(error, str(key))
             outcome = schemas.Outcome(key.id, answer.status_code, msgspec.json.decode(answer.body)["detail"])
-        log.info("Build %s: HTTP status %d", key, outcome.status, extra={"build": str(key), "outcome": outcome.status})
+        log.info("Answered %d for build %s", outcome.status, key, extra={"build": str(key), "outcome": outcome.status})
         return outcome
 
     def query(self) -> dict[str, str]:
@@ -269,7 +269,7 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
             fields: dict[str, Any] = {"status": response.status_code, "duration_ms": duration_ms}
             if request.method != "GET":  # one line for an audit: who changed what
                 fields |= {"action": view.__name__, "by": user and user.name, **captured}
-            log.info("%s %s: %d", request.method, request.path, response.status_code, extra=fields)
+            log.info("%s %s answered status %d", request.method, request.path, response.status_code, extra=fields)
         return response
 
     return handle
@@ -365,7 +365,7 @@ def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -
             try:
                 handle(record.get("body", ""), record)
             except Exception:
-                log.exception("Message %s failed", message_id)
+                log.exception("The message %s could not be handled", message_id)
                 failed.append({"itemIdentifier": message_id})
         if failed and "dynamodb" in record:
             break
@@ -395,7 +395,7 @@ def _checked(fields: Mapping[str, Any], kind: type[Checked]) -> Checked:
 def _refusal(error: Exception, name: str) -> Response:
     """An error as the API's clients expect it; those that are not the caller's are logged, with the view's name."""
     if not isinstance(error, errors.SlipwayError):
-        log.error("unexpected error in %s", name, exc_info=error)
+        log.error("Unexpected error in %s", name, exc_info=error)
         return reply({"detail": "Internal error; it has been logged."}, HTTPStatus.INTERNAL_SERVER_ERROR)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -444,7 +444,7 @@ def _path_parameters(captured: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """What JSON says; None for no text. Raises Malformed."""
+    """The value of a JSON text; None for an empty text. Raises Malformed."""
     if not text.strip():
         return None
     try:
@@ -455,7 +455,7 @@ def _parsed(text: str) -> Any:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """What JSON says, as a mapping; empty for no text. Raises Malformed, Invalid."""
+    """The object in a JSON text; empty for an empty text. Raises Malformed; Invalid if the value is not an object."""
     parsed = _parsed(text)
     if parsed is None:
         return {}

@@ -28,7 +28,7 @@ class AwsServices(ports.Services):
 
     @lazily
     def _records(self) -> "adapters.dynamodb.Records":
-        """All ports on the table; they share its client."""
+        """The adapters of all ports whose data is in the table; they share one DynamoDB client."""
         return adapters.dynamodb.Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
 
     projects: ports.Projects = lazily(lambda of: of._records.projects)

@@ -225,7 +225,7 @@ def _refused(route: Route, method: str) -> list[HTTPStatus]:
 
 
 def _refusal(status: HTTPStatus, *others: Json) -> Json:
-    """The response of an error, whose body is a Detail or another of these schemas."""
+    """The OpenAPI response of an error. Its body is a Detail, or has one of the schemas `others`."""
     if status == HTTPStatus.BAD_REQUEST:
         others = ({"type": "array", "items": {"type": "string"}}, {"$ref": "#/components/schemas/Faults"})
     detail = {"$ref": "#/components/schemas/Detail"}

@@ -70,7 +70,7 @@ class CloudWatchLogs:
         raise Unavailable("The log service answers without lines; try again.")
 
     def tail(self, log: str, count: int) -> Sequence[LogLine]:
-        """The first pages may be empty here, too."""
+        """Reads pages from the end of the log backwards. The first pages may be empty although more follow."""
         found: list[LogLine] = []
         token = ""
         for _ in range(_MAX_PAGES):

@@ -117,7 +117,7 @@ class EcrRegistry(HttpRegistry):
     scheme = "https"
 
     def __init__(self, movable: Sequence[str], client: Any = None, lifecycle: str | None = None) -> None:
-        """`lifecycle` is the lifecycle policy of images, see `image_lifecycle`."""
+        """`lifecycle` is the lifecycle policy of repositories of images, made by `image_lifecycle`."""
         import boto3
 
         super().__init__()

@@ -1,4 +1,4 @@
-"""Code and logs in S3. Below `builds/` is code that an older version laid out; the bucket deletes it."""
+"""Users' code and logs in S3. An older version stored code with the prefix `builds/`: the bucket deletes that code."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class _Body:
 
 
 class S3LogArchive(_Bucket):
-    """`LogArchive` in the same bucket, as plain text."""
+    """`LogArchive` in the bucket that also has the code. Logs are plain text."""
 
     def store(self, build: Build, text: Iterable[bytes]) -> None:
         """Without threads, only one part of 8 MB is in memory. The bucket deletes the parts of an unfinished upload

@@ -66,7 +66,7 @@ class Hidden:
 
 
 def purge_at(it: Build | Project | Hidden, purge_after_days: int) -> datetime | None:
-    """The earliest time of its purge; None if it was neither archived nor deleted."""
+    """The earliest time at which `it` may be purged; None if it is neither archived nor deleted."""
     if it.deleted_at is not None:
         return it.deleted_at + SETTLES
     return it.archived_at and it.archived_at + timedelta(days=purge_after_days)

@@ -45,8 +45,8 @@ def generate(spec: Spec, files: Collection[str] | None = ()) -> str:
 
 
 def _variables(spec: Spec) -> list[str]:
-    """An ENV for each variable. The engine expands only references to build arguments, to variables above, and to the
-    same variable of the base image; all else is quoted."""
+    """An ENV line for each variable. The engine expands references to build arguments, to variables of earlier lines,
+    and to the base image's variable of the same name. All other text is quoted, so the engine does not change it."""
     known, lines = {name for name, _ in spec.build_args}, []
     for name, value in spec.env_vars:
         known.add(name)

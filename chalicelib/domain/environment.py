@@ -57,7 +57,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A spec's environment: the document as given, and its resources by kind (cores, MiB)."""
+    """A spec's environment: the document as given, and its resources (`cpu` in cores; `memory`, `disk` in MiB)."""
 
     document: Mapping[str, Any] = field(default_factory=dict)
     resources: dict[str, Any] | None = None

@@ -215,8 +215,8 @@ def submitted(build: Build, handle: str, now: datetime, check_at: datetime) -> B
 
 
 def request_stop(build: Build, now: datetime) -> Build | None:
-    """The build with the request to stop it; None when there is nothing (more) to do. If no executor was asked to start
-    it, it is stopped at once and never starts."""
+    """The build with a request to stop it; None if it has ended or already has this request. If no executor was asked
+    to start the build, it gets the status "stopped" at once and never starts."""
     if build.is_done:
         return None
     if build.submitting_at is None:  # as always of builds that run elsewhere
@@ -240,11 +240,11 @@ def as_it_ended(build: Build, outcome: Outcome) -> Observation:
 def follow(
     build: Build, seen: Observation, now: datetime, *, image: Image | None, reason: str | None, may_change: bool = False
 ) -> Build | None:
-    """The build after an observation; None when that says nothing new.
+    """The build after an observation; None if the observation says nothing new.
 
-    `image` is the build's (`image_of`): with one, every end but a stop is success, without one
-    none is. `reason` says in words why the attempt failed. If it `may_change`, because lines of the log have
-    not arrived yet, the build has ended now, but gets its last status later.
+    `image` is the image that the build made (`image_of`). An attempt that ended has succeeded if there is an image and
+    the attempt was not stopped. `reason` says why it failed. `may_change`: lines of the log are still missing, and the
+    reason may change with them. Then the build has ended now, but gets its last status later.
     """
     if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
         return None  # without a claim, the attempt is over: the next one counts
@@ -348,7 +348,7 @@ def overdue(
 
 
 def steps_of(stages: Iterable[tuple[Status, datetime]]) -> tuple[Step, ...]:
-    """Stages in the order of time, each status once."""
+    """Each status of `stages` once, with its first time, in the order of `stages`."""
     seen: dict[Status, datetime] = {}
     for status, at in stages:
         seen.setdefault(status, at)

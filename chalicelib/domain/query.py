@@ -97,7 +97,7 @@ def _expression(_: str, expression: str) -> Predicate:
 
 
 def _test(name: str, kind: str, condition: str) -> _Test:
-    """The test of a field's value; it fails if the value is missing."""
+    """The test of a field's value: false for a missing value. Raises Invalid for a wrong condition."""
     if kind == "time":
         return _time_test(name, condition)
     if _COMPARISON.match(condition) or (kind != "text" and ".." in condition):

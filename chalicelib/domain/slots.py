@@ -21,7 +21,7 @@ class Running:
 
 
 def why_full(key: BuildKey, running: Iterable[BuildKey], limit_of: LimitOf) -> str | None:
-    """In words, which limit leaves no slot for a build; None if there is one."""
+    """The sentence that names the limit because of which a build gets no slot; None if a slot is free."""
     return _why_full(key, _counted(running), limit_of)
 
 

@@ -46,7 +46,7 @@ def authenticate(services: Services, token: str, opening: BuildKey | None = None
         try:
             services.accounts.note_use(known, today)
         except Unavailable as error:
-            log.warning("Could not store the day of use of a token of %s: %s", user.name, error)
+            log.warning("The last use of a token of user %s could not be stored: %s", user.name, error)
     return user
 
 
@@ -146,8 +146,8 @@ def issue_token(services: Services, token: str, name: str, fields: dict[str, Any
 
 
 def revoke_tokens(services: Services, token: str, name: str) -> None:
-    """Revokes all tokens of a user that exist now. Processes that have one in their cache may accept it for
-    `account_memory_seconds` longer, except to change rights. Raises as `issue_token`."""
+    """Revokes all tokens that a user has now. A process may accept a token from its cache for `account_memory_seconds`
+    longer, but not in requests that change rights. Raises the errors of `issue_token`."""
 
     def write() -> datetime:
         user, _, given = _manageable(services, token, name)

@@ -31,9 +31,9 @@ _CHANGES: dict[str, tuple[Callable[[Services, User, BuildKey], None], Callable[[
 
 
 def handle(services: Services, body: str, message_id: str, read: Callable[[str], dict[str, Any]]) -> BuildKey | None:
-    """Does what a message asks for, once, however often it is delivered, and returns to which build. `read` makes
-    valid fields of the message, or raises Malformed, Invalid. What can never succeed is logged and goes to the dead
-    letters with its reasons; that is None. Raises what may be better next time."""
+    """Executes the request in a message once, however often it is delivered, and returns the build's key. `read` parses
+    the message, or raises Malformed, Invalid. A request that can never succeed is logged and put into the dead letters
+    with the reasons; the result is None. Errors that a repetition may avoid are raised."""
     name = services.settings.automation_user
     caller = services.accounts.user(name) if name else None
     if caller is None:
@@ -42,13 +42,13 @@ def handle(services: Services, body: str, message_id: str, read: Callable[[str],
         fields = read(body)
         done = _do(services, caller, fields, message_id)
         about = {"by": caller.name, "on_behalf_of": fields.get("user"), "build": str(done)}
-        log.info("Request of the queue", extra={"action": f"queue_{fields['action']}", **about})
+        log.info("A request from the queue was executed", extra={"action": f"queue_{fields['action']}", **about})
         return done
     except _HOPELESS as error:
         reasons = error.sentences() if isinstance(error, Invalid) else [_WORDS.get(type(error), str(error))]
         services.dead_letters.put(body, reasons)
         said = "".join(each if each.isprintable() else " " for each in " ".join(reasons)[:MAX_LOGGED])
-        log.warning("Request %s of the queue was refused: %s", message_id, said)
+        log.warning("Request %s from the queue was refused: %s", message_id, said)
         return None
 
 

@@ -261,8 +261,8 @@ def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[
 def update(
     services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
 ) -> BuildView:
-    """Changes a build. Other fields are ignored, because clients send whole answers back. With `whole` (PUT), a missing
-    name removes the name. Raises NotFound, Forbidden, Invalid."""
+    """Changes a build. Clients send whole answers back, so fields that cannot be changed are ignored. With `whole`
+    (PUT), a request without `name` removes the name. Raises NotFound, Forbidden, Invalid."""
     if whole:
         fields = {"name": None, **fields}
     opened = writable(services, caller, key)

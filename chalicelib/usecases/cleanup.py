@@ -54,9 +54,9 @@ def preview(services: Services, caller: User) -> tuple[Sequence[CleanupRule], Se
 
 
 def cleanup(services: Services) -> Cleaned:
-    """Purges builds and projects: archived ones `purge_after_days` after that, deleted ones an hour after that, once
-    they have stopped. Drops uploads that no project and no build uses. Works for at most about `MAX_SECONDS`.
-    Images stay in the registry; cached layers are deleted with their project."""
+    """Purges builds and projects `purge_after_days` after they were archived, or an hour after they were deleted. A
+    build is stopped first, if it runs. Drops uploads that no project and no build uses. Ends after about `MAX_SECONDS`.
+    Images stay in the registry; the cached layers of a project are deleted with the project."""
     done = Cleaned()
     now, days = services.now(), services.settings.purge_after_days
     until = now + timedelta(seconds=MAX_SECONDS)

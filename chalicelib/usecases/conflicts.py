@@ -31,7 +31,7 @@ def retry_on_conflict(write: Callable[Arguments, Result]) -> Callable[Arguments,
                 return write(*args, **kwargs)
             except Conflict as exc:
                 conflict = exc
-                log.info("Another handler wrote first; deciding again.", extra={"measures": {"Conflicts": 1}})
+                log.info("Another handler wrote first; this one decides again.", extra={"measures": {"Conflicts": 1}})
         raise Conflict("Too many concurrent changes; try again.") from conflict
 
     return repeat
@@ -49,7 +49,7 @@ def log_change(before: Build, after: Build) -> Build:
             "duration_seconds": after.duration_seconds,
             "measures": measures,
         }
-        log.info("Build %s is %s, attempt %d", after.key, after.last_status, after.attempt, extra=fields)
+        log.info("Build %s is %s in its attempt %d", after.key, after.last_status, after.attempt, extra=fields)
     return after
 
 

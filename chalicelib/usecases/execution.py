@@ -245,8 +245,8 @@ def observed(services: Services, builds: Sequence[Build]) -> Mapping[BuildKey, O
 
 
 def _submitted(services: Services, key: BuildKey) -> Build | None:
-    """The build after its executor was asked to start it, or as it waits for a slot. A handler claims the build before
-    it asks; if it ends before the claim is completed, the next handler completes it."""
+    """Takes a slot, claims the build and asks its executor to start it. Returns the build, which may wait for a slot;
+    None if it does not exist. If a handler dies after the claim, the next handler continues from the claim."""
 
     def write() -> Build | None:
         build = services.builds.get(key)

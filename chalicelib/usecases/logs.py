@@ -74,8 +74,8 @@ def read(services: Services, caller: User, key: BuildKey, cursor: str | None = N
 
 
 def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep]:
-    """The steps of the build, in the order of their starts. They are stored with the log; before, they are read from
-    the log's first lines, with `MAX_READS_FOR_STEPS` reads. Raises NotFound, Forbidden."""
+    """The steps of the build, in the order of their starts. They are stored together with the log. Until then they are
+    found in the log's first lines, with at most `MAX_READS_FOR_STEPS` reads. Raises NotFound, Forbidden."""
     build = builds.look(services, caller, key).build
     if build.stored_log_bytes is not None:
         return services.log_archive.steps(build)

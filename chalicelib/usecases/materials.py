@@ -122,7 +122,7 @@ def _report(services: Services, key: BuildKey, question: Question) -> None:
 
 
 def _expect_current(build: Build, attempt: int) -> None:
-    """Raises Gone unless this attempt runs and no stop was requested. Its handle may not be stored yet."""
+    """Raises Gone if this attempt is over or a stop was requested. An attempt without a stored handle is not over."""
     if build.is_done:
         raise Gone("The build has ended.")
     if build.stop_requested_at is not None:

@@ -83,7 +83,7 @@ def update(services: Services, caller: User, owner: str, name: str, fields: dict
 
 
 def archive(services: Services, caller: User, owner: str, name: str, *, delete: bool = False) -> None:
-    """Hides a project and its builds and has them stopped; with `delete`, also purged. Raises NotFound, Forbidden."""
+    """Hides a project, and hides and stops its builds; `delete` lets all be purged. Raises NotFound, Forbidden."""
     now = services.now()
     project = writable(services, caller, owner, name, archived=not delete)
 

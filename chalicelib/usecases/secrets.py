@@ -17,7 +17,7 @@ OF_HOOK = "hooks/{}"  # the name of a webhook's secret; those that builds may mo
 
 
 def put(services: Services, caller: User, owner: str, name: str, secret: str, fields: dict[str, Any]) -> None:
-    """Sets a secret. Raises NotFound, Forbidden, Invalid."""
+    """Sets the secret named `secret` of the project `name`. Raises NotFound, Forbidden, Invalid."""
     project = projects.writable(services, caller, owner, name)
     value = checked_value(secret, fields.get("value"))
     known = services.secrets.names(project)

@@ -56,8 +56,8 @@ def complete(services: Services, caller: User, owner: str, name: str, offer_id: 
 
 
 def use_git(services: Services, caller: User, owner: str, name: str, fields: dict[str, Any]) -> tuple[Project, bool]:
-    """Sets the git repository of a project; also returns whether that is a change. The repository is not contacted
-    here; until the first build, another address can be set. Raises NotFound, Forbidden, Invalid."""
+    """Sets a project's git address, without contacting the host. Returns the project and whether the address changed. A
+    project with builds must delete its address before it sets another. Raises NotFound, Forbidden, Invalid."""
     project = projects.writable(services, caller, owner, name)
     url = fields.get("git_url")
     if not isinstance(url, str) or len(url) > MAX_GIT_URL or not _GIT_URL.fullmatch(url):

@@ -1,4 +1,4 @@
-"""The first superuser of a deployment, and its copies of BuildKit's images."""
+"""Makes the first superuser of a deployment, and the deployment's copies of BuildKit's images."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def _without_documentation(each: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compile(folder: Path, compiler: str) -> None:
-    """Compiles in a separate process with a fixed hash seed, on which the order of constant sets depends."""
+    """Compiles the modules in a process with a fixed hash seed: the seed decides the order of sets in bytecode."""
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
     subprocess.run(
         [compiler, "-m", "compileall", *options, str(folder)],

@@ -37,8 +37,8 @@ def clear(stack: str, say: Say) -> None:
 
 
 def teardown(stack: str, say: Say, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Removes a deployment with all that it has made: images, code, logs and records. The stack goes last:
-    what is interrupted is repeated. Raises ClientError."""
+    """Removes a deployment with all that it has made: images, code, logs and records. The stack is deleted last, so
+    after an interruption the operator can call this again. Raises ClientError."""
     outputs = deployment(stack).outputs
     prefix = outputs["Registry"].partition("/")[2]
     say(f"Images of {prefix}/* and {prefix}-cache/* …")

@@ -256,7 +256,7 @@ def instructions_of(names: Sequence[str] | Mapping[str, Any], first_build: int) 
 
 
 def _count(path: Path) -> int:
-    """All instructions of a process, from what cachegrind wrote of it."""
+    """The number of instructions that a process executed, from cachegrind's output file."""
     summary = next(line for line in path.read_text().splitlines() if line.startswith("summary:"))
     return int(summary.split()[1])
 

@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 60
 
 
 class FunctionFailed(Exception):
-    """The function could not be loaded, raised, or did not answer in time."""
+    """The function could not be loaded, raised an exception, or did not answer in time."""
 
 
 @dataclass(frozen=True)

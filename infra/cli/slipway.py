@@ -313,7 +313,7 @@ def named(path: str) -> str:
 
 
 def image_of(build: Any) -> str:
-    """As `docker pull` takes it; nothing before there is one."""
+    """The build's image by its digest, as `docker pull` takes it; empty while the build has no image."""
     return f"{build['image'].rpartition(':')[0]}@{build['image_digest']}" if build["image_digest"] else ""
 
 

@@ -52,7 +52,7 @@ class _Server(ThreadedHTTPServer):
             self._changed.wait_for(lambda: self._in_progress == 0, PATIENCE_SECONDS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Does not report clients that close the connection, as an interrupted demo does."""
+        """Logs errors, except when a client closes the connection (an interrupted demo does)."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

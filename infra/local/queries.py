@@ -144,7 +144,7 @@ def _only(item: Any, names: set[str]) -> Any:
 
 
 def _serialized(handler: Any, action: Any) -> Any:
-    """The status, headers and body of an answer."""
+    """The status, headers and body of moto's answer to `action`."""
     if handler._get_action() not in READS or not isinstance(action.result, dict):  # an exception is no dict
         return _moto_serialized(handler, action)
     body = json.dumps(action.result, default=lambda value: b64encode(value).decode())

@@ -214,7 +214,7 @@ class _CleanUp:
         try:
             is_clean = self._engine.clean_up()
         except EngineFailed as error:
-            log.warning("Could not remove what a killed build left: %s", error)
+            log.warning("The files that a killed build left could not be removed: %s", error)
             return
         if not is_clean and not self._closing.is_set():
             later = threading.Timer(CLEAN_UP_AGAIN_SECONDS, self)

@@ -237,7 +237,7 @@ def restore(folder: Path, source: Path) -> None:
 
 
 def _copied(folder: Path, copy: Path) -> list[str]:
-    """Copies SQLite's file and links the objects that it names; starts again if an object is deleted meanwhile."""
+    """Copies SQLite's file, and its objects as hard links; repeats if one is deleted meanwhile. Returns their names."""
     while True:
         (copy / _FILE).unlink(missing_ok=True)
         with closing(_opened(folder / _FILE)) as source, closing(sqlite3.connect(copy / _FILE)) as target:

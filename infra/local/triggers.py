@@ -50,12 +50,12 @@ class Triggers:
         """Delivers an event, as EventBridge does by the template's rule: the function gets the build's id alone; if it
         fails, it is called twice more."""
         reduced = {**_event(), "source": event["source"], "detail": {"build-id": event["detail"]["build-id"]}}
-        for attempt in range(3):
+        for number in (1, 2, 3):
             try:
                 self._call("on_codebuild_event", reduced)
                 return
             except Exception:
-                log.warning("event %s failed, attempt %d", event.get("id"), attempt + 1, exc_info=True)
+                log.warning("Event %s could not be handled, try %d of 3", event.get("id"), number, exc_info=True)
 
     def _poll(self, function: str, queue_url: str) -> None:
         sqs = boto3.client("sqs")
@@ -69,7 +69,7 @@ class Triggers:
                 )
                 self._handle(sqs, function, queue_url, answer.get("Messages", []))
             except Exception:
-                log.exception("the queue could not be read")
+                log.exception("Messages of %s could not be handled", queue_url)
                 self._closing.wait(WAIT_SECONDS)
 
     def _handle(self, sqs: Any, function: str, queue_url: str, messages: list[dict[str, Any]]) -> None:
@@ -118,7 +118,7 @@ class Triggers:
             try:
                 self._call(function, _event())
             except Exception:
-                log.exception("the schedule failed")
+                log.exception("The scheduled run of %s failed", function)
 
     def _call(self, function: str, event: dict[str, Any]) -> Any:
         handler: Callable[[Any, Any], Any] = self._app.handler_map[function]

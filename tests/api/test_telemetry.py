@@ -99,7 +99,7 @@ def test_a_build_is_measured_from_its_submission_to_its_end(api: Api, lines: Lin
         "Reconciled": 2,
     }
     (ended,) = [line for line in written if line.get("status") == "failed"]
-    assert ended["message"] == "Build ada/vision/1 is failed, attempt 2"
+    assert ended["message"] == "Build ada/vision/1 is failed in its attempt 2"
     assert (ended["build"], ended["executor"], ended["attempt"]) == ("ada/vision/1", "codebuild", 2)
     assert ended["duration_seconds"] > 0
 

@@ -165,7 +165,7 @@ def _readable(pairs: Sequence[keys.Key], now: datetime) -> list[Build]:
             builds.append(records.decode_build(item))
         except msgspec.MsgspecError:
             key = keys.parse_record_key(*pair)
-            log.exception("The record of build %s cannot be read; trying again in a day.", key)
+            log.exception("The record of build %s is invalid; it is checked again in a day.", key)
             with suppress(Conflict):
                 _move(pair, item.check_at, format_instant(now + timedelta(days=1)))
     return builds

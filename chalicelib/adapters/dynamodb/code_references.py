@@ -1,4 +1,4 @@
-"""`CodeReferences` on DynamoDB: a row for each project and build that uses, or used, an archive."""
+"""`CodeReferences` on DynamoDB: a row for each project, and for each build, that uses or used an archive of code."""
 
 from datetime import datetime, timedelta
 

@@ -86,7 +86,7 @@ def code_reference_of_builds(project: ProjectKey) -> str:
 
 
 def drop_key(sha256: str) -> Key:
-    """The key of the mark that an archive is being deleted."""
+    """The key of the row that marks an archive while it is being deleted."""
     return code_references(sha256), DROP
 
 

@@ -70,7 +70,7 @@ class EksExecutor:
         return seen
 
     def stop(self, handle: str) -> None:
-        """The Job stays until its pod is gone: when the Job is not found, nothing runs any more."""
+        """Deletes the Job. Kubernetes removes it only after its pod, so without a Job there is no pod either."""
         path = f"{self._jobs}/{quote(handle, safe='')}"
         self._call("DELETE", path, query={"propagationPolicy": "Foreground"}, ok=(404,))
 
@@ -97,7 +97,7 @@ class EksExecutor:
             self._call("POST", f"{self._core}/secrets", secret_of(job, secret), ok=(409,))
             self._call("PATCH", f"{self._jobs}/{name}", note, ok=(404,))
         except SlipwayError as error:
-            log.warning("Job %s has no Secret yet: %s", name, error)
+            log.warning("The Secret of Job %s could not be made yet: %s", name, error)
             return Trouble(Status.WARNING, f"The build waits for its secret: {error}")
         return None
 

@@ -47,5 +47,5 @@ def variables_of(build: Build, api_url: str) -> dict[str, str]:
 
 
 def texts() -> Mapping[str, str]:
-    """The texts of all steps, by their names."""
+    """The shell scripts of all steps, by the steps' names."""
     return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}

@@ -232,7 +232,7 @@ def _selects(selector: Any, labels: Mapping[str, str]) -> bool:
 
 
 def _quotas(quotas: list[Any]) -> Iterator[tuple[str, str]]:
-    """How many more builds of the default size fit into the quotas of the namespace."""
+    """Warns of each quota of the namespace into which fewer than five more builds of the default size fit."""
     for quota in quotas:
         name, used = quota["metadata"]["name"], (quota.get("status") or {}).get("used") or {}
         for what, hard in (quota["spec"].get("hard") or {}).items():

@@ -369,7 +369,7 @@ def _server(fake: FakeKubernetes, context: ssl.SSLContext) -> ThreadingHTTPServe
                 self.close_connection = True
                 return
             except Exception:
-                log.exception("%s %s", self.command, self.path)
+                log.exception("The request %s %s could not be answered", self.command, self.path)
                 status, text = 500, json.dumps(_status(500, "see the log")).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

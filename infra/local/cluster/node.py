@@ -71,7 +71,7 @@ printf '{"containerimage.digest": "%s"}' "$(cat "$SLIPWAY_MEMORY/digest")" >"$me
 
 
 class _Ended(Exception):
-    """The pod must end although its containers have not ended; the reason is one of the constants."""
+    """The pod has to be ended while containers still run, for one of the reasons below."""
 
     DELETED, JOB_DEADLINE, POD_DEADLINE, CLOSING = "deleted", "job deadline", "pod deadline", "closing"
 
@@ -132,7 +132,7 @@ class Node:
         except _Ended as end:
             succeeded, why = False, str(end)
         except Exception as error:
-            log.exception("job %s", job["metadata"]["name"])
+            log.exception("Job %s could not be run", job["metadata"]["name"])
             succeeded = False
             if isinstance(error, OSError):
                 pod["status"]["message"] = in_words(error)

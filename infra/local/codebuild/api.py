@@ -291,7 +291,7 @@ class CodeBuild:
             ):
                 status = self._go_through(build, lines, work / "src")
         except Exception:
-            log.exception("build %s", build.id)
+            log.exception("Build %s could not be run", build.id)
         shutil.rmtree(work, ignore_errors=True)
         self._end(build, status)
 
@@ -348,7 +348,7 @@ class CodeBuild:
             status, contexts = "FAILED", [{"statusCode": error.code, "message": str(error)}]
             raise
         except OSError as error:
-            log.exception("build %s, phase %s", build.id, name)
+            log.exception("Phase %s of build %s failed", name, build.id)
             words = buildspec.in_words(error)
             status, contexts = "FAILED", [{"statusCode": "CLIENT_ERROR", "message": words}]
             raise Refused("CLIENT_ERROR", words) from error
@@ -496,7 +496,7 @@ class CodeBuild:
             try:
                 self._deliver(event)
             except Exception:
-                log.exception("An event could not be delivered")
+                log.exception("An event of a build could not be delivered")
 
 
 _SPEC = "buildspecOverride"
@@ -569,7 +569,7 @@ def _server(answer: Callable[[str, dict[str, Any]], dict[str, Any]], port: int) 
             except Refused as error:
                 status, body = 400, {"__type": error.code, "message": str(error)}
             except Exception:
-                log.exception("%s", operation)
+                log.exception("The call %s could not be answered", operation)
                 status, body = 500, {"__type": "InternalFailure", "message": "see the log"}
             text = json.dumps(body).encode()
             self.send_response(status)

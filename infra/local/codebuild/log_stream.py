@@ -71,9 +71,9 @@ class LogStream:
                 self._client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=batch)
                 return
             except (ClientError, BotoCoreError):
-                log.warning("Log events could not be written, attempt %d", attempt + 1)
+                log.warning("Log events could not be written, try %d of %d", attempt + 1, RETRIES)
                 time.sleep(0.1 * attempt)
-        log.error("%d log events are lost", len(batch))
+        log.error("%d log events could not be written and are lost", len(batch))
 
 
 def _fitting(events: list[dict[str, Any]]) -> int:

@@ -173,7 +173,7 @@ class _Root:
                 self._file(f"usr/lib/python3/dist-packages/{name}", files.read(name))
 
     def add_defaults(self) -> None:
-        """Adds what installation scripts of the packages would have made, and commands for pip and Python."""
+        """Adds the commands `pip` and `python`, and the files that installation scripts would have made."""
         for name in self.MERGED:
             if any(path.startswith(f"usr/{name}/") for path in self.entries):
                 self._link(name, f"usr/{name}")

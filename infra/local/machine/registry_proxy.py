@@ -152,7 +152,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Does not report clients that close the connection, as a stopped build does."""
+        """Logs errors, except when a client closes the connection (a stopped build does)."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

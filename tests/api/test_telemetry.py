@@ -61,7 +61,7 @@ def test_a_request_is_a_line_with_its_build_and_duration(api: Api, lines: Lines)
     api.ok("POST", "/ada/vision/builds", {"content": json.dumps(SPEC)})
     api.ok("GET", "/ada/vision/builds/1")
     line = lines()[-1]
-    assert line["message"] == "GET /api/v1/{owner}/{project}/builds/{build_id}: 200"
+    assert line["message"] == "GET /api/v1/{owner}/{project}/builds/{build_id} answered status 200"
     assert (line["owner"], line["project"], line["build"]) == ("ada", "vision", "ada/vision/1")
     assert (line["status"], line["level"]) == (200, "INFO")
     assert line["duration_ms"] >= 0

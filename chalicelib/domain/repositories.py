@@ -16,7 +16,7 @@ class Rights:
     closed: tuple[str, ...]
 
     def reach(self, repository: str) -> bool:
-        """Whether they are of use for a repository, if it is there."""
+        """Whether these rights give access to a repository, if the repository exists."""
         return repository in self.own or not any(fnmatchcase(repository, pattern) for pattern in self.closed)
 
 

@@ -182,7 +182,7 @@ def idempotency_key(services: Services, project: Project, once: str, fields: dic
 
 
 def _replayed(services: Services, caller: User, project: Project, mark: IdempotencyKey | None) -> BuildView | None:
-    """What was made before, if anything, whatever became of it. Raises KeyReused, and NotFound when it was purged."""
+    """The build that an earlier request with this key made, if any. Raises KeyReused; NotFound if it was purged."""
     key = None if mark is None else services.builds.replay(project.key, mark)
     if key is None:
         return None

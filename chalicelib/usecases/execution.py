@@ -84,7 +84,7 @@ def is_hidden(services: Services, key: ProjectKey) -> bool:
 
 
 def observe(services: Services, executor: str, handles: Sequence[str]) -> Sequence[BuildKey]:
-    """Asks an executor about its builds and records what is new; returns which builds it knows."""
+    """Asks an executor about its builds and records what is new; returns the builds that the executor knows."""
     return [record(services, seen) for seen in services.executor(executor).observe(handles).values()]
 
 
@@ -273,7 +273,7 @@ def end(services: Services, build: Build, status: Status, message: str | None = 
 
 
 def _saved(services: Services, before: Build, new: Build) -> Build:
-    """Saves the build. If it has ended, others can start, and its log is to be stored once the last lines are there."""
+    """Saves the build. If the build has ended, announces the next builds, and asks to store the log a little later."""
     saved = log_change(before, services.builds.save(new))
     has_left_room = saved.handle is not None or services.settings.limits_builds
     if saved.finished_at is not None and before.finished_at is None and has_left_room:

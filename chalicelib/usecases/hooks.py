@@ -22,7 +22,7 @@ _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+)(?::[1-9]\d{0,4})?(?:/[!\"$-~]*)?
 
 
 def put(services: Services, caller: User, owner: str, name: str, hook: str, url: object) -> tuple[Hook, str]:
-    """Sets or replaces one, which is enabled then, and returns its new secret, which signs its calls. Raises NotFound,
+    """Sets or replaces a webhook and enables it. Returns the secret that signs its calls. Raises NotFound,
     Forbidden, Invalid."""
     project = projects.writable(services, caller, owner, name)
     found = _URL.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None

@@ -87,7 +87,7 @@ def steps(services: Services, caller: User, key: BuildKey) -> Sequence[BuildStep
 
 
 def _pieces(services: Services, name: str, reads: int = sys.maxsize) -> Iterator[LogLine]:
-    """The pieces of a log from its beginning, with at most so many reads."""
+    """The pieces of a log from its beginning, with at most `reads` reads."""
     after = Position()
     for _ in range(reads):
         part = services.logs.read(name, after)

@@ -1,4 +1,4 @@
-"""The schedule: does what was left undone because a message or an event was lost."""
+"""The schedule: continues builds whose message or event was lost."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def tick(services: Services, sleep: Callable[[float], None]) -> None:
 
 
 def reconcile(services: Services) -> int:
-    """Checks every build that is due, and returns how many there were.
+    """Checks every build that is due, and returns the number of these builds.
 
     A build that was never started is started, a running one is compared with its executor, one past its deadline
     is given up, and the log of one that has ended is announced, to be stored. The time of the next check is

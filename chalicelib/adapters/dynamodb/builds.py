@@ -152,7 +152,7 @@ def _active(partition: str, now: datetime, limit: int) -> list[Build]:
 
 
 def _listed(partition: str, now: datetime, limit: int) -> list[Item]:
-    """The keys of what is due in a partition of the index, and since when."""
+    """The keys of the builds that are due in a partition of the index, and since when each is due."""
     with answered():
         return list(Item.by_active.query(partition, Item.check_at <= format_instant(now), limit=limit))
 

@@ -42,7 +42,13 @@ SERVICES = frozenset(
 _DESCRIPTIONS = ("service-2.json", "endpoint-rule-set-1.json", "paginators-1.json")
 _OF_INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 # Never loaded: PyYAML's C parser (texts are read by the safe one in Python), time zones but UTC, browsers.
-_UNUSED = ("yaml/_yaml.", "dateutil/zoneinfo/dateutil-zoneinfo", "urllib3/contrib/emscripten/", "boto3/data/")
+_UNUSED = (
+    "yaml/_yaml.",
+    "dateutil/zoneinfo/dateutil-zoneinfo",
+    "dateutil/rrule.",
+    "urllib3/contrib/emscripten/",
+    "boto3/data/",
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can name
 
 

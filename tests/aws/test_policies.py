@@ -291,7 +291,7 @@ def test_roles_allow_what_functions_call_and_nothing_else(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLIPWAY_BROKER_FUNCTION", deployed.stack.resources["Broker"])
     run_everything(calls, deployed, aws, registry)
-    seen = {message.rpartition(":")[0] for message in caplog.messages}
+    seen = {message.rpartition(" answered ")[0] for message in caplog.messages}
     for route in ROUTES:
         assert seen & {f"{method} /api/v1{route.path}" for method in route.methods}, route.path
     trouble = held_against(calls, deployed)
@@ -318,18 +318,19 @@ def test_roles_allow_what_builds_on_eks_need_beside(
 ANSWERS = "arn:aws:sqs:us-east-1:123456789012:answers"
 
 
-@pytest.mark.parametrize("deployed", [{"EventBus": "default", "ReplyQueues": ANSWERS}], indirect=True)
+@pytest.mark.parametrize("deployed", [{"EventBus": "builds", "ReplyQueues": ANSWERS}], indirect=True)
 def test_the_function_that_announces_builds_may_use_the_bus_and_the_queues_that_are_named(
     deployed: Deployed, calls: Calls, aws: Services
 ) -> None:
     boto3.client("sqs").create_queue(QueueName="answers")
+    boto3.client("events").create_event_bus(Name="builds")
     event = recorded("changes")
     created = event["Records"][0]["dynamodb"]["NewImage"]["unlisted"]
     created["S"] = json.dumps(json.loads(created["S"]) | {"reply_to": ANSWERS, "reply_about": "nightly"})
     Story(calls, deployed).call("announce", event)
     trouble = held_against(calls, deployed, policies=("event-bus", "replies"))
     assert trouble == {}, json.dumps(trouble, indent=1)
-    bus = "arn:aws:events:us-east-1:123456789012:event-bus/default"
+    bus = "arn:aws:events:us-east-1:123456789012:event-bus/builds"
     assert calls.seen["announce"] == {("events:PutEvents", bus), ("sqs:SendMessage", ANSWERS)}
 
 

@@ -307,7 +307,7 @@ def test_a_refusal_is_logged_in_words_that_steer_no_terminal(
     send(automated, "m-7", action="explode")
     send(automated, "m-8", content=f'{{version: 1, kind: build, image: x, "\\e[2J{"y" * 5_000}": 1}}')
     first, second = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-    assert first.startswith("Request m-7 of the queue was refused: `action` must be one of `create`")
+    assert first.startswith("Request m-7 from the queue was refused: `action` must be one of `create`")
     assert second.isprintable()
     assert len(second) < 1_100
 

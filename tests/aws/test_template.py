@@ -516,7 +516,7 @@ OF_RESOURCES = {
     "EventBus": {"EventBus": "builds"},
     "FunctionSubnets": {"FunctionSubnets": "subnet-0123abcd", "FunctionSecurityGroups": "sg-0123abcd"},
     "KmsKey": {"KmsKey": "arn:aws:kms:us-east-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"},
-    "ReplyQueues": {"ReplyQueues": "arn:aws:sqs:us-east-1:123456789012:answers arn:aws:sqs:us-east-1:210987654321:more"},
+    "ReplyQueues": {"ReplyQueues": "arn:aws:sqs:us-east-1:123456789012:answers arn:aws:sqs:us-east-1:210987654321:b"},
     "PermissionsBoundary": {"PermissionsBoundary": "arn:aws:iam::123456789012:policy/most"},
 }
 

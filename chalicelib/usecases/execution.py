@@ -287,17 +287,18 @@ def _saved(services: Services, before: Build, new: Build) -> Build:
 def _complete(services: Services, build: Build) -> Build | None:
     """Completes a claim whose handler may have ended before, during or after the call that starts the build."""
     executor = services.executor(build.executor)
-    is_wanted = build.stop_requested_at is None
-    if is_wanted and _may_repeat(services, build):
+    is_wanted, may_repeat = build.stop_requested_at is None, _may_repeat(services, build)
+    # An attempt that has its code was started: if its Job is gone, another one would be given no code.
+    if is_wanted and may_repeat and build.fetched_attempt < build.attempt:
         # After this write, what the claim's handler decides about a failed start is a conflict.
         leased = services.builds.save(replace(build, check_at=services.now() + WAIT_WHEN_BUSY))
         return _start(services, leased, is_repeat=True)
     if handle := executor.find_handle(build):
         return _note(services, build, handle)
+    if may_repeat:  # the claim's handler may still start it, and will see the stop request
+        return _wait_for_replay(services, build)
     if is_wanted:
         return _start(services, _claimed(services, build), is_repeat=False)
-    if _may_repeat(services, build):  # the claim's handler may still start it, and will see the stop request
-        return _wait_for_replay(services, build)
     return end(services, build, Status.STOPPED)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -49,6 +49,7 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
     for key in world.taken():
         yield Broken("a slot becomes free again", f"{key} has one")
     yield from _tags(world)
+    yield from _reused(world, story)
     if story.announces:
         yield from _announced(world)
     yield from _dead_letters(world)
@@ -272,6 +273,28 @@ def _announced(world: World) -> Iterator[Broken]:
             yield Broken("statuses are announced in their order", f"{build.key}: {places}")
         if build.is_done and uuids[-1] not in called and known.project_uuid in with_hook:
             yield Broken("each end is announced to webhooks", f"{build.key} is {build.last_status}")
+
+
+def _reused(world: World, story: Story) -> Iterator[Broken]:
+    """A build that has the image of another is made of the same, and the other had succeeded and was not archived."""
+    by_id = {(known.project_uuid, known.build.key.id): known.build for known in world.known.values()}
+    for known in world.known.values():
+        build = known.build
+        if build.reused_from is None:
+            continue
+        other = by_id.get((known.project_uuid, build.reused_from))
+        if other is None or other.image_digest is None or build.image_digest != other.image_digest:
+            yield Broken("a reused image is that of an equal build", f"{build.key} has not the image of {other}")
+        elif _made_of(build) != _made_of(other):
+            yield Broken("a reused image is that of an equal build", f"{build.key} is not made as {other.key}")
+        elif story.base_moves_at is not None:
+            moved_at = world.scheduler.time(story.base_moves_at)
+            if other.created_at + timedelta(seconds=60) < moved_at < build.created_at:
+                yield Broken("a reused image is that of an equal build", f"the base of {build.key} was moved")
+
+
+def _made_of(build: Build) -> object:
+    return build.source and replace(build.source, uploaded_at=None)
 
 
 def _is_cut(world: World, build: Build) -> bool:

@@ -221,6 +221,13 @@ def take_unasked(self: FakeSlots, build: BuildKey, running: Running) -> None:
     self._records.slots["all"] = Running(now.builds | {build}, now.version + 1)
 
 
+# Every build of a project has the same recipe
+
+
+def recipe_of_any(*_: Any) -> str:
+    return "any"
+
+
 # For the test of the simulation itself
 
 
@@ -252,7 +259,7 @@ FAULTS = (
     KnownFault(
         "busy releases the claim",
         _STARTED_TWICE,
-        458,
+        23,
         {"chalicelib.usecases.execution._start": start_and_release},
         lambda story: _has(story, Fault.BUSY) or story.slots < 100,
     ),
@@ -271,7 +278,7 @@ FAULTS = (
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        4263,
+        274,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
             "tests.fakes.FakeExecutor.forgets_after_seconds": 165,
@@ -282,7 +289,7 @@ FAULTS = (
     KnownFault(
         "success without a log",
         ("a log is kept",),
-        16,
+        64,
         {"chalicelib.usecases.execution._finished_before": finish_without_evidence},
         lambda story: story.fault_rates.rates["run"] > 0,
     ),
@@ -375,6 +382,13 @@ FAULTS = (
         120,
         {"chalicelib.usecases.announcements.announce": announce_once},
         lambda story: story.announces,
+    ),
+    KnownFault(
+        "an image of other code",
+        ("a reused image is that of an equal build",),
+        11,
+        {"chalicelib.usecases.builds.recipe_of": recipe_of_any},
+        lambda story: story.base_moves_at is not None,
     ),
     UNANNOUNCED,
 )

@@ -28,6 +28,7 @@ ADA = make_user()
 CONTENT = json.dumps(SPEC)
 CODE = {name: make_archive({"app.py": f"print('{name}')\n"}) for name in ("first", "second", "old")}
 HOOK = Hook("deploy", "https://receiver.test/builds", "hook-1")
+BASE_DIGESTS = [f"sha256:{number * 32}" for number in ("0b", "1b")]
 OLD = hashlib.sha256(CODE["old"]).hexdigest()
 TRANSIENT = (Unavailable, Busy, Conflict, Ended)
 REFUSALS = (NotFound, Invalid, Forbidden, NoLog)  # a client may meet these when others change things
@@ -65,6 +66,7 @@ class Story:
     heals_at_minute: int
     has_fatal_log: bool  # whoever reads the log of the first run runs out of memory
     refuses_tags: bool  # the registry moves none, ever
+    base_moves_at: float | None  # in stories whose builds may reuse images: when the tag of their base image is moved
     announces: bool  # on a bus, and to a webhook of each project
 
 
@@ -90,6 +92,9 @@ def make(seed: int) -> Story:
     if automation.random() < 0.25:
         requests += [each for post in requests for each in _rebuild(automation, post)]
         requests = [_by_queue(automation, each) for each in requests]
+    reusing = random.Random(f"reuse in {seed}")
+    if reuses := reusing.random() < 0.15:
+        requests = [_with_reuse(each) for each in (*requests, *_posts_later(reusing))]
     limiting = random.Random(f"limits of {seed}")
     start_at = NOW
     while has_old_code and int(start_at.timestamp()) // 300 % 256 != int(OLD[:2], 16):
@@ -104,6 +109,7 @@ def make(seed: int) -> Story:
         heals_at_minute=rng.choice((90, 150) if deletes_project else (20, 40, 90, 150)),
         has_fatal_log=has_fatal_log,
         refuses_tags=has_tags and tagging.random() < 0.15,
+        base_moves_at=reusing.choice((100, 1500, 4000)) if reuses else None,
         announces=random.Random(f"announcements of {seed}").random() < 0.3,
     )
     starting = random.Random(f"starts in {seed}")
@@ -174,6 +180,30 @@ def _with_tags(rng: random.Random, request: Request) -> Request:
     tags = rng.choice(((), ("latest",), ("latest",), ("latest", "v1")))
     content = json.dumps({**SPEC, "image_tags": tags})
     return replace(request, fields={**request.fields, "content": content})
+
+
+def _with_reuse(request: Request) -> Request:
+    """A build may take the image of an equal one."""
+    if request.kind not in ("post", "message") or not request.fields.get("is_managed", True):
+        return request
+    return replace(request, fields={**request.fields, "reuse": True})
+
+
+def _posts_later(rng: random.Random) -> list[Request]:
+    """When earlier builds have their images."""
+    names = [f"post later {number}" for number in range(rng.choice((1, 2, 3)))]
+    fields = {"content": CONTENT}
+    return [
+        Request(
+            name,
+            "post",
+            rng.choice((1_000, 2_000, 5_000)) + 10.0 * number,
+            name,
+            key=name,
+            fields=fields | {"description": name},
+        )
+        for number, name in enumerate(names)
+    ]
 
 
 def _rebuild(rng: random.Random, post: Request) -> list[Request]:
@@ -248,6 +278,10 @@ def prepare(world: World, story: Story) -> None:
     world.look()
     world.has_fatal_log = story.has_fatal_log
     world.services.registry.refuses_tags = story.refuses_tags
+    if story.base_moves_at is not None:
+        bases = world.services.registry.bases
+        bases[SPEC["image"]] = BASE_DIGESTS[0]
+        world.scheduler.at(story.base_moves_at, lambda: bases.update({SPEC["image"]: BASE_DIGESTS[1]}))
     for request in story.requests:
         for count, later in enumerate((0.0, *request.again)):
             name = request.name if count == 0 else f"{request.name} again {count}"

@@ -243,6 +243,26 @@ def started_unheard(services: FakeServices, create: Create) -> BuildKey:
     return key
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_an_attempt_that_has_its_code_is_not_started_again(
+    services: FakeServices, create: Create, is_gone: bool
+) -> None:
+    """The next attempt is, if nothing is left of this one: as when somebody has deleted its Job."""
+    key = started_unheard(services, create)
+    services.records.save(replace(stored(services, key), fetched_attempt=1))
+    if is_gone:
+        services.codebuild.runs.clear()
+
+    services.clock.forward(seconds=10)
+    execution.process(services, key)
+    assert (stored(services, key).attempt, len(services.codebuild.runs)) == (1, 0 if is_gone else 1)
+    services.clock.forward(seconds=150)
+    execution.process(services, key)
+    assert (stored(services, key).attempt, len(services.codebuild.runs)) == (2 if is_gone else 1, 1)
+    run_to_the_end(services, key)
+    assert stored(services, key).last_status is Status.SUCCEEDED
+
+
 @pytest.mark.parametrize("answer", [Busy("wait"), ExecutorRefused("mismatch"), Unavailable("no")], ids=repr)
 def test_what_is_answered_to_a_repeated_start_does_not_give_the_claim_away(
     services: FakeServices, create: Create, answer: Exception

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -57,9 +58,20 @@ def receiving(talk: Callable[[socket.socket], None]) -> Iterator[str]:
         server.shutdown(socket.SHUT_RDWR)
 
 
+def request_of(connection: socket.socket) -> bytes:
+    """All of it: a client sends head and body one after the other."""
+    got = b""
+    while piece := connection.recv(65_536):
+        got += piece
+        head, _, body = got.partition(b"\r\n\r\n")
+        if (length := re.search(rb"content-length: (\d+)", head, re.I)) and len(body) >= int(length[1]):
+            break
+    return got
+
+
 def saying(answer: bytes) -> Callable[[socket.socket], None]:
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        request_of(connection)
         connection.sendall(answer)
 
     return talk
@@ -104,7 +116,7 @@ def test_no_redirect_is_followed() -> None:
     asked: list[bytes] = []
 
     def other(connection: socket.socket) -> None:
-        asked.append(connection.recv(65_536))
+        asked.append(request_of(connection))
 
     with (
         receiving(other) as elsewhere,
@@ -134,7 +146,7 @@ def test_no_more_than_the_status_is_taken_of_an_answer_without_end() -> None:
     sent = [0]
 
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        request_of(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n")
         while True:
             sent[0] += connection.send(b"x" * 65_536)
@@ -150,7 +162,7 @@ def test_a_receiver_has_a_bounded_time_however_it_spends_it(drips: bool, monkeyp
     ends = threading.Event()
 
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        request_of(connection)
         while not ends.wait(0.05):
             if drips:
                 connection.sendall(b"H")
@@ -265,7 +277,7 @@ def over_tls(certificate: Path, got: list[bytes]) -> Iterator[str]:
 
     def talk(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as secured:
-            got.append(secured.recv(65_536))
+            got.append(request_of(secured))
             secured.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     with receiving(talk) as url:

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 
-from chalicelib import schemas
 from chalicelib.web import FLAGS
+from infra import request_bodies
 from tests.api.conftest import Api
 from tests.factories import SPEC
 
@@ -63,7 +63,7 @@ def test_other_words_are_no_flags(api: Api, value: str) -> None:
 
 
 def test_flags_of_forms_are_those_that_may_be_sent() -> None:
-    sent = [getattr(schemas, name) for name in dir(schemas) if name.endswith(("Fields", "Changes"))]
+    sent = [getattr(request_bodies, name) for name in dir(request_bodies) if name.endswith(("Fields", "Changes"))]
     flags = {field.name for struct in sent for field in msgspec.structs.fields(struct) if bool in flattened(field.type)}
     assert flags - {"fetched"} == FLAGS  # a build's own report, `fetched=1`
 

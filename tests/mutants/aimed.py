@@ -60,7 +60,7 @@ BREAKAGES = [
         ),
         (
             "a stop does not wait for whoever may repeat the start",
-            "if _may_repeat(services, build):  # the claim's handler",
+            "if may_repeat:  # the claim's handler",
             "if False:  # the claimer",
         ),
         (

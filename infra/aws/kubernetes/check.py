@@ -24,7 +24,7 @@ PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "19
 DNS_PORT = 53
 SOCI_FAILS_UNTIL = (1, 61)  # of Bottlerocket: github.com/bottlerocket-os/bottlerocket/issues/4854
 RESOURCES = {
-    "requests": {"cpu": "1", "memory": "2048Mi", "ephemeral-storage": "10240Mi"},
+    "requests": {"cpu": "1000m", "memory": "2048Mi", "ephemeral-storage": "10240Mi"},
     "limits": {"memory": "4096Mi", "ephemeral-storage": "20480Mi"},
 }
 POD = {  # a build's pod, with all that a cluster may refuse

@@ -684,7 +684,8 @@ class World:
 
     def _tagged(self, image: str, tag: str) -> None:
         self._tag(image, tag)
-        build = next(known.build for known in self.known.values() if known.build.image == image)
+        having = [known.build for known in self.known.values() if known.build.image == image]  # some have reused it
+        build = next((each for each in having if tag in each.image_tags), having[0])
         if tag not in build.image_tags or build.image_digest is None:
             self.broken.append(("a tag was asked for", f"{build.key} is {build.last_status} and got {tag}"))
         if build.deleted_at and build.deleted_at + timedelta(seconds=STILL_TAGS_SECONDS) < self.services.now():

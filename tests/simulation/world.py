@@ -675,7 +675,8 @@ class World:
         project = records.projects.get((fields["owner"], fields["project"]))
         build = records.builds.get(BuildKey(fields["owner"], fields["project"], fields.get("build", 0)))
         once = {fields.get("idempotency_key"), *(each.id for each in self.requests.messages if each.body == body)}
-        marks = {f"{project.uuid}:queue/{each}" for each in once if each} if project else set()
+        is_there = project is not None and project.archived_at is None
+        marks = {f"{project.uuid}:queue/{each}" for each in once if each} if project and is_there else set()
         if marks & {mark for _, mark in records.once} or (
             build and fields["action"] in IS_SO and IS_SO[fields["action"]](build)
         ):

@@ -63,9 +63,9 @@ def deliver(services: Services, delivery: Delivery, receipt: str, tries: int) ->
         services.hook_queue.hide(receipt, TRY_AGAIN_AFTER[tries - 1])
     name = secrets.OF_HOOK.format(hook.name)
     secret = services.secrets.values(project, [name]).get(name)
-    if secret is None:  # the webhook is being put or deleted
-        return
     try:
+        if secret is None:  # it is being put, or that ended half way
+            raise Unavailable("The webhook has no secret; put it again.")
         services.webhooks.send(hook.url, secret, delivery.announcement, services.now())
     except Unavailable as exc:
         failure = str(exc)

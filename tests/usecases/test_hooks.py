@@ -219,10 +219,19 @@ def test_what_a_receiver_answers_too_late_disables_nobody_else(
     assert stored(services) == made
 
 
-def test_one_without_its_secret_is_being_put_or_deleted_and_is_not_told(services: FakeServices, hook: Hook) -> None:
+def test_one_without_its_secret_is_called_when_it_has_been_put(services: FakeServices, hook: Hook) -> None:
+    """As when putting it ended between its two writes: no call is lost, and the reason is shown."""
+    secret = dict(services.secrets.stored)
     services.secrets.stored.clear()
-    hooks.deliver(services, ended(hook), "receipt", 1)
+    with pytest.raises(Unavailable, match="has no secret"):
+        hooks.deliver(services, ended(hook), "receipt", 1)
     assert services.webhooks.told == []
+    assert [each.failure for each in stored(services)] == ["The webhook has no secret; put it again."]
+
+    services.secrets.stored.update(secret)
+    hooks.deliver(services, ended(hook), "receipt", 2)
+    assert len(services.webhooks.told) == 1
+    assert [each.failure for each in stored(services)] == [None]
 
 
 def test_a_test_is_sent_once_and_always_noted(services: FakeServices, hook: Hook) -> None:

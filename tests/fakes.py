@@ -683,13 +683,17 @@ class Run:
     has_own_reason: bool = False
     trouble: Trouble | None = None
 
+    @property
+    def log(self) -> str:
+        return f"logs:{self.handle}"
+
     def observation(self) -> Observation:
         return Observation(
             key=str(self.build.key),
             uuid=self.build.uuid,
             attempt=self.build.attempt,
             handle=self.handle,
-            log=f"logs:{self.handle}",
+            log=self.log,
             steps=tuple(self.steps),
             outcome=self.outcome,
             ended_at=self.ended_at,

@@ -114,7 +114,7 @@ class Aws:
         return run
 
     def _describe(self, run: Run) -> Json:
-        group, _, stream = f"logs:{run.handle}".partition(":")
+        group, _, stream = run.log.partition(":")
         steps = [(_PHASES[step.status], step.at) for step in run.steps]
         phases = [("SUBMITTED", run.started_at), *steps]
         return {

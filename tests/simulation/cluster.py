@@ -16,7 +16,7 @@ from infra.local.cluster.api import FakeKubernetes, Refused
 from infra.local.cluster.objects import Json, timestamp
 from tests.fakes import Run
 from tests.simulation.http_calls import Answer, Request
-from tests.simulation.world import QUEUE_MINUTES, RUN_MINUTES, SimulatedExecutor
+from tests.simulation.world import QUEUE_MINUTES, RUN_MINUTES, SimulatedExecutor, SimulatedRun
 
 if TYPE_CHECKING:
     from tests.simulation.adapters import AdaptersWorld
@@ -30,20 +30,20 @@ class ClusterExecutor(SimulatedExecutor):
 
     def __init__(self, world: AdaptersWorld) -> None:
         super().__init__(world, world.services, emits_events=False)
-        self.waiting: dict[str, Run] = {}  # for their Secrets, by handle
+        self.waiting: dict[str, SimulatedRun] = {}  # for their Secrets, by handle
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: SimulatedRun) -> None:
         self.waiting[run.handle] = run
         self._world.scheduler.after((QUEUE_MINUTES + RUN_MINUTES) * 60, lambda: self._time_out(run))
 
-    def furnish(self, run: Run) -> None:
+    def furnish(self, run: SimulatedRun) -> None:
         if self.waiting.pop(run.handle, None) and run.outcome is None:
             super().begin(run)
 
     def end(self, run: Run, outcome: Outcome, *args: Any, **more: Any) -> None:
         super().end(run, Outcome.GONE if outcome is Outcome.FAULT else outcome, *args, **more)
 
-    def _time_out(self, run: Run) -> None:
+    def _time_out(self, run: SimulatedRun) -> None:
         if run.outcome is not None:
             return
         world = self._world
@@ -61,7 +61,7 @@ class SimulatedCluster(FakeKubernetes):
         self._world, self._executor = world, executor
         self.now = world.services.now
         self.node = self  # type: ignore[assignment] # of a node it asks `run` and `has_pod`
-        self._runs: dict[str, Run] = {}  # by name of the Job
+        self._runs: dict[str, SimulatedRun] = {}  # by name of the Job
 
     def answer_request(self, request: Request) -> Answer:
         self._look()
@@ -108,12 +108,12 @@ class SimulatedCluster(FakeKubernetes):
         deleted = super()._delete(resource, described, policy)
         run = self._runs.get(described["metadata"]["name"])
         if resource == "jobs" and run is not None and run.outcome is None:
-            chance, key = self._world.chance, f"{run.handle} is killed after"
+            chance, key = self._world.chance, f"{run.name} is killed after"
             seconds = chance.between(key, 0.1, KILLED_WITHIN_SECONDS)
             self._world.scheduler.after(seconds, lambda: self._kill(run))
         return deleted
 
-    def _kill(self, run: Run) -> None:
+    def _kill(self, run: SimulatedRun) -> None:
         if run.outcome is None:
             self._executor.end(run, Outcome.STOPPED)
 
@@ -135,7 +135,7 @@ class SimulatedCluster(FakeKubernetes):
                     self._executor.runs.pop(run.handle, None)
                     del self._runs[name]
 
-    def _is_to_go(self, job: Json, run: Run) -> bool:
+    def _is_to_go(self, job: Json, run: SimulatedRun) -> bool:
         if run.handle not in self._executor.runs:
             return True
         if run.ended_at is None:
@@ -144,7 +144,7 @@ class SimulatedCluster(FakeKubernetes):
         return "deletionTimestamp" in job["metadata"] or is_old
 
 
-def _job_status(run: Run) -> Json:
+def _job_status(run: SimulatedRun) -> Json:
     kind, reason = "Failed", "BackoffLimitExceeded"
     if run.outcome is Outcome.SUCCEEDED:
         kind, reason = "Complete", "CompletionsReached"
@@ -154,7 +154,7 @@ def _job_status(run: Run) -> Json:
     return {"conditions": [{"type": kind, "status": "True", "reason": reason, "lastTransitionTime": at}]}
 
 
-def _pod_status(run: Run) -> Json:
+def _pod_status(run: SimulatedRun) -> Json:
     entered: Mapping[Status, str] = {step.status: timestamp(step.at) for step in run.steps}
     if Status.BUILDING not in entered:
         return {"phase": "Pending", "conditions": []}
@@ -168,7 +168,7 @@ def _pod_status(run: Run) -> Json:
         build = {"terminated": {**build["running"], **ended}}
     elif run.outcome is not None:
         fetch = {"terminated": ended}
-    container = {"containerID": f"containerd://{run.handle.partition(':')[2]}"}
+    container = {"containerID": f"containerd://{run.name}"}
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": entered[Status.BUILDING]}
     phases = {None: "Running", Outcome.SUCCEEDED: "Succeeded"}
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
@@ -142,20 +142,20 @@ def _runs(world: World, known: Known) -> Iterator[Broken]:
     build, runs = known.build, world.runs(known.build.uuid)
     for earlier, later in pairwise(runs):
         if earlier.ended_at is None or earlier.ended_at > later.started_at:
-            yield Broken("a build is started once", f"{build.key}: {earlier.handle} and {later.handle} run at once")
+            yield Broken("a build is started once", f"{build.key}: {earlier.name} and {later.name} run at once")
         elif earlier.outcome is Outcome.SUCCEEDED:
-            yield Broken("a build is started once", f"{build.key}: {later.handle} after {earlier.handle} succeeded")
+            yield Broken("a build is started once", f"{build.key}: {later.name} after {earlier.name} succeeded")
     for run in runs:
         if known.final_at is not None:
             final_at = world.scheduler.time(known.final_at)
             if run.started_at > final_at:
-                yield Broken("no compute after the end", f"{build.key} ended, then {run.handle} started")
+                yield Broken("no compute after the end", f"{build.key} ended, then {run.name} started")
             elif _runs_after(run, final_at + timedelta(seconds=AT_ONCE_SECONDS)):
-                yield Broken("no compute after the end", f"{build.key} ended, and {run.handle} goes on")
+                yield Broken("no compute after the end", f"{build.key} ended, and {run.name} goes on")
         if known.stop_at is not None:
             stopped_at = world.scheduler.time(max(known.stop_at, world.healed_at) + SLACK_SECONDS)
             if _runs_after(run, stopped_at):
-                yield Broken("a stopped build stops", f"{build.key}: {run.handle} goes on")
+                yield Broken("a stopped build stops", f"{build.key}: {run.name} goes on")
 
 
 def _runs_after(run: Run, time: object) -> bool:
@@ -182,7 +182,7 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
         yield Broken("a final status is right", f"{build.key} is {build.last_status} and names an image")
 
 
-def _may_fail(known: Known, runs: list[Run]) -> bool:
+def _may_fail(known: Known, runs: Sequence[Run]) -> bool:
     build = known.build
     message = build.history[-1].message or ""
     assert build.finished_at is not None
@@ -223,10 +223,10 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
     if build.last_status not in (Status.SUCCEEDED, Status.FAILED):
         return
     runs = [run for run in world.runs(build.uuid) if run.steps]
-    whole = [world.lines[f"logs:{run.handle}"] for run in runs]
+    whole = [world.lines[run.log] for run in runs]
     if not whole or not whole[-1]:
         return
-    is_removed = runs[-1].handle not in world.services.executor(build.executor).runs
+    is_removed = runs[-1] not in world.services.executor(build.executor).runs.values()
     has_no_pod = build.executor == EKS and runs[-1].outcome in (Outcome.GONE, Outcome.TIMED_OUT)
     if build.log is None and (is_removed or has_no_pod):
         return  # it was removed before anybody saw its log's name

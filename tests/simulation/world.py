@@ -86,8 +86,15 @@ class SimulatedQueue(FakeBuildQueue):
         self._send(str(key), after_seconds)
 
 
+@dataclass
 class SimulatedRun(Run):
-    """Its log has a name only once it has begun to work."""
+    """Its log has a name only once it has begun to work. A Job that is made again has the handle of the first."""
+
+    name: str = ""  # of this run alone
+
+    @property
+    def log(self) -> str:
+        return f"logs:slipway-builds:{self.name}"
 
     def observation(self) -> Observation:
         seen = super().observation()
@@ -104,17 +111,18 @@ class SimulatedExecutor(FakeExecutor):
         if not emits_events:
             self.forgets_after_seconds = 365 * DAY  # a Job's name is taken as long as there is the Job
 
-    def start(self, build: Build) -> Run:
-        handle = f"slipway-builds:run-{len(self._world.every_run) + 1}"
-        run = self.runs[handle] = SimulatedRun(handle, build, self._clock.now)
+    def start(self, build: Build) -> SimulatedRun:
+        name = f"run-{len(self._world.every_run) + 1}"
+        handle = f"slipway-builds:{name}" if self.emits_events else f"job-{build.uuid[:8]}-{build.attempt}"
+        run = self.runs[handle] = SimulatedRun(handle, build, self._clock.now, name=name)
         self._world.every_run.append(run)
-        self._world.lines[f"logs:{handle}"] = []
+        self._world.lines[run.log] = []
         if self._world.has_fatal_log and len(self._world.every_run) == 1:
-            self._world.fatal.add(f"logs:{handle}")
+            self._world.fatal.add(run.log)
         self.begin(run)
         return run
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: SimulatedRun) -> None:
         """It has what it needs."""
         _Life(self._world, self._services, self, run).begin()
 
@@ -127,7 +135,7 @@ class SimulatedExecutor(FakeExecutor):
 class _Life:
     """One run, from its start to its end."""
 
-    def __init__(self, world: World, services: FakeServices, executor: SimulatedExecutor, run: Run) -> None:
+    def __init__(self, world: World, services: FakeServices, executor: SimulatedExecutor, run: SimulatedRun) -> None:
         self.world, self.services, self.executor, self.run = world, services, executor, run
         self.asked = 0
         before = len(world.runs(run.build.uuid))
@@ -143,7 +151,7 @@ class _Life:
                 if waits > 800:
                     return
                 lasts = 2 * DAY
-        self.world.trace(self.key, f"{self.run.handle} starts (waits {waits:g} s, lasts {lasts:g} s)")
+        self.world.trace(self.key, f"{self.run.name} starts (waits {waits:g} s, lasts {lasts:g} s)")
         after(waits, lambda: self.fetch(lasts))
         if not self.executor.emits_events and self.world.faults.happens("run", f"{self.key} is removed"):
             after((waits + lasts) * chance.between(f"{self.key} is removed at", 0, 1.2), self.remove)
@@ -181,7 +189,7 @@ class _Life:
                 then()
             elif is_heard and isinstance(function.error, Gone | Forbidden | Invalid):
                 self._expect_over(question)
-                self.print(f"{self.run.handle} is refused: {function.error}")
+                self.print(f"{self.run.name} is refused: {function.error}")
                 self.end(Outcome.FAILED)
             elif trial == TRIALS:
                 self.end(Outcome.FAILED)
@@ -198,8 +206,11 @@ class _Life:
         world.scheduler.after(late, lambda: world.answer(name, question, settle))
 
     def _expect_over(self, question: Question) -> None:
-        """Nobody refuses an attempt that is the current one of a build that goes on."""
+        """Nobody refuses an attempt that is the current one of a build that goes on. Only a Job that is made again is
+        not given the code a second time."""
         build = self.services.records.builds.get(self.run.build.key)
+        runs = [run for run in self.world.runs(self.run.build.uuid) if run.handle == self.run.handle]
+        is_again = question.about == "materials" and self.run is not runs[0]
         if (
             build is not None
             and build.uuid == self.run.build.uuid
@@ -207,13 +218,14 @@ class _Life:
             and build.submitting_at is not None
             and not build.is_done
             and build.stop_requested_at is None
+            and not (is_again and build.fetched_attempt == question.attempt)
         ):
-            words = f"{self.run.handle} was refused: {question.about}"
+            words = f"{self.run.name} was refused: {question.about}"
             self.world.broken.append(("an attempt gets what is its own", words))
 
     def remove(self) -> None:
         """A node dies, or somebody deletes the Job: the executor does not know it any more."""
-        self.world.trace(self.key, f"{self.run.handle} is removed")
+        self.world.trace(self.key, f"{self.run.name} is removed")
         if self.run.outcome is None:
             self.executor.end(self.run, Outcome.GONE)
         self.executor.runs.pop(self.run.handle, None)
@@ -225,11 +237,11 @@ class _Life:
 
     def log(self, text: str) -> None:
         if self.run.outcome is None:
-            self.print(f"{self.run.handle} {text}")
+            self.print(f"{self.run.name} {text}")
 
     def print(self, text: str) -> None:
         """A line is in the log at once, and can be read some seconds later."""
-        log, line = f"logs:{self.run.handle}", LogLine(self.services.now(), text)
+        log, line = self.run.log, LogLine(self.services.now(), text)
         if not text.startswith("slipway-end"):
             self.world.lines[log].append(text)
         number = len(self.world.lines[log])
@@ -247,7 +259,7 @@ class _Life:
         faults, image = self.world.faults, self.run.build.image
         if faults.happens("run", f"a stranger takes the tag of {self.key}"):
             self.services.registry.images.setdefault(image, STRANGERS_DIGEST)
-        if f"logs:{self.run.handle}" in self.world.fatal:
+        if self.run.log in self.world.fatal:
             self.services.registry.push(image, DIGEST)
             self.ask("report", lambda: self.end(Outcome.SUCCEEDED), digest=DIGEST)
         elif faults.happens("run", f"{self.key} has a fault before its push", 2):
@@ -255,12 +267,12 @@ class _Life:
         elif self.world.chance.number(f"{self.key} fails") < 0.2:
             self.end(Outcome.FAILED)
         elif image in self.services.registry.images:
-            self.print(f"{self.run.handle} the tag exists")
+            self.print(f"{self.run.name} the tag exists")
             self.end(Outcome.FAILED)
         else:
-            digest = f"sha256:{hashlib.sha256(self.run.handle.encode()).hexdigest()}"
+            digest = f"sha256:{hashlib.sha256(self.run.name.encode()).hexdigest()}"
             self.services.registry.push(image, digest)
-            self.world.trace(self.key, f"{self.run.handle} pushes {image}")
+            self.world.trace(self.key, f"{self.run.name} pushes {image}")
             if faults.happens("run", f"{self.key} has a fault before its report"):
                 self.end(Outcome.FAULT)
                 question = self.services.question("report", self.run.build, digest=digest)
@@ -279,7 +291,7 @@ class _Life:
         if outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
             self.print(f"slipway-end {self.run.build.nonce}")
         self.executor.end(self.run, outcome)
-        self.world.trace(self.key, f"{self.run.handle} ends: {outcome}")
+        self.world.trace(self.key, f"{self.run.name} ends: {outcome}")
         self.world.event(self.run)
 
 
@@ -424,7 +436,7 @@ class World:
     on_eks: bool
     slots: int  # builds that an executor runs at once
     limits: Mapping[str, Any]  # settings: how many builds may run
-    every_run: list[Run] = field(default_factory=list)  # also those that the executor has forgotten
+    every_run: list[SimulatedRun] = field(default_factory=list)  # also those that the executor has forgotten
     lines: dict[str, list[str]] = field(default_factory=dict)  # what each log has to have in the end
     known: dict[str, Known] = field(default_factory=dict)  # builds by uuid
     projects: dict[str, Project] = field(default_factory=dict)  # by uuid, as they were last
@@ -492,7 +504,7 @@ class World:
 
     def is_fatal(self, build: Build) -> bool:
         """Whether the log of a run of it ends any function that reads it."""
-        return any(f"logs:{run.handle}" in self.fatal for run in self.runs(build.uuid))
+        return any(run.log in self.fatal for run in self.runs(build.uuid))
 
     # Waking functions
 
@@ -701,7 +713,7 @@ class World:
         """The builds that have a slot."""
         return self.services.slots.read().builds
 
-    def runs(self, uuid: str) -> list[Run]:
+    def runs(self, uuid: str) -> list[SimulatedRun]:
         """The runs of a build, oldest first."""
         return [run for run in self.every_run if run.build.uuid == uuid]
 

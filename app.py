@@ -31,7 +31,7 @@ from chalicelib.usecases import (
 
 app = Chalice(app_name="slipway", configure_logs=False)  # the runtime does
 telemetry.start()
-wiring.get_ready()
+wiring.warm_up()
 # Else API Gateway garbles uploads.
 app.api.binary_types += ["multipart/form-data", "application/gzip", "application/x-gzip"]
 app.register_middleware(web.shape_errors_and_cors, "http")
@@ -416,9 +416,9 @@ ask("report", "report_attempt", "Reports that an attempt has its code, or has pu
 
 
 @app.lambda_function(name="broker")
-@telemetry.work("broker")
+@telemetry.span("broker")
 def broker(event: Any, context: Any) -> dict[str, Any]:
-    """Answers builds. Only the API's function may invoke it, and only it may make registry logins."""
+    """Answers running builds, and makes registry logins. Only the API's function may invoke it."""
     from chalicelib.adapters.broker import answer
 
     return answer(event, materials.OwnBroker(wiring.services()).ask)
@@ -433,7 +433,7 @@ def dispatch(event: Any) -> dict[str, Any]:
 
     def process(body: str, _: object) -> None:
         key = BuildKey.parse(body)
-        telemetry.about(key)
+        telemetry.set_build(key)
         execution.process(wiring.services(), key)
 
     return web.each_message(event, process)
@@ -445,7 +445,7 @@ def keep_log(event: Any) -> dict[str, Any]:
 
     def keep(body: str, record: Mapping[str, Any]) -> None:
         key = BuildKey.parse(body)
-        telemetry.about(key)
+        telemetry.set_build(key)
         received = int(record["attributes"]["ApproximateReceiveCount"])
         logs.keep(wiring.services(), key, is_last_try=received >= logs.TRIES)
 
@@ -454,11 +454,11 @@ def keep_log(event: Any) -> dict[str, Any]:
 
 @app.on_sqs_message(queue="slipway-requests", batch_size=10)
 def on_request(event: Any) -> dict[str, Any]:
-    """Requests from the queue, see `usecases.automation`."""
+    """Messages of the requests queue, see `usecases.automation`."""
 
     def handle(body: str, record: Mapping[str, Any]) -> None:
         if key := automation.handle(wiring.services(), body, record["messageId"], web.queued_request):
-            telemetry.about(key)
+            telemetry.set_build(key)
 
     return web.each_message(event, handle)
 
@@ -484,7 +484,7 @@ def announce(event: Any) -> dict[str, Any]:
         from chalicelib.adapters.dynamodb.records import decode_change
 
         before, build = decode_change(record["dynamodb"])
-        telemetry.about(telemetry.saw(build).key)
+        telemetry.set_build(telemetry.annotate(build).key)
         announcements.announce(wiring.services(), before, build, serializers.announcement)
 
     return web.each_message(event, inform)
@@ -501,24 +501,24 @@ def announce(event: Any) -> dict[str, Any]:
         },
     }
 )
-@telemetry.work("on_codebuild_event")
+@telemetry.span("on_codebuild_event")
 def on_codebuild_event(event: Any) -> None:
     """Something changed in CodeBuild. Only the build's id is taken from the event."""
     from chalicelib.adapters.codebuild import build_id_of_event
 
     for key in execution.observe(wiring.services(), CODEBUILD, [build_id_of_event(event.to_dict())]):
-        telemetry.about(key)
+        telemetry.set_build(key)
 
 
 @app.schedule("rate(1 minute)")
-@telemetry.work("reconcile")
+@telemetry.span("reconcile")
 def reconcile(event: Any) -> None:
     """Repairs what lost messages and events left undone; observes builds on executors without events."""
     schedule.tick(wiring.services(), time.sleep)
 
 
 @app.schedule("rate(5 minutes)")
-@telemetry.work("clean_up")
+@telemetry.span("clean_up")
 def clean_up(event: Any) -> dict[str, int]:
     """Purges builds and projects that were deleted, or archived long enough ago."""
     return asdict(cleanup.cleanup(wiring.services()))

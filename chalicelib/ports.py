@@ -130,7 +130,7 @@ class Builds(Protocol):
         stored version is another, or the build is gone."""
 
     def rename(self, build: Build, wanted_name: str | None, body: BuildBody | None = None) -> Build:
-        """Like `save`, but also gives the build another name, as `add` does, or none, and frees `build.name`."""
+        """Like `save`, but also frees `build.name` and gives the build another name as `add` does (None: no name)."""
 
     def list_builds(self, project: ProjectKey, offset: int, limit: int) -> Sequence[Build]:
         """Live builds, newest change first, after the first `offset`; may lag about a second. Each has only the
@@ -324,7 +324,7 @@ class EventBus(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A call of the project's webhook that has the id `hook`."""
+    """A call of a webhook: of the project's webhook with the id `hook`."""
 
     project: ProjectKey
     hook: str

@@ -48,7 +48,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Created(Generic[Body]):
-    """201, of a route that may also answer 200. With the header Idempotent-Replay if an earlier request made it."""
+    """201 of a route that may also answer 200; with Idempotent-Replay if an earlier request created the record."""
 
     body: Body
     is_replay: bool = False
@@ -277,7 +277,7 @@ class Hook(Struct):
 
 
 class NewHook(Hook):
-    """The secret is shown this once."""
+    """The answer that shows the webhook's secret: no other answer shows it."""
 
     secret: str
 

@@ -118,7 +118,7 @@ def _project(kind: type[Shown], project: Project, bookmarked: bool, **more: Any)
 
 
 def version(component: str, slipway: str) -> schemas.Versions | schemas.Version:
-    """The versions of Polyaxon's clients that work, or that of Slipway. Raises NotFound for other components."""
+    """The versions of a client of Polyaxon that work here, or Slipway's own. Raises NotFound for other components."""
     if component in ("chart", "slipway"):
         return schemas.Version(CLIENT_VERSION if component == "chart" else slipway)
     if component not in ("cli", "platform", "lib"):

@@ -234,5 +234,5 @@ def in_lambda(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_traced(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether X-Ray samples this invocation; Lambda's runtime sets the variable for each one."""
+    """Whether X-Ray samples this invocation: Lambda sets `_X_AMZN_TRACE_ID` anew for each invocation."""
     return in_lambda(environment) and "Sampled=1" in environment.get("_X_AMZN_TRACE_ID", "")

@@ -38,7 +38,7 @@ def start() -> None:
 
 
 @contextmanager
-def work(name: str) -> Iterator[None]:
+def span(name: str) -> Iterator[None]:
     """Traces the block as a subsegment; `about` adds fields to its log lines."""
     recorder = _recorder()
     tokens = _about.set({}), _seen.set(set())
@@ -50,12 +50,12 @@ def work(name: str) -> Iterator[None]:
         _seen.reset(tokens[1])
 
 
-def about(key: BuildKey) -> None:
+def set_build(key: BuildKey) -> None:
     """Adds the build to the following log lines of the current work."""
     _about.set({"owner": key.owner, "project": key.project, "build": str(key)})
 
 
-def saw(build: Build) -> Build:
+def annotate(build: Build) -> Build:
     """Annotates the trace of the current work with a build, and returns the build. A subsegment can have one annotation
     `build`, so further builds get their own subsegments."""
     recorder = _recorder()

@@ -250,7 +250,7 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
     def handle(**captured: str) -> Response:
         started_at, user, request = time.perf_counter(), None, app.current_request
         assert request is not None, "views run within a request"
-        with telemetry.work(view.__name__):
+        with telemetry.span(view.__name__):
             try:
                 services = wiring.services()
                 token, parameters = _token(request, anonymous), _path_parameters(captured)
@@ -259,7 +259,7 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
                 if user is not None:
                     throttle.admit(services, user.name, services.settings.requests_per_minute)
                 if "key" in parameters:
-                    telemetry.about(parameters["key"])
+                    telemetry.set_build(parameters["key"])
                 answer = _shown(view, Call(services, user, request), parameters)
                 response = _unless_known(request, _response(answer, status))
             except Exception as error:
@@ -276,8 +276,8 @@ def endpoint(app: Chalice, view: Callable[..., Any], status: HTTPStatus, *, anon
 
 
 def _shown(view: Callable[..., Any], call: Call, parameters: Mapping[str, Any]) -> Any:
-    """Calls the view. If a page is too large, calls it again with fewer rows; the next page then begins after the last
-    row, also in lists that omit rows which the caller may not see."""
+    """Calls the view. If its page is too large, calls it again with fewer rows. The next page begins after the last row
+    that was sent, also in lists that omit rows which the caller may not see."""
     while True:
         try:
             return view(call, **parameters)
@@ -361,7 +361,7 @@ def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -
     for message in event:
         record = message.to_dict()
         message_id = record.get("messageId") or record["dynamodb"]["SequenceNumber"]
-        with telemetry.work("message"):
+        with telemetry.span("message"):
             try:
                 handle(record.get("body", ""), record)
             except Exception:
@@ -417,7 +417,7 @@ def _refusal(error: Exception, name: str) -> Response:
 
 
 def _token(request: Request, anonymous: bool) -> str | None:
-    """The token of `Authorization: Token <key>` or `Bearer <key>`; None without one, if `anonymous`."""
+    """The token of `Authorization: Token <key>` or `Bearer <key>`. Without a token: None if `anonymous`."""
     words = request.headers.get("authorization", "").split()
     if not words or words[0].lower() not in ("token", "bearer"):
         if anonymous:

@@ -29,7 +29,7 @@ class AwsServices(ports.Services):
     @lazily
     def _records(self) -> "adapters.dynamodb.Records":
         """The adapters of all ports whose data is in the table; they share one DynamoDB client."""
-        return adapters.dynamodb.Records(self.settings.table, self.settings.account_memory_seconds, telemetry.saw)
+        return adapters.dynamodb.Records(self.settings.table, self.settings.account_memory_seconds, telemetry.annotate)
 
     projects: ports.Projects = lazily(lambda of: of._records.projects)
     builds: ports.Builds = lazily(lambda of: of._records.builds)
@@ -102,14 +102,14 @@ def services() -> ports.Services:
     return _services
 
 
-def get_ready() -> None:
+def warm_up() -> None:
     """Makes DynamoDB's client during Lambda's init phase, not at the first event. Does nothing outside of Lambda."""
     if environment.in_lambda():
         _ = services().builds  # sets the table
         adapters.dynamodb.table.client()
 
 
-def install(replacement: ports.Services) -> ports.Services:
+def replace_services(replacement: ports.Services) -> ports.Services:
     """Replaces the services of this process, and returns the former ones."""
     global _services
     previous, _services = _services, replacement

@@ -67,9 +67,9 @@ def services() -> FakeServices:
 @pytest.fixture
 def installed(services: FakeServices) -> Iterator[FakeServices]:
     """The fakes in the place of the real services, for what comes in through `app`."""
-    previous = wiring.install(services)
+    previous = wiring.replace_services(services)
     yield services
-    wiring.install(previous)
+    wiring.replace_services(previous)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ CONNECT_SECONDS, SECONDS = 3, 10  # the second for all that follows, however slo
 
 
 class HttpWebhooks:
-    """`Webhooks` with addresses of IPv4, which is what functions have; of the Internet, but for `private_hosts`."""
+    """`Webhooks` by IPv4, since functions have no IPv6. Only `private_hosts` may have private addresses."""
 
     def __init__(self, private_hosts: str) -> None:
         self._private_hosts = private_hosts.split()

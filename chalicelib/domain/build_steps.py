@@ -1,9 +1,9 @@
 """Reads the steps of a build from its log, for all engines.
 
 It reads the plain log, not BuildKit's `rawjson`: buildah has nothing like it, and BuildKit's plain lines have name,
-duration, cache and error, too. So there is only one log, the one that users read. The log service knows when a line was
-printed. BuildKit numbers the output of steps, so it cannot be confused with BuildKit's own lines. buildah does not, so
-only the line of the step that must come next counts.
+duration, cache and error, too. So there is only one log, the one that users read. The log service knows when a line
+was printed. BuildKit puts numbers before the output of a step, so that output cannot be taken for a line of BuildKit.
+buildah puts none, so a line starts a step only if it is the line of the next step.
 """
 
 import re

@@ -86,7 +86,7 @@ def parse_environment(name: str, value: Any) -> Environment:
 
 
 def _amount(name: str, value: Any) -> float:
-    """A number, or a text with one, as in Polyaxon. Raises Invalid."""
+    """The number; a text like `0.5` is also taken, as in Polyaxon. Raises Invalid."""
     amount = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9:
         refuse(f"`{name}` must be a number (memory and disk in MiB).")

@@ -266,8 +266,8 @@ def follow(
 
 
 def _reached(build: Build, is_noted: bool) -> int:
-    """How far the attempt has come; a status for trouble does not set it back. Before its handle is stored,
-    a warning belongs to the earlier attempt."""
+    """How far the attempt has come; WARNING and UNKNOWN do not set it back. Until the attempt's handle is stored,
+    a warning is about the attempt before it."""
     if not is_noted:
         return _RANK.get(build.last_status, 0)
     before = [entry.status for entry in build.history if entry.status not in _TROUBLES]

@@ -35,7 +35,7 @@ def cache_repository(image: str) -> str:
 
 
 def image_parts(reference: str) -> tuple[str, str, str]:
-    """Host, repository, and tag or digest of an image, also as people name it."""
+    """Host, repository, and tag or digest of an image. A short name is completed: `ubuntu`, `library/ubuntu`."""
     name, _, digest = reference.partition("@")
     host, slash, path = name.partition("/")
     if not slash or (host != "localhost" and not {".", ":"} & {*host}):

@@ -1,6 +1,6 @@
 """The limits on builds that run at once: whose turn it is.
 
-A limit is that of a scope: an owner, a project (`owner/name`), or the deployment (empty). 0 is no limit.
+A limit belongs to a scope: an owner, a project (`owner/name`), or the deployment (empty text). 0 is no limit.
 """
 
 from collections import Counter

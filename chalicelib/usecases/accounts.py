@@ -131,9 +131,9 @@ def tokens(services: Services, token: str, name: str) -> Sequence[Token]:
 
 @retry_on_conflict
 def issue_token(services: Services, token: str, name: str, fields: dict[str, Any]) -> NewUser:
-    """Creates a token of a user. A token made with the user's own token expires at the latest when that one can no
-    longer be renewed. Raises Unauthenticated, Invalid, NotFound, Forbidden unless `token` is the user's or a
-    superuser's."""
+    """Creates a token of a user. If `token` is the user's own, the new token expires no later than the time until which
+    `token` can be renewed. Raises Unauthenticated, Invalid, NotFound; Forbidden if `token` belongs to neither the
+    user nor a superuser."""
     label = fields.get("name") or ""
     if not isinstance(label, str) or len(label) > MAX_TOKEN_NAME or has_control_characters(label):
         raise Invalid({"name": [f"Enter at most {MAX_TOKEN_NAME} characters, without control characters."]})

@@ -147,7 +147,7 @@ def _made_again(
 
 
 def _reusing(services: Services, project: Project, build: Build, body: BuildBody) -> Build:
-    """The build, ended with the image of an equal one; without such, as it was, with the reason in its first status."""
+    """The build, ended if an equal build has an image; else unended, and its first status says why none was reused."""
     hosts, registry = services.settings.public_registries.split(), services.registry
     try:
         digests = dict.fromkeys(bases_of(build, body), "")
@@ -168,7 +168,7 @@ def _reusing(services: Services, project: Project, build: Build, body: BuildBody
 
 
 def refuse_other_kinds(services: Services, caller: User, owner: str, project_name: str) -> NoReturn:
-    """Refuses polyaxonfiles of other kinds. Raises NotFound, Forbidden, else Invalid."""
+    """Refuses a polyaxonfile whose kind is not `build`. Raises NotFound, Forbidden, else Invalid."""
     projects.writable(services, caller, owner, project_name)
     refuse(ONLY_BUILDS)
 

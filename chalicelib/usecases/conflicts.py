@@ -31,7 +31,7 @@ def retry_on_conflict(write: Callable[Arguments, Result]) -> Callable[Arguments,
                 return write(*args, **kwargs)
             except Conflict as exc:
                 conflict = exc
-                log.info("Another handler wrote first; this one decides again.", extra={"measures": {"Conflicts": 1}})
+                log.info("Another handler changed the record; it is read again", extra={"measures": {"Conflicts": 1}})
         raise Conflict("Too many concurrent changes; try again.") from conflict
 
     return repeat

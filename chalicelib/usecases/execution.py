@@ -157,7 +157,7 @@ def _newest_by_tag(services: Services, build: Build) -> dict[str, str]:
 
 
 def _note_fresh(services: Services, build: Build) -> None:
-    """Records that the build has replaced the project's cached layers. If that fails, the next build replaces them."""
+    """Records that the build has replaced the cached layers. Without that record, the next build replaces them."""
 
     def write() -> None:
         project = services.projects.get(build.key.owner, build.key.project)
@@ -180,8 +180,8 @@ def _announce_next(services: Services, ended: Build) -> None:
 
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
-    """Ends a build whose deadline has passed, after asking its executor once more. While the executor does not answer,
-    this raises Busy or Unavailable, for an hour at most. Raises Conflict."""
+    """Ends a build whose deadline has passed, after asking its executor once more. Raises Conflict, and Busy or
+    Unavailable if the executor does not answer; an hour after the deadline, the build is ended without an answer."""
     if _why_overdue(services, known) is None:
         return
     key, build = known.key, services.builds.get(known.key)
@@ -368,7 +368,7 @@ def _finished_before(services: Services, build: Build, image: Image) -> Build | 
 
 
 def _note(services: Services, claimed: Build, handle: str) -> Build | None:
-    """Stores the handle in the record as it is now, whatever was written since the claim: it must not get lost."""
+    """Stores the handle in the newest record, whatever has changed since the claim: the run must be found again."""
     is_new = False
 
     def write() -> Build | None:

@@ -53,11 +53,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can name
 
 
 class NotAsLocked(Exception):
-    """A package has another hash than in requirements.txt, or no wheel. The message is pip's."""
+    """A package's hash differs from that in requirements.txt, or the package has no wheel. The message is pip's."""
 
 
 class NoPage(Exception):
-    """The page that functions serve is not built, or one of its files is too large for a response."""
+    """The page that functions serve has not been built yet, or one of its files is too large for a response."""
 
 
 class LockedPip(SubprocessPip):
@@ -184,7 +184,8 @@ def _prune_endpoints(path: Path) -> None:
 
 
 def _drop_documentation(path: Path) -> None:
-    """Removes the documentation of a service: half of a file that every first client reads. Only `help` shows it."""
+    """Removes the documentation from botocore's model of a service: half of a file that is read for the first client of
+    the service. Only `help` shows the documentation."""
     description = json.loads(gzip.decompress(path.read_bytes()), object_hook=_without_documentation)
     text = json.dumps(description, separators=(",", ":")).encode()
     path.write_bytes(gzip.compress(text, mtime=0))

@@ -1,7 +1,7 @@
 """A user's day with a deployed stack, step by step: each says whether the service does what it promises.
 
-What only AWS can show (a login that ends after an hour, alarms) is a step as well; one that cannot run says why.
-The same script runs against one machine in the tests.
+What only AWS can show (a login that ends after an hour, alarms) is a step as well. A step that cannot run says why.
+The tests run the same script against the stack of one machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Smoke:
-    """Where the steps run. Without `stack`, the name of a stack in AWS, those that need AWS are skipped."""
+    """What the steps run against. `stack` names a stack in AWS; without it, steps that need AWS are skipped."""
 
     url: str  # of the API, with /api/v1
     token: str  # of a superuser

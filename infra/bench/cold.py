@@ -1,4 +1,4 @@
-"""Compares cold starts of the package as Chalice makes it and of the prepared one, in one run: `make bench-cold`."""
+"""Compares cold starts of the package that Chalice makes and of the package that is deployed: `make bench-cold`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NO_BUILD = {"Records": [{"messageId": "1", "receiptHandle": "1", "body": "a/b/1"
 
 
 def main() -> None:
-    """Prints medians. Init ends when the function asks for its first event, which names a build that does not exist."""
+    """Prints medians. Init ends when the function asks for its first event: a GET of a build that does not exist."""
     architecture = next(name for name, machine in MACHINES.items() if machine == platform.machine())
     print(f"{'package':<12}{'zip':>9}{'init':>10}{'first event':>13}   (median of {RUNS})")
     rows = []

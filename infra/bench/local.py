@@ -67,7 +67,7 @@ def serving(records: int) -> Iterator[tuple[str, str]]:
     try:
         os.environ.update(requests.environment(moto.url))
         del os.environ["AWS_LAMBDA_FUNCTION_NAME"]  # for logs and traces this is no function
-        wiring.install(requests.WarmServices())
+        wiring.replace_services(requests.WarmServices())
         for queue in ("dispatch", "logs"):
             boto3.client("sqs").create_queue(QueueName=queue)
         requests.seed({"few": records})

@@ -21,7 +21,7 @@ _PATIENCE_SECONDS = 60
 
 @contextmanager
 def serve(state: Path) -> Iterator[str]:
-    """Its URL, until the block is left. What has to be installed goes below `state` and stays there."""
+    """Runs MiniStack while the block runs, and yields its URL. Installs MiniStack below `state`, where it stays."""
     python = _installed(state / _REQUIREMENT)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"

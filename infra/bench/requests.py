@@ -69,8 +69,8 @@ class WarmServices(wiring.AwsServices):
 
 
 class Things:
-    """What is measured, by name. Each value makes one thing to do; where a second thing on the same build would cost
-    less, each uses another build."""
+    """What is measured, by name. Each value prepares one run, which makes the measured calls. Where a second run on the
+    same build would make fewer calls, each run has another build."""
 
     def __init__(self, first_build: int) -> None:
         self._builds, self._ending = count(first_build), count(FIRST_TO_END + first_build)
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--forks", type=int, metavar="FIRST_BUILD", help="this program itself says so")
     arguments = parser.parse_args()
     if arguments.forks:
-        wiring.install(WarmServices())
+        wiring.replace_services(WarmServices())
         log_as_lambda_does()
         fork(Things(arguments.forks))
         return
@@ -144,7 +144,7 @@ def main() -> None:
         os.environ.update(environment(url))
         for queue in ("dispatch", "logs"):
             boto3.client("sqs").create_queue(QueueName=queue)
-        wiring.install(WarmServices())
+        wiring.replace_services(WarmServices())
         say(f"Writing {FEW + arguments.many:,} builds …")
         seed({"few": FEW, "many": arguments.many, MILLION.name: 0})
         things = Things(first_build=1)

@@ -14,8 +14,8 @@ _NOT_PUBLISHED = f'VERSION = "{settings.UNKNOWN_VERSION}"'
 
 
 def publish() -> None:
-    """Writes the version's file, and the command line with that version into the folder of the page. Safe to run
-    while another process reads these files or writes them."""
+    """Writes `chalicelib/VERSION`, and `chalicelib/ui/slipway`: the command line with that version. Safe to run while
+    another process reads or writes these files."""
     version = describe()
     write(settings.VERSION_FILE, version)
     write(page.FOLDER / "slipway", SOURCE.read_text().replace(_NOT_PUBLISHED, f'VERSION = "{version}"'))

@@ -199,7 +199,7 @@ def _transact(backend: Any, operations: list[dict[str, Any]]) -> None:
 _dynamodb.transact_write_items = _transact
 _table.__deepcopy__ = lambda table, _: table  # moto would copy the table to undo a transaction
 
-queries.install()
+queries.replace_reads()
 
 # moto remembers every instance of its models, also copies, for a dashboard, and never forgets one.
 _model.__new__ = staticmethod(lambda model, *_, **__: object.__new__(model))
@@ -237,7 +237,7 @@ def create_secret(name: str, value: str) -> None:
 
 
 def _queue(name: str, most_receives: int = MAX_RECEIVES) -> tuple[str, str]:
-    """A queue and its dead-letter queue, by their URLs."""
+    """Makes a queue and its dead-letter queue, and returns their URLs."""
     sqs = boto3.client("sqs")
     dead = str(sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"])
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]

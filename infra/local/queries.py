@@ -168,7 +168,7 @@ def _update(backend: Any, table_name: str, key: dict[str, Any], *given: Any, **m
     return _moto_update(backend, table_name, key, *given, **more)
 
 
-def install() -> None:
+def replace_reads() -> None:
     """Replaces moto's reads in this process."""
     _table.query, _table.put_item, _table.delete_item, _dynamodb.update_item = _query, _put, _delete, _update
     _handler.serialized = _serialized

@@ -42,7 +42,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Body(Protocol):
-    """A body that can be read again."""
+    """The body of a request in memory: the check of the signature reads it, and then the application."""
 
     def read(self, size: int = -1, /) -> bytes: ...
     def seek(self, offset: int, /) -> int: ...

@@ -158,8 +158,8 @@ def stack(
         gateway = Gateway(app, port, {f"The registry {registry}": lambda: answers(images)})
         closing.enter_context(_environment({"SLIPWAY_API_URL": f"{gateway.url}/api/v1"}))
         services = Services()
-        previous = wiring.install(services)
-        closing.callback(wiring.install, previous)
+        previous = wiring.replace_services(services)
+        closing.callback(wiring.replace_services, previous)
         root = _token(services, "root", root_token, storage)
         _token(services, AUTOMATION_USER, None, storage)
 
@@ -214,7 +214,7 @@ class _CleanUp:
         try:
             is_clean = self._engine.clean_up()
         except EngineFailed as error:
-            log.warning("The files that a killed build left could not be removed: %s", error)
+            log.warning("Files that a killed build left could not be removed, because: %s", error)
             return
         if not is_clean and not self._closing.is_set():
             later = threading.Timer(CLEAN_UP_AGAIN_SECONDS, self)

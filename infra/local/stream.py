@@ -20,8 +20,8 @@ BATCH = 100  # records, as app.py says for AWS
 
 
 class Stream:
-    """Changes of builds, as the filter of the template selects them: not of other rows, and no deletions. Records that
-    were not read when this process ends are lost, other than in AWS."""
+    """Changes of builds, as the filter of the template selects them: not of other rows, and no deletions.
+    Records that were not read when this process ends are lost; AWS would keep them for a day."""
 
     def __init__(self, region: str) -> None:
         self._region = region

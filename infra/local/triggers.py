@@ -69,7 +69,7 @@ class Triggers:
                 )
                 self._handle(sqs, function, queue_url, answer.get("Messages", []))
             except Exception:
-                log.exception("Messages of %s could not be handled", queue_url)
+                log.exception("Messages of the queue %s were not handled; they come again", queue_url)
                 self._closing.wait(WAIT_SECONDS)
 
     def _handle(self, sqs: Any, function: str, queue_url: str, messages: list[dict[str, Any]]) -> None:

@@ -236,13 +236,13 @@ def test_the_fake_deletes_as_it_is_told(
     """While the pod runs: a real node would end it next, except for Orphan."""
     executor.submit(BUILD)
     running(fake, JOB)
-    fake.node = Busily()  # type: ignore[assignment]
+    fake.node = PodsRun()  # type: ignore[assignment]
     path = f"/apis/batch/v1/namespaces/{fake.namespace}/jobs/{JOB}?propagationPolicy={policy}"
     assert fake.answer("DELETE", path, fake.admin_token, b"")[0] == 200
     assert sorted(kind for kind, objects in fake.objects.items() if objects) == left
 
 
-class Busily:
+class PodsRun:
     """A node on which pods go on."""
 
     def has_pod(self, described: dict[str, Any]) -> bool:

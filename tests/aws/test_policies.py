@@ -242,13 +242,13 @@ def aws(calls: Calls, registry: set[str]) -> Iterator[Services]:
     """The real adapters, listened to."""
     services = Services()
     services.calls = calls
-    previous = wiring.install(services)
+    previous = wiring.replace_services(services)
     yield services
-    wiring.install(previous)
+    wiring.replace_services(previous)
     boto3.DEFAULT_SESSION = None
 
 
-def held_against(calls: Calls, deployed: Deployed, policies: Collection[str] = ()) -> dict[str, Any]:
+def differences(calls: Calls, deployed: Deployed, policies: Collection[str] = ()) -> dict[str, Any]:
     """By function, calls that its role does not allow and what it allows and nobody did, of these policies
     alone if they are named."""
     trouble: dict[str, Any] = {}
@@ -294,7 +294,7 @@ def test_roles_allow_what_functions_call_and_nothing_else(
     seen = {message.rpartition(" answered ")[0] for message in caplog.messages}
     for route in ROUTES:
         assert seen & {f"{method} /api/v1{route.path}" for method in route.methods}, route.path
-    trouble = held_against(calls, deployed)
+    trouble = differences(calls, deployed)
     assert trouble == {}, json.dumps(trouble, indent=1)
 
 
@@ -311,7 +311,7 @@ def test_roles_allow_what_builds_on_eks_need_beside(
         known = eks_backends["123456789012"]["us-east-1"].clusters["lab"]
         known.endpoint, known.certificate_authority = eks.endpoint, {"data": eks.certificate}
         run_on_eks(calls, deployed, aws, cluster)
-    trouble = held_against(calls, deployed, policies=("eks", "eks-logs"))
+    trouble = differences(calls, deployed, policies=("eks", "eks-logs"))
     assert trouble == {}, json.dumps(trouble, indent=1)
 
 
@@ -328,7 +328,7 @@ def test_the_function_that_announces_builds_may_use_the_bus_and_the_queues_that_
     created = event["Records"][0]["dynamodb"]["NewImage"]["unlisted"]
     created["S"] = json.dumps(json.loads(created["S"]) | {"reply_to": ANSWERS, "reply_about": "nightly"})
     Story(calls, deployed).call("announce", event)
-    trouble = held_against(calls, deployed, policies=("event-bus", "replies"))
+    trouble = differences(calls, deployed, policies=("event-bus", "replies"))
     assert trouble == {}, json.dumps(trouble, indent=1)
     bus = "arn:aws:events:us-east-1:123456789012:event-bus/builds"
     assert calls.seen["announce"] == {("events:PutEvents", bus), ("sqs:SendMessage", ANSWERS)}

@@ -115,7 +115,7 @@ def _days_pass(world: World) -> None:
 @contextmanager
 def _in_place(world: World, seed: int) -> Iterator[None]:
     """The world in the place of AWS, of the clock and of chance."""
-    former, state, log = wiring.install(world.seen), random.getstate(), logging.getLogger("chalicelib")
+    former, state, log = wiring.replace_services(world.seen), random.getstate(), logging.getLogger("chalicelib")
     watch = _Watch(world)
     random.seed(seed)
     throttle._taken.clear()
@@ -133,7 +133,7 @@ def _in_place(world: World, seed: int) -> Iterator[None]:
         log.removeHandler(watch)
         log.propagate = propagates
         random.setstate(state)
-        wiring.install(former)
+        wiring.replace_services(former)
 
 
 def _sleep(seconds: float) -> None:

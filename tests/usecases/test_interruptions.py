@@ -18,7 +18,7 @@ MORE_THAN_ANY_HANDLER_MAKES = 40
 soon_or_late = pytest.mark.parametrize("later_seconds", [1, 3_600], ids=["soon", "late"])
 
 
-class Mortal:
+class FailsAfter:
     """A port, or anything else, that is called through a countdown to death."""
 
     def __init__(self, port: Any, count: Callable[[], None]) -> None:
@@ -45,11 +45,11 @@ def dying(services: FakeServices, calls: int) -> Any:
             raise Died
         left[0] -= 1
 
-    mortal = Mortal(services, lambda: None)
+    failing = FailsAfter(services, lambda: None)
     for name in (*RECORDS, "queue", "sources", "registry", "logs", "log_archive"):
-        vars(mortal)[name] = Mortal(getattr(services, name), count)
-    vars(mortal)["executor"] = lambda name: Mortal(services.executor(name), count)
-    return mortal
+        vars(failing)[name] = FailsAfter(getattr(services, name), count)
+    vars(failing)["executor"] = lambda name: FailsAfter(services.executor(name), count)
+    return failing
 
 
 def ends_at_every_call(story: Callable[[int], bool]) -> None:
@@ -142,12 +142,12 @@ def test_a_stop_that_is_cut_off_anywhere_reaches_the_build_once_it_is_recorded(
     def story(calls: int) -> bool:
         key = create()
         execution.process(services, key)
-        mortal = dying(services, calls)
+        failing = dying(services, calls)
         died = dies(
             lambda: (
-                builds.archive(mortal, make_user(), key, delete=True)
+                builds.archive(failing, make_user(), key, delete=True)
                 if delete
-                else builds.stop(mortal, make_user(), key)
+                else builds.stop(failing, make_user(), key)
             )
         )
         is_recorded = services.records.builds[key].stop_requested_at is not None

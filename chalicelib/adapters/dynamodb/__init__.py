@@ -15,14 +15,14 @@ from chalicelib.domain.build import Build
 
 
 class Records:
-    """All ports on the table `table`, which becomes that of this process. `saw` is called with builds read or added."""
+    """All ports on the table `table`, which becomes that of this process. `annotate` gets each build read or added."""
 
     def __init__(
-        self, table: str, remember_seconds: float, saw: Callable[[Build], Build] = lambda build: build
+        self, table: str, remember_seconds: float, annotate: Callable[[Build], Build] = lambda build: build
     ) -> None:
         use_table(table)
         self.projects: ports.Projects = DynamoProjects()
-        self.builds: ports.Builds = DynamoBuilds(saw)
+        self.builds: ports.Builds = DynamoBuilds(annotate)
         self.slots: ports.Slots = DynamoSlots()
         self.archive: ports.Archive = DynamoArchive()
         self.bookmarks: ports.Bookmarks = DynamoBookmarks()

@@ -74,7 +74,7 @@ class DynamoAccounts:
         return int(update(keys.request_count_key(name, minute), counted).requests or 0)
 
     def _write(self, items: Sequence[Item], given: Given, gone: Sequence[Item] = (), new: Item | None = None) -> None:
-        """Saves `items` and deletes `gone`, if `new` did not exist and `given` is unchanged. Raises Conflict."""
+        """Saves `items` and deletes `gone`. Raises Conflict if `new` exists or if a record of `given` has changed."""
         texts = {(pk, sk): text for pk, sk, text in (fresh.row for fresh in given)}
         with transaction() as write:
             for item in gone:

@@ -23,8 +23,8 @@ MAX_LINE = 50_000  # waiting builds that are considered: 5 MB of the index
 
 
 class DynamoBuilds:
-    def __init__(self, saw: Callable[[Build], Build]) -> None:
-        self._saw = saw
+    def __init__(self, annotate: Callable[[Build], Build]) -> None:
+        self._annotate = annotate
 
     def next_id(self, project: Project, now: datetime) -> int:
         """Counts with one update, not in a transaction: when several builds are created at the same time, transactions
@@ -50,7 +50,7 @@ class DynamoBuilds:
                     write.save(records.encode_mark(once, named.key), is_free)
             return named
 
-        return self._saw(_named(build, wanted_name, add_named))
+        return self._annotate(_named(build, wanted_name, add_named))
 
     def replay(self, project: ProjectKey, once: IdempotencyKey) -> BuildKey | None:
         item = get(keys.idempotency_key(project, once.key))
@@ -66,7 +66,7 @@ class DynamoBuilds:
 
     def get(self, key: BuildKey) -> Build | None:
         item = get(keys.record_key(key))
-        return self._saw(records.decode_build(item)) if item else None
+        return self._annotate(records.decode_build(item)) if item else None
 
     def open(self, key: BuildKey, viewer: str, *, may_lag: bool = False) -> BuildView | None:
         pairs = keys.opening_keys(key, viewer)
@@ -75,7 +75,7 @@ class DynamoBuilds:
         if build is None or body is None or project is None:
             return None
         return BuildView(
-            self._saw(records.decode_build(build)),
+            self._annotate(records.decode_build(build)),
             records.decode_body(body),
             records.decode_project(project),
             bookmark is not None and bool(bookmark.is_bookmarked),
@@ -132,7 +132,7 @@ class DynamoBuilds:
     def lease(self, build: Build, until: datetime) -> Build:
         assert build.check_at is not None, "only a build that is due can be leased"
         _move(keys.record_key(build.key), format_instant(build.check_at), format_instant(until))
-        return self._saw(replace(build, check_at=until))
+        return self._annotate(replace(build, check_at=until))
 
 
 def _update(write: TransactWrite, build: Build, body: BuildBody | None) -> Build:

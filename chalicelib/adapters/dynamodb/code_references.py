@@ -1,4 +1,4 @@
-"""`CodeReferences` on DynamoDB: a row for each project, and for each build, that uses or used an archive of code."""
+"""`CodeReferences` on DynamoDB: a row for each pair of an archive and a project or build that uses or used it."""
 
 from datetime import datetime, timedelta
 

@@ -20,5 +20,5 @@ class DynamoSlots:
         update(keys.SLOTS, [Item.running.add({str(build)}), Item.version.add(1)], is_same)
 
     def free(self, builds: Collection[BuildKey]) -> None:
-        """Does not change the version: a decision that was made with less room is right with more."""
+        """Does not change the version, because who was given a slot while fewer were free may keep it."""
         update(keys.SLOTS, [Item.running.delete({str(build) for build in builds})])

@@ -182,8 +182,8 @@ _ROOTLESS: Json = {
 
 
 def resources_of(wanted: Mapping[str, Any] | None) -> Json:
-    """Requests and limits as quantities, from a spec's numbers (cores, MiB); 0 means not given. If only one of the two
-    is given, the default of the other is adjusted, so that no request exceeds its limit."""
+    """Quantities of requests and limits, from a spec's numbers (cores, MiB); 0 means not given. If only the request or
+    only the limit is given, the default of the other is adjusted, so that no request exceeds its limit."""
     requests, limits = {}, {}
     for kind, (name, factor, unit, request, limit) in _AMOUNTS.items():
         ask, most = amounts(wanted, kind)

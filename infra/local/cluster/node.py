@@ -132,7 +132,7 @@ class Node:
         except _Ended as end:
             succeeded, why = False, str(end)
         except Exception as error:
-            log.exception("Job %s could not be run", job["metadata"]["name"])
+            log.exception("Job %s failed to start", job["metadata"]["name"])
             succeeded = False
             if isinstance(error, OSError):
                 pod["status"]["message"] = in_words(error)

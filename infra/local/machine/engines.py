@@ -157,7 +157,7 @@ def _inherited() -> dict[str, str]:
 
 
 def _probe(engine: Engine, state: Path, say: Callable[[str], None]) -> None:
-    """Runs a build step. Later calls use its cached layer, until the engine or our settings change.
+    """Runs a build step. Later calls use its cached layer, until the engine or the settings we give it change.
 
     Raises EngineFailed, NoImage."""
     if engine.name == "docker":
@@ -189,8 +189,8 @@ def install_missing(say: Callable[[str], None]) -> None:
 
 @contextmanager
 def running_engine(state: Path, say: Callable[[str], None], only: str | None = None) -> Iterator[Engine]:
-    """The engine of `find_engine`; when the block is left, cleans up after the builds. If docker is asked for by name
-    but no daemon runs, starts one until then. Raises NoEngine."""
+    """Yields the engine of `find_engine`; after the block, cleans up after the builds. If docker is asked for by name
+    but no daemon runs, a daemon runs as long as the block. Raises NoEngine."""
     with ExitStack() as closing:
         try:
             engine = find_engine(state, say, only=only)
@@ -206,7 +206,7 @@ def running_engine(state: Path, say: Callable[[str], None], only: str | None = N
 
 @contextmanager
 def logged_in(engine: Engine, host: str, login: str) -> Iterator[Engine]:
-    """The engine with a login, user:password, for the registry `host`, until the block is left."""
+    """Gives the engine a login (user:password) to the registry `host` while the block runs."""
     entry = {"auth": base64.b64encode(login.encode()).decode()}
     with tempfile.TemporaryDirectory(prefix="slipway-login-") as folder:
         yield replace(engine, environment=_configured(engine.environment, Path(folder), host, entry))

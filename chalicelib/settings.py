@@ -87,7 +87,7 @@ class Settings:
     watch_every_seconds: Annotated[int, about("seconds between polls of builds on EKS, during a tick")] = 10
     watch_seconds: Annotated[int, about("seconds that a tick polls such builds; a tick starts each minute")] = 55
     event_bus: Annotated[str, about("EventBridge: the bus to which each status of a build is sent; empty: none")] = ""
-    automation_user: Annotated[str, about("user that runs requests from the queue; empty: requests wait")] = ""
+    automation_user: Annotated[str, about("user that runs requests from the queue; empty: none is run")] = ""
     reply_queues: Annotated[str, about("queues that requests may name in `reply_to`: `ARN ARN …`; empty: none")] = ""
     build_timeout_minutes: Annotated[int, about("a build that runs longer fails", ge=5, le=2160)] = 60
     queue_timeout_minutes: Annotated[int, about("a build that has not started by then fails", ge=5, le=480)] = 60

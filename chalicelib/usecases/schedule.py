@@ -93,7 +93,7 @@ def _compare(services: Services, builds: Sequence[Build]) -> None:
         seen = execution.observed(services, builds)
     except SlipwayError:
         seen = {}  # then only the deadlines are checked
-        log.warning("The executor %s did not answer a question about %d builds.", builds[0].executor, len(builds), exc_info=True)
+        log.warning("%s did not answer a question about %d builds", builds[0].executor, len(builds), exc_info=True)
     except Exception:
         if len(builds) == 1:
             raise

@@ -287,7 +287,7 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     schedule.reconcile(services)
     assert services.records.builds[other].last_status == "failed"
     assert services.records.builds[silent].last_status == "scheduled"
-    assert "The executor eks did not answer a question about 1 builds." in caplog.text
+    assert "eks did not answer a question about 1 builds" in caplog.text
 
     services.clock.forward(minutes=130)
     schedule.reconcile(services)

@@ -242,8 +242,8 @@ def follow(
 ) -> Build | None:
     """The build after an observation; None if the observation says nothing new.
 
-    `image` is the image that the build made (`image_of`). An attempt that ended has succeeded if there is an image and
-    the attempt was not stopped. `reason` says why it failed. `may_change`: lines of the log are still missing, and the
+    `image` is the image that the build made (`image_of`). An attempt that ended has succeeded if there is an image,
+    unless a user had it stopped. `reason` says why it failed. `may_change`: lines of the log are still missing, and the
     reason may change with them. Then the build has ended now, but gets its last status later.
     """
     if build.is_done or not build.is_managed or seen.attempt != build.attempt or build.submitting_at is None:
@@ -287,7 +287,7 @@ def _end(build: Build, seen: Observation, now: datetime, image: Image | None, re
         return advance(build, status, now, at=seen.ended_at, message=message)
 
     match seen.outcome:
-        case outcome if image is not None and outcome is not Outcome.STOPPED:
+        case outcome if image is not None and not (outcome is Outcome.STOPPED and build.stop_requested_at):
             done = end(Status.SUCCEEDED, "Completed")
             return replace(done, image_digest=image.digest, layer_bytes=image.layer_bytes)
         case Outcome.SUCCEEDED:

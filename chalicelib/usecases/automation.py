@@ -14,7 +14,7 @@ from chalicelib.domain.build_request import checked_key
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
 from chalicelib.errors import Forbidden, Invalid, KeyReused, Malformed, NotFound, Unavailable, require
-from chalicelib.ports import Services
+from chalicelib.ports import IdempotencyKey, Services
 from chalicelib.usecases import builds
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ def handle(services: Services, body: str, message_id: str, read: Callable[[str],
 def _do(services: Services, caller: User, fields: dict[str, Any], message_id: str) -> BuildKey:
     """Executes a request once. If repeated, it gets the same build, even if that or its project is archived or deleted
     by now, or the user has lost the rights. Hidden records stay for an hour at least, longer than SQS redelivers."""
-    owner, name, action, named = fields["owner"], fields["project"], fields["action"], fields.get("user")
-    project = services.projects.get(owner, name)
+    project = services.projects.get(fields["owner"], fields["project"])
     if project is None:
         raise NotFound
     # Keys of REST begin with a user's name and `:`.
@@ -66,6 +65,18 @@ def _do(services: Services, caller: User, fields: dict[str, Any], message_id: st
         if build := services.builds.get(done):
             builds.announce_again(services, build)
         return done
+    try:
+        return _execute(services, caller, fields, message_id, once, mark)
+    except _HOPELESS:
+        if done := services.builds.replay(project.key, mark):  # another delivery has done it meanwhile
+            return done
+        raise
+
+
+def _execute(
+    services: Services, caller: User, fields: dict[str, Any], message_id: str, once: str, mark: IdempotencyKey
+) -> BuildKey:
+    owner, name, action, named = fields["owner"], fields["project"], fields["action"], fields.get("user")
     caller = (services.accounts.user(named) if is_slug(named) else None) or caller
     if action in ("create", "rebuild"):
         served = named if named not in ("", caller.name) else None

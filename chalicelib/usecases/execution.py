@@ -261,7 +261,7 @@ def _submitted(services: Services, key: BuildKey) -> Build | None:
                     words = f"The registry has an image {build.image} already, which this build did not make."
                     return end(services, build, Status.FAILED, words)
                 build = replace(build, tag_was_free=True)
-            return _start(services, _claimed(services, build), is_repeat=False)
+            return _start_next(services, build)
         return _complete(services, build)
 
     return retry_on_conflict(write)()
@@ -290,6 +290,8 @@ def _complete(services: Services, build: Build) -> Build | None:
     is_wanted, may_repeat = build.stop_requested_at is None, _may_repeat(services, build)
     # An attempt that has its code was started: if its Job is gone, another one would be given no code.
     if is_wanted and may_repeat and build.fetched_attempt < build.attempt:
+        if build.attempt > 1 and (image := _image(services, build)):
+            return _finished_before(services, build, image)
         # After this write, what the claim's handler decides about a failed start is a conflict.
         leased = services.builds.save(replace(build, check_at=services.now() + WAIT_WHEN_BUSY))
         return _start(services, leased, is_repeat=True)
@@ -298,7 +300,7 @@ def _complete(services: Services, build: Build) -> Build | None:
     if may_repeat:  # the claim's handler may still start it, and will see the stop request
         return _wait_for_replay(services, build)
     if is_wanted:
-        return _start(services, _claimed(services, build), is_repeat=False)
+        return _start_next(services, build)
     return end(services, build, Status.STOPPED)
 
 
@@ -316,19 +318,21 @@ def _repeated_until(services: Services, build: Build) -> datetime:
     return build.submitting_at + timedelta(seconds=services.executor(build.executor).replay_seconds)
 
 
-def _claimed(services: Services, build: Build) -> Build:
-    """Claims the build's next attempt. Raises Conflict when another handler was faster."""
-    return log_change(build, services.builds.save(lifecycle.claim(build, services.now())))
+def _start_next(services: Services, build: Build) -> Build | None:
+    """Claims the build's next attempt and starts it, unless an earlier attempt has an image. Raises Conflict when
+    another handler was faster. A start follows its claim at once, so the registry is asked before the claim."""
+    if build.attempt > 0 and (image := _image(services, build)):
+        return _finished_before(services, build, image)
+    services.registry.prepare(build.image)
+    claimed = log_change(build, services.builds.save(lifecycle.claim(build, services.now())))
+    return _start(services, claimed, is_repeat=False)
 
 
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:
     """Starts the claimed attempt and stores the handle. Raises Conflict. If the executor refuses a repeated start, the
     first one may have succeeded all the same, so the claim stays."""
-    if build.attempt > 1 and (image := _image(services, build)):
-        return _finished_before(services, build, image)
     executor = services.executor(build.executor)
-    services.registry.prepare(build.image)
-    if not _may_repeat(services, build):  # that took so long that the executor may forget the attempt
+    if not _may_repeat(services, build):  # the claim took so long that the executor may forget the attempt
         raise Unavailable(f"Build {build.key} could not be submitted in time; it is searched for next.")
     try:
         handle = executor.submit(build)

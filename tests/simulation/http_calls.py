@@ -111,7 +111,7 @@ class HttpCalls(Calls):
         """Raises TimeoutError, and ConnectionError when nothing was done."""
         caller = current()
         if caller is None:
-            return self._done(request)
+            return self._done(request, self._scheduler.seconds)
         self.count += 1
         caller.calls += 1
         identity = request.name, request.url, request.body
@@ -134,6 +134,7 @@ class HttpCalls(Calls):
                 self._trace(caller.name, f"{request.name}({_words(request)}){went_wrong} -> {result}")
 
     def _sent(self, caller: Function, request: Request, fault: Fault | None, seconds: float, number: float) -> Answer:
+        sent_at = self._scheduler.seconds
         slow = number * SLOW_SECONDS if fault in (Fault.SLOW, Fault.SLOW_LOST) else 0
         before = seconds / 2 + (slow if number < 0.5 else 0)  # its effect
         after = seconds / 2 + (slow if number >= 0.5 else 0)
@@ -151,11 +152,12 @@ class HttpCalls(Calls):
             case Fault.NEVER:
                 return _refusal(request, _refused(_NEVER[request.name], "This will never run."))
         if before + after > request.timeout:  # the client does not wait for it, and it is done all the same
-            self._scheduler.after(min(before, request.timeout + LATE_SECONDS), partial(self._done, request))
+            self._scheduler.after(min(before, request.timeout + LATE_SECONDS), partial(self._done, request, sent_at))
             caller.pause(request.timeout)
             raise TimeoutError
         caller.pause(before)
-        answer = self._done(request, self._scheduler.seconds - number * MAX_LAG_SECONDS if fault is Fault.LAG else None)
+        seen_at = self._scheduler.seconds - number * MAX_LAG_SECONDS if fault is Fault.LAG else None
+        answer = self._done(request, sent_at, seen_at)
         caller.pause(after)
         match fault:
             case Fault.ENDS_AFTER:
@@ -168,7 +170,8 @@ class HttpCalls(Calls):
                 raise TimeoutError
         return answer
 
-    def _done(self, request: Request, seen_at: float | None = None) -> Answer:
+    def _done(self, request: Request, sent_at: float, seen_at: float | None = None) -> Answer:
+        self.sent_at = sent_at
         try:
             answer = self._model(request, None if seen_at is None else self._past.state(seen_at))
         except Refused as refused:

@@ -71,6 +71,7 @@ class Calls:
     ) -> None:
         """A function that reads something `fatal` is ended."""
         self.count = 0
+        self.sent_at = 0.0  # when the call was sent whose effect happens
         self.after_change: Callable[[], None] = lambda: None  # called after each change of the records
         self._scheduler, self._faults, self._fatal, self._trace = scheduler, faults, fatal, trace
         self._past = Past(records)
@@ -82,6 +83,7 @@ class Calls:
             return getattr(real, method)(*args, **more)
         self.count += 1
         caller.calls += 1
+        sent_at = self._scheduler.seconds
         special = special_faults(port, method)
         if more.get("may_lag"):
             special += (Fault.LAG,)
@@ -92,6 +94,7 @@ class Calls:
         result = None
         try:
             self._before(caller, fault, seconds, number, args)
+            self.sent_at = sent_at
             with self._after(caller, fault, seconds, number):
                 result = getattr(real, method)(*args, **more)
             if fault is Fault.OWN_CONFLICT:

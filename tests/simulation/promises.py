@@ -148,9 +148,11 @@ def _runs(world: World, known: Known) -> Iterator[Broken]:
     for run in runs:
         if known.final_at is not None:
             final_at = world.scheduler.time(known.final_at)
-            if run.started_at > final_at:
+            # A start that was under way at the end cannot be taken back. Such a run gets no code.
+            was_under_way = run.asked_at <= final_at and not run.has_materials
+            if run.started_at > final_at and not was_under_way:
                 yield Broken("no compute after the end", f"{build.key} ended, then {run.name} started")
-            elif _runs_after(run, final_at + timedelta(seconds=AT_ONCE_SECONDS)):
+            elif run.started_at <= final_at and _runs_after(run, final_at + timedelta(seconds=AT_ONCE_SECONDS)):
                 yield Broken("no compute after the end", f"{build.key} ended, and {run.name} goes on")
         if known.stop_at is not None:
             stopped_at = world.scheduler.time(max(known.stop_at, world.healed_at) + SLACK_SECONDS)
@@ -228,7 +230,8 @@ def _log(world: World, story: Story, known: Known) -> Iterator[Broken]:
         return
     is_removed = runs[-1] not in world.services.executor(build.executor).runs.values()
     has_no_pod = build.executor == EKS and runs[-1].outcome in (Outcome.GONE, Outcome.TIMED_OUT)
-    if build.log is None and (is_removed or has_no_pod):
+    is_unseen = build.log is None or world.log_name(build.log) != runs[-1].log
+    if not got and is_unseen and (is_removed or has_no_pod):
         return  # it was removed before anybody saw its log's name
     if not got:
         lines = [*map(len, whole)]

@@ -86,11 +86,16 @@ def give_up_unasked(services: Any, build: Build) -> None:
 
 # Decided long before it is done: whether the executor still knows what it was asked
 
-_may_repeat = execution._may_repeat
+_may_repeat, _start = execution._may_repeat, execution._start
 
 
 def may_repeat_once_decided(services: Any, build: Build) -> bool:
     return sys._getframe(1).f_code.co_name == "_start" or _may_repeat(services, build)
+
+
+def start_after_preparing(services: Any, build: Build, *, is_repeat: bool) -> Build | None:
+    services.registry.prepare(build.image)
+    return _start(services, build, is_repeat=is_repeat)
 
 
 # An image in the registry ends a build without the log and the handle of the attempt that made it
@@ -259,7 +264,7 @@ FAULTS = (
     KnownFault(
         "busy releases the claim",
         _STARTED_TWICE,
-        23,
+        202,
         {"chalicelib.usecases.execution._start": start_and_release},
         lambda story: _has(story, Fault.BUSY) or story.slots < 100,
     ),
@@ -278,9 +283,10 @@ FAULTS = (
     KnownFault(
         "replay decided early",
         _STARTED_TWICE,
-        274,
+        187,
         {
             "chalicelib.usecases.execution._may_repeat": may_repeat_once_decided,
+            "chalicelib.usecases.execution._start": start_after_preparing,
             "tests.fakes.FakeExecutor.forgets_after_seconds": 165,
             "tests.simulation.ports.SLOW_SECONDS": 110,  # one slow call is enough then
         },
@@ -338,7 +344,7 @@ FAULTS = (
     KnownFault(
         "refused before its handle is noted",
         ("an attempt gets what is its own",),
-        6,
+        16,
         {"chalicelib.usecases.materials._expect_current": expect_noted},
     ),
     KnownFault(
@@ -372,7 +378,7 @@ FAULTS = (
     KnownFault(
         "a slot is taken twice",
         ("no more builds run than the limits allow",),
-        192,
+        318,
         {"tests.fakes.FakeSlots.take": take_unasked},
         lambda story: bool(story.limits),
     ),

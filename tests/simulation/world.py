@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -90,7 +90,9 @@ class SimulatedQueue(FakeBuildQueue):
 class SimulatedRun(Run):
     """Its log has a name only once it has begun to work. A Job that is made again has the handle of the first."""
 
-    name: str = ""  # of this run alone
+    name: str = field(kw_only=True)  # of this run alone
+    asked_at: datetime = field(kw_only=True)  # when the call was sent that started it
+    has_materials: bool = False
 
     @property
     def log(self) -> str:
@@ -114,7 +116,9 @@ class SimulatedExecutor(FakeExecutor):
     def start(self, build: Build) -> SimulatedRun:
         name = f"run-{len(self._world.every_run) + 1}"
         handle = f"slipway-builds:{name}" if self.emits_events else f"job-{build.uuid[:8]}-{build.attempt}"
-        run = self.runs[handle] = SimulatedRun(handle, build, self._clock.now, name=name)
+        run = self.runs[handle] = SimulatedRun(
+            handle, build, self._clock.now, name=name, asked_at=self._world.scheduler.time(self._world.calls.sent_at)
+        )
         self._world.every_run.append(run)
         self._world.lines[run.log] = []
         if self._world.has_fatal_log and len(self._world.every_run) == 1:
@@ -159,7 +163,12 @@ class _Life:
     def fetch(self, lasts: float) -> None:
         """Its first steps: until they are done, nothing of the user runs."""
         self.enter(Status.BUILDING)
-        self.ask("materials", lambda: self.ask("report", lambda: self.work(lasts), fetched="1"))
+
+        def begin() -> None:
+            self.run.has_materials = True
+            self.ask("report", lambda: self.work(lasts), fetched="1")
+
+        self.ask("materials", begin)
 
     def work(self, lasts: float) -> None:
         chance, after = self.world.chance, self.world.scheduler.after

@@ -237,6 +237,25 @@ def test_a_build_is_made_again_once(automated: FakeServices) -> None:
     assert len(automated.records.builds) == 2
 
 
+def test_a_rebuild_that_another_delivery_makes_meanwhile_is_no_dead_letter_when_its_build_is_deleted(
+    automated: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(automated)
+    request, open_build = {"action": "rebuild", "build": 1}, automated.builds.open
+
+    def open_late(*about: Any) -> Any:
+        monkeypatch.undo()
+        send(automated, "m-2", **request)
+        send(automated, "m-3", action="delete", build=1)
+        return open_build(*about)
+
+    monkeypatch.setattr(automated.builds, "open", open_late)
+    send(automated, "m-2", **request)
+
+    assert automated.dead_letters.letters == []
+    assert len(automated.records.builds) == 2
+
+
 def test_a_specification_may_be_an_object(automated: FakeServices) -> None:
     send(automated, content=SPEC)
     body = automated.builds.body(BuildKey("ada", "vision", 1))

@@ -13,7 +13,7 @@ import pytest
 from chalicelib.adapters.codebuild import CodeBuildExecutor
 from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.domain import lifecycle
-from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Status
+from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
@@ -419,19 +419,44 @@ def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
 def test_the_age_of_a_claim_is_checked_directly_before_the_start(services: FakeServices, create: Create) -> None:
     key = started_unheard(services, create)
     services.clock.forward(seconds=services.codebuild.replay_seconds - 1)
-    prepare = services.registry.prepare
+    save = services.builds.save
 
-    def slow_prepare(image: str) -> None:
-        prepare(image)
+    def slow_save(build: Build, body: BuildBody | None = None) -> Build:
+        saved = save(build, body)
         services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
+        return saved
 
-    services.registry.prepare = slow_prepare  # type: ignore[method-assign]
+    services.builds.save = slow_save  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="in time"):
         execution.process(services, key)
+    services.builds.save = save  # type: ignore[method-assign]
     execution.process(services, key)
 
     assert len(services.codebuild.runs) == 1
     assert stored(services, key).handle == services.codebuild.run_of(key).handle
+
+
+def test_between_a_claim_and_its_start_nothing_else_is_asked(services: FakeServices, create: Create) -> None:
+    """While it is, another handler may find the image of an earlier attempt and end the build."""
+    key, run = started(services, create)
+    end(services, run, Outcome.FAULT)
+    services.push(stored(services, key))
+    services.registry.images.clear()
+    asked: list[str] = []
+    services.registry.find = lambda image: asked.append("find")  # type: ignore[method-assign]
+    services.registry.prepare = lambda image: asked.append("prepare")  # type: ignore[method-assign]
+    save = services.builds.save
+
+    def noted_save(build: Build, body: BuildBody | None = None) -> Build:
+        asked.append("save")
+        return save(build, body)
+
+    services.builds.save = noted_save  # type: ignore[method-assign]
+    services.codebuild.after_start = lambda: asked.append("start")
+
+    execution.process(services, key)
+
+    assert asked[:4] == ["find", "prepare", "save", "start"]
 
 
 @pytest.mark.parametrize("executor", [CodeBuildExecutor, EksExecutor])
@@ -694,7 +719,7 @@ def test_an_image_of_which_the_executor_knows_nothing_any_more_is_a_success(
     execution.process(services, key)
 
     build = stored(services, key)
-    assert (build.last_status, build.image_digest, build.attempt) == (Status.SUCCEEDED, DIGEST, 2)
+    assert (build.last_status, build.image_digest, build.attempt) == (Status.SUCCEEDED, DIGEST, 1)
     assert (build.handle, len(services.codebuild.runs)) == ("", 0)
 
 

@@ -149,3 +149,8 @@ def test_importing_the_app_loads_nothing_heavy() -> None:
     code = f"import sys, app; print(*sorted({heavy} & {{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_product_can_be_read_in_an_afternoon() -> None:
+    """`.github/CONTRIBUTING.md` states this limit."""
+    assert sum(path.read_text().count("\n") for path in MODULES) < 11_000

@@ -39,7 +39,7 @@ NO_BUILD = {"Records": [{"messageId": "1", "receiptHandle": "1", "body": "a/b/1"
 
 
 def main() -> None:
-    """Prints medians. Init ends when the function asks for its first event: a GET of a build that does not exist."""
+    """Prints medians. Init ends when a function asks for its first event: a message about a build that is not there."""
     architecture = next(name for name, machine in MACHINES.items() if machine == platform.machine())
     print(f"{'package':<12}{'zip':>9}{'init':>10}{'first event':>13}   (median of {RUNS})")
     rows = []

@@ -276,8 +276,10 @@ def test_builds_and_functions_run_in_a_vpc_of_the_operator_if_there_is_one(trans
             nothing,
         )
     assert resources["BuildVpcPolicy"]["Condition"] == "HasBuildVpc"
-    lent = resources["FunctionVpcPolicy"]
-    assert (lent["Condition"], len(lent["Properties"]["Roles"])) == ("HasFunctionVpc", len(functions))
+    lent = [resources["FunctionVpcPolicy"], resources["BrokerVpcPolicy"]]
+    assert {each["Condition"] for each in lent} == {"HasFunctionVpc"}
+    roles = [each["Properties"]["Role"]["Fn::GetAtt"][0] for each in functions]
+    assert sorted(role["Ref"] for each in lent for role in each["Properties"]["Roles"]) == sorted(roles)
     elsewhere = {key: each for key, each in resources.items() if not key.endswith("VpcPolicy")}
     assert "ec2:" not in json.dumps(elsewhere)
 
@@ -361,6 +363,56 @@ def test_no_resource_needs_itself(transformed: Any) -> None:
     needs = {name: set(needed(each, resources.keys())) for name, each in resources.items()}
     assert "RestAPI" in needs["Dispatch"] and "APIHandler" in needs["RestAPI"]  # so that something is searched
     assert [*TopologicalSorter(needs).static_order()]  # raises CycleError
+
+
+@pytest.mark.slow
+def test_what_aws_makes_by_a_roles_rights_is_made_after_them(transformed: Any) -> None:
+    """A function in a VPC, a mapping of an encrypted queue or stream, CodeBuild's project in a VPC. The other rights
+    that AWS checks then are in the role itself."""
+    resources = transformed["Resources"]
+    needs = {name: set(needed(each, resources.keys())) for name, each in resources.items()}
+
+    def before(name: str) -> set[str]:
+        return needs[name].union(*map(before, needs[name]))
+
+    makers = {
+        "AWS::CodeBuild::Project": {"BuildVpcPolicy"},
+        "AWS::Lambda::Function": {"FunctionVpcPolicy", "KeyPolicy"},
+        "AWS::Lambda::EventSourceMapping": {"FunctionVpcPolicy", "KeyPolicy"},
+    }
+    made = {name: makers[each["Type"]] for name, each in resources.items() if each["Type"] in makers}
+    made["Broker"] = {"BrokerVpcPolicy"}  # nothing encrypted invokes it
+    assert len(made) == 1 + len(FUNCTIONS) + 5
+    assert {name: rights & before(name) for name, rights in made.items()} == made
+    for each in resources.values():  # AWS's linter refuses it
+        assert not [name for name in listed(each.get("DependsOn", [])) if "Condition" in resources[name]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mapping", "actions"),
+    [
+        (
+            "AnnounceAnnounceDynamodbEventSource",
+            {f"dynamodb:{name}" for name in ("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")}
+            | {"sqs:SendMessage"},  # to where it puts failures
+        ),
+        *(
+            (
+                f"{name}{name}SqsEventSource",
+                {f"sqs:{action}" for action in ("DeleteMessage", "GetQueueAttributes", "ReceiveMessage")},
+            )
+            for name in ("Deliver", "Dispatch", "KeepLog", "OnRequest")
+        ),
+    ],
+)
+def test_the_rights_of_a_mapping_are_in_the_role_itself(transformed: Any, mapping: str, actions: set[str]) -> None:
+    """Lambda refuses to make a mapping without them."""
+    resources = transformed["Resources"]
+    function = resources[mapping]["Properties"]["FunctionName"]["Ref"]
+    role = resources[resources[function]["Properties"]["Role"]["Fn::GetAtt"][0]]["Properties"]
+    documents = [each["PolicyDocument"] for each in role["Policies"]]
+    assert actions <= {action for each in documents for s in each["Statement"] for action in listed(s["Action"])}
 
 
 def needed(value: Any, names: Collection[str]) -> Iterator[str]:

@@ -520,7 +520,7 @@ def value_of(alarm: Any, sent: Mapping[str, float]) -> float | None:
 @pytest.mark.parametrize(
     ("alarm", "kind"),
     [
-        *((name, "Queue") for name in ("DeadLetters", "OldMessages")),
+        ("OldMessages", "Queue"),
         *((name, "Function") for name in ("FunctionErrors", "FunctionThrottles")),
     ],
 )
@@ -534,18 +534,34 @@ def test_an_alarm_fires_by_each_of_its_metrics_alone(written: Any, alarm: str, k
     assert value_of(properties, {}) is None and properties["TreatMissingData"] == "notBreaching"
     resources = {resource_of(each) for each in watched}
     assert len(resources) == len(watched)
-    assert resources == watched_by(written, alarm, kind)
+    assert resources == watched_by(written, kind)
 
 
-def watched_by(written: Any, alarm: str, kind: str) -> set[str]:
-    """The resources that an alarm must watch: all functions, all dead-letter queues, or all others but one."""
+def watched_by(written: Any, kind: str) -> set[str]:
+    """The resources that an alarm must watch: all functions, or all queues that functions empty, but one."""
     if kind == "Function":
         return {name for name, each in written["Resources"].items() if "LoggingConfig" in each.get("Properties", {})}
-    queues = {name for name, each in written["Resources"].items() if each.get("Type") == "AWS::SQS::Queue"}
-    if alarm == "DeadLetters":
-        return {name for name in queues if name.endswith("DeadQueue")}
     # What a receiver does not take waits for hours, by its owner's fault: the list of webhooks says it.
-    return {name for name in queues if not name.endswith("DeadQueue")} - {"HookQueue"}
+    return {name for name in queues(written) if not name.endswith("DeadQueue")} - {"HookQueue"}
+
+
+def queues(written: Any) -> set[str]:
+    return {name for name, each in written["Resources"].items() if each.get("Type") == "AWS::SQS::Queue"}
+
+
+def test_a_message_that_lies_in_one_dead_letter_queue_hides_none_that_comes_into_another(written: Any) -> None:
+    """What users cause, a bad request, has a queue of its own. An alarm sends no mail while it is on."""
+    watched = {}
+    for name, each in written["Resources"].items():
+        if name.endswith("DeadLetters"):
+            alarm = each["Properties"]
+            (dimension,) = alarm["Dimensions"]
+            watched[name] = dimension["Value"]["Fn::GetAtt"]
+            assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (0, "GreaterThanThreshold")
+            assert (alarm["MetricName"], alarm["Statistic"]) == ("ApproximateNumberOfMessagesVisible", "Maximum")
+            assert (alarm["AlarmActions"], alarm["TreatMissingData"]) == ([{"Ref": "Alarms"}], "notBreaching")
+    dead = {name for name in queues(written) if name.endswith("DeadQueue")}
+    assert watched == {name.replace("DeadQueue", "DeadLetters"): [name, "QueueName"] for name in dead}
 
 
 def resource_of(metric: Any) -> str:

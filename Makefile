@@ -117,7 +117,7 @@ cleanup-preview: .venv/local ## show what a deployment deletes next, when and wh
 redrive: .venv/local ## put requests that were refused back into the queue of a deployment; YES=1: without a question
 	@$(BIN)/python -m infra.aws redrive $(STACK) $(if $(YES),--yes)
 
-teardown: .venv/local ## remove a deployment with all its images, code, logs and records; YES=1: without a question
+teardown: .venv/local ## remove a deployment with all its images, secrets, code, logs and records; YES=1: without a question
 	@$(BIN)/python -m infra.aws teardown $(STACK) $(if $(YES),--yes)
 
 bench-build: .venv/local ## compare the time of builds over REST with that of the engine alone

@@ -158,6 +158,19 @@ def test_the_table_has_the_keys_and_indexes_of_the_model(written: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "is_allowed"),
+    [
+        *((name, True) for name in ("slipway", "team/slipway", "my-cache2", "cache", "slipway-cache/dev")),
+        *((name, False) for name in ("slipway-cache", "team/slipway-cache", "Slipway", "/slipway", "slipway/", "")),
+    ],
+)
+def test_no_prefix_of_images_is_that_of_another_deployments_caches(written: Any, prefix: str, is_allowed: bool) -> None:
+    """A teardown deletes all that has the names of the deployment's repositories."""
+    pattern = written["Parameters"]["RegistryPrefix"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, prefix)) is is_allowed
+
+
+@pytest.mark.parametrize(
     ("given", "refusals"),
     [
         ({}, []),

@@ -42,7 +42,7 @@ def main() -> None:
     moving = commands.add_parser("redrive", help="put refused requests back into their queue")
     moving.add_argument("stack")
     moving.add_argument("--yes", action="store_true", help="do not ask")
-    removing = commands.add_parser("teardown", help="remove a deployment with its images, code, logs, records")
+    removing = commands.add_parser("teardown", help="remove a deployment with its images, secrets, code, logs, records")
     removing.add_argument("stack")
     removing.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
@@ -68,15 +68,23 @@ def main() -> None:
         elif arguments.command == "cleanup-preview":
             show_cleanup(arguments.stack)
         elif arguments.command == "redrive":
-            redrive(arguments.stack, say, lambda question: arguments.yes or input(question).lower() == "y")
+            redrive(arguments.stack, say, lambda question: arguments.yes or ask(question).lower() == "y")
         elif arguments.command == "clear":
             removal.clear(arguments.stack, say)
-        elif arguments.yes or input(f"All of {arguments.stack} goes. Type its name: ") == arguments.stack:
+        elif arguments.yes or ask(f"All of {arguments.stack} goes. Type its name: ") == arguments.stack:
             removal.teardown(arguments.stack, say)
         else:
             raise SystemExit("Nothing was removed.")
     except (BotoCoreError, ClientError, SlipwayError, bootstrap.CopyFailed, smoke.Broken, NotMoved) as error:
         raise SystemExit(f"{arguments.command} of {arguments.stack} ended: {error}") from error
+
+
+def ask(question: str) -> str:
+    """Raises SystemExit where nobody can answer."""
+    try:
+        return input(question)
+    except EOFError as error:
+        raise SystemExit("\nNobody can answer without a terminal; with YES=1, `make` does not ask.") from error
 
 
 def superusers_view(stack: str, image: str = smoke.IMAGE, *, is_long: bool = False) -> smoke.Smoke:

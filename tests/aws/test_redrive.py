@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import runpy
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -67,6 +70,19 @@ def test_dead_letters_go_back_after_a_question(sqs: Stubber) -> None:
     assert asked == [f"About 3 requests go back into the queue {REQUESTS}. Move them? [y/N] "]
     assert said == ["3 requests are in the queue again."]
     assert slept == [5]
+
+
+@pytest.mark.parametrize("command", ["redrive", "teardown"])
+def test_without_a_terminal_nothing_is_done_and_a_sentence_says_how(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """As in a pipeline. `make redrive` counts before it asks; `make teardown` asks first."""
+    if command == "redrive":
+        count(request.getfixturevalue("sqs"), 3)
+    monkeypatch.setattr(sys, "argv", ["infra.aws", command, "s"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit, match="YES=1"):
+        runpy.run_module("infra.aws", run_name="__main__")
 
 
 def test_nothing_is_moved_without_leave(sqs: Stubber) -> None:

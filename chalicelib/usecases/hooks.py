@@ -52,8 +52,8 @@ def test(services: Services, caller: User, owner: str, name: str, hook: str) -> 
 
 
 def deliver(services: Services, delivery: Delivery, receipt: str, tries: int) -> None:
-    """Calls a receiver. Raises Unavailable if it does not accept the call and is called again, after `TRY_AGAIN_AFTER`.
-    After the last try the webhook is disabled. Webhooks that were replaced, disabled or deleted are not called."""
+    """Calls a receiver. Raises Unavailable if it does not accept the call: it is called again after `TRY_AGAIN_AFTER`,
+    after the last try the webhook is disabled. Webhooks that were replaced, disabled or deleted are not called."""
     project = services.projects.get(delivery.project.owner, delivery.project.name)
     hook = next((each for each in (project.hooks if project else ()) if each.id == delivery.hook), None)
     if project is None or hook is None or hook.is_disabled:
@@ -76,7 +76,7 @@ def deliver(services: Services, delivery: Delivery, receipt: str, tries: int) ->
 
     if is_test or failure != hook.failure or called.is_disabled:
         projects.save(services, project, note)
-    if failure and not (is_test or is_last):  # the list of webhooks shows it; dead letters are our own failures
+    if failure and not is_test:
         raise Unavailable(f"{project.key}, webhook {hook.name}: {failure}")
 
 

@@ -441,7 +441,7 @@ def dispatch(event: Any) -> dict[str, Any]:
 
 @app.on_sqs_message(queue="slipway-logs", batch_size=1)
 def keep_log(event: Any) -> dict[str, Any]:
-    """Builds that have ended and whose log is to be stored; one at a time, because a log may be long."""
+    """Stores the log of a build that has ended: one build per call, because a log may be long."""
 
     def keep(body: str, record: Mapping[str, Any]) -> None:
         key = BuildKey.parse(body)

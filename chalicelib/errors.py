@@ -115,7 +115,7 @@ def checked(fields: Mapping[str, Any], rules: Mapping[str, Callable[[str, Any], 
 
 
 def list_of(rule: Callable[[str, Any], Any], of: str, most: int) -> Callable[[str, Any], Any]:
-    """The rule of a list whose entries follow `rule`: of at most so many of what they are."""
+    """The rule of a list of at most `most` entries that follow `rule`. `of` names the entries in messages."""
 
     def check(name: str, value: Any) -> tuple[Any, ...]:
         require(isinstance(value, list) and len(value) <= most, f"`{name}` must be a list of at most {most} {of}.")

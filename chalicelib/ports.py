@@ -215,7 +215,7 @@ class Bookmarks(Protocol):
         """Builds that `user` bookmarked, latest bookmark first, and how many there are in all."""
 
     def list_projects(self, user: str, offset: int, limit: int, *, ascending: bool) -> tuple[Sequence[Project], int]:
-        """Projects that `user` bookmarked, latest bookmark first, and how many there are in all."""
+        """Projects that `user` bookmarked, latest bookmark first unless `ascending`, and how many there are in all."""
 
 
 class CodeReferences(Protocol):
@@ -319,7 +319,7 @@ class EventBus(Protocol):
     """Sends announcements to their subscribers."""
 
     def put(self, announcement: Announcement) -> None:
-        """At least once, in any order. Raises Unavailable unless it was accepted."""
+        """Sends it at least once, in any order. Raises Unavailable unless it was accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,11 +170,11 @@ class Call:
         return bytes(part.raw)
 
     def build_ids(self) -> list[int]:
-        """The builds of a project that the body names, each once. Raises Malformed, Invalid, TooLarge."""
+        """The ids in the body, each once. Raises Malformed, Invalid, TooLarge."""
         return [*dict.fromkeys(_checked(self.fields(), schemas.BuildIds).ids)]
 
     def outcome(self, do: Callable[..., object], key: BuildKey, status: HTTPStatus) -> schemas.Outcome:
-        """Does something to one of several builds, which counts as a request; an error is an outcome as well."""
+        """Calls `do` for one of several builds, as a request of its own. An error becomes an outcome."""
         try:
             throttle.admit(self.services, self.user.name, self.services.settings.requests_per_minute)
             do(self.services, self.user, key)
@@ -182,7 +182,8 @@ class Call:
         except Exception as error:
             answer = _refusal(error, str(key))
             outcome = schemas.Outcome(key.id, answer.status_code, msgspec.json.decode(answer.body)["detail"])
-        log.info("Answered %d for build %s", outcome.status, key, extra={"build": str(key), "outcome": outcome.status})
+        more = {"build": str(key), "outcome": outcome.status}
+        log.info("Answered HTTP status %d for build %s", outcome.status, key, extra=more)
         return outcome
 
     def query(self) -> dict[str, str]:
@@ -317,8 +318,8 @@ def _response(answer: Any, status: HTTPStatus) -> Response:
 
 
 def _unless_known(request: Request, response: Response) -> Response:
-    """A GET's JSON with its ETag, or 304 for a caller who has the same already. The ETag is weak: what stands between
-    may compress."""
+    """A GET's JSON with its ETag, or 304 for a caller who has the same already. The ETag is weak,
+    because proxies may compress the body."""
     if request.method != "GET" or response.status_code != 200 or response.headers["Content-Type"] != JSON:
         return response
     digest = hashlib.sha256(response.body.encode()).hexdigest()[:32]
@@ -365,7 +366,7 @@ def each_message(event: Any, handle: Callable[[str, Mapping[str, Any]], None]) -
             try:
                 handle(record.get("body", ""), record)
             except Exception:
-                log.exception("The message %s could not be handled", message_id)
+                log.exception("The message or record %s could not be handled", message_id)
                 failed.append({"itemIdentifier": message_id})
         if failed and "dynamodb" in record:
             break

@@ -27,7 +27,7 @@ _TOKEN_SECONDS, _TOKENS = 60, 100  # with a token, the next reader needs one cal
 
 class CloudWatchLogs:
     """`Logs` on CloudWatch Logs; `log` is `group:stream`. CloudWatch sorts events by time and can start at a time;
-    events of the same time are counted here."""
+    the position among events of the same time is counted here."""
 
     def __init__(self, reported_group: str, client: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._reported_group, self._clock = reported_group, clock

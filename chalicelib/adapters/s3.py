@@ -36,9 +36,9 @@ LOG, TABLE, STEPS = "logs/{}.txt", "logs/{}.positions", "logs/{}.steps"
 
 class _Bucket:
     def __init__(self, bucket: str) -> None:
-        """By default, the SDK signs links for `BUCKET.s3.amazonaws.com`, which opt-in regions refuse and others
-        redirect for hours after a bucket was made; in old regions it signs them with version 2, which new buckets may
-        refuse."""
+        """Links name the host of the region and have a signature of version 4. The SDK's defaults fail: opt-in regions
+        refuse `BUCKET.s3.amazonaws.com`, others redirect it for hours after a bucket was made, and new buckets may
+        refuse signatures of version 2."""
         style = "path" if has_own_s3() else "virtual"
         s3 = {"addressing_style": style, "us_east_1_regional_endpoint": "regional"}
         self._s3: Any = boto3.client("s3", config=Config(signature_version="s3v4", s3=s3))

@@ -8,7 +8,7 @@ MAX_ANSWER_BYTES = 6_000_000  # of the whole answer; Lambda refuses more than 6,
 
 
 def encoded_bytes(value: object) -> int:
-    """The largest size of a value as JSON: before Python 3.12, Lambda's runtime escapes all but ASCII."""
+    """The most bytes that a value has as JSON: before Python 3.12, Lambda's runtime escapes all but ASCII."""
     return len(json.dumps(value))
 
 

@@ -249,7 +249,7 @@ class BuildBody:
 
     @property
     def built_dockerfile(self) -> str | None:
-        """The Dockerfile that is built; None until the code is fetched, if it depends on that."""
+        """The Dockerfile that is built; None if it depends on the code and the code is not fetched yet."""
         is_known = self.dockerfile is not None and SPECIAL_FILES_MARK not in self.dockerfile
         return self.dockerfile if is_known else self.found_dockerfile
 

@@ -76,7 +76,7 @@ _MEANINGS = {
 
 def failure_reason(lines: Sequence[str]) -> str | None:
     """The failed command with its exit code, if the log names one, else the last error line with its meaning, else
-    None. A full disk comes first, because it makes commands fail, whose messages come later."""
+    None. A full disk is named before all other reasons, because it makes commands fail."""
     lines = [*map(_cut, lines)]
     reason = _command_or_error(lines)
     is_full = any(_DISK_FULL in line.lower() for line in lines)

@@ -80,7 +80,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an executor reports about one attempt since its start: a lost observation is repaired by the next one.
+    """All that an executor knows about one attempt, from the attempt's start on, so an observation may get lost.
     `key` is the text of a BuildKey; `outcome` is None until the attempt has ended."""
 
     key: str
@@ -145,8 +145,8 @@ def advance(
 
 
 def bounded(history: tuple[StatusEntry, ...]) -> tuple[StatusEntry, ...]:
-    """A history of at most `MAX_HISTORY_BYTES` as JSON in UTF-8: the same one, or with texts cut from where
-    they are too many. All statuses stay; room for the texts of a final one is reserved."""
+    """A history of at most `MAX_HISTORY_BYTES` as JSON in UTF-8: if it is too large, texts are cut from the first on
+    that has no room. All statuses stay; room for the texts of a final one is reserved."""
     rows, left = [], _ALL_TEXTS_BYTES - _LAST_TEXTS_BYTES
     for row in history:
         if row.status in DONE:

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 class Rights:
     """The rights of a login. Repositories are named without the host; in patterns `*` is any text.
 
-    The login may pull from and push to `own`. It has no access to other repositories that match `closed`. From the rest
-    it may pull, as far as the deployment lists them as base repositories. It may not delete anything.
+    The login may pull from and push to `own`. It has no access to other repositories that match `closed`. It may
+    pull from other repositories only if the deployment lists them as base repositories. It may not delete anything.
     """
 
     own: tuple[str, str]

@@ -147,7 +147,7 @@ def _made_again(
 
 
 def _reusing(services: Services, project: Project, build: Build, body: BuildBody) -> Build:
-    """The build, ended if an equal build has an image; else unended, and its first status says why none was reused."""
+    """The build, ended with the image of an equal build; or as it was, with a first status that says why not."""
     hosts, registry = services.settings.public_registries.split(), services.registry
     try:
         digests = dict.fromkeys(bases_of(build, body), "")
@@ -174,7 +174,7 @@ def refuse_other_kinds(services: Services, caller: User, owner: str, project_nam
 
 
 def idempotency_key(services: Services, project: Project, once: str, fields: dict[str, Any]) -> IdempotencyKey:
-    """The mark of a request in a project, by the caller's key for it."""
+    """The caller's key of a request, made unique for the project, with the hash of the request's fields."""
     now = services.now()
     request = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     # with the uuid, because a later project may have the same name
@@ -261,7 +261,7 @@ def status(services: Services, caller: User, key: BuildKey, uuid: str) -> tuple[
 def update(
     services: Services, caller: User, key: BuildKey, fields: dict[str, Any], *, whole: bool = False
 ) -> BuildView:
-    """Changes a build. Clients send whole answers back, so fields that cannot be changed are ignored. With `whole`
+    """Changes a build. Fields that cannot be changed are ignored, since clients send back what they got. With `whole`
     (PUT), a request without `name` removes the name. Raises NotFound, Forbidden, Invalid."""
     if whole:
         fields = {"name": None, **fields}

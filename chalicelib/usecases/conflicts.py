@@ -1,4 +1,4 @@
-"""Retries on conflicts, the log of changes, and isolation of single builds."""
+"""Retries on conflicts, logs changes, and keeps an error in one build from stopping work on others."""
 
 import logging
 import random
@@ -54,7 +54,7 @@ def log_change(before: Build, after: Build) -> Build:
 
 
 def measures_of(before: Build, after: Build) -> dict[str, float]:
-    """Metrics by name: `…Seconds` are times, others counts; none if nothing relevant has changed."""
+    """Metrics by name: `…Seconds` are durations, others are counts. Empty if nothing relevant has changed."""
     measures: dict[str, float] = {}
     if after.handle is not None and before.handle is None:
         measures["Submissions"] = 1

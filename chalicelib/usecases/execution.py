@@ -349,7 +349,7 @@ def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None
 
 
 def _finished_before(services: Services, build: Build, image: Image) -> Build | None:
-    """Records the success of an earlier attempt whose image is in the registry, where another could not overwrite it.
+    """Records the success of an earlier attempt whose image is in the registry (nothing can overwrite its tag there).
     Its handle, log and times are recorded if the executor still knows it; attempts that still run are stopped."""
     executor = services.executor(build.executor)
     makers = [push.attempt for push in build.pushes if push.digest == image.digest]

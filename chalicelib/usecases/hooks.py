@@ -42,7 +42,7 @@ def delete(services: Services, caller: User, owner: str, name: str, hook: str) -
 
 
 def test(services: Services, caller: User, owner: str, name: str, hook: str) -> None:
-    """Has its receiver called once, without a build. Raises NotFound, Forbidden."""
+    """Sends a test call to the receiver: once, about no build. Raises NotFound, Forbidden."""
     project, now, number = projects.writable(services, caller, owner, name), services.now(), uuid.uuid4().hex
     text = json.dumps({"id": number, "type": TEST, "timestamp": now.isoformat(), "data": None})
     named = [each.id for each in project.hooks if each.name == hook]

@@ -169,8 +169,8 @@ def _stored_page(services: Services, build: Build, at: Position | int, size: int
 
 
 def ask_to_keep(services: Services, build: Build, after_seconds: int = 0) -> bool:
-    """Queues a build that has ended, so that a separate function stores its log. False if it has none, or it is stored
-    already."""
+    """Queues a build that has ended, so that a separate function stores its log. False if the build has no log, or if
+    the log is stored already."""
     if build.log is None or build.deleted_at is not None or build.stored_log_bytes is not None:
         return False
     services.log_queue.announce(build.key, after_seconds)

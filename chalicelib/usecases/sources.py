@@ -79,7 +79,7 @@ def forget_git(services: Services, caller: User, owner: str, name: str) -> None:
 
 
 def download_url(services: Services, caller: User, owner: str, name: str, commit: str | None) -> str:
-    """A link to the project's uploaded code, or to that of one of its builds. Raises NotFound."""
+    """A link to the project's uploaded code, or with `commit` to the code of one of its builds. Raises NotFound."""
     project = projects.open_project(services, caller, owner, name)
     if not commit:
         if project.code is None:

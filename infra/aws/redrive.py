@@ -1,4 +1,4 @@
-"""Requests that were refused go back into their queue, for when their reason was removed."""
+"""Puts refused requests back into their queue: `make redrive`, after the reason for the refusal was removed."""
 
 from __future__ import annotations
 

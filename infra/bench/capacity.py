@@ -59,7 +59,7 @@ class Meter:
 
 
 def _whole(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the same call for whole items: DynamoDB charges for these, also if few attributes are read."""
+    """The parameters, changed so that the call reads whole items: DynamoDB charges for these in any case."""
     whole = {name: value for name, value in params.items() if name != "ProjectionExpression"}
     if wanted := params.get("ProjectionExpression"):
         names: dict[str, str] = params["ExpressionAttributeNames"]

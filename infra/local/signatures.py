@@ -171,7 +171,7 @@ def _check_time(at: str, life: timedelta) -> None:
 
 
 def _signer(scope: str, at: str, kinds: Mapping[str, type[SigV4Auth]], only: str = "") -> SigV4Auth:
-    """botocore's signer, with our secret, for `<key id>/<day>/<region>/<service>/aws4_request`."""
+    """botocore's signer, with our secret; `scope` is `<key id>/<day>/<region>/<service>/aws4_request`."""
     key_id, day, region, service, end = scope.split("/")
     secret = SECRET if key_id == KEY_ID else _lent(key_id)
     if secret is None or end != "aws4_request" or day != at[:8] or only not in ("", service):

@@ -1,6 +1,6 @@
-"""moto's rows, parameters, messages, objects and log events: saved after each request, restored at the next start.
+"""moto's rows, parameters, messages, S3 objects and log events: saved after each request, restored at the next start.
 
-The format is ours and contains neither moto's objects nor its requests, so another version of moto can read it. A
+The format is ours and contains no Python objects of moto, so another version of moto can read it. A
 message that was received but not deleted is visible again at once after a restart.
 """
 
@@ -190,7 +190,7 @@ class StoredAws:
 
 
 def named_rows(operation: str, request: Any) -> Iterator[tuple[str, Any]]:
-    """The tables and keys, or items with them, that a request to DynamoDB writes."""
+    """What a request to DynamoDB writes: the table, and the key or the item that has the key."""
     match operation:
         case "TransactWriteItems":
             writes = [(write["TableName"], write) for each in request["TransactItems"] for write in each.values()]

@@ -97,7 +97,7 @@ class Triggers:
                 sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
 
     def _follow(self, function: str, _: None) -> None:
-        """Gives the stream's records to the function. Those from the first that failed on come again."""
+        """Gives the stream's records to the function. If a record fails, that record and the later ones come again."""
         records: list[dict[str, Any]] = []
         while not self._closing.is_set():
             records = records or self._stream.read(WAIT_SECONDS)
@@ -108,7 +108,7 @@ class Triggers:
                 numbers = [each["dynamodb"]["SequenceNumber"] for each in records]
                 records = records[numbers.index(failed[0]["itemIdentifier"]) :] if failed else []
             except Exception:
-                log.exception("changes could not be handled")
+                log.exception("Changes of builds could not be handled; they come again")
                 failed = records
             if failed:
                 self._closing.wait(WAIT_SECONDS)
@@ -118,7 +118,7 @@ class Triggers:
             try:
                 self._call(function, _event())
             except Exception:
-                log.exception("The scheduled run of %s failed", function)
+                log.exception("The scheduled call of the function %s failed", function)
 
     def _call(self, function: str, event: dict[str, Any]) -> Any:
         handler: Callable[[Any, Any], Any] = self._app.handler_map[function]

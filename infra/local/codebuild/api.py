@@ -94,8 +94,8 @@ class CodeBuild:
     """The service. `projects` maps names to the environment variables of their builds.
 
     `deliver` is called with every event, in order, from one thread. `seconds_per_minute` shortens timeouts.
-    `clean_up` is called after processes of a build were killed. With `storage`, builds outlive this process:
-    see `resume`.
+    `clean_up` is called after processes of a build were killed. With `storage`, builds are stored, and
+    `resume` ends or continues them in the next process.
     """
 
     def __init__(

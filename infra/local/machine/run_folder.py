@@ -143,7 +143,7 @@ def _end_processes(folder: Path) -> None:
 
 
 def _processes(folder: Path, known: set[_Process]) -> set[_Process]:
-    """Running processes that are `known`, that are marked as the run's, or that descend from such."""
+    """Running processes that are `known` or marked as the run's, and all their descendants."""
     mark = f"{MARK}={folder}".encode()
     found: set[_Process] = set()
     children: dict[int, list[_Process]] = {}

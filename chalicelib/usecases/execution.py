@@ -181,7 +181,7 @@ def _announce_next(services: Services, ended: Build) -> None:
 
 def give_up_if_overdue(services: Services, known: Build) -> None:
     """Ends a build whose deadline has passed, after asking its executor once more. Raises Conflict, and Busy or
-    Unavailable if the executor does not answer; an hour after the deadline, the build is ended without an answer."""
+    Unavailable without an answer. An hour after the deadline, only the registry must answer, for a reported image."""
     if _why_overdue(services, known) is None:
         return
     key, build = known.key, services.builds.get(known.key)
@@ -192,11 +192,10 @@ def give_up_if_overdue(services: Services, known: Build) -> None:
         return
     try:
         build = _asked_once_more(services, build)
-        image = _image(services, build) if build is not None and build.attempt > 0 else None
     except (Busy, Unavailable):
-        image = None
         if _why_overdue(services, known, GRACE_WITHOUT_ANSWER) is None:
             raise
+    image = _image(services, build) if build is not None and build.attempt > 0 else None
     if build is None or build.is_done or (reason := _why_overdue(services, build)) is None:
         return
     if image is not None:
@@ -280,7 +279,7 @@ def _saved(services: Services, before: Build, new: Build) -> Build:
         _announce_next(services, saved)
     if saved.is_done:
         with isolated(saved):  # else the schedule does it
-            logs.ask_to_keep(services, saved, lifecycle.LOG_SETTLES.seconds)
+            logs.ask_to_keep(services, saved)
     return saved
 
 

@@ -9,10 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
+from math import ceil
 
 from chalicelib.domain.answer import encoded_bytes, fitting
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.build_steps import BuildStep, Steps
+from chalicelib.domain.lifecycle import LOG_SETTLES
 from chalicelib.domain.log_lines import MAX_LINE_BYTES, Lines, LogLine, Position, Table, at_of, find, ms_of
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Invalid, NoLog, Unavailable
@@ -168,12 +170,13 @@ def _stored_page(services: Services, build: Build, at: Position | int, size: int
     return LogPage(f"b{end}", is_complete=not goes_on, text=text, is_cut=goes_on)
 
 
-def ask_to_keep(services: Services, build: Build, after_seconds: int = 0) -> bool:
-    """Queues a build that has ended, so that a separate function stores its log. False if the build has no log, or if
-    the log is stored already."""
+def ask_to_keep(services: Services, build: Build) -> bool:
+    """Queues a build that has ended, so that a separate function stores its log when its last lines have arrived. False
+    if the build has no log, or if the log is stored already."""
     if build.log is None or build.deleted_at is not None or build.stored_log_bytes is not None:
         return False
-    services.log_queue.announce(build.key, after_seconds)
+    settles_at = (build.finished_at or services.now()) + LOG_SETTLES
+    services.log_queue.announce(build.key, max(0, ceil((settles_at - services.now()).total_seconds())))
     return True
 
 

@@ -175,7 +175,7 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
             yield Broken("a final status is right", f"{build.key} succeeded with {build.image_digest}, not {digest}")
         case Status.FAILED if digest in {push.digest for push in build.pushes} and is_wanted:
             yield Broken("an image means success", f"{build.key} failed: {build.history[-1].message}")
-        case Status.FAILED if is_wanted and not _may_fail(known, runs):
+        case Status.FAILED if is_wanted and not _may_fail(world, known, runs):
             outcomes = [str(run.outcome) for run in runs]
             yield Broken("a final status is right", f"{build.key} failed: {build.history[-1].message} ({outcomes})")
         case Status.STOPPED if is_wanted:
@@ -184,7 +184,7 @@ def _right(world: World, known: Known) -> Iterator[Broken]:
         yield Broken("a final status is right", f"{build.key} is {build.last_status} and names an image")
 
 
-def _may_fail(known: Known, runs: Sequence[Run]) -> bool:
+def _may_fail(world: World, known: Known, runs: Sequence[Run]) -> bool:
     build = known.build
     message = build.history[-1].message or ""
     assert build.finished_at is not None
@@ -195,6 +195,9 @@ def _may_fail(known: Known, runs: Sequence[Run]) -> bool:
     if "could not be started" in message:
         return known.final_at - known.turn_at > 60 * QUEUE_MINUTES
     last = runs[-1].outcome if runs else None
+    if "did not end within" in message and last is Outcome.STOPPED:
+        worked = world.scheduler.time(known.final_at) - runs[-1].started_at
+        return worked > timedelta(minutes=QUEUE_MINUTES + RUN_MINUTES)
     is_second_fault = last is Outcome.FAULT and (len(runs) > 1 or "started within" in message)
     return (
         last in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.GONE)

@@ -698,9 +698,8 @@ class World:
         once = {fields.get("idempotency_key"), *(each.id for each in self.requests.messages if each.body == body)}
         is_there = project is not None and project.archived_at is None
         marks = {f"{project.uuid}:queue/{each}" for each in once if each} if project and is_there else set()
-        if marks & {mark for _, mark in records.once} or (
-            build and fields["action"] in IS_SO and IS_SO[fields["action"]](build)
-        ):
+        is_so = is_there and build and fields["action"] in IS_SO and IS_SO[fields["action"]](build)
+        if is_so or marks & {mark for _, mark in records.once}:
             self.broken.append(("what was done is no dead letter", f"{fields}: {reasons}"))
         self._refuse(body, reasons)
 

@@ -299,6 +299,23 @@ def test_an_executor_that_does_not_answer_keeps_no_other_waiting_and_no_build_pa
     assert f"build {silent} could not be handled: The executor did not answer." in caplog.text
 
 
+def test_an_image_counts_however_late_its_registry_and_its_executor_answer() -> None:
+    services = serving()
+    key = create(services, "eks")
+    execution.process(services, key)
+    services.push(services.records.builds[key])
+    services.eks.is_down = services.registry.is_down = True
+
+    services.clock.forward(minutes=9 * 60)
+    schedule.reconcile(services)
+    assert services.records.builds[key].last_status == "scheduled"
+
+    services.eks.is_down = services.registry.is_down = False
+    services.clock.forward(minutes=10)
+    schedule.reconcile(services)
+    assert services.records.builds[key].last_status == "succeeded"
+
+
 def test_builds_of_an_executor_that_is_no_longer_offered_keep_no_other_waiting_and_end() -> None:
     services = serving()
     orphan, other = create(services, "eks"), create(services, "codebuild")

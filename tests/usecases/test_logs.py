@@ -482,5 +482,6 @@ def test_a_log_that_grew_while_it_was_kept_is_kept_once_more(services: FakeServi
     logs.keep(services, key)
 
     assert stored(services, key).stored_log_bytes is None
+    services.clock.forward(seconds=5)
     schedule.reconcile(services)
     assert services.log_queue.take() == [key]

@@ -167,6 +167,20 @@ def test_one_tick_is_bounded_and_the_next_continues(services: FakeServices, crea
     assert {stored(services, key).last_status for key in keys} == {Status.SCHEDULED}
 
 
+def test_a_log_is_not_asked_for_before_its_last_lines_can_have_arrived(services: FakeServices, create: Create) -> None:
+    """The tick comes directly after the event of the end."""
+    key = create()
+    execution.process(services, key)
+    services.clock.forward(minutes=5)
+    end_with_an_image(services, key)
+    execution.process(services, key)
+
+    assert schedule.reconcile(services) == 1
+
+    assert services.log_queue.take() == []
+    assert services.log_queue.later == [key, key]
+
+
 def test_a_log_that_is_to_be_kept_has_a_quarter_of_an_hour_before_it_is_asked_for_again(
     services: FakeServices, create: Create
 ) -> None:

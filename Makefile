@@ -32,6 +32,7 @@ up: .venv/local ## serve API and page on this machine until interrupted; PORT= a
 	@SLIPWAY_BACKEND=$(BACKEND) exec $(BIN)/python -m infra.local up
 
 ui: $(PAGE_IS) ## build the browser's page, with Node 20 or newer, which is installed from PyPI if it is missing
+	@:
 
 backup: .venv/local ## write everything that `make up` stores into FILE=slipway.tar, also while it runs
 	@$(BIN)/python -m infra.local.storage backup $(or $(FILE),slipway.tar)

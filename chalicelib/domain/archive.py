@@ -76,7 +76,7 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
                 if not member.isdir() and member.name.rpartition("/")[2] in ("", "."):
                     _refuse(f"`{_short(member.name)}` is the name of a directory, but no directory")
                 if not 0 <= member.size <= MAX_UNPACKED_BYTES:  # tarfile would read for a very long time
-                    _refuse(f"`{_short(name)}` claims an impossible size")
+                    _refuse(f"`{_short(name)}` is larger than 2 GB, or its size is damaged")
                 targets.pop(name, None)
                 if member.issym():
                     targets[name] = _confined_target(name, member.linkname)
@@ -211,7 +211,7 @@ def _confined_target(name: str, target: str) -> str:
     while climbs < len(steps) and steps[climbs] == "..":
         climbs += 1
     if target.startswith("/") or ".." in steps[climbs:] or climbs > name.count("/"):
-        _refuse(f"the link `{_short(name)}` leads out of it; leave it out, by tar's --exclude or by .polyaxonignore")
+        _refuse(f"`{_short(name)}` leads out of it; leave it out, by tar's --exclude, .dockerignore or .polyaxonignore")
     return clean(posixpath.join(posixpath.dirname(name), target))
 
 

@@ -151,7 +151,7 @@ class Service:
                 if not self.has_answered or time.monotonic() - since > PATIENCE_SECONDS:
                     raise
                 if pause == 1:
-                    say(f"{trouble} Trying again; the build is not affected.")
+                    say(f"{trouble} Trying again for 15 minutes.")
                 wait(pause, "No answer; trying again")
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
@@ -472,12 +472,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--project", metavar="[OWNER/]NAME", help="created if it is missing (the folder's name)")
     words = "a file of the folder (%(default)s); it finds the code in build/"
     one.add_argument("--dockerfile", default="Dockerfile", metavar="PATH", help=words)
-    one.add_argument("--spec", metavar="FILE", help="a build specification (kind: build), instead of a Dockerfile")
+    one.add_argument("--spec", metavar="FILE", help="a polyaxonfile (kind: build, or with `build:`), not a Dockerfile")
     one = command(list_, "list the latest builds of a project")
     one.add_argument("project", nargs="?", metavar="[OWNER/]NAME", help="(this folder's name)")
     one.add_argument("--query", default="", help="as status:failed|stopped, created_at:>=2024-03-01")
     one.add_argument("--limit", type=int, default=20, help="(%(default)s)")
-    for run, words in ((logs, "print a build's log"), (show, "show a build"), (stop, "stop a build")):
+    for run, words in ((logs, "print a build's log"), (show, "show a build"), (stop, "ask a build to stop; show it")):
         one = command(run, words)
         one.add_argument("build", help="[[OWNER/]PROJECT/]NUMBER")
         if run is logs:

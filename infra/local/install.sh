@@ -14,5 +14,5 @@ if [ ! -x .venv/bin/python ] && ! "$PYTHON" -m venv .venv >&2; then
     say "Python cannot make virtual environments here. On Debian and Ubuntu: apt-get install python3-venv"
     exit 2
 fi
-say "Installing what $1 lists into .venv …"
+say "Installing what $1 lists into .venv; this may take minutes …"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1" >&2

@@ -279,7 +279,7 @@ def _locked(folder: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise InUse(f"Another stack uses {folder}; `make up KEEP=0` runs beside it, without it.") from error
+        raise InUse(f"Another stack uses {folder}: stop it, or store nothing with KEEP=0.") from error
     return lock
 
 

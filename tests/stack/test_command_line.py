@@ -294,7 +294,7 @@ def test_a_lost_connection_is_no_failed_build_and_following_goes_on(client: Clie
     until_said(command, nap)
 
     way.close()
-    assert "does not answer" in until_said(command, "Trying again; the build is not affected.")
+    assert "does not answer" in until_said(command, "Trying again for 15 minutes.")
     assert command.poll() is None
     way.open()
     until_said(command, "The service answers again.")

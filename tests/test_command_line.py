@@ -158,6 +158,12 @@ def write(folder: Path, **files: str) -> None:
         path.write_text(text)
 
 
+def test_a_file_in_another_encoding_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_bytes("gr\u00fcn".encode("latin-1"))
+    with pytest.raises(slipway.WrongUse, match="dockerignore is not in UTF-8"):
+        slipway.pack(tmp_path, "Dockerfile", io.BytesIO())
+
+
 def test_a_folder_is_packed_without_what_is_ignored_but_with_its_dockerfile(tmp_path: Path) -> None:
     write(tmp_path, a_py="", sub__b_py="", sub__c_log="", docker__Dockerfile="", docker__d="", venv__lib__e_py="")
     (tmp_path / ".dockerignore").write_text("**/*.log\ndocker\nvenv\n")

@@ -320,7 +320,7 @@ def _repeated_until(services: Services, build: Build) -> datetime:
 def _start_next(services: Services, build: Build) -> Build | None:
     """Claims the build's next attempt and starts it, unless an earlier attempt has an image. Raises Conflict when
     another handler was faster. A start follows its claim at once, so the registry is asked before the claim."""
-    if build.attempt > 0 and (image := _image(services, build)):
+    if image := _image(services, build):
         return _finished_before(services, build, image)
     services.registry.prepare(build.image)
     claimed = log_change(build, services.builds.save(lifecycle.claim(build, services.now())))

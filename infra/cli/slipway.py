@@ -239,6 +239,14 @@ def expression(pattern: str) -> str:
     )
 
 
+def text_of(path: Path) -> str:
+    """The text of a file in UTF-8. Raises WrongUse."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise WrongUse(f"{path} is not in UTF-8.") from None
+
+
 def pack(folder: Path, dockerfile: str, to: IO[bytes]) -> int:
     """Writes the files that are not ignored as a gzipped tar; equal files make equal bytes. Returns their number."""
 
@@ -247,7 +255,7 @@ def pack(folder: Path, dockerfile: str, to: IO[bytes]) -> int:
         return None if info.isdev() else info
 
     lists = (folder / f"{dockerfile}.dockerignore", folder / ".dockerignore")  # as BuildKit looks for them
-    patterns = next((path.read_text(encoding="utf-8-sig") for path in lists if path.is_file()), "")
+    patterns = next((text_of(path) for path in lists if path.is_file()), "")
     is_ignored = ignoring(patterns)
     with gzip.GzipFile("", "wb", fileobj=to, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
         for parent, folders, files in os.walk(folder):
@@ -282,7 +290,7 @@ def specification(given: argparse.Namespace) -> str:
     if not Path(given.folder).is_dir():
         raise WrongUse(f"{given.folder} is not a folder.")
     if given.spec:
-        return Path(given.spec).read_text(encoding="utf-8")
+        return text_of(Path(given.spec))
     if not Path(given.folder, given.dockerfile).is_file():
         raise WrongUse(f"{given.folder} has no {given.dockerfile}: name one with --dockerfile, or a --spec.")
     return json.dumps({"version": 1, "kind": "build", "dockerfile": given.dockerfile})

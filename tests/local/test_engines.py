@@ -295,6 +295,26 @@ def test_builds_have_no_login_of_the_stack_but_a_helper_that_is_asked_for_one(
         assert written == {"auths": {}, "credHelpers": {"127.0.0.1:5": "slipway"}}
 
 
+def test_a_login_file_that_an_ordinary_user_may_not_see_counts_as_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/run/containers` may be root's alone; then even the question whether a file is there raises PermissionError."""
+    is_file = Path.is_file
+
+    def refused(path: Path) -> bool:
+        if path.parts[:3] == ("/", "run", "containers"):
+            raise PermissionError(path)
+        return is_file(path)
+
+    for variable in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "is_file", refused)
+    with logged_in(Engine("buildah", {}), "127.0.0.1:5", "AWS:secret") as logged:
+        written = json.loads(Path(logged.environment["REGISTRY_AUTH_FILE"]).read_text())
+    assert [*written["auths"]] == ["127.0.0.1:5"]
+
+
 def test_without_engines_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("SLIPWAY_ENGINE", raising=False)

@@ -65,7 +65,7 @@ BREAKAGES = [
         ),
         (
             "a start after the window without a claim of its own",
-            "if is_wanted:\n        return _start(services, _claimed(services, build), is_repeat=False)",
+            "if is_wanted:\n        return _start_next(services, build)",
             "if is_wanted:\n        return _start(services, build, is_repeat=False)",
         ),
         ("a busy executor is asked again in an hour", "timedelta(seconds=30)", "timedelta(minutes=50)"),

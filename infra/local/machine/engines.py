@@ -243,7 +243,7 @@ def _configured(
             Path.home() / ".config/containers/auth.json",
             own / "config.json",
         )
-        original = next((place for place in places if place.is_file()), places[0])
+        original = next((place for place in places if os.access(place, os.R_OK)), Path("/none"))
     config = json.loads(original.read_text()) if original.is_file() else {}
     config["auths"] = {name: each for name, each in config.get("auths", {}).items() if name != host}
     if entry is not None:

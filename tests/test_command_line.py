@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def test_lines_come_after_the_statuses_of_their_time_and_before_the_outcome(caps
     assert ended == {"last_status": "failed"}
     said = [line.rpartition(" ")[2] for line in capsys.readouterr().err.splitlines()]
     assert said == ["created", "scheduled", "running", "first", "last", "failed", "later"]
+
+
+def test_following_ends_though_the_last_lines_of_a_build_that_was_killed_never_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, rows = [100.0], [[{"status": "failed", "message": "The machine was stopped."}]]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(slipway, "wait", lambda seconds, _: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(slipway, "log_of", lambda at, path: repeat(("", 5)))
+
+    class Killed:
+        def json(self, method: str, path: str) -> Any:
+            return {"results": rows.pop() if rows else []} if "statuses" in path else {"last_status": "failed"}
+
+    at: Any = Killed()
+    assert slipway.follow(at, "ada/vision/builds/1", print) == {"last_status": "failed"}
+    assert 130 < clock[0] < 145
 
 
 def test_an_image_is_named_when_there_is_one() -> None:

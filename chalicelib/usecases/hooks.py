@@ -27,7 +27,8 @@ def put(services: Services, caller: User, owner: str, name: str, hook: str, url:
     project = projects.writable(services, caller, owner, name)
     found = _URL.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
     if not found or (found[1] == "http" and found[2] not in services.settings.private_hook_hosts.split()):
-        raise Invalid({"url": [f"Must be like https://host/path, in at most {MAX_URL} characters."]})
+        form = f"Must be like https://host/path, in at most {MAX_URL} characters; http needs the operator's permission."
+        raise Invalid({"url": [form]})
     made, secret = Hook(hook, found[0], uuid.uuid4().hex), f"whsec_{b64encode(urandom(32)).decode()}"
     projects.save(services, project, lambda known: _with(known, hook, made))
     services.secrets.put(project, secrets.OF_HOOK.format(hook), secret)

@@ -45,6 +45,7 @@ SMALL_BYTES = 4_400_000  # the largest archive that is sent to the API; larger o
 TIMEOUT_SECONDS = 60  # of a request that makes no progress
 PATIENCE_SECONDS = 900  # how long requests are repeated when a service that has answered before does not answer
 LONGEST_PAUSE_SECONDS = 30
+LAST_LINES_SECONDS = 30  # after its end, and after the last line that came
 AGAIN = (429, 500, 502, 503, 504)  # statuses after which a request is repeated, as after any with Retry-After
 
 
@@ -413,9 +414,12 @@ def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
         show(text)
 
     try:
+        heard = since
         for text, seconds in log_of(at, path):
             show_statuses(text)
-            if status == "stopped" and seconds:  # its last lines may never come
+            heard = time.monotonic() if text or status not in OUTCOMES else heard
+            quiet = time.monotonic() - heard
+            if seconds and (status == "stopped" or quiet > LAST_LINES_SECONDS):  # its last lines may never come
                 break
             wait(seconds, f"{status}, {time.monotonic() - since:.0f} s; asking again")
         while (found := at.json("GET", path))["last_status"] not in OUTCOMES:
@@ -423,8 +427,9 @@ def follow(at: Service, path: str, show: Callable[[str], None]) -> Any:
         show_statuses()
         return found
     except (KeyboardInterrupt, NoAnswer):
-        say(f"Not following any more; the build goes on. To follow: {PROGRAM} logs {named(path)} --follow")
-        say(f"To stop it: {PROGRAM} stop {named(path)}")
+        if status not in OUTCOMES:
+            say(f"Not following any more; the build goes on. To follow: {PROGRAM} logs {named(path)} --follow")
+            say(f"To stop it: {PROGRAM} stop {named(path)}")
         raise
 
 

@@ -33,7 +33,7 @@ def test_an_address_that_is_refused_says_what_is_wanted(api: Api) -> None:
     answer = api("PUT", HOOK, {"url": "http://receiver.test"})
     assert (answer.status, answer.body) == (
         400,
-        {"url": ["Must be like https://host/path, in at most 512 characters."]},
+        {"url": ["Must be like https://host/path, in at most 512 characters; http needs the operator's permission."]},
     )
 
 

@@ -22,7 +22,7 @@ from infra.local.stack import Running, stack
 from tests.git_server import GitServer
 from tests.required_engines import skipped_without
 
-PATIENCE_SECONDS = 60.0  # generous: machines are shared; nothing waits this long when all is well
+PATIENCE_SECONDS = 300  # the machine may be busy; nothing depends on how fast it is
 DONE = ("succeeded", "failed", "stopped")
 PROJECT = "/root/quick-start"
 MANIFESTS = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json")

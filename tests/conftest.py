@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from chalicelib import wiring
 from chalicelib.adapters.dynamodb import Records
-from chalicelib.adapters.dynamodb.table import Item
+from chalicelib.adapters.dynamodb.table import Item, client
 from infra.bench import ministack
 from infra.local import aws
 from infra.local.machine.machine import STATE
@@ -73,13 +73,19 @@ def installed(services: FakeServices) -> Iterator[FakeServices]:
 
 
 @pytest.fixture(scope="session")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
     """AWS on loopback, as `make up` has it, for as long as tests run."""
     with closing(Storage(tmp_path_factory.mktemp("of-moto") / "kept")) as kept:
         server = aws.Moto(kept)
         server.start()
-        yield server.url
+        yield server
         server.close()
+
+
+@pytest.fixture(scope="session")
+def moto(local_aws: aws.Moto) -> str:
+    """Its URL."""
+    return local_aws.url
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +108,9 @@ def _reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dynamodb_table(on_aws: None) -> Records:
+def dynamodb_table(local_aws: aws.Moto, on_aws: None) -> Records:
     """The ports on a table without rows."""
-    return _empty_table()
+    return _empty_table(local_aws)
 
 
 @pytest.fixture
@@ -114,9 +120,11 @@ def table_in_emulator(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Records
     return _empty_table()
 
 
-def _empty_table() -> Records:
+def _empty_table(local: aws.Moto | None = None) -> Records:
     """One table serves all tests of a run, because to make one takes long."""
     records = Records(TABLE, remember_seconds=0)
+    if local is not None:
+        local.take_calls_of(client())
     if not Item.exists():
         Item.create_table(billing_mode="PAY_PER_REQUEST", wait=True)
     with Item.batch_write() as batch:

@@ -1,6 +1,6 @@
 """How long requests to the stack of `make up` take, compared with a bare Chalice route: `make bench-local`.
 
-As in that stack, the API and moto run in one process and talk over HTTP; here without an engine and without storage.
+As in that stack, the API and moto run in one process; here without an engine and without storage.
 Requests to the routes alternate, and their medians are compared: other work on the machine slows all of them alike.
 """
 
@@ -19,6 +19,7 @@ from chalice.app import Chalice, Response
 
 from app import app
 from chalicelib import settings, wiring
+from chalicelib.adapters.dynamodb.table import client
 from infra.bench import requests
 from infra.local import aws
 from infra.local.gateway import Gateway
@@ -71,6 +72,7 @@ def serving(records: int) -> Iterator[tuple[str, str]]:
         for queue in ("dispatch", "logs"):
             boto3.client("sqs").create_queue(QueueName=queue)
         requests.seed({"few": records})
+        moto.take_calls_of(client())
         bare = Chalice("bare")
         bare.route("/bare")(lambda: Response("{}"))
         gateways = [Gateway(bare, 0, {}), Gateway(app, 0, {})]

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from html import escape
+from io import BytesIO
 from typing import Any
 
 import boto3
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from moto.core.base_backend import BackendDict
+from moto.core.botocore_stubber import MockRawResponse
 from moto.core.common_models import BaseModel
 from moto.core.model_instances import reset_model_data
+from moto.core.request import normalize_request
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.table import Table
+from moto.dynamodb.responses import DynamoHandler
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wsgi import ClosingIterator
@@ -26,6 +33,8 @@ from infra.local import queries, signatures
 from infra.local.storage import Storage
 from infra.local.stored_aws import StoredAws
 from infra.local.stream import Stream
+
+log = logging.getLogger(__name__)
 
 REGION = "us-east-1"
 ENVIRONMENT = {
@@ -68,6 +77,12 @@ class Moto:
     def start(self) -> None:
         self._thread.start()
 
+    def take_calls_of(self, client: Any) -> None:
+        """Answers the calls of a DynamoDB client of this process without a connection, which takes a third of the time.
+        Does nothing for a client of another endpoint."""
+        if client.meta.endpoint_url == self.url:
+            client.meta.events.register_last("before-send.dynamodb", self._answer_call)
+
     def close(self) -> None:
         """Ends the server and forgets its state, which moto keeps for the whole process."""
         self._server.shutdown()
@@ -101,6 +116,18 @@ class Moto:
             with self._one_at_a_time:
                 return self._dispatch(environ, start, body)
         return ClosingIterator(self._dispatcher(environ, start), body.close)
+
+    def _answer_call(self, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+        operation, body = request.headers["X-Amz-Target"].decode().rpartition(".")[2], BytesIO(request.body)
+        with self._one_at_a_time, self._stream.watching(operation, body) if self._stream else nullcontext():
+            status, headers, text = DynamoHandler.dispatch(normalize_request(request))
+            if self.stored is not None and status < 300:
+                try:
+                    self.stored.save("dynamodb", operation, body)
+                except (OSError, sqlite3.Error):
+                    log.exception("What a call of %s has changed could not be stored", operation)
+                    status, text = 500, "{}"
+        return AWSResponse(request.url, status, headers, MockRawResponse(text))
 
     def _dispatch(
         self, environ: dict[str, Any], start_response: Callable[..., Any], body: signatures.Body

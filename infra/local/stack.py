@@ -32,6 +32,7 @@ from infra.local.stream import Stream
 from infra.local.triggers import Triggers
 
 if TYPE_CHECKING:
+    from chalicelib.adapters.dynamodb import Records
     from infra.local.cluster.api import FakeKubernetes
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,19 @@ class Running:
 
 
 class Services(AwsServices):
-    """As on AWS, except that the broker runs in this process and the registry has logins of its own."""
+    """As on AWS, except that the broker runs in this process, the registry has logins of its own, and moto takes calls
+    of DynamoDB without a connection."""
+
+    def __init__(self, moto: aws.Moto) -> None:
+        self._moto = moto
+
+    @lazily
+    def _records(self) -> Records:
+        from chalicelib.adapters.dynamodb.table import client
+
+        records = super()._records
+        self._moto.take_calls_of(client())
+        return records
 
     @lazily
     def broker(self) -> Broker:
@@ -157,7 +170,7 @@ def stack(
         images = Registry(registry, registry_login, None)
         gateway = Gateway(app, port, {f"The registry {registry}": lambda: answers(images)})
         closing.enter_context(_environment({"SLIPWAY_API_URL": f"{gateway.url}/api/v1"}))
-        services = Services()
+        services = Services(moto)
         previous = wiring.replace_services(services)
         closing.callback(wiring.replace_services, previous)
         root = _token(services, "root", root_token, storage)

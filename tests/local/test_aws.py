@@ -8,7 +8,10 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from botocore.httpsession import URLLib3Session
 from moto.dynamodb.models.dynamo_type import Item
+
+from infra.local import aws
 
 TABLE = "of-transactions"
 KEYS = ("pk", "sk")
@@ -110,3 +113,21 @@ def items() -> int:
     """How many of moto's models of items there are in this process."""
     gc.collect()
     return sum(isinstance(each, Item) for each in gc.get_objects())
+
+
+def test_calls_of_this_process_need_no_connection(
+    local_aws: aws.Moto, dynamodb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_aws.take_calls_of(dynamodb)
+    other = boto3.client("dynamodb", endpoint_url="http://127.0.0.1:1")
+    local_aws.take_calls_of(other)
+
+    with monkeypatch.context() as alone:
+        alone.setattr(URLLib3Session, "send", None)
+        dynamodb.put_item(TableName=TABLE, Item=row("a", "ä"))
+        with pytest.raises(dynamodb.exceptions.ConditionalCheckFailedException):
+            dynamodb.delete_item(TableName=TABLE, Key=key("a"), ConditionExpression="attribute_not_exists(pk)")
+        with pytest.raises(TypeError, match="NoneType"):
+            other.get_item(TableName=TABLE, Key=key("a"))
+
+    assert rows(boto3.client("dynamodb")) == {"a": "ä"}

@@ -6,10 +6,10 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 import pytest
@@ -52,7 +52,9 @@ class Aws:
         return bytes(self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
 
-Start = Callable[[], Aws]
+class Start(Protocol):
+    def __call__(self, is_connected: bool = True) -> Aws:
+        """Starts it; unless `is_connected`, calls of DynamoDB go without a connection."""
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         monkeypatch.setenv(name, value)
     with ExitStack() as running:
 
-        def start() -> Aws:
+        def start(is_connected: bool = True) -> Aws:
             running.close()
             BackendDict.reset()
             folder = running.enter_context(closing(Storage(tmp_path / "kept")))
@@ -73,7 +75,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             aws.create_resources(TABLE, BUCKET)
             assert moto.stored is not None
             moto.stored.restore()
-            return Aws(moto.url)
+            started = Aws(moto.url)
+            if not is_connected:
+                moto.take_calls_of(started.dynamodb)
+            return started
 
         yield start
 
@@ -82,8 +87,9 @@ def item(name: str, **more: Any) -> dict[str, Any]:
     return {"pk": {"S": "p"}, "sk": {"S": name}} | more
 
 
-def test_rows_are_those_that_were_written_last(start: Start) -> None:
-    client = start().dynamodb
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_rows_are_those_that_were_written_last(start: Start, is_connected: bool) -> None:
+    client = start(is_connected).dynamodb
     everything = {
         "s": {"S": "ä"}, "n": {"N": "1.50"}, "b": {"B": b"\0\xff"}, "t": {"BOOL": True}, "z": {"NULL": True},
         "m": {"M": {"l": {"L": [{"S": "x"}, {"N": "2"}]}}}, "ss": {"SS": ["a", "b"]},
@@ -259,8 +265,11 @@ def counted(calls: Counter[str], monkeypatch: pytest.MonkeyPatch, owner: type, n
     monkeypatch.setattr(owner, name, count)
 
 
-def test_a_request_that_is_not_written_is_not_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = start().dynamodb
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_request_that_is_not_written_is_not_answered(
+    start: Start, monkeypatch: pytest.MonkeyPatch, is_connected: bool
+) -> None:
+    client = start(is_connected).dynamodb
     with monkeypatch.context() as full:
         full.setattr(Storage, "write", raising)
         with pytest.raises(ClientError, match="500"):

@@ -26,6 +26,7 @@ WAIT_WHEN_BUSY = timedelta(seconds=30)  # until the schedule asks the executor a
 MAX_SERVED = 10  # waiting builds that one message starts, so that its function has the time
 GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
 MAX_NEWER = 50  # newer builds that are searched for one with the same tag
+REASON_WITHIN = timedelta(hours=1)  # after a failure; a log that ends each function that reads it is not read later
 UNTIL_REASON_SECONDS = (5, 15, 30, 60)  # after a failure the log is read then, for its reason; later by the schedule
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # after a start the build is checked then; later by the schedule
 
@@ -397,7 +398,7 @@ def _note(services: Services, claimed: Build, handle: str) -> Build | None:
 
 def _reason(services: Services, seen: Observation, nonce: str) -> tuple[str | None, bool]:
     """Why a build failed, according to its log so far, and whether lines that say more may still arrive."""
-    if seen.log is None:
+    if seen.log is None or services.now() - (seen.ended_at or services.now()) > REASON_WITHIN:
         return None, False
     lines = Lines(nonce)
     try:

@@ -38,9 +38,9 @@ def settled(world: World, story: Story) -> Iterator[Broken]:
         yield Broken(promise, words)
     yield from _accepted(world, story)
     for known in world.known.values():
+        yield from _ended(world, known)
         if world.is_fatal(known.build):
             continue
-        yield from _ended(world, known)
         if known.build.is_managed:
             yield from _runs(world, known)
             yield from _right(world, known)
@@ -134,7 +134,7 @@ def _ended(world: World, known: Known) -> Iterator[Broken]:
         created = (build.created_at - world.scheduler.start).total_seconds()
         if known.final_at > max(created + DEADLINE_SECONDS, world.healed_at + SLACK_SECONDS) + SLACK_SECONDS:
             yield Broken("every build ends by its deadline", f"{build.key} at {known.final_at:.0f}")
-    if build.check_at is not None and not build.has_tags_to_move(world.services.now()):
+    if build.check_at is not None and not build.has_tags_to_move(world.services.now()) and not world.is_fatal(build):
         yield Broken("nothing is looked at for ever", f"{build.key} at {build.check_at}")
 
 

@@ -568,6 +568,22 @@ def test_a_log_without_its_end_is_waited_for_one_minute(
     assert stored(services, key).billed_minutes == 0
 
 
+@pytest.mark.parametrize(("minutes", "message"), [(54, "out of words"), (66, "BUILD: exit status 1")])
+def test_a_log_that_nobody_could_read_for_an_hour_keeps_no_build_from_ending(
+    services: FakeServices, create: Create, minutes: int, message: str
+) -> None:
+    key, run = started(services, create)
+    services.logs.write(f"logs:{run.handle}", "ERROR: out of words", f"slipway-end {stored(services, key).nonce}")
+    services.codebuild.end(run, Outcome.FAILED, "BUILD: exit status 1", has_own_reason=False)
+    services.clock.forward(minutes=minutes)
+    if message != "out of words":
+        services.logs.tail = None  # type: ignore[assignment, method-assign] # whoever reads it is ended
+
+    execution.process(services, key)
+
+    assert stored(services, key).history[-1].message == message
+
+
 def test_the_executors_own_reason_is_not_replaced_by_the_log(services: FakeServices, create: Create) -> None:
     key, run = started(services, create)
     services.logs.write(f"logs:{run.handle}", "ERROR: something else")

@@ -3,12 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal, NoReturn
 
 from chalice.app import Chalice, Response
+from msgspec.structs import asdict
 
 from chalicelib import page, schemas, serializers, settings, telemetry, web, wiring
 from chalicelib.domain.build import CODEBUILD, BuildKey

@@ -5,9 +5,10 @@ completed by a repetition of the call.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import IO, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from msgspec import Struct
 
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Image
@@ -23,8 +24,7 @@ from chalicelib.settings import Settings
 MAX_READ_LINES = 10_000  # of a log with one call (GetLogEvents)
 
 
-@dataclass(frozen=True, slots=True)
-class BuildView:
+class BuildView(Struct, frozen=True):
     """A build with everything that a request about it needs."""
 
     build: Build
@@ -42,8 +42,7 @@ class InLine(NamedTuple):
     executor: str
 
 
-@dataclass(frozen=True, slots=True)
-class LogPart:
+class LogPart(Struct, frozen=True):
     """A part of a log, in the order of time, and the position after it."""
 
     lines: Sequence[LogLine]
@@ -51,8 +50,7 @@ class LogPart:
     is_end: bool  # there were no more lines when it was read
 
 
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
+class IdempotencyKey(Struct, frozen=True):
     """A caller's key for a request: repeats before `expires_at` create nothing new. `body_sha256` is a hash of the
     request, to detect another request with the same key."""
 
@@ -244,8 +242,7 @@ class CodeReferences(Protocol):
 Account = TypeVar("Account", User, Token)
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh(Generic[Account]):
+class Fresh(Struct, Generic[Account], frozen=True):
     """A user or token as stored now. The adapter compares `row` later, to see whether the record has changed."""
 
     record: Account
@@ -305,8 +302,7 @@ class BuildQueue(Protocol):
         """Queues a build's key, delivered at least once and in any order, after `after_seconds` (at most 900)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(Struct, frozen=True):
     """A message to other programs. It has the same `id` however often it is sent."""
 
     id: str
@@ -322,8 +318,7 @@ class EventBus(Protocol):
         """Sends it at least once, in any order. Raises Unavailable unless it was accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """A call of a webhook: of the project's webhook with the id `hook`."""
 
     project: ProjectKey
@@ -362,8 +357,7 @@ class DeadLetters(Protocol):
         """Stores a request with the reasons why it was refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A signed form to upload a file to storage: POST `fields` and `file` to `url`."""
 
     id: str
@@ -499,13 +493,15 @@ class Registry(Protocol):
         the image does not exist, or the registry does not move this tag."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryLogin:
+class RegistryLogin(Struct, frozen=True):
     """A login for the registry `host` (host[:port])."""
 
     host: str
     username: str
-    password: str = field(repr=False)
+    password: str
+
+    def __repr__(self) -> str:
+        return f"RegistryLogin({self.username!r} at {self.host!r})"
 
 
 class RegistryLogins(Protocol):
@@ -526,15 +522,17 @@ class DeploymentSecrets(Protocol):
         """User and token for Docker Hub; None if the deployment has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """A request or report of a build, with the secret of its attempt."""
 
     about: Literal["materials", "login", "report"]
     build: str  # the text of a BuildKey
     attempt: int
-    secret: str = field(repr=False)
+    secret: str
     reported: Mapping[str, str]  # fields of a report
+
+    def __repr__(self) -> str:
+        return f"Question({self.about!r}, {self.build!r}, {self.attempt})"
 
 
 class Broker(Protocol):

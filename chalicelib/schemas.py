@@ -1,6 +1,5 @@
 """The types of the API's JSON: answers, builds that are requested, and messages of the queue of requests."""
 
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -39,15 +38,13 @@ SPECIFICATION = '{"version": 1, "kind": "build", "image": "python:3.12-slim", "b
 # Answers whose status is not the route's
 
 
-@dataclass(frozen=True, slots=True)
-class Redirect:
+class Redirect(Struct, frozen=True):
     """302 to `url`."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class Created(Generic[Body]):
+class Created(Struct, Generic[Body], frozen=True):
     """201 of a route that may also answer 200; with Idempotent-Replay if an earlier request created the record."""
 
     body: Body

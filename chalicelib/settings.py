@@ -9,12 +9,12 @@ empty variable counts as not set.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Struct, field
 
 MAX_RUNNING = 500  # builds at once, if any limit is set: each start and end writes the names of all in one item
 VERSION_FILE, UNKNOWN_VERSION = Path(__file__).with_name("VERSION"), "unknown"
@@ -39,8 +39,7 @@ def about(meaning: str, *, ge: float | None = None, le: float | None = None) -> 
     return msgspec.Meta(description=meaning, ge=ge, le=le)
 
 
-@dataclass(frozen=True, slots=True)
-class EksSettings:
+class EksSettings(Struct, frozen=True):
     """A cluster that runs builds."""
 
     cluster: Annotated[str, about("its name in EKS; empty: no cluster")]
@@ -55,8 +54,7 @@ class EksSettings:
     node_keys: Annotated[tuple[str, ...], about("node labels that builds may select by: `key,…`")] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     table: Annotated[str, about("DynamoDB's table")]
     dispatch_queue_url: Annotated[str, about("SQS: builds to start, stop or observe")]
     log_queue_url: Annotated[str, about("SQS: builds that have ended, whose log is to be stored")]
@@ -67,7 +65,7 @@ class Settings:
     registry: Annotated[str, about("where images go: host[:port][/prefix]")]
     build_key_secret: Annotated[str, about("Secrets Manager: what the secrets of builds' attempts are made from")]
     registry_kind: Annotated[Literal["ecr", "plain"], about("plain: http, for one machine only")]
-    registry_login: Annotated[str, about("user:password of a plain registry, if any")] = field(default="", repr=False)
+    registry_login: Annotated[str, about("user:password of a plain registry, if any")] = ""
     registry_role: Annotated[str, about("IAM role; a build's login to ECR is a narrowed session of it")] = ""
     docker_hub_secret: Annotated[str, about("Secrets Manager: JSON with `username` and `token`; empty: none")] = ""
     api_url: Annotated[str, about("URL of the API with its prefix, for builds; set where they are started")] = ""
@@ -125,6 +123,9 @@ class Settings:
     )
     max_body_bytes: Annotated[int, about("of a JSON body; its texts must fit a DynamoDB item of 400 KB")] = 300_000
 
+    def __repr__(self) -> str:
+        return "Settings()"  # without a registry's password
+
     def __post_init__(self) -> None:
         if self.backend not in self.executors:
             raise ValueError(f"SLIPWAY_BACKEND is {self.backend}; offered: {', '.join(self.executors)}.")
@@ -172,7 +173,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     with a wrong value."""
     given = _given(Settings, "SLIPWAY_", environment)
     eks = _given(EksSettings, "SLIPWAY_EKS_", environment)
-    required = [each.name for each in fields(Settings) if each.default is each.default_factory is MISSING]
+    required = [each.name for each in msgspec.structs.fields(Settings) if each.required]
     if missing := [f"SLIPWAY_{name.upper()}" for name in required if name not in given]:
         raise KeyError(f"Set {', '.join(missing)} in the environment.")
     if "cluster" in eks:
@@ -193,9 +194,9 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         raise ValueError(f"{variable} is {environment[variable]!r}: {why}.") from exc
 
 
-def _given(settings: type, prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def _given(settings: type[Struct], prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """The texts of the settings that are set, by field."""
-    names = [each.name for each in fields(settings) if each.name != "eks"]  # which has variables of its own
+    names = [name for name in settings.__struct_fields__ if name != "eks"]  # which has variables of its own
     return {name: text for name in names if (text := environment.get(f"{prefix}{name.upper()}"))}
 
 

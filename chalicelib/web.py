@@ -8,7 +8,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import wraps
 from http import HTTPStatus
 from itertools import chain
@@ -17,11 +16,13 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 import msgspec
 from chalice.app import Chalice, CORSConfig, Request, Response
+from msgspec import Struct
 
 from chalicelib import errors, schemas, telemetry, wiring
 from chalicelib.domain.answer import MAX_ANSWER_BYTES, encoded_bytes, fitting
 from chalicelib.domain.build import DONE, ID_DIGITS, BuildKey
 from chalicelib.domain.build_request import checked_key
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import is_slug
 from chalicelib.domain.user import User
 from chalicelib.ports import Question, Services
@@ -71,8 +72,7 @@ _DETAIL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """The declaration of a route."""
 
     view: Callable[..., Any]  # its annotation is the type of the answer
@@ -86,15 +86,14 @@ class Route:
     caller: Literal["user", "anybody", "build"] = "user"  # who shows a token, anyone, an attempt of a build
 
 
-@dataclass(eq=False)
 class PageTooLarge(Exception):
     """The page is too large for an answer; its first `rows` rows would fit."""
 
-    rows: int
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request, for a view."""
 
     services: Services

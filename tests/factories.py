@@ -7,7 +7,6 @@ import io
 import tarfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Status, StatusEntry
 from chalicelib.domain.lifecycle import Observation, Outcome, Step
 from chalicelib.domain.project import Project
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import User
 from chalicelib.settings import Settings
 

@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import IO, Any, Literal
 
@@ -21,6 +21,7 @@ from chalicelib.domain.lifecycle import Observation, Outcome, Step, Trouble
 from chalicelib.domain.log_lines import Block, LogLine, Position
 from chalicelib.domain.materials import attempt_secret
 from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.domain.repositories import Rights, cache_repository, image_parts, rights
 from chalicelib.domain.slots import Running
 from chalicelib.domain.user import Token, User

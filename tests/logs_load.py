@@ -10,7 +10,6 @@ import os
 import resource
 import tempfile
 import time
-from dataclasses import replace
 from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +18,7 @@ from botocore.awsrequest import AWSResponse
 from chalicelib.adapters.cloudwatch import CloudWatchLogs
 from chalicelib.adapters.s3 import S3LogArchive
 from chalicelib.domain.build import BuildBody, Status
+from chalicelib.domain.record import replace
 from chalicelib.usecases import logs
 from tests.factories import NOW, SETTINGS, make_build, make_project, make_user
 from tests.fakes import FakeServices

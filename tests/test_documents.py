@@ -9,7 +9,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from chalice.package import YAMLTemplateSerializer
+from msgspec import NODEFAULT
+from msgspec.structs import fields
 from werkzeug import Response
 
 from chalicelib import settings
@@ -230,9 +231,8 @@ def settings_table() -> str:
         for each in fields(kind):
             if each.name == "eks":
                 continue
-            is_required = each.default is MISSING and each.default_factory is MISSING
-            default = "required" if is_required and not prefix else ""
-            if each.default not in (MISSING, ""):
+            default = "required" if each.required and not prefix else ""
+            if each.default not in (NODEFAULT, ""):
                 default = f"`{each.default}`" if each.default != () else ""
             meta = get_args(hints[each.name])[1]
             value = values.get(f"SLIPWAY_{prefix}{each.name.upper()}")

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import boto3
 from botocore.config import Config
+from msgspec.structs import asdict
 
 from chalicelib.adapters.aws import answered
 from chalicelib.errors import Busy, Conflict, Forbidden, Gone, Invalid, SlipwayError, Throttled, Unavailable

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import posixpath
-import tarfile
 import zlib
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import IO, NoReturn
+
+from msgspec import Struct, field
 
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES
 from chalicelib.errors import Invalid, require
@@ -25,8 +25,7 @@ MAX_LINKS = 40  # followed for one path, as in Linux
 HEADER_BYTES, MORE_HEADER_BYTES = 4 * 1024, 1024**2
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The contents of an archive, as paths relative to its root. If a name occurs twice, the last entry counts."""
 
     files: frozenset[str]
@@ -59,6 +58,8 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
 
     After the end mark only zeros may follow, because busybox reads entries there, but Python does not.
     """
+    import tarfile  # which takes long, and only uploads need it
+
     kinds: dict[str, bytes] = {}
     links: set[str] = set()  # also those that a later entry replaces, because both are unpacked
     targets: dict[str, str] = {}
@@ -130,6 +131,8 @@ def listing(packed: IO[bytes], packed_bytes: int) -> Listing:
 
 def read_text(packed: IO[bytes], packed_bytes: int, listing: Listing, path: str) -> str:
     """The text of a file of a checked archive. Raises Invalid if there is no such file of at most 64 KB in UTF-8."""
+    import tarfile
+
     wanted, raw = listing.real(path), None
     with tarfile.open(fileobj=_Bounded(packed, packed_bytes), mode="r|") as archive:  # type: ignore[call-overload]
         for member in archive:

@@ -2,10 +2,11 @@
 
 import json
 import math
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
+
+from msgspec import Struct
 
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.project import ProjectKey
@@ -42,8 +43,7 @@ class Status(StrEnum):
 DONE = frozenset({Status.SUCCEEDED, Status.FAILED, Status.UPSTREAM_FAILED, Status.STOPPED, Status.SKIPPED})
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BuildKey:
+class BuildKey(Struct, frozen=True, order=True):
     """Names a build: ids count up from 1 within their project."""
 
     owner: str
@@ -66,8 +66,7 @@ class BuildKey:
         return cls(owner, project, int(number))
 
 
-@dataclass(frozen=True, slots=True)
-class StatusEntry:
+class StatusEntry(Struct, frozen=True):
     """One status of a build's history."""
 
     id: int
@@ -79,8 +78,7 @@ class StatusEntry:
     details: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where a build's code comes from: an upload, or a git repository at a revision."""
 
     code_sha256: str | None = None
@@ -91,24 +89,21 @@ class Source:
     uploaded_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(Struct, frozen=True):
     """An image that an attempt has reported to have pushed."""
 
     attempt: int
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """An image in the registry."""
 
     digest: str
     layer_bytes: tuple[int, ...] | None = None  # compressed, the base's first; None if it is not one image
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(Struct, frozen=True):
     """The record of a build, which is always read and written as a whole; long texts are in `BuildBody`."""
 
     key: BuildKey
@@ -235,8 +230,7 @@ LISTED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BuildBody:
+class BuildBody(Struct, frozen=True):
     """The long texts of a build, stored apart so that lists need not read them."""
 
     content: str | None = None

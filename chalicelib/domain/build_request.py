@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
 
 from chalicelib.domain import document
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import Spec, checked_tags, has_control_characters, is_slug, parse_config, parse_content
 from chalicelib.errors import Invalid, require
 
@@ -25,8 +27,7 @@ RESERVED_NAMES = frozenset(
 RESERVED_FAULT = "The name is a reserved word or already taken."
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True):
     """A valid request for a build."""
 
     name: str | None

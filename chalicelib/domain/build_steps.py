@@ -7,8 +7,9 @@ buildah puts none, so a line starts a step only if it is the line of the next st
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 MAX_STEPS = 1_000  # of one build
 MAX_TEXT = 300  # characters of a name or an error
@@ -21,8 +22,7 @@ _FAILED = "Error: building at STEP "
 _STORED = re.compile(r"--> (Using cache )?[0-9a-f]{11,64}")
 
 
-@dataclass(slots=True)
-class BuildStep:
+class BuildStep(Struct):
     """A step. It has no duration if it was cached, or has not ended."""
 
     name: str

@@ -1,8 +1,9 @@
 """What is deleted, when, and by which service: one table, for the page on automation, for `GET cleanup`, and for a test
 of each row. Services of AWS may take a day or two longer."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
@@ -22,8 +23,7 @@ S3 = ("S3 lifecycle", "NumberOfObjects")
 ECR = ("ECR lifecycle", "PolicyExecutionEvent of CloudTrail")
 
 
-@dataclass(frozen=True, slots=True)
-class CleanupRule:
+class CleanupRule(Struct, frozen=True):
     """`goes` says when; `{}` in it is replaced by the value of `setting`."""
 
     what: str
@@ -56,8 +56,7 @@ RULES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
+class Hidden(Struct, frozen=True):
     """A build, or a project with its builds, that was archived or deleted; one of the two times is set."""
 
     key: BuildKey | ProjectKey

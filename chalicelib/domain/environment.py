@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+from msgspec import Struct, field
 
 from chalicelib.errors import Invalid, checked, list_of, quoted, refuse, require
 
@@ -45,8 +46,7 @@ _OPERATORS = ("Exists", "Equal")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True):
     """The fields of the environment for the pod, in Kubernetes' terms."""
 
     labels: dict[str, str] = field(default_factory=dict)
@@ -55,8 +55,7 @@ class Placement:
     tolerations: tuple[dict[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Struct, frozen=True):
     """A spec's environment: the document as given, and its resources (`cpu` in cores; `memory`, `disk` in MiB)."""
 
     document: Mapping[str, Any] = field(default_factory=dict)

@@ -7,12 +7,14 @@ import json
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+
 from chalicelib.domain.build import DONE, Build, Image, Status, StatusEntry
+from chalicelib.domain.record import replace
 from chalicelib.errors import require
 
 MAX_HISTORY = 100  # statuses
@@ -62,24 +64,21 @@ class Outcome(StrEnum):
     GONE = "gone"  # the executor does not know the build any more
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """The executor entered the stage that we call `status` at `at`."""
 
     status: Status
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Struct, frozen=True):
     """A problem that delays an attempt and may pass: unschedulable, warning or unknown."""
 
     status: Status
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """All that an executor knows about one attempt, from the attempt's start on, so an observation may get lost.
     `key` is the text of a BuildKey; `outcome` is None until the attempt has ended."""
 

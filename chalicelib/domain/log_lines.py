@@ -9,8 +9,9 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
 
 END_MARK = "slipway-end"  # the steps print it with the build's nonce as the last line
 MAX_LINE_BYTES = 64 * 1024  # longer lines are cut
@@ -32,8 +33,7 @@ _START = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """A line, or a piece of a line that `goes_on`, with its time in whole milliseconds."""
 
     at: datetime
@@ -41,8 +41,7 @@ class LogLine:
     goes_on: bool = False
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(Struct, frozen=True, order=True):
     """A position in a log: after `count` pieces with the time `at`. It stays valid when the log grows."""
 
     at: datetime = _START
@@ -108,8 +107,7 @@ class Lines:
         return self.add(LogLine(_START, "")) if self._begun else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """A part of a stored log: where it begins, in the log (milliseconds since 1970, count) and in the text (byte). For
     each piece, `pieces` has 4 * milliseconds since the piece before + lines that it added."""
 

@@ -1,12 +1,12 @@
 """Projects, their code, and the names of their images."""
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, order=True)
-class ProjectKey:
+
+class ProjectKey(Struct, frozen=True, order=True):
     """Names a project."""
 
     owner: str
@@ -16,8 +16,7 @@ class ProjectKey:
         return f"{self.owner}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(Struct, frozen=True):
     """An uploaded archive, named by its content."""
 
     sha256: str
@@ -30,8 +29,7 @@ class Code:
         return self.sha256[:40]
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(Struct, frozen=True):
     """A webhook: a receiver that is called when a build of the project has ended."""
 
     name: str
@@ -42,8 +40,7 @@ class Hook:
     is_disabled: bool = False  # because of `failure`, until it is put again
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(Struct, frozen=True):
     owner: str
     name: str
     uuid: str

@@ -1,11 +1,11 @@
 """Which repositories of the registry a build's login may use, and for what."""
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+
+class Rights(Struct, frozen=True):
     """The rights of a login. Repositories are named without the host; in patterns `*` is any text.
 
     The login may pull from and push to `own`. It has no access to other repositories that match `closed`. It may

@@ -4,11 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+
+from msgspec.structs import asdict
 
 from chalicelib.domain.build import Build, BuildBody, Status
 from chalicelib.domain.lifecycle import advance
 from chalicelib.domain.materials import labels_of
+from chalicelib.domain.record import replace
 from chalicelib.errors import refuse, require
 
 MAX_BASES = 5  # of one build; each costs a request

@@ -5,15 +5,15 @@ A limit belongs to a scope: an owner, a project (`owner/name`), or the deploymen
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from chalicelib.domain.build import BuildKey
 
 LimitOf = Callable[[str], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """The builds that have a slot. `version` changes whenever one is added."""
 
     builds: frozenset[BuildKey] = frozenset()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
+
+from msgspec import Struct
 
 from chalicelib.domain import document as document_rules
 from chalicelib.domain.build import CODEBUILD, EKS, PLATFORMS
 from chalicelib.domain.environment import Environment, parse_environment
+from chalicelib.domain.record import replace
 from chalicelib.errors import checked, list_of, quoted, refuse, require
 
 MAX_STEPS = 200
@@ -51,11 +53,10 @@ _JOINT = re.compile(r"\\[ \t]*\n(?:[ \t]*(?:#.*)?\n)*")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Struct, frozen=True):
     """A valid specification; exactly one of `image` and `dockerfile` is set."""
 
-    document: dict[str, Any] = field(repr=False)  # as received; of `kind: build` in the top-level layout
+    document: dict[str, Any]  # as received; of `kind: build` in the top-level layout
     image: str | None = None
     dockerfile: str | None = None
     context: str | None = None
@@ -71,7 +72,7 @@ class Spec:
     branch: str | None = None
     backend: str | None = None
     tags: tuple[str, ...] = ()
-    environment: Environment = Environment()  # noqa: RUF009 - it is frozen
+    environment: Environment = Environment()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _parse(document: Mapping[str, Any]) -> Spec:
     require(document["kind"] == "build", "`kind` of a `build` section must be `build`, if it is there.")
     found = checked(document, _RULES)
     require(("image" in found) != ("dockerfile" in found), "Exactly one of `image` and `dockerfile` is needed.")
-    fields = {name: value for name, value in found.items() if name in Spec.__slots__}
+    fields = {name: value for name, value in found.items() if name in Spec.__struct_fields__}
     return Spec(dict(document), platform=found.get("platforms"), **fields)
 
 

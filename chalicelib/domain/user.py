@@ -1,12 +1,12 @@
 """Users, tokens and rights."""
 
 import hashlib
-from dataclasses import dataclass
 from datetime import date, datetime
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class User:
+
+class User(Struct, frozen=True):
     name: str
     created_at: datetime
     email: str | None = None
@@ -17,8 +17,7 @@ class User:
         return self.tokens_revoked_at is not None and token.created_at <= self.tokens_revoked_at
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """The record of a token, which never contains the token itself."""
 
     sha256: str

@@ -4,12 +4,14 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
+from msgspec import Struct
+
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.build_request import RESERVED_FAULT
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import has_control_characters, is_slug
 from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
@@ -29,8 +31,7 @@ CLOCKS_DIFFER = timedelta(seconds=2)
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}\.[^@\s.]{2,}")
 
 
-@dataclass(frozen=True, slots=True)
-class NewUser:
+class NewUser(Struct, frozen=True):
     user: User
     token: str  # shown once; only its hash is stored
     expires_at: datetime

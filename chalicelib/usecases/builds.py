@@ -5,7 +5,6 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from chalicelib.domain.cleanup import REMEMBERED
 from chalicelib.domain.environment import MACHINES, Placement, check_resources, placement
 from chalicelib.domain.project import Project, ProjectKey, image_reference
 from chalicelib.domain.query import is_default_order, parse_query, sorted_builds
+from chalicelib.domain.record import replace
 from chalicelib.domain.reuse import bases_of, recipe_of, reusing
 from chalicelib.domain.spec import ONLY_BUILDS
 from chalicelib.domain.user import User, may_read, may_write

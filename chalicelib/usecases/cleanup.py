@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.cleanup import CLEANUP, RULES, SETTLES, UNUSED_FOR, CleanupRule, Hidden, purge_at
 from chalicelib.domain.project import Project, image_reference
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import User
 from chalicelib.errors import Forbidden
 from chalicelib.ports import Services
@@ -30,8 +33,7 @@ MAX_SHOWN = 100  # of what goes next
 SWEEP_SECONDS = 300  # a tick checks the uploads whose hash begins with its number: 256 ticks check all
 
 
-@dataclass(slots=True)
-class Cleaned:
+class Cleaned(Struct):
     """What a cleanup did."""
 
     builds: int = 0

@@ -6,7 +6,6 @@ twice, late, or stop between any two calls, and the next call completes its work
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from chalicelib.domain import lifecycle
@@ -15,6 +14,7 @@ from chalicelib.domain.failure import TAIL_LINES, failure_reason
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.log_lines import Lines
 from chalicelib.domain.project import ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Services
 from chalicelib.usecases import logs, slots
@@ -26,7 +26,7 @@ WAIT_WHEN_BUSY = timedelta(seconds=30)  # until the schedule asks the executor a
 MAX_SERVED = 10  # waiting builds that one message starts, so that its function has the time
 GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
 MAX_NEWER = 50  # newer builds that are searched for one with the same tag
-REASON_WITHIN = timedelta(hours=1)  # after a failure; a log that ends each function that reads it is not read later
+REASON_WITHIN = timedelta(hours=2)  # after a failure; a log that ends each function that reads it is not read later
 UNTIL_REASON_SECONDS = (5, 15, 30, 60)  # after a failure the log is read then, for its reason; later by the schedule
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # after a start the build is checked then; later by the schedule
 

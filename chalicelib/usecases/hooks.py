@@ -4,10 +4,10 @@ import json
 import re
 import uuid
 from base64 import b64encode
-from dataclasses import replace
 from os import urandom
 
 from chalicelib.domain.project import Hook, Project
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import User
 from chalicelib.errors import Invalid, NotFound, Unavailable, require
 from chalicelib.ports import Announcement, Delivery, Services

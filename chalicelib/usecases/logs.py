@@ -6,16 +6,18 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 from math import ceil
+
+from msgspec import Struct
 
 from chalicelib.domain.answer import encoded_bytes, fitting
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.build_steps import BuildStep, Steps
 from chalicelib.domain.lifecycle import LOG_SETTLES
 from chalicelib.domain.log_lines import MAX_LINE_BYTES, Lines, LogLine, Position, Table, at_of, find, ms_of
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Invalid, NoLog, Unavailable
 from chalicelib.ports import Services
@@ -36,8 +38,7 @@ START = "0"  # the cursor before the first line
 CURSOR = re.compile(r"0|b(\d{1,12})|(\d{1,14})\.(\d{1,12})")
 
 
-@dataclass(frozen=True, slots=True)
-class LogPage:
+class LogPage(Struct, frozen=True):
     """A part of a log, whole lines, or a link to the whole log; and the cursor after it."""
 
     next_cursor: str

@@ -7,11 +7,13 @@ registry logins and accepts reports. After the end of the build it gives nothing
 import json
 import re
 from base64 import urlsafe_b64decode
-from dataclasses import dataclass, replace
 from hmac import compare_digest
+
+from msgspec import Struct
 
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, Build, BuildKey, Push, Source
 from chalicelib.domain.materials import attempt_secret, labels_of, text_of
+from chalicelib.domain.record import replace
 from chalicelib.errors import Forbidden, Gone, Invalid
 from chalicelib.ports import Question, Services
 from chalicelib.usecases import secrets, throttle
@@ -25,8 +27,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
-@dataclass(frozen=True, slots=True)
-class OwnBroker:
+class OwnBroker(Struct, frozen=True):
     """`Broker` in this process."""
 
     services: Services

@@ -2,12 +2,14 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.build_request import checked_fields
 from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import User, may_read, may_write
 from chalicelib.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from chalicelib.ports import Services
@@ -17,8 +19,7 @@ Record = TypeVar("Record", Build, Project)
 STOPPED_AT_ONCE = 100  # builds of an archived project, newest change first; the schedule finds the others
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Record]):
+class Page(Struct, Generic[Record], frozen=True):
     """Projects or builds of one page, which of them the caller bookmarked, and how many there are in all, or may be at
     least."""
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +9,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.lifecycle import HEARTBEAT, MAX_MESSAGE, MAX_TEXT_BYTES
 from chalicelib.domain.log_lines import LogLine
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import has_control_characters
 from chalicelib.domain.user import User
 from chalicelib.errors import Invalid, require

@@ -5,11 +5,11 @@ message about the build, or the schedule, goes on from there; the schedule frees
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from itertools import chain, islice
 
 from chalicelib.domain.build import Build
+from chalicelib.domain.record import replace
 from chalicelib.domain.slots import in_order, turns, why_full
 from chalicelib.ports import InLine, Services
 

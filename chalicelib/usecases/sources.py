@@ -6,13 +6,13 @@ import hashlib
 import io
 import re
 import tempfile
-from dataclasses import replace
 from typing import IO, Any
 
 from chalicelib.domain import archive
 from chalicelib.domain.build import Source
 from chalicelib.domain.dockerfile import generate
 from chalicelib.domain.project import Code, Project
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import Spec, is_slug
 from chalicelib.domain.user import User
 from chalicelib.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, require

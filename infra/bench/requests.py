@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial
 from itertools import count
@@ -37,6 +36,7 @@ from chalicelib.adapters.dynamodb.table import Item, use_table
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.project import Project
+from chalicelib.domain.record import replace
 from chalicelib.settings import Settings
 from chalicelib.usecases import accounts, builds, projects
 from infra.bench import ministack

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from chalicelib.adapters.eks.api import KubernetesApi
 from chalicelib.adapters.eks.executor import EksExecutor
+from chalicelib.domain.record import replace
 from chalicelib.settings import EksSettings
 from infra.local.cluster.api import FakeKubernetes
 from tests.factories import SETTINGS

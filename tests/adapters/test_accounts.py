@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from chalicelib.adapters.dynamodb import Records
 from chalicelib.adapters.dynamodb.accounts import DynamoAccounts
 from chalicelib.adapters.dynamodb.table import Item
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import Token, token_sha256
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Accounts, Given

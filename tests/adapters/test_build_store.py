@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +21,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build, BuildKey, Source, Status
 from chalicelib.domain.cleanup import Hidden
 from chalicelib.domain.project import Code, Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.domain.slots import Running
 from chalicelib.errors import AlreadyExists, Conflict, KeyReused, NotFound, Unavailable
 from chalicelib.ports import IdempotencyKey, InLine

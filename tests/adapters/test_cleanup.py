@@ -7,7 +7,7 @@ import io
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import CLEANUP, RULES
 from chalicelib.domain.project import image_reference
+from chalicelib.domain.record import replace
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.usecases import accounts, builds, cleanup, projects, reports, secrets
 from chalicelib.usecases.cleanup import SWEEP_SECONDS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -16,6 +15,7 @@ from chalicelib.adapters.dynamodb.table import Item, client
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Source, Status
 from chalicelib.domain.environment import Placement
+from chalicelib.domain.record import replace
 from chalicelib.usecases import accounts, builds, execution, slots
 from infra.bench.capacity import Meter, update_units
 from tests.factories import DIGEST, KEY, SETTINGS, SPEC, after, make_body, make_build, make_project, make_user

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.adapters.eks.job import SELECTOR, job_name, job_of
 from chalicelib.adapters.eks.observation import observation_of
 from chalicelib.domain.lifecycle import Observation, Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, schedule

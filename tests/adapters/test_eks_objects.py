@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from chalicelib.adapters.eks.job import job_of, resources_of, secret_of
 from chalicelib.domain.build import SPECIAL_FILES_MARK, Build, Source
 from chalicelib.domain.dockerfile import SPECIAL_FILES
 from chalicelib.domain.environment import parse_environment, placement
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import parse_content
 from chalicelib.settings import EksSettings, Profile
 from infra.local.cluster.node import expanded

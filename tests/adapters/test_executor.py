@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from chalicelib.adapters.codebuild import CodeBuildExecutor, buildspec, observat
 from chalicelib.adapters.eks.api import TRIES
 from chalicelib.domain.build import Build, Source, Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from infra.local.codebuild.api import CodeBuild

@@ -3,7 +3,6 @@ can still be brought to its end."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from chalicelib.domain.build import Build, Source, Status, StatusEntry
 from chalicelib.domain.build_request import MAX_TEXT, parse_request
 from chalicelib.domain.environment import MAX_ANNOTATION, MAX_ENTRIES, Placement
 from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_MESSAGE, MAX_TEXT_BYTES
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import MAX_TAG, MAX_TAGS
 from chalicelib.usecases import builds, cleanup, reports, schedule
 from chalicelib.usecases.reports import REFERENCE_FIELDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.domain.build import Build, BuildBody, BuildKey, Source, Status, StatusEntry
 from chalicelib.domain.environment import Placement
 from chalicelib.domain.project import Code, Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import Token, User
 from tests.factories import after, make_build
 from tests.fakes import as_listed

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
 from chalicelib.adapters.secrets import SsmSecrets
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, Invalid, NotFound, Unavailable
 from chalicelib.ports import Secrets
 from tests.factories import make_project

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +16,7 @@ from chalice.local import LambdaContext
 from app import app
 from chalicelib.domain.answer import MAX_ANSWER_BYTES
 from chalicelib.domain.build import MAX_DOCKERFILE_BYTES, MAX_TEXTS_BYTES, Build
+from chalicelib.domain.record import replace
 from tests.api.conftest import EVENTS, Api
 from tests.factories import KEY, NOW, after, make_body, make_build
 

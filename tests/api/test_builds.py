@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import CODEBUILD, Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy
 from chalicelib.usecases import execution
 from tests.api.conftest import Api

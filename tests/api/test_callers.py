@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from chalice.local import LambdaContext
 
 from app import app
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import token_sha256
 from chalicelib.usecases import throttle
 from tests.api.conftest import DAYS, Api

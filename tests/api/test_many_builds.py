@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from chalicelib.domain.record import replace
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import execution
 from tests.api.conftest import Api

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from chalice.local import LambdaContext
 from app import app
 from chalicelib.domain.build import Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from tests.api.conftest import EVENTS, Api, call
 from tests.factories import KEY, SPEC
 

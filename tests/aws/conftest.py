@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from chalice.package import YAMLTemplateSerializer
 from samtranslator.translator.transform import transform
 
 from chalicelib.domain.build import Build, BuildKey
+from chalicelib.domain.record import replace
 from chalicelib.ports import Services
 from chalicelib.usecases import accounts
 from chalicelib.wiring import AwsServices

@@ -10,17 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 from werkzeug import Request, Response
 
 from chalicelib.adapters.dynamodb import records
 from chalicelib.domain.build import Status
 from chalicelib.domain.materials import attempt_secret
+from chalicelib.domain.record import replace
 from chalicelib.ports import Question
 from chalicelib.settings import BUILDKIT
 from chalicelib.usecases import accounts, builds

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +23,7 @@ import pytest
 from chalice.local import LambdaContext
 from chalice.test import Client
 from moto.eks.models import eks_backends
+from msgspec.structs import asdict
 from werkzeug import Request, Response
 
 from app import ROUTES, app
@@ -34,6 +35,7 @@ from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Build, BuildKey, Status
 from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.materials import attempt_secret
+from chalicelib.domain.record import replace
 from chalicelib.errors import Unavailable
 from chalicelib.ports import MAX_READ_LINES
 from chalicelib.usecases import cleanup

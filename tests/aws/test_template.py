@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, fields
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,6 +16,8 @@ import pytest
 import yaml
 from chalice.app import CloudWatchEvent
 from moto.events.models import EventPattern
+from msgspec import NODEFAULT
+from msgspec.structs import fields
 
 from chalicelib import settings, telemetry
 from chalicelib.adapters import webhooks
@@ -101,7 +102,7 @@ def described_settings() -> Iterator[Any]:
         hints = get_type_hints(kind, include_extras=True)
         for each in fields(kind):
             if each.name != "eks":
-                default = None if each.default is MISSING else each.default
+                default = None if each.default is NODEFAULT else each.default
                 type_, meta = get_args(hints[each.name])
                 yield pytest.param(f"{prefix}{each.name.upper()}", default, type_, meta, id=each.name)
 

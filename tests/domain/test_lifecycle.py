@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import DONE, Build, Image, Push, Status
 from chalicelib.domain.lifecycle import MAX_HISTORY, MAX_HISTORY_BYTES, Observation, Outcome, Trouble
+from chalicelib.domain.record import replace
 from chalicelib.errors import Invalid
 from tests.factories import DIGEST, NOW, after, make_build, make_claimed, make_observation
 

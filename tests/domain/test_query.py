@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.query import parse_query, sorted_builds
+from chalicelib.domain.record import replace
 from chalicelib.errors import Invalid
 from tests.factories import NOW, after, make_build
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import Source
+from chalicelib.domain.record import replace
 from chalicelib.domain.reuse import bases_of, recipe_of
 from chalicelib.errors import Invalid
 from tests.factories import NOW, make_body, make_build

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from chalicelib.domain import document
 from chalicelib.domain.environment import Environment
+from chalicelib.domain.record import replace
 from chalicelib.domain.spec import Spec, checked_tags, is_slug, parse_config, parse_content
 from chalicelib.errors import Invalid
 from tests.factories import SPEC
@@ -473,7 +473,7 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 FIELDS = st.sampled_from(
-    [field.name for field in fields(Spec)] + ["version", "kind", "name", "description", "logging", "environment", "ref"]
+    [*Spec.__struct_fields__, "version", "kind", "name", "description", "logging", "environment", "ref"]
 )
 
 

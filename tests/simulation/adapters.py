@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar
 from unittest import mock
@@ -16,6 +15,7 @@ from chalicelib.adapters.dynamodb import keys, records
 from chalicelib.adapters.dynamodb.table import Item
 from chalicelib.domain.build import CODEBUILD, EKS, BuildKey
 from chalicelib.domain.project import ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.domain.slots import Running
 from chalicelib.ports import Logs
 from chalicelib.settings import EksSettings, Settings

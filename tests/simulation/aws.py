@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from chalicelib.adapters.sqs import delivery
 from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import BuildKey, Status
 from chalicelib.domain.log_lines import LogLine, at_of, ms_of
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, Unavailable
 from chalicelib.ports import Announcement
 from tests.fakes import Run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from chalicelib.adapters.eks.job import ATTEMPT, JOB_TTL_SECONDS, UUID
 from chalicelib.adapters.eks.observation import JOB_NAME
 from chalicelib.domain.build import Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from infra.local.cluster.api import FakeKubernetes, Refused
 from infra.local.cluster.objects import Json, timestamp
 from tests.fakes import Run

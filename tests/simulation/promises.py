@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 
 from chalicelib.domain.build import EKS, Build, Status
 from chalicelib.domain.lifecycle import GRACE, Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import SlipwayError
 from chalicelib.usecases import logs
 from tests.factories import make_user

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from chalicelib.domain.build import CODEBUILD, EKS, Build, BuildKey, Status
 from chalicelib.domain.lifecycle import Observation, Outcome
 from chalicelib.domain.log_lines import LogLine
 from chalicelib.domain.project import Project
+from chalicelib.domain.record import replace
 from chalicelib.errors import Forbidden, Gone, Invalid, SlipwayError
 from chalicelib.ports import Question
 from chalicelib.settings import EksSettings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from werkzeug import Response
 
 from chalicelib import wiring
 from chalicelib.domain.build import BuildKey
+from chalicelib.domain.record import replace
 from chalicelib.page import FOLDER
 from infra.bench.serving import served
 from infra.ui import __main__ as build

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 
 import pytest
 
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import Token, User, token_sha256
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from chalicelib.ports import Given

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from chalicelib.domain.build import Build, Status, StatusEntry
 from chalicelib.domain.project import Hook
+from chalicelib.domain.record import replace
 from chalicelib.errors import Unavailable
 from chalicelib.serializers import announcement
 from chalicelib.usecases.announcements import announce

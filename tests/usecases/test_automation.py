@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import Token, token_sha256
 from chalicelib.errors import Unavailable
 from chalicelib.usecases import automation, builds, projects

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from chalicelib.domain.build import BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome, Trouble
+from chalicelib.domain.record import replace
 from chalicelib.errors import Invalid
 from chalicelib.settings import EksSettings
 from chalicelib.usecases import builds, execution, schedule

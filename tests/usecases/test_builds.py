@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from chalicelib.domain.build import CODEBUILD, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import Conflict, Forbidden, Invalid, KeyReused, NotFound, Unavailable
 from chalicelib.ports import BuildView
 from chalicelib.usecases import builds, conflicts, execution, schedule

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest import mock
@@ -16,6 +15,7 @@ from chalicelib.domain.archive import Listing
 from chalicelib.domain.build import Build, BuildKey
 from chalicelib.domain.cleanup import CLEANUP, purge_at
 from chalicelib.domain.project import ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.domain.repositories import cache_repository
 from chalicelib.errors import Conflict, Forbidden, NotFound, Unavailable
 from chalicelib.usecases import builds, cleanup, execution, projects, schedule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from chalicelib.adapters.eks.executor import EksExecutor
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, ExecutorRefused, Unavailable
 from chalicelib.ports import Executor
 from chalicelib.usecases import builds, execution, schedule
@@ -568,8 +568,8 @@ def test_a_log_without_its_end_is_waited_for_one_minute(
     assert stored(services, key).billed_minutes == 0
 
 
-@pytest.mark.parametrize(("minutes", "message"), [(54, "out of words"), (66, "BUILD: exit status 1")])
-def test_a_log_that_nobody_could_read_for_an_hour_keeps_no_build_from_ending(
+@pytest.mark.parametrize(("minutes", "message"), [(110, "out of words"), (130, "BUILD: exit status 1")])
+def test_a_log_that_nobody_could_read_for_two_hours_keeps_no_build_from_ending(
     services: FakeServices, create: Create, minutes: int, message: str
 ) -> None:
     key, run = started(services, create)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from base64 import b64decode
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chalicelib.domain.build import Status
 from chalicelib.domain.project import Hook, Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.errors import Forbidden, Invalid, NotFound, Unavailable
 from chalicelib.ports import Delivery
 from chalicelib.serializers import announcement

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 from unittest import mock
@@ -11,6 +10,7 @@ import pytest
 
 from chalicelib.domain.build import CODEBUILD, TAGS_MOVED_WITHIN, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
+from chalicelib.domain.record import replace
 from chalicelib.errors import Invalid
 from chalicelib.usecases import builds, execution, logs
 from tests.factories import make_user

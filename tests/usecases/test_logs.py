@@ -5,7 +5,6 @@ from __future__ import annotations
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
@@ -19,6 +18,7 @@ from chalicelib.domain.answer import encoded_bytes
 from chalicelib.domain.build import CODEBUILD, Build, BuildBody, BuildKey, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.domain.log_lines import Lines, LogLine, Position, Table, find
+from chalicelib.domain.record import replace
 from chalicelib.errors import NoLog, Unavailable
 from chalicelib.ports import MAX_READ_LINES, LogPart
 from chalicelib.usecases import builds, execution, logs, schedule

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from chalicelib.domain.build import CODEBUILD, Build, BuildKey, Source, Status
 from chalicelib.domain.lifecycle import Outcome
 from chalicelib.domain.materials import attempt_secret
+from chalicelib.domain.record import replace
 from chalicelib.domain.repositories import rights
 from chalicelib.errors import Forbidden, Gone, Invalid, Throttled
 from chalicelib.usecases import builds, execution, materials, throttle

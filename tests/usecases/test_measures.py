@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 from chalicelib.domain import lifecycle
 from chalicelib.domain.build import Status
+from chalicelib.domain.record import replace
 from chalicelib.usecases.conflicts import measures_of
 from tests.factories import after, make_build
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from chalicelib.domain.build import Build, BuildKey, Status
+from chalicelib.domain.record import replace
 from chalicelib.usecases import builds, execution, projects
 from tests.factories import DIGEST, SPEC, make_user
 from tests.fakes import FakeServices

@@ -182,7 +182,7 @@ def test_an_offered_upload_becomes_the_code_when_completed(place: FakeServices) 
 
 
 def test_an_offered_upload_beyond_the_limit_is_refused(place: FakeServices) -> None:
-    from dataclasses import replace
+    from chalicelib.domain.record import replace
 
     place.settings = replace(SETTINGS, max_upload_bytes=10)
     offer = sources.offer(place, ADA, "ada", "vision")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from chalicelib.adapters.dynamodb.keys import Key
 from chalicelib.adapters.dynamodb.table import Item, get, get_all, get_lagging, query, transaction, update
 from chalicelib.domain.build import BuildKey
 from chalicelib.domain.cleanup import COUNTED_FOR
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import Token, User
 from chalicelib.errors import AlreadyExists, Conflict
 from chalicelib.ports import Account, Fresh, Given

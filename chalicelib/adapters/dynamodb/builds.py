@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import msgspec
@@ -15,6 +14,7 @@ from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, get_all, get_lagging, list_rows, transaction, update
 from chalicelib.domain.build import Build, BuildBody, BuildKey
 from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.errors import Conflict, KeyReused, NotFound
 from chalicelib.ports import BuildView, IdempotencyKey, InLine
 

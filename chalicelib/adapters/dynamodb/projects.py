@@ -1,7 +1,6 @@
 """`Projects` on DynamoDB."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from chalicelib.adapters.dynamodb import keys, records
@@ -9,6 +8,7 @@ from chalicelib.adapters.dynamodb.code_references import refer
 from chalicelib.adapters.dynamodb.keys import format_instant
 from chalicelib.adapters.dynamodb.table import Item, answered, get, list_and_count, update
 from chalicelib.domain.project import Project, ProjectKey
+from chalicelib.domain.record import replace
 from chalicelib.errors import AlreadyExists
 
 

@@ -1,8 +1,8 @@
 """Records as rows: `encode_…` makes the row, `decode_…` is its inverse."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import fields, is_dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,13 +15,14 @@ from chalicelib.domain.build import ID_DIGITS, LISTED, Build, BuildBody, BuildKe
 from chalicelib.domain.cleanup import EXPIRED_TOKEN_RETENTION
 from chalicelib.domain.lifecycle import bounded
 from chalicelib.domain.project import Project
+from chalicelib.domain.record import replace
 from chalicelib.domain.user import Token, User
 from chalicelib.ports import Account, IdempotencyKey
 
-Record = TypeVar("Record", Build, Project)
+Record = TypeVar("Record", Build, Project, User, Token)
 RECOUNT = timedelta(days=1)
 LISTED_COLUMNS = ["data", "last", "version"]  # of a build in a list; each attribute takes time to parse
-_UNLISTED = {field.name for field in fields(Build)} - LISTED - {"history", "version", "check_at"}
+_UNLISTED = {*Build.__struct_fields__} - LISTED - {"history", "version", "check_at"}
 
 
 def encode_build(build: Build) -> Item:
@@ -126,10 +127,7 @@ def encode_token(token: Token) -> tuple[Item, Item]:
 
 def decode_account(item: Item, kind: type[Account]) -> Account:
     """The user or token in a row. The day of a token's last use is apart: writes do not compare it."""
-    account = msgspec.json.decode(item.data or "", type=kind)
-    if isinstance(account, Token) and item.used_on:
-        return replace(account, used_on=date.fromisoformat(item.used_on))
-    return account
+    return _from_json(item.data, kind, **({"used_on": f'"{item.used_on}"'} if item.used_on else {}))
 
 
 def set_columns(columns: Mapping[str, Any]) -> list[Any]:
@@ -166,15 +164,20 @@ def _to_json(record: Any, *apart: str) -> str:
 
 def _without_empty(record: Any, apart: Collection[str] = ()) -> dict[str, Any]:
     found = {}
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if field.name not in apart and (value or value != field.default):
-            found[field.name] = _without_empty(value) if is_dataclass(value) else value
+    for name, default in _defaults(record.__class__).items():
+        value = getattr(record, name)
+        if name not in apart and (value or value != default):
+            found[name] = _without_empty(value) if isinstance(value, msgspec.Struct) else value
     return found
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
 
 def _from_json(data: str | None, kind: type[Record], **apart: str | float | None) -> Record:
     """Inverse of `_to_json`. The values of `apart` are JSON texts that are added to the text before it is parsed,
     because replacing fields of the parsed record takes twice as long."""
-    joined = ",".join(f'"{name}":{text}' for name, text in apart.items())
-    return msgspec.json.decode(f"{(data or '')[:-1]},{joined}}}", type=kind)
+    joined = "".join(f',"{name}":{text}' for name, text in apart.items())
+    return msgspec.json.decode(f"{(data or '')[:-1]}{joined}}}", type=kind)

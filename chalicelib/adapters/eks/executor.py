@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from urllib.parse import quote
 
 from chalicelib.adapters.eks.api import KubernetesApi
@@ -11,6 +10,7 @@ from chalicelib.adapters.eks.job import ATTEMPT, HAS_SECRET, SELECTOR, UUID, Jso
 from chalicelib.adapters.eks.observation import JOB_NAME, needs_secret, observation_of, pod_is_enough
 from chalicelib.domain.build import Build, Status
 from chalicelib.domain.lifecycle import Observation, Trouble
+from chalicelib.domain.record import replace
 from chalicelib.errors import Busy, ExecutorRefused, SlipwayError, Unavailable
 from chalicelib.settings import EksSettings, Settings
 

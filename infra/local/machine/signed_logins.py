@@ -5,8 +5,9 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime
+
+from msgspec.structs import asdict
 
 from chalicelib.adapters.registry import LOGIN_SECONDS
 from chalicelib.domain.repositories import rights

@@ -64,13 +64,13 @@ def container(name: str = "build", **state: Any) -> dict[str, Any]:
     return {kind: [{"name": name, "containerID": "containerd://c1", "state": state}]}
 
 
-def ended(exit_code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+def ended(exit_code: int, reason: str = "Error", message: str = "", at: str = "2024-03-01T12:01:00Z") -> dict[str, Any]:
     return {
         "terminated": {
             "exitCode": exit_code,
             "reason": reason,
             "message": message,
             "startedAt": "2024-03-01T12:00:10Z",
-            "finishedAt": "2024-03-01T12:01:00Z",
+            "finishedAt": at,
         }
     }

@@ -695,7 +695,8 @@ def run_on_eks(calls: Calls, deployed: Deployed, aws: Services, cluster: FakeKub
     for number, look in ((first, story.dispatch), (lost, story.tick)):
         handle = deployed.build(number).handle
         assert handle is not None
-        running(cluster, handle, phase="Failed", **container(**ended(1)))
+        now = f"{aws.now():%Y-%m-%dT%H:%M:%SZ}"
+        running(cluster, handle, phase="Failed", **container(**ended(1, at=now)))
         look(number)
         assert deployed.build(number).last_status is not Status.FAILED  # its log may still say why
         aws.ahead += lifecycle.WORDS_WITHIN

@@ -18,8 +18,16 @@ with_one_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", 
 # The same, with another engine where there is one: two workers share the tests by engine.
 with_any_engine = pytest.mark.parametrize("local_machine", [OTHER], indirect=True)
 with_other_engine = [pytest.mark.engine, with_any_engine]
-# Of tests where an engine and the executor that runs it matter: every engine on CodeBuild, one on a cluster.
-_EACH = [*((engine, "codebuild") for engine in ("docker", "podman", "buildah")), (ENGINE, "eks")]
+# Of tests where an engine and the executor that runs it matter: every engine on CodeBuild, one on a cluster. Where
+# there are two engines, `make test` has each once, and `make proofs` the rest.
+_TWICE = pytest.mark.proof if ENGINE != OTHER else ()
+_EACH = [
+    *(
+        pytest.param(engine, "codebuild", marks=_TWICE if engine == ENGINE else ())
+        for engine in ("docker", "podman", "buildah")
+    ),
+    (ENGINE, "eks"),
+]
 with_every_engine_and_executor = [
     pytest.mark.engine,
     pytest.mark.parametrize(("local_machine", "backend"), _EACH, indirect=True, scope="module"),

@@ -12,6 +12,7 @@ import pytest
 from chalicelib.adapters.registry import HttpRegistry
 from infra.local.machine.machine import Machine
 from tests.local.test_engines import left_by_builds
+from tests.required_engines import with_any_engine
 from tests.stack.conftest import PROJECT, Client, engines_building, processes, serving, unique_sleep
 
 pytestmark = pytest.mark.engine
@@ -106,6 +107,7 @@ def test_deleting_a_running_build_hides_it_at_once_and_ends_its_processes(client
     client.until(other, lambda _: not processes(nap))
 
 
+@with_any_engine
 def test_builds_run_side_by_side_and_a_third_waits(client: Client) -> None:
     first = client.build("echo first > /who", "echo started-$((40+2)); sleep 3600")
     second = client.build("echo second > /who", "echo started-$((40+3)); sleep 3600")

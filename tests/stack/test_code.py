@@ -71,6 +71,7 @@ def read(client: Client, path: str, *command: str) -> str:
     return client.machine.engine.run_in_image(build["image"], [*command])
 
 
+@with_any_engine
 def test_code_of_a_directory_is_in_the_image_and_its_special_files_before_the_steps(client: Client) -> None:
     path = client.build("cat requirements.txt && ./setup.sh", context="app")
     dockerfile: str = client.get(path)["dockerfile"]
@@ -165,6 +166,7 @@ VALUES = (
 SHOW = "import os, json; print(json.dumps({name: os.environ[name] for name in os.environ if name[:2] == 'V_'}))"
 
 
+@with_any_engine
 def test_values_arrive_as_they_were_written(client: Client) -> None:
     """In steps and in the image; but for what refers to a known variable."""
     variables = [[f"V_{number:02}", value] for number, value in enumerate(VALUES)]

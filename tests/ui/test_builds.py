@@ -45,6 +45,7 @@ def ten_thousand(client: Client, project: str) -> None:
     Item(*record_key(of)).update([Item.last_build_id.set(BUILDS), Item.live_builds.set(BUILDS)])
 
 
+@pytest.mark.proof
 def test_ten_thousand_builds_are_found_sorted_and_paged(
     tab: Tab, client: Client, project: str, ten_thousand: None
 ) -> None:

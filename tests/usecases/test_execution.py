@@ -568,7 +568,7 @@ def test_a_log_without_its_end_is_waited_for_one_minute(
     assert stored(services, key).billed_minutes == 0
 
 
-@pytest.mark.parametrize(("minutes", "message"), [(110, "out of words"), (130, "BUILD: exit status 1")])
+@pytest.mark.parametrize(("minutes", "message"), [(120, "out of words"), (121, "BUILD: exit status 1")])
 def test_a_log_that_nobody_could_read_for_two_hours_keeps_no_build_from_ending(
     services: FakeServices, create: Create, minutes: int, message: str
 ) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import asdict
 
+from chalicelib.ports import Question, RegistryLogin
 from chalicelib.settings import BUILDKIT, EksSettings, read
 
 NEEDED = {
@@ -37,6 +40,20 @@ def test_a_cluster_has_lists_and_pairs() -> None:
     assert read({**NEEDED, **CLUSTER, **more}).eks == EksSettings(
         "lab", node_keys=("disk", "pool"), node_selector={"a": "b", "c": ""}
     )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        read({**NEEDED, "SLIPWAY_REGISTRY_LOGIN": "AWS:s3cr3t"}),
+        RegistryLogin("registry.test", "AWS", "s3cr3t"),
+        Question("login", "ada/vision/1", 1, "s3cr3t", {}),
+    ],
+    ids=lambda record: type(record).__name__,
+)
+def test_a_record_that_is_printed_shows_no_secret(record: Struct) -> None:
+    assert "s3cr3t" in str(asdict(record))
+    assert "s3cr3t" not in f"{record} {record!r} {[record]}"
 
 
 def test_limits_on_running_builds_are_of_a_scope() -> None:

@@ -1,5 +1,5 @@
 """Changes of records. Records are msgspec's Structs, not dataclasses: each cold start makes all their classes, and
-msgspec makes one in a thirtieth of the time."""
+msgspec makes one in a thirtieth of the time. A record with a secret has its own `__repr__`, which does not show it."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,8 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
-# Test processes; tests wait for a third of their time
-WORKERS ?= 3
+# Test processes; tests wait for half of their time
+WORKERS ?= 4
 BACKEND ?= $(SLIPWAY_BACKEND)
 # Sources of the browser's page
 PAGE = $(shell find infra/ui -path infra/ui/node_modules -prune -o -path infra/ui/made -prune -o -type f ! -name '*.md' ! -name '*.pyc' -print)

@@ -85,6 +85,7 @@ def test_stopping_a_running_build_ends_its_processes_and_leaves_nothing(client: 
     assert "started-42" in client.log(path)
 
 
+@pytest.mark.proof  # it waits for twenty seconds
 def test_a_build_that_takes_too_long_fails_with_the_reason(client: Client) -> None:
     path = client.build(nap := unique_sleep())
     assert client.until_done(path)["last_status"] == "failed"

@@ -20,7 +20,7 @@ from infra.local import aws
 from infra.local.machine.machine import Machine
 from infra.local.machine.signed_logins import SignedLogins
 from tests.factories import make_archive
-from tests.required_engines import ENGINE, with_any_engine
+from tests.required_engines import with_any_engine
 from tests.stack.conftest import PROJECT, Client, serving
 
 pytestmark = pytest.mark.engine
@@ -202,7 +202,7 @@ def port(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-@pytest.mark.parametrize("local_machine", [ENGINE], indirect=True)
+@with_any_engine
 def test_a_step_that_knocks_at_every_door_gets_nothing(client: Client) -> None:
     secret = client.build("echo secret > /secret.txt", project=PROJECT)
     image = client.until_done(secret)["image"]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from infra.local.machine.machine import Machine
-from tests.required_engines import with_one_engine
+from tests.required_engines import with_other_engine
 from tests.stack.conftest import Client, processes, serving, unique_sleep
 
-pytestmark = with_one_engine
+pytestmark = with_other_engine
 
 
 @pytest.fixture(scope="module")

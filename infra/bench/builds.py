@@ -78,7 +78,6 @@ def _by_hand(machine: Machine, folder: Path, image: str) -> None:
         return
     engine.run("build", "--layers", "--format", "docker", *common, "--tag", image, str(folder))
     engine.run("push", image, f"docker://{image}")
-    engine.run("rmi", image)
 
 
 @contextmanager

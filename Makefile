@@ -1,7 +1,7 @@
 # Works with GNU make 3.81 and bash 3.2, as macOS has them.
 PYTHON ?= python3
 BIN := .venv/bin
-# Test processes; tests wait for half of their time
+# Test processes; more than two cores, because tests wait for containers
 WORKERS ?= 4
 BACKEND ?= $(SLIPWAY_BACKEND)
 # Sources of the browser's page

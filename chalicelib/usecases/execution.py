@@ -26,6 +26,7 @@ WAIT_WHEN_BUSY = timedelta(seconds=30)  # until the schedule asks the executor a
 MAX_SERVED = 10  # waiting builds that one message starts, so that its function has the time
 GRACE_WITHOUT_ANSWER = timedelta(minutes=70)  # past its deadline, while the executor does not answer
 MAX_NEWER = 50  # newer builds that are searched for one with the same tag
+START_WITHIN = timedelta(seconds=20)  # of the claim; meanwhile others may start the build, and it may end
 REASON_WITHIN = timedelta(hours=2)  # after a failure; a log that ends each function that reads it is not read later
 UNTIL_REASON_SECONDS = (5, 15, 30, 60)  # after a failure the log is read then, for its reason; later by the schedule
 UNTIL_WATCHED_SECONDS = (10, 20, 30, 40, 50)  # after a start the build is checked then; later by the schedule
@@ -324,7 +325,12 @@ def _start_next(services: Services, build: Build) -> Build | None:
     if image := _image(services, build):
         return _finished_before(services, build, image)
     services.registry.prepare(build.image)
-    claimed = log_change(build, services.builds.save(lifecycle.claim(build, services.now())))
+    asked_at = services.now()
+    claimed = log_change(build, services.builds.save(lifecycle.claim(build, asked_at)))
+    if services.now() - asked_at > START_WITHIN:
+        raise Unavailable(
+            f"The claim of build {build.key} took long; it is started next, if it has not ended meanwhile."
+        )
     return _start(services, claimed, is_repeat=False)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -566,6 +567,27 @@ def test_a_log_without_its_end_is_waited_for_one_minute(
     expected = "BUILD: exit status 1" if trouble == "down" else "perhaps"
     assert stored(services, key).history[-1].message == expected
     assert stored(services, key).billed_minutes == 0
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(20, 1), (21, 0)])
+def test_a_handler_whose_claim_took_long_starts_nothing_and_the_next_one_does(
+    services: FakeServices, create: Create, monkeypatch: pytest.MonkeyPatch, seconds: int, runs: int
+) -> None:
+    key, save = create(), services.builds.save
+
+    def slowly(build: Build, *more: Any) -> Build:
+        saved = save(build, *more)
+        services.clock.forward(seconds=seconds if build.handle is None else 0)
+        return saved
+
+    with monkeypatch.context() as slow, nullcontext() if runs else pytest.raises(Unavailable, match="took long"):
+        slow.setattr(services.builds, "save", slowly)
+        execution.process(services, key)
+    assert len(services.codebuild.runs) == runs
+
+    execution.process(services, key)
+    assert len(services.codebuild.runs) == 1
+    assert stored(services, key).handle is not None
 
 
 @pytest.mark.parametrize(("minutes", "message"), [(120, "out of words"), (121, "BUILD: exit status 1")])

@@ -294,8 +294,8 @@ def _complete(services: Services, build: Build) -> Build | None:
         if build.attempt > 1 and (image := _image(services, build)):
             return _finished_before(services, build, image)
         # After this write, what the claim's handler decides about a failed start is a conflict.
-        leased = services.builds.save(replace(build, check_at=services.now() + WAIT_WHEN_BUSY))
-        return _start(services, leased, is_repeat=True)
+        leased = replace(build, check_at=services.now() + WAIT_WHEN_BUSY)
+        return _start(services, _saved_in_time(services, build, leased), is_repeat=True)
     if handle := executor.find_handle(build):
         return _note(services, build, handle)
     if may_repeat:  # the claim's handler may still start it, and will see the stop request
@@ -325,13 +325,17 @@ def _start_next(services: Services, build: Build) -> Build | None:
     if image := _image(services, build):
         return _finished_before(services, build, image)
     services.registry.prepare(build.image)
+    claimed = lifecycle.claim(build, services.now())
+    return _start(services, _saved_in_time(services, build, claimed), is_repeat=False)
+
+
+def _saved_in_time(services: Services, before: Build, new: Build) -> Build:
+    """Saves a claim or its lease. Raises Conflict, and Unavailable if others may have ended the build meanwhile."""
     asked_at = services.now()
-    claimed = log_change(build, services.builds.save(lifecycle.claim(build, asked_at)))
+    saved = log_change(before, services.builds.save(new))
     if services.now() - asked_at > START_WITHIN:
-        raise Unavailable(
-            f"The claim of build {build.key} took long; it is started next, if it has not ended meanwhile."
-        )
-    return _start(services, claimed, is_repeat=False)
+        raise Unavailable(f"To claim build {new.key} took long; it is started next, unless it has ended.")
+    return saved
 
 
 def _start(services: Services, build: Build, *, is_repeat: bool) -> Build | None:

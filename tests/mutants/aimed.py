@@ -81,8 +81,8 @@ BREAKAGES = [
         ),
         (
             "a repeated start leaves the first one its decisions",
-            "leased = services.builds.save(replace(build, check_at=services.now() + WAIT_WHEN_BUSY))",
-            "leased = build",
+            "_start(services, _saved_in_time(services, build, leased), is_repeat=True)",
+            "_start(services, build, is_repeat=True)",
         ),
         (
             "a build is given up while its start is under way",

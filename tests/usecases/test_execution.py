@@ -417,18 +417,21 @@ def test_a_build_whose_repeated_start_was_refused_can_be_stopped(
     assert stored(services, key).last_status is Status.STOPPED
 
 
-def test_the_age_of_a_claim_is_checked_directly_before_the_start(services: FakeServices, create: Create) -> None:
+@pytest.mark.parametrize(("seconds", "words"), [(2, "in time"), (21, "took long")])
+def test_the_age_of_a_claim_is_checked_directly_before_the_start(
+    services: FakeServices, create: Create, seconds: int, words: str
+) -> None:
     key = started_unheard(services, create)
     services.clock.forward(seconds=services.codebuild.replay_seconds - 1)
     save = services.builds.save
 
     def slow_save(build: Build, body: BuildBody | None = None) -> Build:
         saved = save(build, body)
-        services.clock.forward(seconds=services.codebuild.forgets_after_seconds)
+        services.clock.forward(seconds=seconds)
         return saved
 
     services.builds.save = slow_save  # type: ignore[method-assign]
-    with pytest.raises(Unavailable, match="in time"):
+    with pytest.raises(Unavailable, match=words):
         execution.process(services, key)
     services.builds.save = save  # type: ignore[method-assign]
     execution.process(services, key)

@@ -117,27 +117,7 @@ def stack(
         moto = aws.Moto(storage, stream)
         moto.start()
         closing.callback(moto.close)
-        closing.enter_context(
-            _environment(
-                aws.ENVIRONMENT
-                | {
-                    "AWS_ENDPOINT_URL": moto.url,
-                    "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
-                    "SLIPWAY_TABLE": TABLE,
-                    "SLIPWAY_CODEBUILD_PROJECT": PROJECT,
-                    "SLIPWAY_BUCKET": BUCKET,
-                    "SLIPWAY_REGISTRY": f"{registry}/{PREFIX}",
-                    "SLIPWAY_REGISTRY_KIND": "plain",
-                    "SLIPWAY_REGISTRY_LOGIN": registry_login,
-                    "SLIPWAY_BUILD_ARCHITECTURE": "arm64" if IS_ARM else "x86_64",
-                    "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
-                    "SLIPWAY_API_PREFIX": "/api/v1",
-                    "SLIPWAY_EVENT_BUS": "default",
-                    "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user has this machine
-                }
-                | dict(settings or {})
-            )
-        )
+        closing.enter_context(_environment(_fixed_settings(moto, registry, registry_login) | dict(settings or {})))
         clean_up = _CleanUp(engine)
         closing.callback(clean_up.close)
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="slipway-login-")))
@@ -152,17 +132,7 @@ def stack(
             moto.stored.restore()
         key = storage.remembered("build key", secrets.token_hex) if storage else secrets.token_hex()
         aws.create_secret(BUILD_KEY, key)
-        closing.enter_context(
-            _environment(
-                {
-                    "SLIPWAY_DISPATCH_QUEUE_URL": queues.dispatch,
-                    "SLIPWAY_LOG_QUEUE_URL": queues.logs,
-                    "SLIPWAY_HOOK_QUEUE_URL": queues.hooks,
-                    "SLIPWAY_DEAD_LETTER_QUEUE_URL": queues.dead_requests,
-                    "SLIPWAY_AUTOMATION_USER": AUTOMATION_USER,
-                }
-            )
-        )
+        closing.enter_context(_environment(_queue_settings(queues)))
 
         from app import app  # its routes depend on the environment
         from chalicelib import wiring
@@ -176,8 +146,12 @@ def stack(
         root = _token(services, "root", root_token, storage)
         _token(services, AUTOMATION_USER, None, storage)
 
-        sources = {"dispatch": queues.dispatch, "keep_log": queues.logs, "on_request": queues.requests}
-        sources["deliver"] = queues.hooks
+        sources = {
+            "dispatch": queues.dispatch,
+            "keep_log": queues.logs,
+            "on_request": queues.requests,
+            "deliver": queues.hooks,
+        }
         schedules = {"reconcile": reconcile_every_seconds, "clean_up": clean_up_every_seconds}
         triggers = Triggers(app, sources, schedules, stream)
         codebuild = CodeBuild(
@@ -200,6 +174,35 @@ def stack(
         gateway.start()
         codebuild.resume()
         yield Running(gateway.url, root, codebuild, moto.url, queues, kubernetes)
+
+
+def _fixed_settings(moto: aws.Moto, registry: str, registry_login: str) -> dict[str, str]:
+    """All that is known before anything but moto runs."""
+    return aws.ENVIRONMENT | {
+        "AWS_ENDPOINT_URL": moto.url,
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
+        "SLIPWAY_TABLE": TABLE,
+        "SLIPWAY_CODEBUILD_PROJECT": PROJECT,
+        "SLIPWAY_BUCKET": BUCKET,
+        "SLIPWAY_REGISTRY": f"{registry}/{PREFIX}",
+        "SLIPWAY_REGISTRY_KIND": "plain",
+        "SLIPWAY_REGISTRY_LOGIN": registry_login,
+        "SLIPWAY_BUILD_ARCHITECTURE": "arm64" if IS_ARM else "x86_64",
+        "SLIPWAY_BUILD_KEY_SECRET": BUILD_KEY,
+        "SLIPWAY_API_PREFIX": "/api/v1",
+        "SLIPWAY_AUTOMATION_USER": AUTOMATION_USER,
+        "SLIPWAY_EVENT_BUS": "default",
+        "SLIPWAY_REQUESTS_PER_MINUTE": "0",  # one user has this machine
+    }
+
+
+def _queue_settings(queues: aws.Queues) -> dict[str, str]:
+    return {
+        "SLIPWAY_DISPATCH_QUEUE_URL": queues.dispatch,
+        "SLIPWAY_LOG_QUEUE_URL": queues.logs,
+        "SLIPWAY_HOOK_QUEUE_URL": queues.hooks,
+        "SLIPWAY_DEAD_LETTER_QUEUE_URL": queues.dead_requests,
+    }
 
 
 def _token(services: Services, name: str, given: str | None, storage: Storage | None) -> str:

@@ -123,7 +123,8 @@ class Engine:
     def _containers(self) -> Iterator[str]:
         """Ids of all working containers of builds."""
         if self.name == "buildah":
-            for container in json.loads(self.run("containers", "--json") or "null") or ():
+            # without --all it omits those whose build was killed before buildah wrote its own file about them
+            for container in json.loads(self.run("containers", "--all", "--json") or "null") or ():
                 if not container["containername"].startswith(READER):
                     yield container["id"]
         else:

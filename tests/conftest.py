@@ -3,8 +3,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import settings
 
 from chalicelib import wiring
@@ -57,6 +59,14 @@ def _group(item: pytest.Item) -> str:
         own = "local " if folder == "local" else ""
         return f"{own}docker" if "docker" in parameters.values() else f"{own}other engines"
     return folder if folder in ("aws", "ui") else f"{folder}/{file}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_of_aws_are_read_once() -> Iterator[None]:
+    """Each stack and each empty table has clients of its own, whose sessions would all parse the same large files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
+        yield
 
 
 @pytest.fixture

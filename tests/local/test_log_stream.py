@@ -15,16 +15,12 @@ from infra.local.codebuild.log_stream import MAX_EVENT_BYTES, LogStream
 class FakeCloudWatch:
     """Takes what the service takes, and refuses what it refuses."""
 
-    class exceptions:  # noqa: N801  as botocore's clients have it
-        class ResourceAlreadyExistsException(Exception):
-            pass
-
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.fail_next: deque[Exception] = deque()
 
     def create_log_group(self, **_: str) -> None:
-        raise self.exceptions.ResourceAlreadyExistsException
+        raise error("ResourceAlreadyExistsException", "CreateLogGroup")
 
     def create_log_stream(self, **_: str) -> None:
         pass
@@ -40,6 +36,10 @@ class FakeCloudWatch:
         times = [event["timestamp"] for event in logEvents]
         assert times == sorted(times)
         self.messages += [event["message"] for event in logEvents]
+
+
+def error(code: str, operation: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, operation)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_an_empty_line_is_kept(cloudwatch: FakeCloudWatch, stream: LogStream) ->
 
 
 def test_what_the_service_did_not_take_is_sent_again(cloudwatch: FakeCloudWatch, stream: LogStream) -> None:
-    refusal = ClientError({"Error": {"Code": "ThrottlingException"}}, "PutLogEvents")
+    refusal = error("ThrottlingException", "PutLogEvents")
     cloudwatch.fail_next += [refusal, refusal]
     stream.say("one")
     stream.say("two")

@@ -23,6 +23,7 @@ from tests.git_server import GitServer
 from tests.required_engines import skipped_without
 
 PATIENCE_SECONDS = 300  # the machine may be busy; nothing depends on how fast it is
+POLL_SECONDS = 0.2  # workers share the processor with what they wait for
 DONE = ("succeeded", "failed", "stopped")
 PROJECT = "/root/quick-start"
 MANIFESTS = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json")
@@ -74,7 +75,7 @@ class Client:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not met(build := self.get(path)):
             assert time.monotonic() < deadline, f"waited in vain: {self.statuses(path)}"
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
         return build
 
     def until_done(self, path: str) -> Any:
@@ -146,7 +147,7 @@ def wait_until(met: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not met():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(POLL_SECONDS)
 
 
 def unique_sleep() -> str:

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infra.local.codebuild.api import WHEN_STOPPED
 from infra.local.machine.machine import Machine
 from tests.required_engines import with_one_engine
-from tests.stack.conftest import DONE, HTTP, PATIENCE_SECONDS, PROJECT
+from tests.stack.conftest import DONE, HTTP, PATIENCE_SECONDS, POLL_SECONDS, PROJECT
 
 pytestmark = [*with_one_engine, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ class Up:
         deadline = time.monotonic() + seconds
         while not met(build := self.get(path)):
             assert time.monotonic() < deadline, f"waited in vain: {self.get(f'{path}/statuses')}"
-            time.sleep(0.1)
+            time.sleep(POLL_SECONDS)
         return build
 
     def until_done(self, path: str, seconds: float = PATIENCE_SECONDS) -> Any:

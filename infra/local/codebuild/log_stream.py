@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -30,10 +30,8 @@ class LogStream:
         self._waiting: list[dict[str, Any]] = []
         self._last_ms = 0
         self._closing = threading.Event()
-        with suppress(client.exceptions.ResourceAlreadyExistsException):
-            client.create_log_group(logGroupName=group)
-        with suppress(client.exceptions.ResourceAlreadyExistsException):  # as after a restart
-            client.create_log_stream(logGroupName=group, logStreamName=stream)
+        _create(client.create_log_group, logGroupName=group)
+        _create(client.create_log_stream, logGroupName=group, logStreamName=stream)  # it exists after a restart
         self._thread = threading.Thread(target=self._flush_often, daemon=True)
         self._thread.start()
 
@@ -74,6 +72,16 @@ class LogStream:
                 log.warning("Log events could not be written, try %d of %d", attempt + 1, RETRIES)
                 time.sleep(0.1 * attempt)
         log.error("%d log events could not be written and are lost", len(batch))
+
+
+def _create(call: Callable[..., Any], **names: str) -> None:
+    """Creates a group or a stream unless it exists. Compares the code: threads that use a client for the first time at
+    once can get different classes from `client.exceptions`, so that what one raises the other does not catch."""
+    try:
+        call(**names)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
+            raise
 
 
 def _fitting(events: list[dict[str, Any]]) -> int:

@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import reduce
 from itertools import takewhile
 from typing import Any
@@ -87,9 +86,9 @@ class CloudWatchLogs:
 
     def append(self, log: str, lines: Sequence[LogLine]) -> None:
         group, _, stream = log.partition(":")
+        with answered("The log service", missing=NoLog, ignored=["ResourceAlreadyExistsException"]):
+            self._logs.create_log_stream(logGroupName=group, logStreamName=stream)
         with answered("The log service", missing=NoLog):
-            with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
-                self._logs.create_log_stream(logGroupName=group, logStreamName=stream)
             for batch in _batches(lines):
                 self._logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=batch)
 

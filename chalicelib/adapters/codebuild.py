@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -132,9 +131,8 @@ class CodeBuildExecutor:
         return {str(each["id"]): observation_of(each) for each in described if _identity(each)[0]}
 
     def stop(self, handle: str) -> None:
-        unknown = self._codebuild.exceptions.ResourceNotFoundException
-        ended = self._codebuild.exceptions.InvalidInputException
-        with answered("CodeBuild", refusal=_refusal), suppress(unknown, ended):
+        unknown, ended = "ResourceNotFoundException", "InvalidInputException"
+        with answered("CodeBuild", refusal=_refusal, ignored=[unknown, ended]):
             self._codebuild.stop_build(id=handle)
 
     def _describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:

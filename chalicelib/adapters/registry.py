@@ -147,7 +147,7 @@ class EcrRegistry(HttpRegistry):
             self._ecr.put_lifecycle_policy(repositoryName=cache, lifecyclePolicyText=policy)
 
     def forget_cache(self, image: str) -> None:
-        with answered("ECR"), suppress(self._ecr.exceptions.RepositoryNotFoundException):
+        with answered("ECR", ignored=["RepositoryNotFoundException"]):
             self._ecr.delete_repository(repositoryName=rights(image).own[1], force=True)
 
     def _authorization(self) -> Mapping[str, str]:

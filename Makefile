@@ -43,7 +43,7 @@ restore: .venv/local ## restore FILE=slipway.tar, if there is no .slipway/kept
 test: lint page ## format, lint, types and tests, with every container engine that is found and with Chromium
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not load and not proof"
 
-proofs: page ## slow tests that seldom fail: generated clients, random requests, costs, commands of the pages
+proofs: page ## slow tests that seldom fail: the second engine, kills, generated clients, random requests, costs, commands of the pages
 	@$(BIN)/python -m pytest $(PARALLEL) -m "proof"
 
 page: .venv/ready

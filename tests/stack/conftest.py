@@ -20,7 +20,7 @@ from infra.local.machine.engine import Engine
 from infra.local.machine.machine import STATE, Machine, machine
 from infra.local.stack import Running, stack
 from tests.git_server import GitServer
-from tests.required_engines import skipped_without
+from tests.required_engines import EVERY_ENGINE, skipped_without
 
 PATIENCE_SECONDS = 300  # the machine may be busy; nothing depends on how fast it is
 POLL_SECONDS = 0.2  # workers share the processor with what they wait for
@@ -96,7 +96,7 @@ class Client:
         return log if status == 200 else ""
 
 
-@pytest.fixture(scope="session", params=["docker", "podman", "buildah"])
+@pytest.fixture(scope="session", params=EVERY_ENGINE)
 def local_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """This machine with one engine, each that works here."""
     with ExitStack() as closing:

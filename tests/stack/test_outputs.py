@@ -73,6 +73,7 @@ def has_digest(client: Client, image: str, digest: str) -> bool:
     return False
 
 
+@pytest.mark.proof
 def test_equal_inputs_make_equal_images_with_an_empty_and_with_a_warm_cache(client: Client) -> None:
     if client.machine.engine.name == "docker":
         pytest.skip("docker's own store cannot rewrite the times of files")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ import urllib3
 from infra.local.machine.machine import Machine
 from tests.git_server import GitServer, git_server
 from tests.required_engines import with_every_engine_and_executor
-from tests.stack.conftest import MANIFESTS, PATIENCE_SECONDS, Client, serving, trusting, wait_until
+from tests.stack.conftest import DONE, MANIFESTS, Client, processes, serving, trusting, wait_until
 
 pytestmark = with_every_engine_and_executor
 TOKEN, VALUE = "marked-git-7c1e", "marked-5e1f/one\n second 'line' $x & marked-5e1f"
@@ -107,13 +106,16 @@ def test_a_failing_step_ends_the_build_although_its_output_is_masked(client: Cli
 
 
 def processes_until_done(client: Client, path: str) -> str:
-    """What `ps` shows of all processes, looked at again and again until the build has ended."""
+    """The command lines of all processes of this machine, read again and again until the build has ended."""
     seen: set[str] = set()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while client.get(path)["last_status"] not in ("succeeded", "failed", "stopped"):
-        assert time.monotonic() < deadline, client.statuses(path)
-        seen |= set(subprocess.check_output(["ps", "-eww", "-o", "args"], text=True).splitlines())
-        time.sleep(0.05)
+
+    def is_done(build: Any) -> bool:
+        for _ in range(4):
+            seen.update(processes(""))
+            time.sleep(0.05)
+        return build["last_status"] in DONE
+
+    client.until(path, is_done)
     return "\n".join(seen)
 
 

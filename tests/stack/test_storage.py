@@ -234,6 +234,7 @@ class Promises:
             assert up.missing_from_registry(build) == []
 
 
+@pytest.mark.proof
 def test_no_promise_is_broken_however_often_it_is_killed(up: Up) -> None:
     seed = int(os.environ.get("SEED", time.time_ns() % 10**6))
     print(f"SEED={seed}")

@@ -79,7 +79,7 @@ def furnished(client: Client) -> None:
     client.call("POST", "/users/root/tokens", {"name": "for-pictures"})
 
 
-@pytest.fixture(params=LOOKS)
+@pytest.fixture(params=[pytest.param("wide", marks=pytest.mark.proof), "phone"])
 def look(request: pytest.FixtureRequest, browser: Browser) -> Iterator[tuple[str, BrowserContext]]:
     size, scheme = LOOKS[request.param]
     context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ class Moto:
         self._stream = stream
         self.stored = None if storage is None else StoredAws(storage, REGION)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="moto")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name="moto")
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def start(self) -> None:

@@ -134,7 +134,7 @@ class Gateway:
         handler = partial(_Handler, checks=checks)
         app.__class__ = LocalChalice  # keeps the current request per thread
         self._server = LocalDevServer(app, Config(), "127.0.0.1", port, handler, _Server).server
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="gateway")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name="gateway")
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def start(self) -> None:

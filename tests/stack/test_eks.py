@@ -133,6 +133,7 @@ def test_a_pod_that_is_deleted_under_us_fails_the_build(client: Client) -> None:
     assert client.last_message(path) == "The build's pod was removed while it ran."
 
 
+@pytest.mark.proof
 def test_a_cluster_that_loses_an_answer_or_refuses_for_a_moment_builds_once(client: Client) -> None:
     fake = kubernetes(client)
     fake.lose_next_answer()  # the Job is made, and nobody hears of it

@@ -75,8 +75,9 @@ def upgraded(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Upgrade
         client = boto3.client("dynamodb")
         items = json.loads(json.dumps(written["items"]).replace("registry.test:5000", registry))
         end = datetime.now(UTC) - timedelta(hours=getattr(request, "param", 0))
-        for item in moved(items, end - datetime.fromisoformat(written["now"])):
-            client.put_item(TableName=TABLE, Item=item)
+        puts = [{"PutRequest": {"Item": item}} for item in moved(items, end - datetime.fromisoformat(written["now"]))]
+        for at in range(0, len(puts), 25):  # at most, of DynamoDB
+            client.batch_write_item(RequestItems={TABLE: puts[at : at + 25]})
         paths = {name: build["key"] for name, build in written["builds"].items()}
         yield Upgraded(
             on.url,

@@ -46,6 +46,7 @@ def long_log(tab: Tab, client: Client, project: str) -> Iterator[Tab]:
     yield tab
 
 
+@pytest.mark.proof
 def test_200_000_lines_are_few_nodes_and_little_memory(long_log: Tab) -> None:
     assert long_log.page.locator("*").count() < 3_000
     assert heap_used(long_log) < 150e6

@@ -129,7 +129,7 @@ class CodeBuild:
     def start(self, port: int = 0) -> str:
         """Serves on loopback and returns the endpoint's URL."""
         self._server = _server(self._answer, port)
-        threading.Thread(target=self._server.serve_forever, daemon=True, name="codebuild").start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name="codebuild").start()
         self._deliverer.start()
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 

@@ -18,14 +18,17 @@ with_one_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", 
 # The same, with another engine where there is one: two workers share the tests by engine.
 with_any_engine = pytest.mark.parametrize("local_machine", [OTHER], indirect=True)
 with_other_engine = [pytest.mark.engine, with_any_engine]
-# Of tests where engines may differ. Where there are two, `make test` has one with most of the tests and the other with
-# those `with_one_engine` and those on a cluster; `make proofs` has the rest.
+# Of tests where engines may differ. Where there are two, `make test` has one of them, and the other only in tests
+# `with_one_engine`; `make proofs` has the rest.
 _TWICE = pytest.mark.proof if ENGINE != OTHER else ()
 EVERY_ENGINE = [
     pytest.param(name, marks=_TWICE if name == ENGINE else (), id=name) for name in ("docker", "podman", "buildah")
 ]
 # Of tests where also the executor that runs it matters: every engine on CodeBuild, one on a cluster.
-_EACH = [*(pytest.param(*each.values, "codebuild", marks=each.marks) for each in EVERY_ENGINE), (ENGINE, "eks")]
+_EACH = [
+    *(pytest.param(*each.values, "codebuild", marks=each.marks) for each in EVERY_ENGINE),
+    pytest.param(ENGINE, "eks", marks=_TWICE),
+]
 with_every_engine_and_executor = [
     pytest.mark.engine,
     pytest.mark.parametrize(("local_machine", "backend"), _EACH, indirect=True, scope="module"),

@@ -11,7 +11,7 @@ from tests.simulation.run import simulate
 from tests.simulation.shrink import rendered, shrink
 
 QUICK, SLOW = range(1, 16), range(16, 216)
-ON_ADAPTERS = range(1, 21)
+ON_ADAPTERS = range(1, 11)
 HALVES = [SLOW[::2], SLOW[1::2]]  # for two workers
 
 

@@ -126,6 +126,7 @@ def test_up_that_is_killed_leaves_nothing(command: Start, local_machine: Machine
     wait_until(lambda: left_by_builds(local_machine.engine) == [])
 
 
+@pytest.mark.proof
 def test_up_without_node_and_network_serves_the_api_and_says_what_the_page_needs(start: Start, tmp_path: Path) -> None:
     """In a checkout where nothing is built, with what was installed before."""
     checkout, programs = tmp_path / "checkout", tmp_path / "bin"

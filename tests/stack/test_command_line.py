@@ -26,10 +26,10 @@ import urllib3
 
 from chalicelib.adapters.registry import HttpRegistry
 from infra.local.machine.machine import Machine
-from tests.required_engines import with_other_engine
+from tests.required_engines import with_one_engine
 from tests.stack.conftest import PATIENCE_SECONDS, Client, serving, unique_sleep, wait_until
 
-pytestmark = with_other_engine
+pytestmark = with_one_engine
 OWN = "{}.{}".format(*sys.version_info)
 PYTHONS = [
     pytest.param(version, marks=() if version == OWN else pytest.mark.proof)

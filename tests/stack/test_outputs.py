@@ -106,6 +106,7 @@ def test_an_image_is_labelled_with_its_code_and_tagged(client: Client) -> None:
         wait_until(partial(has_digest, client, f"{repository}:{tag}", build["image_digest"]))
 
 
+@pytest.mark.proof
 def test_an_image_of_a_git_repository_is_labelled_with_its_commit(client: Client, git: GitServer) -> None:
     assert client.call("POST", "/projects", {"name": "git"})[0] == 201
     assert client.call("POST", "/root/git/repo/external", {"git_url": git.url})[0] == 201

@@ -10,7 +10,7 @@ from infra.local.machine.machine import Machine
 from tests.required_engines import with_other_engine
 from tests.stack.conftest import Client, processes, serving, unique_sleep
 
-pytestmark = with_other_engine
+pytestmark = [*with_other_engine, pytest.mark.proof]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,6 @@ def test_a_build_that_takes_too_long_and_one_that_waits_too_long_fail_with_the_r
     client.until(running, lambda _: not processes(nap))
 
 
-@pytest.mark.proof
 @pytest.mark.parametrize("backend", ["eks"], indirect=True)
 def test_a_build_on_a_cluster_that_takes_too_long_fails_with_the_reason(client: Client) -> None:
     path = client.build(nap := unique_sleep())

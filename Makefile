@@ -40,7 +40,7 @@ backup: .venv/local ## write everything that `make up` stores into FILE=slipway.
 restore: .venv/local ## restore FILE=slipway.tar, if there is no .slipway/kept
 	@$(BIN)/python -m infra.local.storage restore $(or $(FILE),slipway.tar)
 
-test: lint page ## format, lint, types and tests, with every container engine that is found and with Chromium
+test: lint page ## format, lint, types and tests, with the container engines that are found and with Chromium
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not load and not proof"
 
 proofs: page ## slow tests that seldom fail: the second engine, kills, generated clients, random requests, costs, commands of the pages

@@ -18,8 +18,8 @@ with_one_engine = [pytest.mark.engine, pytest.mark.parametrize("local_machine", 
 # The same, with another engine where there is one: two workers share the tests by engine.
 with_any_engine = pytest.mark.parametrize("local_machine", [OTHER], indirect=True)
 with_other_engine = [pytest.mark.engine, with_any_engine]
-# Of tests where engines may differ. Where there are two, `make test` has one of them, and the other only in tests
-# `with_one_engine`; `make proofs` has the rest.
+# Of tests where engines may differ. With docker and buildah, `make test` runs them on docker, `make proofs` on buildah;
+# tests `with_one_engine` run on buildah.
 _TWICE = pytest.mark.proof if ENGINE != OTHER else ()
 EVERY_ENGINE = [
     pytest.param(name, marks=_TWICE if name == ENGINE else (), id=name) for name in ("docker", "podman", "buildah")

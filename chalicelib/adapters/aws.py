@@ -24,7 +24,7 @@ def answered(
     except BotoCoreError as exc:
         raise Unavailable(f"{service} did not answer; try again.") from exc
     except ClientError as exc:
-        # not by `client.exceptions`, whose classes differ between threads that first use a client at the same time
+        # Threads that first use a client at the same time can get different classes from `client.exceptions`.
         code = exc.response["Error"]["Code"]
         if code in ignored:
             return

@@ -177,7 +177,7 @@ def stack(
 
 
 def _fixed_settings(moto: aws.Moto, registry: str, registry_login: str) -> dict[str, str]:
-    """All that is known before anything but moto runs."""
+    """Settings that depend on no part of the stack but moto."""
     return aws.ENVIRONMENT | {
         "AWS_ENDPOINT_URL": moto.url,
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),

@@ -300,7 +300,7 @@ class CodeBuild:
             build.end_time, build.status = self._clock(), status
             build.phases.append({"phaseType": "COMPLETED", "startTime": build.end_time})
             self._running.discard(build)
-            # still there if it failed before it could wait: else no other would ever be the first
+            # A build that failed before it waited is still in the queue, and would block all others.
             self._waiting = [each for each in self._waiting if each is not build]
             self._changed.notify_all()
         self._announce("CodeBuild Build State Change", build, {"build-status": status})

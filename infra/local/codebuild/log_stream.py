@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from chalicelib.adapters.aws import answered
 
 MAX_EVENTS = 10_000
 MAX_BYTES = 1_048_576
@@ -16,6 +17,7 @@ EVENT_OVERHEAD_BYTES = 26
 MAX_EVENT_BYTES = 262_144 - EVENT_OVERHEAD_BYTES
 FLUSH_SECONDS = 0.3
 RETRIES = 20
+EXISTS = "ResourceAlreadyExistsException"
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,10 @@ class LogStream:
         self._waiting: list[dict[str, Any]] = []
         self._last_ms = 0
         self._closing = threading.Event()
-        _create(client.create_log_group, logGroupName=group)
-        _create(client.create_log_stream, logGroupName=group, logStreamName=stream)  # it exists after a restart
+        with answered("The log service", ignored=[EXISTS]):
+            client.create_log_group(logGroupName=group)
+        with answered("The log service", ignored=[EXISTS]):  # as after a restart
+            client.create_log_stream(logGroupName=group, logStreamName=stream)
         self._thread = threading.Thread(target=self._flush_often, daemon=True)
         self._thread.start()
 
@@ -72,16 +76,6 @@ class LogStream:
                 log.warning("Log events could not be written, try %d of %d", attempt + 1, RETRIES)
                 time.sleep(0.1 * attempt)
         log.error("%d log events could not be written and are lost", len(batch))
-
-
-def _create(call: Callable[..., Any], **names: str) -> None:
-    """Creates a group or a stream unless it exists. Compares the code: threads that use a client for the first time at
-    once can get different classes from `client.exceptions`, so that what one raises the other does not catch."""
-    try:
-        call(**names)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
-            raise
 
 
 def _fitting(events: list[dict[str, Any]]) -> int:
